@@ -29,8 +29,8 @@ check: $(SETUP) ## format, lint, types, import directions, the image's install
 	@$(BIN)/ruff format --check $(wildcard $(SOURCES))
 	@$(BIN)/ruff check $(wildcard $(SOURCES))
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
-	@scripts/check-dockerfile
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python scripts/check_dockerfile.py
 
 format: $(SETUP) ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff check --fix-only --quiet $(wildcard $(SOURCES))

@@ -1,0 +1,31 @@
+# The service in an image: dependencies by hash from requirements.lock, the
+# project as a wheel, and nothing of the build left in what is shipped.
+# scripts/check_dockerfile.py replays it without Docker, which is why all that is
+# installed lies under /app.
+
+FROM python:3.13-slim AS build
+WORKDIR /app/src
+COPY requirements-build.lock requirements.lock ./
+RUN python -m venv /app/build && python -m venv --without-pip /app/venv
+RUN /app/build/bin/pip install --quiet --require-hashes --only-binary :all: \
+        --requirement requirements-build.lock
+RUN /app/build/bin/pip --python /app/venv/bin/python install --quiet \
+        --require-hashes --only-binary :all: --requirement requirements.lock
+COPY pyproject.toml ./
+COPY config config
+COPY service service
+RUN /app/build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . \
+    && /app/build/bin/pip --python /app/venv/bin/python install --quiet \
+        --no-deps --no-index dist/*.whl
+
+FROM python:3.13-slim
+COPY --from=build /app/venv /app/venv
+ENV PATH=/app/venv/bin:$PATH
+WORKDIR /app
+# By number, so that an orchestrator can tell it is not root.
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/live', timeout=2)"]
+ENTRYPOINT ["copilot-usage"]
+CMD ["serve", "--host", "0.0.0.0"]

@@ -1,0 +1,1 @@
+"""The Copilot usage service: what the current billing period has used."""
