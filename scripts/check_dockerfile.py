@@ -44,6 +44,15 @@ def instructions(dockerfile: str) -> Iterator[tuple[str, str]]:
             yield name, arguments
 
 
+def exec_form(arguments: str) -> list[str]:
+    """Read a command's JSON list; a shell in between would swallow signals."""
+    _, bracket, rest = arguments.partition("[")
+    if not bracket:
+        raise BrokenImageError(f"not in exec form: {arguments}")
+    command: list[str] = json.loads(bracket + rest)
+    return command
+
+
 def is_left_out(path: PurePath, patterns: Sequence[str]) -> bool:
     """Tell whether .dockerignore leaves the path out: its last match decides."""
     left_out = False
@@ -97,7 +106,7 @@ class Image:
                 key, _, value = self._localize(arguments).partition("=")
                 self.env[key] = string.Template(value).substitute(self.env)
             case "ENTRYPOINT" | "CMD" | "HEALTHCHECK":
-                self.argv[name] = json.loads(arguments[arguments.index("[") :])
+                self.argv[name] = exec_form(arguments)
             case "USER" | "EXPOSE":
                 pass
             case _:
