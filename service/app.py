@@ -1,0 +1,68 @@
+"""The application: the only place where the parts are put together.
+
+`create_app` is what the command line serves and what the tests drive. Resources are
+opened when it starts and closed, in reverse, when it ends.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from service.sandbox.options import SandboxOptions
+from service.sandbox.server import running_sandbox
+from service.settings import Settings
+from service.upstream.client import open_client
+from service.usage import handlers as usage
+from service.usage.period import CurrentPeriod
+from service.web import health, index
+from service.web.context import request_context
+from service.web.openapi import add_documentation
+from service.web.routes import Endpoints
+
+MAX_REQUEST_BODY_BYTES: Final = 1024 * 1024
+
+CleanupContext = Callable[[web.Application], AsyncIterator[None]]
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The whole service, ready to be served."""
+    app = web.Application(
+        middlewares=[request_context(access_log=settings.logging.access)],
+        client_max_size=MAX_REQUEST_BODY_BYTES,
+    )
+    endpoints = Endpoints([*usage.endpoints, *index.endpoints, *health.endpoints])
+    app.add_routes(endpoints.routes())
+    add_documentation(app, endpoints)
+    app.cleanup_ctx.append(_resources(settings))
+    return app
+
+
+def _resources(settings: Settings) -> CleanupContext:
+    async def opened(app: web.Application) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            upstream = settings.upstream
+            if settings.sandbox.enabled:
+                sandbox = await stack.enter_async_context(
+                    running_sandbox(sandbox_options(settings))
+                )
+                upstream = msgspec.structs.replace(upstream, base_url=sandbox.url)
+            client = await stack.enter_async_context(open_client(upstream))
+            app[usage.PERIOD] = CurrentPeriod(settings, client)
+            yield
+
+    return opened
+
+
+def sandbox_options(settings: Settings) -> SandboxOptions:
+    """The embedded sandbox as the settings want it."""
+    wanted = settings.sandbox
+    return SandboxOptions(
+        messages=wanted.messages,
+        reports=wanted.reports,
+        seed=wanted.seed,
+        latency_ms=wanted.latency_ms,
+        error_rate=wanted.error_rate,
+    )

@@ -1,0 +1,219 @@
+"""Settings: frozen structs filled from TOML files, the environment and options.
+
+The defaults live in `config/default.toml` alone, beside the comments that explain
+them. Later layers win: default.toml, the `--config` file, `COPILOT_USAGE_*` variables,
+command-line options. Anything unknown or impossible stops the start.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+ENVIRONMENT_PREFIX: Final = "COPILOT_USAGE_"
+SECRET_WORDS: Final = ("password", "secret", "token", "key")
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+WaitSeconds = Annotated[float, Meta(ge=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Bytes = Annotated[int, Meta(ge=1)]
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """Where and how to serve."""
+
+    host: str
+    port: Port
+    shutdown_grace_s: Seconds
+
+
+class Upstream(Struct, frozen=True, kw_only=True):
+    """How to call the messages and reports APIs."""
+
+    base_url: str
+    concurrency: Count
+    attempts: Annotated[int, Meta(ge=1, le=20)]
+    backoff_base_s: WaitSeconds
+    backoff_max_s: WaitSeconds
+    retry_after_max_s: WaitSeconds
+    timeout_s: Seconds
+    deadline_s: Seconds
+    max_body_bytes: Bytes
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("expected an http or https URL with a host")
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """How a period is priced."""
+
+    plan: Literal["text-rules", "token-estimate"]
+    on_report_error: Literal["fail", "text"]
+
+
+class Logging(Struct, frozen=True, kw_only=True):
+    """What is logged, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    format: Literal["auto", "json", "console"]
+    access: bool
+    steps_per_refresh: Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class Sandbox(Struct, frozen=True, kw_only=True):
+    """The embedded upstream to run against."""
+
+    enabled: bool
+    messages: Annotated[int, Meta(ge=0, le=1_000_000)]
+    reports: Annotated[int, Meta(ge=0, le=1_000_000)]
+    seed: int
+    latency_ms: Annotated[float, Meta(ge=0, le=60_000)]
+    error_rate: Share
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """All settings, by section."""
+
+    server: Server
+    upstream: Upstream
+    usage: Usage
+    logging: Logging
+    sandbox: Sandbox
+
+
+class SettingsError(Exception):
+    """A setting is unknown, missing or impossible; the text names it in one line."""
+
+
+class Layer(NamedTuple):
+    """One source of settings: `values[section][key]`, and a name to show for it."""
+
+    origin: str
+    values: Mapping[str, Mapping[str, Any]]
+    is_text: bool = False
+
+
+class Loaded(NamedTuple):
+    """The settings in force, and for each `section.key` the origin of its value."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def config_folder() -> Path:
+    """Where the shipped TOML files are: inside the wheel, or beside the checkout."""
+    installed = Path(__file__).parent / "config_files"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "config"
+
+
+def load(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Loaded:
+    """Read and check all layers; `SettingsError` names the first bad setting."""
+    layers = [_file_layer(config_folder() / "default.toml")]
+    if file is not None:
+        layers.append(_file_layer(file))
+    layers.append(_environment_layer(environment or {}))
+    layers.append(Layer("command line", options or {}))
+    return _merge(layers)
+
+
+def mask_secrets(name: str, value: object) -> object:
+    """The value as it may be shown: secrets, and passwords inside URLs, are hidden."""
+    if any(word in name.rsplit(".", 1)[-1].split("_") for word in SECRET_WORDS):
+        return "***"
+    if isinstance(value, str) and (password := _password_in(value)):
+        return value.replace(f":{password}@", ":***@", 1)
+    return value
+
+
+def _password_in(value: str) -> str | None:
+    try:
+        return urlsplit(value).password
+    except ValueError:
+        return None
+
+
+def _file_layer(file: Path) -> Layer:
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file}: not TOML: {error}") from error
+    for section, keys in values.items():
+        if not isinstance(keys, dict):
+            raise SettingsError(f"{section}: unknown setting (from {file})")
+    return Layer(str(file), values)
+
+
+def _environment_layer(environment: Mapping[str, str]) -> Layer:
+    values: dict[str, dict[str, str]] = {}
+    for name, value in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX):
+            path = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+            section, _, key = path.partition("__")
+            values.setdefault(section, {})[key] = value
+    return Layer("environment", values, is_text=True)
+
+
+def _merge(layers: list[Layer]) -> Loaded:
+    merged: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        for section, key, value in _checked(layer):
+            merged.setdefault(section, {})[key] = value
+            origins[f"{section}.{key}"] = layer.origin
+    try:
+        return Loaded(msgspec.convert(merged, Settings), origins)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_explain(error, origins)) from error
+
+
+def _checked(layer: Layer) -> Iterator[tuple[str, str, Any]]:
+    """Each value of a layer with the type of its setting; unknown ones are refused."""
+    sections = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    for section, values in layer.values.items():
+        struct = sections.get(section)
+        known = (
+            {f.name: f.type for f in msgspec.structs.fields(struct)} if struct else {}
+        )
+        for key, value in values.items():
+            name = f"{section}.{key}"
+            if key not in known:
+                raise SettingsError(f"{name}: unknown setting (from {layer.origin})")
+            yield section, key, _convert(name, value, known[key], layer)
+
+
+def _convert(name: str, value: object, expected: object, layer: Layer) -> object:
+    try:
+        return msgspec.convert(value, expected, strict=not layer.is_text)
+    except msgspec.ValidationError as error:
+        shown = mask_secrets(name, value)
+        reason = f"{name}: {_sentence(error)}, not {shown!r} (from {layer.origin})"
+        raise SettingsError(reason) from error
+
+
+def _sentence(error: msgspec.ValidationError) -> str:
+    text = str(error).split(" - at ")[0].split(", got ")[0]
+    return text[:1].lower() + text[1:]
+
+
+def _explain(error: msgspec.ValidationError, origins: Mapping[str, str]) -> str:
+    """Name the setting behind an error of the whole, such as a missing key."""
+    text, _, path = str(error).partition(" - at `$.")
+    section = path.rstrip("`")
+    if section == "upstream":
+        origin = origins.get("upstream.base_url", "nowhere")
+        return f"upstream.base_url: {text} (from {origin})"
+    return f"{section}: {text}"

@@ -1,0 +1,1 @@
+"""Calling others: one client with bounds on time, size, tries and concurrency."""

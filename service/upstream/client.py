@@ -1,0 +1,195 @@
+"""The one client for all calls to upstream.
+
+A call is up to `attempts` tries under one of `concurrency` slots each; a try has its
+own time-out, follows no redirect and reads at most `max_body_bytes`, counted after
+decompression. Whatever happens comes out as a value or as an `UpstreamError`.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from http import HTTPStatus
+from typing import Final, Generic, NamedTuple, TypeVar
+
+import aiohttp
+import msgspec
+import structlog
+from aiohttp_retry import RetryClient
+from yarl import URL
+
+from service.settings import Upstream
+from service.upstream import errors
+from service.upstream.retries import Backoff, unexpected_status
+
+T = TypeVar("T")
+Body = bytes | bytearray
+Reader = Callable[[Body], T]
+
+READ_SIZE_BYTES: Final = 256 * 1024
+IDLE_CONNECTION_S: Final = 30.0
+USER_AGENT: Final = "copilot-usage"
+
+log = structlog.get_logger()
+
+
+class Fetched(NamedTuple, Generic[T]):
+    """What a call gave, and how many tries it took."""
+
+    value: T
+    attempts: int
+
+
+class UpstreamClient:
+    """Fetches from one upstream; `open_client` makes one and closes it."""
+
+    def __init__(self, settings: Upstream, session: aiohttp.ClientSession) -> None:
+        self._settings = settings
+        self._session = session
+        self._slots = asyncio.Semaphore(settings.concurrency)
+
+    async def fetch(self, path: str, read: Reader[T]) -> Fetched[T]:
+        """GET `base_url` + `path` (already percent-encoded) and read its JSON body.
+
+        `read` turns the body into a value; a `msgspec.DecodeError` of its own becomes
+        `MalformedBody`, a `ValidationError` becomes `ContractBroken`. Raises
+        `UpstreamError`.
+        """
+        call = _Call(self._settings, self._slots, read)
+        url = URL(self._settings.base_url.rstrip("/") + path, encoded=True)
+        try:
+            with translated():
+                return await call.run(self._session, url)
+        except errors.UpstreamError as error:
+            error.attempts = call.attempts
+            raise
+
+
+class _Call(Generic[T]):
+    """One call: its tries, its last failure, and in the end its value."""
+
+    def __init__(
+        self, settings: Upstream, slots: asyncio.Semaphore, read: Reader[T]
+    ) -> None:
+        self._settings = settings
+        self._slots = slots
+        self._read = read
+        self._backoff = Backoff(settings)
+        self._values: list[T] = []
+        self.attempts = 0
+
+    async def run(self, session: aiohttp.ClientSession, url: URL) -> Fetched[T]:
+        retrying = RetryClient(session, retry_options=self._backoff)
+        request = retrying.get(url, allow_redirects=False, middlewares=(self._try,))
+        async with request:
+            return Fetched(self._values[-1], self.attempts)
+
+    async def _try(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """One try, as aiohttp's client middleware.
+
+        Here, and not around the session, errors are translated before aiohttp sees
+        them: it would resend a GET on its own where a kept connection was dropped,
+        and so make more tries than were allowed.
+        """
+        async with self._slots:
+            self.attempts += 1
+            started = time.perf_counter()
+            try:
+                with translated():
+                    async with asyncio.timeout(self._settings.timeout_s):
+                        response = await self._answer(await send(request))
+            except errors.UpstreamError as error:
+                self._backoff.failure = error
+                self._log_try(request, started, outcome_of(error))
+                raise
+            outcome = {"http.response.status_code": response.status}
+            self._log_try(request, started, outcome)
+            return response
+
+    async def _answer(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+        """Take the value out of one response; `UpstreamError` where it has none."""
+        try:
+            if response.status != HTTPStatus.OK:
+                retry_after = response.headers.get("Retry-After")
+                raise unexpected_status(response.status, retry_after)
+            body = await read_bounded(response, self._settings.max_body_bytes)
+            self._values.append(decode(body, self._read))
+        except BaseException:
+            # aiohttp-retry keeps what it discards, and a kept one holds a connection.
+            response.release()
+            raise
+        return response
+
+    def _log_try(
+        self,
+        request: aiohttp.ClientRequest,
+        started: float,
+        outcome: Mapping[str, object],
+    ) -> None:
+        write = log.warning if "error.type" in outcome else log.info
+        write(
+            "upstream.request",
+            **{
+                "url.path": request.url.raw_path,
+                **outcome,
+                "http.request.resend_count": self.attempts - 1,
+                "duration_s": round(time.perf_counter() - started, 6),
+            },
+        )
+
+
+def outcome_of(error: errors.UpstreamError) -> dict[str, object]:
+    """How a log tells a failed try: by its status, or by the class of its error."""
+    if isinstance(error, errors.UnexpectedStatus):
+        return {"http.response.status_code": error.status}
+    return {"error.type": type(error).__name__}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise errors of aiohttp and the sockets below as our own."""
+    try:
+        yield
+    except errors.FOREIGN as error:
+        raise errors.translate(error) from error
+
+
+async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytearray:
+    """The decompressed body; `BodyTooLarge` as soon as it passes the limit."""
+    if (response.content_length or 0) > limit_bytes:
+        raise errors.BodyTooLarge(limit_bytes)
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(READ_SIZE_BYTES):
+        body += chunk
+        if len(body) > limit_bytes:
+            raise errors.BodyTooLarge(limit_bytes)
+    return body
+
+
+def decode(body: Body, read: Reader[T]) -> T:
+    """What `read` makes of a body, its complaints translated."""
+    try:
+        return read(body)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise errors.ContractBroken(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise errors.MalformedBody(str(error)) from error
+
+
+@asynccontextmanager
+async def open_client(settings: Upstream) -> AsyncIterator[UpstreamClient]:
+    """A client with its own connections, closed at the end."""
+    connector = aiohttp.TCPConnector(
+        limit=settings.concurrency, keepalive_timeout=IDLE_CONNECTION_S
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None),  # each try has its own
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept": "application/json", "User-Agent": USER_AGENT},
+        read_bufsize=READ_SIZE_BYTES,
+    )
+    async with session:
+        yield UpstreamClient(settings, session)

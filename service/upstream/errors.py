@@ -1,0 +1,109 @@
+"""What can go wrong with a call to upstream. No error of aiohttp leaves this package.
+
+UpstreamError
+├── Unreachable             no whole answer came
+│   ├── ConnectFailed       the connection could not be made
+│   ├── ConnectionDropped   it was made, and lost
+│   └── TryTimedOut         one try took longer than it may
+├── UnexpectedStatus        an answer came, with a status that is no success
+├── UnusableBody            an answer came whose body cannot be used
+│   ├── MalformedBody       it is cut off, wrongly encoded, or not JSON
+│   ├── BodyTooLarge        it is larger than allowed, once decompressed
+│   └── ContractBroken      it is JSON, but not what was agreed
+└── BadRequestUrl           the configured address makes no URL to call
+"""
+
+import ssl
+from typing import Final
+
+import aiohttp
+from aiohttp import http_exceptions
+
+
+class UpstreamError(Exception):
+    """A call to upstream gave nothing that can be used, after `attempts` tries."""
+
+    attempts: int = 1
+    retry_after_s: float | None = None
+
+
+class Unreachable(UpstreamError):
+    """No whole answer came."""
+
+
+class ConnectFailed(Unreachable):
+    """The connection could not be made: refused, unknown host, TLS, a proxy."""
+
+
+class ConnectionDropped(Unreachable):
+    """The connection was lost before the answer was whole."""
+
+
+class TryTimedOut(Unreachable):
+    """One try took longer than it may."""
+
+
+class UnexpectedStatus(UpstreamError):
+    """Upstream answered with a status that is no success."""
+
+    def __init__(self, status: int, retry_after_s: float | None = None) -> None:
+        super().__init__(f"upstream answered {status}")
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class UnusableBody(UpstreamError):
+    """Upstream answered, but its body cannot be used."""
+
+
+class MalformedBody(UnusableBody):
+    """The body is cut off, wrongly encoded, or not JSON."""
+
+
+class BodyTooLarge(UnusableBody):
+    """The body is larger than allowed."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the body is larger than {limit_bytes} bytes")
+
+
+class ContractBroken(UnusableBody):
+    """The body is JSON, but a mandatory field is missing or has the wrong type."""
+
+
+class BadRequestUrl(UpstreamError):
+    """The configured address makes no URL that can be called."""
+
+
+_TRANSLATIONS: Final[dict[type[BaseException], type[UpstreamError]]] = {
+    aiohttp.ConnectionTimeoutError: TryTimedOut,
+    aiohttp.ServerTimeoutError: TryTimedOut,
+    TimeoutError: TryTimedOut,
+    aiohttp.ClientPayloadError: MalformedBody,
+    aiohttp.ContentTypeError: MalformedBody,
+    aiohttp.WSMessageTypeError: MalformedBody,
+    http_exceptions.PayloadEncodingError: MalformedBody,
+    http_exceptions.HttpProcessingError: ConnectionDropped,
+    aiohttp.ClientResponseError: ConnectionDropped,
+    aiohttp.InvalidURL: BadRequestUrl,
+    aiohttp.NonHttpUrlClientError: BadRequestUrl,
+    aiohttp.RedirectClientError: BadRequestUrl,
+    aiohttp.ClientConnectorError: ConnectFailed,
+    aiohttp.ServerFingerprintMismatch: ConnectFailed,
+    aiohttp.ClientHttpProxyError: ConnectFailed,
+    ssl.SSLError: ConnectFailed,
+    ssl.CertificateError: ConnectFailed,
+    aiohttp.ClientError: ConnectionDropped,
+    OSError: ConnectionDropped,
+}
+
+FOREIGN: Final = tuple(_TRANSLATIONS)
+"""Every foreign error that a call can raise."""
+
+
+def translate(error: BaseException) -> UpstreamError:
+    """Our error for one of aiohttp's: that of the nearest ancestor in the table."""
+    for ancestor in type(error).__mro__:
+        if ancestor in _TRANSLATIONS:
+            return _TRANSLATIONS[ancestor](str(error) or type(error).__name__)
+    raise error

@@ -1,0 +1,1 @@
+"""What the current billing period has used: messages, reports, prices, answers."""

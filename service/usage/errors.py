@@ -1,0 +1,65 @@
+"""What can go wrong with a period.
+
+UsageError
+├── RefreshFailed            the period could not be computed
+│   ├── MessagesUnavailable  upstream gave no usable messages
+│   ├── ReportUnavailable    a report could not be settled
+│   └── DeadlineExceeded     the whole refresh took too long
+├── MessageNotFound          the period has no such message
+├── UnknownPlan              no plan of that name
+├── InvalidParameter         a parameter of a question makes no sense
+└── CursorExpired            the page's starting point is gone
+"""
+
+from collections.abc import Iterable
+
+
+class UsageError(Exception):
+    """Something that the usage domain cannot answer."""
+
+
+class RefreshFailed(UsageError):
+    """The period could not be computed; `retry_after_s` is upstream's wish, if any."""
+
+    def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class MessagesUnavailable(RefreshFailed):
+    """Upstream gave no usable list of messages."""
+
+
+class ReportUnavailable(RefreshFailed):
+    """A report could not be settled, and guessing its price is not allowed."""
+
+
+class DeadlineExceeded(RefreshFailed):
+    """The refresh was not finished within its deadline."""
+
+
+class MessageNotFound(UsageError):
+    """The current period has no message with this id."""
+
+    def __init__(self, message_id: int | str) -> None:
+        super().__init__(f"the current period has no message {message_id}")
+
+
+class UnknownPlan(UsageError):
+    """No plan goes by this name; `known` lists those that exist."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.known = tuple(known)
+        super().__init__(f"unknown plan {name!r}; known: {', '.join(self.known)}")
+
+
+class InvalidParameter(UsageError):
+    """A parameter of a question makes no sense; the text says what would."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+
+
+class CursorExpired(UsageError):
+    """The message at which the previous page ended is not in the period any more."""

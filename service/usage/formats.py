@@ -1,0 +1,61 @@
+"""The answer's formats: the contract's JSON, NDJSON and CSV, for all rows or some."""
+
+import csv
+import io
+from typing import Final, NamedTuple, Protocol
+
+from msgspec import UNSET
+
+from service.usage.ledger import Ledger, Rows
+
+CSV_HEADER: Final = ("message_id", "timestamp", "report_name", "credits_used")
+
+
+class Encode(Protocol):
+    """Encodes the given rows of a ledger, or all of them for None."""
+
+    def __call__(self, ledger: Ledger, rows: Rows | None = None) -> bytes: ...
+
+
+class Format(NamedTuple):
+    """A media type that `/usage` speaks, and how to write it."""
+
+    media_type: str
+    encode: Encode
+
+
+def to_ndjson(ledger: Ledger, rows: Rows | None = None) -> bytes:
+    """One item a line."""
+    if rows is None:
+        return ledger.lines
+    lines, bounds = ledger.lines, ledger.line_bounds
+    begins, ends = bounds[rows].tolist(), bounds[rows + 1].tolist()
+    return b"".join([lines[begin:end] for begin, end in zip(begins, ends, strict=True)])
+
+
+def to_json(ledger: Ledger, rows: Rows | None = None) -> bytes:
+    """The contract's shape, `{"usage": […]}`."""
+    # A line feed can only stand between items: JSON escapes it inside strings.
+    items = to_ndjson(ledger, rows)[:-1].replace(b"\n", b",")
+    return b'{"usage":[' + items + b"]}"
+
+
+def to_csv(ledger: Ledger, rows: Rows | None = None) -> bytes:
+    """RFC 4180 with a header line; an empty field where no report priced a message."""
+    columns = ledger.columns()
+    wanted = range(len(ledger)) if rows is None else rows.tolist()
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(CSV_HEADER)
+    for row in wanted:
+        message_id, timestamp, name, credits_used = (column[row] for column in columns)
+        writer.writerow(
+            (message_id, timestamp, "" if name is UNSET else name, credits_used)
+        )
+    return out.getvalue().encode("utf-8")
+
+
+JSON: Final = Format("application/json", to_json)
+NDJSON: Final = Format("application/x-ndjson", to_ndjson)
+CSV: Final = Format("text/csv", to_csv)
+FORMATS: Final = (JSON, NDJSON, CSV)

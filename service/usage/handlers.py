@@ -1,0 +1,207 @@
+"""The endpoints of usage: the period, its messages one by one, and its sums."""
+
+from typing import Annotated, Final
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from service.usage.errors import MessageNotFound
+from service.usage.formats import FORMATS, JSON, Format
+from service.usage.ledger import Ledger
+from service.usage.model import DailyUsage, Explanation, UsageAnswer, UsageByReport
+from service.usage.period import CurrentPeriod
+from service.usage.selection import (
+    MAX_LIMIT,
+    Cursor,
+    Selection,
+    encode_cursor,
+    parse_cursor,
+    parse_instant,
+    parse_sort,
+    select,
+)
+from service.usage.summaries import daily_usage, parse_zone, usage_by_report
+from service.web import problems
+from service.web.negotiation import choose
+from service.web.routes import Endpoints, json_answer
+
+PERIOD: Final = web.AppKey("period", CurrentPeriod)
+
+REFRESH_PROBLEMS: Final = (
+    problems.MESSAGES_UNAVAILABLE,
+    problems.REPORT_UNAVAILABLE,
+    problems.DEADLINE_EXCEEDED,
+    problems.UNKNOWN_PLAN,
+    problems.INVALID_PARAMETER,
+)
+PLAN_HEADERS: Final = {
+    "Usage-Plan": "The plan, with its version, that priced the messages.",
+    "Usage-Degraded": "Messages priced by text because their report was unavailable.",
+}
+
+PlanName = Annotated[
+    str | None,
+    Meta(description="The plan to price by, with or without its version."),
+]
+
+endpoints = Endpoints()
+
+
+class PlanParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of every question about the period."""
+
+    plan: PlanName = None
+
+
+class UsageParameters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The parameters of `GET /usage`; without any, it answers the whole period."""
+
+    plan: PlanName = None
+    since: Annotated[
+        str | None, Meta(description="Only messages at or after this moment.")
+    ] = msgspec.field(name="from", default=None)
+    until: Annotated[
+        str | None, Meta(description="Only messages before this moment.")
+    ] = msgspec.field(name="to", default=None)
+    sort: Annotated[
+        str | None,
+        Meta(
+            description="Columns by importance, stable: column:direction;…",
+            examples=["credits_used:desc;report_name:asc"],
+        ),
+    ] = None
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | None,
+        Meta(description="Messages on a page at most."),
+    ] = None
+    cursor: Annotated[
+        str | None, Meta(description="The next page, from a Link header.")
+    ] = None
+
+    def selection(self) -> Selection:
+        """The same, understood; raises `InvalidParameter`."""
+        return Selection(
+            since=parse_instant("from", self.since),
+            until=parse_instant("to", self.until),
+            sort=parse_sort(self.sort),
+            limit=self.limit,
+            cursor=parse_cursor(self.cursor),
+        )
+
+
+class DailyParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of `GET /usage/daily`."""
+
+    plan: PlanName = None
+    tz: Annotated[
+        str | None, Meta(description="The IANA time zone of the days; UTC by default.")
+    ] = None
+
+
+@endpoints.get(
+    "/usage",
+    "/v1/usage",
+    parameters=UsageParameters,
+    answer=UsageAnswer,
+    media_types=tuple(each.media_type for each in FORMATS),
+    problems=(*REFRESH_PROBLEMS, problems.NOT_ACCEPTABLE, problems.CURSOR_EXPIRED),
+    headers={**PLAN_HEADERS, "Link": "The next page, where there is one."},
+)
+async def read_usage(
+    request: web.Request, parameters: UsageParameters
+) -> web.StreamResponse:
+    """What the current period has used, message by message."""
+    form = _format_for(request)
+    selection = parameters.selection()
+    ledger = await request.app[PERIOD].current(parameters.plan)
+    if selection.is_everything:
+        return _answer(form, form.encode(ledger), ledger)
+    page = select(ledger, selection)
+    response = _answer(form, form.encode(ledger, page.rows), ledger)
+    if page.next is not None:
+        response.headers["Link"] = _link_to_next(request, page.next)
+    return response
+
+
+@endpoints.get(
+    "/usage/daily",
+    parameters=DailyParameters,
+    answer=DailyUsage,
+    problems=REFRESH_PROBLEMS,
+    headers=PLAN_HEADERS,
+)
+async def read_daily_usage(
+    request: web.Request, parameters: DailyParameters
+) -> web.StreamResponse:
+    """What each day has used, from the first to the last, days without messages too."""
+    zone = parse_zone(parameters.tz)
+    ledger = await request.app[PERIOD].current(parameters.plan)
+    return json_answer(daily_usage(ledger, zone), **_plan_headers(ledger))
+
+
+@endpoints.get(
+    "/usage/reports",
+    parameters=PlanParameters,
+    answer=UsageByReport,
+    problems=REFRESH_PROBLEMS,
+    headers=PLAN_HEADERS,
+)
+async def read_usage_by_report(
+    request: web.Request, parameters: PlanParameters
+) -> web.StreamResponse:
+    """What each report has used, and the messages that were priced by their text."""
+    ledger = await request.app[PERIOD].current(parameters.plan)
+    return json_answer(usage_by_report(ledger), **_plan_headers(ledger))
+
+
+@endpoints.get(
+    "/usage/{message_id}",
+    parameters=PlanParameters,
+    answer=Explanation,
+    problems=(*REFRESH_PROBLEMS, problems.MESSAGE_NOT_FOUND),
+    headers=PLAN_HEADERS,
+)
+async def explain_message(
+    request: web.Request, parameters: PlanParameters
+) -> web.StreamResponse:
+    """Why one message costs what it costs, step by step."""
+    message_id = _message_id(request.match_info["message_id"])
+    ledger = await request.app[PERIOD].current(parameters.plan)
+    return json_answer(ledger.explain(message_id), **_plan_headers(ledger))
+
+
+def _format_for(request: web.Request) -> Format:
+    accept = ",".join(request.headers.getall("Accept", ()))
+    offered = {each.media_type: each for each in FORMATS}
+    return offered[choose(accept, tuple(offered))]
+
+
+def _answer(form: Format, body: bytes, ledger: Ledger) -> web.Response:
+    charset = None if form is JSON else "utf-8"
+    return web.Response(
+        body=body,
+        content_type=form.media_type,
+        charset=charset,
+        headers={"Vary": "Accept", **_plan_headers(ledger)},
+    )
+
+
+def _plan_headers(ledger: Ledger) -> dict[str, str]:
+    headers = {"Usage-Plan": ledger.plan.id}
+    if ledger.degraded:
+        headers["Usage-Degraded"] = str(ledger.degraded)
+    return headers
+
+
+def _link_to_next(request: web.Request, cursor: Cursor) -> str:
+    target = request.rel_url.update_query(cursor=encode_cursor(cursor))
+    return f'<{target}>; rel="next"'
+
+
+def _message_id(text: str) -> int:
+    """The id in a path; what is no integer is an id that no message has."""
+    try:
+        return int(text)
+    except ValueError:
+        raise MessageNotFound(text) from None

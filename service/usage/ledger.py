@@ -1,0 +1,253 @@
+"""The ledger: one period's messages with their prices, as columns.
+
+A ledger is made once for each refresh and plan, and never changes. Prices are exact
+hundredths; the answer is encoded once, one line a message, so that any selection of
+messages is answered by cutting it out of the encoded lines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import eq
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from service.usage.errors import MessageNotFound
+from service.usage.model import (
+    CurrentPeriod,
+    Explanation,
+    Message,
+    Source,
+    StepTaken,
+    UsageItem,
+)
+from service.usage.rating import HUNDREDTHS_PER_CREDIT, Hundredths, Plan, RatedStep
+from service.usage.reports import ReportKey, Settled, report_key
+from service.usage.timestamps import Instants, read_instants
+
+Rows = NDArray[np.intp]
+"""Places of messages in upstream's order."""
+
+BY_TEXT: Final = -1
+"""In the column of reports: no report priced this message."""
+
+_period_decoder: Final = msgspec.json.Decoder(CurrentPeriod)
+_encoder: Final = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, eq=False)
+class Messages:
+    """Upstream's messages, checked, with the columns that pricing needs."""
+
+    all: list[Message]
+    ids: NDArray[np.int64]
+    instants: Instants
+    keys: dict[int, ReportKey]
+    """The report key of each row that has a usable one."""
+    invalid_ids: dict[int, Any]
+    """The report id of each row where it is not usable."""
+
+    @cached_property
+    def distinct_keys(self) -> list[ReportKey]:
+        """Every report key once, in the order of first use."""
+        return list(dict.fromkeys(self.keys.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """The priced messages of a period under one plan; columns have a row a message."""
+
+    plan: Plan
+    messages: Messages
+    hundredths: Hundredths
+    names: list[str]
+    """The names of the reports that priced something, each once."""
+    name_of: NDArray[np.int32]
+    """Each row's place in `names`, or `BY_TEXT`."""
+    fresh: Rows
+    """The rows that were not carried over, priced alike, from the ledger before."""
+    settled: Settled
+
+    def __len__(self) -> int:
+        return len(self.messages.all)
+
+    @property
+    def credits_total(self) -> float:
+        """What the whole period has used, in credits."""
+        return to_credits(int(self.hundredths.sum()))
+
+    @cached_property
+    def degraded(self) -> int:
+        """Messages priced by text only because their report could not be had."""
+        failed = self.settled.failed
+        return sum(key in failed for key in self.messages.keys.values())
+
+    @property
+    def missing_reports(self) -> int:
+        """Reports that upstream says do not exist."""
+        absent = sum(report is None for report in self.settled.reports.values())
+        return absent - len(self.settled.failed)
+
+    @cached_property
+    def lines(self) -> bytes:
+        """Every item as JSON, one a line, in upstream's order."""
+        columns = zip(*self.columns(), strict=True)
+        return _encoder.encode_lines([UsageItem(*values) for values in columns])
+
+    @cached_property
+    def line_bounds(self) -> NDArray[np.int64]:
+        """Where each line of `lines` begins, and in the end where the last has ended.
+
+        JSON escapes line feeds inside strings, so each one ends a line.
+        """
+        ends = np.flatnonzero(np.frombuffer(self.lines, np.uint8) == ord("\n")) + 1
+        return np.concatenate([[0], ends])
+
+    def columns(self) -> tuple[list[int], list[str], list[Any], list[float]]:
+        """The fields of the items: ids, timestamps, names or UNSET, credits."""
+        names = np.array([*self.names, UNSET], dtype=object)  # BY_TEXT is the last
+        return (
+            self.messages.ids.tolist(),
+            [message.timestamp for message in self.messages.all],
+            names[self.name_of].tolist(),
+            (self.hundredths / HUNDREDTHS_PER_CREDIT).tolist(),
+        )
+
+    def source(self, row: int) -> Source:
+        """What priced a row."""
+        return "text" if self.name_of[row] == BY_TEXT else "report"
+
+    def row_of(self, message_id: int) -> int:
+        """The first row with this id; `MessageNotFound` where there is none."""
+        rows = np.flatnonzero(self.messages.ids == message_id)
+        if not len(rows):
+            raise MessageNotFound(message_id)
+        return int(rows[0])
+
+    def steps(self, rows: Sequence[int]) -> list[list[StepTaken]]:
+        """How the price of each of these rows came about."""
+        by_text = [row for row in rows if self.source(row) == "text"]
+        texts = [self.messages.all[row].text for row in by_text]
+        explained = dict(zip(by_text, self.plan.explain(texts), strict=True))
+        return [
+            [
+                StepTaken(step.name, to_credits(step.amount), to_credits(step.total))
+                for step in explained.get(row) or [self._report_step(row)]
+            ]
+            for row in rows
+        ]
+
+    def explain(self, message_id: int) -> Explanation:
+        """Why the message costs what it costs; `MessageNotFound` without one."""
+        row = self.row_of(message_id)
+        message = self.messages.all[row]
+        source = self.source(row)
+        return Explanation(
+            message_id=message.id,
+            timestamp=message.timestamp,
+            report_name=UNSET if source == "text" else self.names[self.name_of[row]],
+            credits_used=to_credits(int(self.hundredths[row])),
+            source=source,
+            plan=self.plan.id,
+            steps=self.steps([row])[0],
+        )
+
+    def _report_step(self, row: int) -> RatedStep:
+        amount = int(self.hundredths[row])
+        return RatedStep("report", amount, amount)
+
+
+def to_credits(hundredths: int) -> float:
+    """Hundredths as the number of credits, whose shortest form has two decimals."""
+    return hundredths / HUNDREDTHS_PER_CREDIT
+
+
+def read_messages(body: bytes | bytearray) -> Messages:
+    """Decode a body of upstream; `msgspec.DecodeError` where it breaks the contract."""
+    messages = _period_decoder.decode(body).messages
+    try:
+        ids = np.fromiter((m.id for m in messages), np.int64, len(messages))
+        instants = read_instants([message.timestamp for message in messages])
+    except (ValueError, OverflowError) as error:
+        raise msgspec.ValidationError(str(error)) from error
+    keys: dict[int, ReportKey] = {}
+    invalid_ids: dict[int, Any] = {}
+    for row, message in enumerate(messages):
+        if message.report_id is UNSET:
+            continue
+        key = report_key(message.report_id)
+        if key is None:
+            invalid_ids[row] = message.report_id
+        else:
+            keys[row] = key
+    return Messages(messages, ids, instants, keys, invalid_ids)
+
+
+def price(
+    messages: Messages, settled: Settled, plan: Plan, before: Ledger | None = None
+) -> Ledger:
+    """Price every message; `settled` holds every report key of `messages`.
+
+    `before` is the last ledger of the same plan: a text that it has priced keeps its
+    price.
+    """
+    hundredths, names, name_of = _price_by_report(messages, settled)
+    by_text = name_of == BY_TEXT
+    fresh = np.ones(len(messages.all), np.bool_)
+    if before is not None:
+        old = _rows_before(messages.all, before.messages.all)
+        was_by_text = (before.name_of == BY_TEXT)[old]
+        known = (old >= 0) & by_text & was_by_text
+        hundredths[known] = before.hundredths[old[known]]
+        by_text &= ~known
+        same_source = known | (~by_text & ~was_by_text)
+        fresh = (old < 0) | ~same_source | (hundredths != before.hundredths[old])
+    rows = np.flatnonzero(by_text)
+    hundredths[rows] = plan.rate([messages.all[row].text for row in rows.tolist()])
+    return Ledger(
+        plan=plan,
+        messages=messages,
+        hundredths=hundredths,
+        names=names,
+        name_of=name_of,
+        fresh=np.flatnonzero(fresh),
+        settled=settled,
+    )
+
+
+def _price_by_report(
+    messages: Messages, settled: Settled
+) -> tuple[Hundredths, list[str], NDArray[np.int32]]:
+    """Prices, distinct names, and each row's name; rows without a report stay 0."""
+    hundredths: Hundredths = np.zeros(len(messages.all), np.int64)
+    name_of = np.full(len(messages.all), BY_TEXT, np.int32)
+    places: dict[str, int] = {}
+    for row, key in messages.keys.items():
+        report = settled.reports[key]
+        if report is not None:
+            hundredths[row] = report.hundredths
+            name_of[row] = places.setdefault(report.name, len(places))
+    return hundredths, list(places), name_of
+
+
+def _rows_before(messages: list[Message], before: list[Message]) -> Rows:
+    """For each message its row in the ledger before, or -1 where it is new or changed.
+
+    Upstream mostly appends, so rows are compared in place first; only those that
+    differ are looked up by id.
+    """
+    common = min(len(messages), len(before))
+    rows = np.full(len(messages), -1, np.intp)
+    same = np.fromiter(map(eq, messages[:common], before[:common]), np.bool_, common)
+    rows[:common] = np.where(same, np.arange(common), -1)
+    elsewhere = [*np.flatnonzero(~same).tolist(), *range(common, len(before))]
+    by_id = {before[row].id: row for row in elsewhere}
+    for row in np.flatnonzero(rows < 0).tolist():
+        old = by_id.get(messages[row].id, -1)
+        if old >= 0 and before[old].text == messages[row].text:
+            rows[row] = old
+    return rows

@@ -1,0 +1,1 @@
+"""What every endpoint shares: routes, problems, request context, documentation."""

@@ -1,0 +1,92 @@
+"""The context of a request: its id and trace in every log line, and its own line.
+
+One middleware does it all, outermost: it names the request, answers errors as
+problems, and logs `http.request` when the handler is done.
+"""
+
+import re
+import time
+import uuid
+from typing import Final
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from service.web.problems import INTERNAL_ERROR, answer_problem, kind_of
+
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+CACHE_RESULT: Final = web.RequestKey("cache_result", str)
+"""A handler's word on where its answer came from, for the log."""
+
+_SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
+_TRACEPARENT: Final = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
+)
+
+log = structlog.get_logger()
+
+
+def request_context(*, access_log: bool) -> Middleware:
+    """The outermost middleware; `access_log` says whether it writes `http.request`."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        request_id = request_id_of(request)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(
+            request_id=request_id, **trace_context_of(request)
+        )
+        try:
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 - answered, and logged if unexpected
+            response = _answer_error(error, request_id)
+        if not response.prepared:
+            response.headers[REQUEST_ID_HEADER] = request_id
+        if access_log:
+            log_request(request, response, started)
+        return response
+
+    return middleware
+
+
+def request_id_of(request: web.Request) -> str:
+    """The caller's request id where it is sane, else a new one."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    return given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def trace_context_of(request: web.Request) -> dict[str, str]:
+    """`trace_id` and `span_id` of a valid W3C `traceparent`, else nothing."""
+    match = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    return {"trace_id": match[1], "span_id": match[2]} if match else {}
+
+
+def log_request(
+    request: web.Request, response: web.StreamResponse, started: float
+) -> None:
+    """Write the line of an answered request."""
+    resource = request.match_info.route.resource
+    log.info(
+        "http.request",
+        **{
+            "http.request.method": request.method,
+            "http.route": resource.canonical if resource else None,
+            "url.path": request.path,
+            "http.response.status_code": response.status,
+            "http.response.body.size": response.body_length
+            or response.content_length
+            or 0,
+            "duration_s": round(time.perf_counter() - started, 6),
+            "cache": request.get(CACHE_RESULT),
+        },
+    )
+
+
+def _answer_error(error: Exception, request_id: str) -> web.StreamResponse:
+    if isinstance(error, web.HTTPException) and error.status < 400:
+        return error  # a redirect: aiohttp raises those too
+    if kind_of(error) is INTERNAL_ERROR:
+        log.error("http.error", exc_info=error)
+    return answer_problem(error, request_id)

@@ -1,0 +1,47 @@
+"""Choosing a media type by the caller's `Accept` (RFC 9110 §12.5.1)."""
+
+from collections.abc import Sequence
+
+from service.web.problems import NOT_ACCEPTABLE, RequestProblem
+
+
+def choose(accept: str, offered: Sequence[str]) -> str:
+    """The offered type that the caller likes best, the first among equals.
+
+    Raises `RequestProblem` (406) where the caller accepts none of them.
+    """
+    ranges = [_parse(part) for part in accept.split(",") if part.strip()]
+    if not ranges:
+        return offered[0]
+    quality, best = max(
+        ((_quality(media_type, ranges), media_type) for media_type in offered),
+        key=lambda rated: rated[0],
+    )
+    if quality == 0:
+        raise RequestProblem(NOT_ACCEPTABLE, f"offered: {', '.join(offered)}")
+    return best
+
+
+def _parse(part: str) -> tuple[str, float]:
+    media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            return media_range, _parse_quality(parameter.removeprefix("q="))
+    return media_range, 1.0
+
+
+def _parse_quality(value: str) -> float:
+    try:
+        return min(max(float(value), 0.0), 1.0)
+    except ValueError:
+        return 0.0
+
+
+def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """The quality that the most specific matching range gives."""
+    qualities = dict(reversed(ranges))
+    major = media_type.partition("/")[0] + "/*"
+    for candidate in (media_type, major, "*/*"):
+        if candidate in qualities:
+            return qualities[candidate]
+    return 0.0

@@ -1,0 +1,162 @@
+"""Errors as answers: RFC 9457 problem documents, all of one shape.
+
+The table below is the only place that knows which error becomes which status. An
+error is looked up by its class, then by its ancestors; one that is found nowhere is
+logged and answered without any of its insides. Codes are part of the contract.
+"""
+
+import math
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from service.usage import errors as usage
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:copilot-usage:problem:"
+DEFAULT_RETRY_AFTER_S: Final = 2.0
+
+_encoder: Final = msgspec.json.Encoder()
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """The body of every error."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+
+
+class ProblemKind(NamedTuple):
+    """One entry of the contract: a code, its status and its fixed title."""
+
+    code: str
+    status: HTTPStatus
+    title: str
+
+
+class RequestProblem(Exception):
+    """A request that `web` itself refuses; `kind` says how it is answered."""
+
+    def __init__(self, kind: ProblemKind, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+INVALID_PARAMETER: Final = ProblemKind(
+    "invalid_parameter", HTTPStatus.BAD_REQUEST, "A parameter is not valid"
+)
+UNKNOWN_PLAN: Final = ProblemKind(
+    "unknown_plan", HTTPStatus.BAD_REQUEST, "There is no such plan"
+)
+CURSOR_EXPIRED: Final = ProblemKind(
+    "cursor_expired", HTTPStatus.GONE, "The page's start has left the period"
+)
+MESSAGE_NOT_FOUND: Final = ProblemKind(
+    "message_not_found", HTTPStatus.NOT_FOUND, "The period has no such message"
+)
+NOT_FOUND: Final = ProblemKind(
+    "not_found", HTTPStatus.NOT_FOUND, "There is nothing at this path"
+)
+METHOD_NOT_ALLOWED: Final = ProblemKind(
+    "method_not_allowed", HTTPStatus.METHOD_NOT_ALLOWED, "The path has no such method"
+)
+NOT_ACCEPTABLE: Final = ProblemKind(
+    "not_acceptable", HTTPStatus.NOT_ACCEPTABLE, "None of the accepted types is spoken"
+)
+REQUEST_REFUSED: Final = ProblemKind(
+    "request_refused", HTTPStatus.BAD_REQUEST, "The request cannot be handled"
+)
+MESSAGES_UNAVAILABLE: Final = ProblemKind(
+    "messages_unavailable",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The period's messages cannot be had",
+)
+REPORT_UNAVAILABLE: Final = ProblemKind(
+    "report_unavailable",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "A report that prices messages cannot be had",
+)
+DEADLINE_EXCEEDED: Final = ProblemKind(
+    "deadline_exceeded",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The period could not be computed in time",
+)
+INTERNAL_ERROR: Final = ProblemKind(
+    "internal_error", HTTPStatus.INTERNAL_SERVER_ERROR, "Something of ours went wrong"
+)
+
+KINDS: Final[dict[type[BaseException], ProblemKind]] = {
+    usage.InvalidParameter: INVALID_PARAMETER,
+    usage.UnknownPlan: UNKNOWN_PLAN,
+    usage.CursorExpired: CURSOR_EXPIRED,
+    usage.MessageNotFound: MESSAGE_NOT_FOUND,
+    usage.MessagesUnavailable: MESSAGES_UNAVAILABLE,
+    usage.ReportUnavailable: REPORT_UNAVAILABLE,
+    usage.DeadlineExceeded: DEADLINE_EXCEEDED,
+    web.HTTPNotFound: NOT_FOUND,
+    web.HTTPMethodNotAllowed: METHOD_NOT_ALLOWED,
+    web.HTTPClientError: REQUEST_REFUSED,
+}
+
+
+def kind_of(error: BaseException) -> ProblemKind:
+    """The contract's entry for an error; `INTERNAL_ERROR` for one it does not know."""
+    if isinstance(error, RequestProblem):
+        return error.kind
+    known = (KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
+    return next(known, INTERNAL_ERROR)
+
+
+def answer_problem(error: BaseException, request_id: str) -> web.Response:
+    """The answer to an error, headers included."""
+    kind = kind_of(error)
+    problem = Problem(
+        type=TYPE_PREFIX + kind.code,
+        title=kind.title,
+        status=_status(error, kind),
+        detail=_detail(error, kind),
+        code=kind.code,
+        request_id=request_id,
+    )
+    return web.Response(
+        status=problem.status,
+        body=_encoder.encode(problem),
+        content_type=MEDIA_TYPE,
+        headers=_headers(error, kind),
+    )
+
+
+def _status(error: BaseException, kind: ProblemKind) -> int:
+    if kind is REQUEST_REFUSED and isinstance(error, web.HTTPException):
+        return error.status
+    return kind.status
+
+
+def _detail(error: BaseException, kind: ProblemKind) -> str:
+    """What the caller may know. Upstream's words and our own insides stay here."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"allowed: {', '.join(sorted(error.allowed_methods))}"
+    if isinstance(error, web.HTTPException):
+        return error.reason
+    if kind.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return str(error)
+    if kind is INTERNAL_ERROR:
+        return "the log tells more under this request id"
+    return "nothing was charged or lost; try again after the time in Retry-After"
+
+
+def _headers(error: BaseException, kind: ProblemKind) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+    if kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        asked_s = getattr(error, "retry_after_s", None)
+        wait_s = DEFAULT_RETRY_AFTER_S if asked_s is None else asked_s
+        headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+    return headers

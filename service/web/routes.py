@@ -1,0 +1,111 @@
+"""Endpoints, declared beside their handlers: path, parameters and answers in one place.
+
+A handler takes the request and its parameters, already decoded into a struct. The
+same declaration routes requests and generates the OpenAPI document, so neither can
+say something else than the other.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from service.usage.errors import InvalidParameter
+from service.web.problems import ProblemKind
+
+ROUTES: Final = "routes"
+
+P = TypeVar("P", bound=msgspec.Struct)
+EndpointHandler = Callable[[web.Request, P], Awaitable[web.StreamResponse]]
+
+
+class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of an endpoint that has none."""
+
+
+class Endpoint(NamedTuple):
+    """One operation of the API."""
+
+    method: str
+    paths: tuple[str, ...]
+    handler: EndpointHandler[Any]
+    parameters: type[msgspec.Struct]
+    """The query's parameters; field names (or their encoded names) are theirs."""
+    answer: Any
+    """The type of the 200 answer's body, or None where it is no JSON of ours."""
+    media_types: tuple[str, ...]
+    problems: tuple[ProblemKind, ...]
+    headers: dict[str, str]
+    """Headers of the 200 answer, with a description of each."""
+
+    @property
+    def name(self) -> str:
+        """The handler's name: the operation's id."""
+        return self.handler.__name__
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Decode the parameters and let the handler answer."""
+        return await self.handler(request, read_parameters(request, self.parameters))
+
+
+class Endpoints(list[Endpoint]):
+    """The endpoints of one domain, filled by decorating their handlers."""
+
+    def get(
+        self,
+        *paths: str,
+        parameters: type[P],
+        answer: Any = None,
+        media_types: tuple[str, ...] = ("application/json",),
+        problems: tuple[ProblemKind, ...] = (),
+        headers: dict[str, str] | None = None,
+    ) -> Callable[[EndpointHandler[P]], EndpointHandler[P]]:
+        """Declare a GET (and HEAD) endpoint; its docstring becomes its description."""
+
+        def declare(handler: EndpointHandler[P]) -> EndpointHandler[P]:
+            self.append(
+                Endpoint(
+                    method="GET",
+                    paths=paths,
+                    handler=handler,
+                    parameters=parameters,
+                    answer=answer,
+                    media_types=media_types,
+                    problems=problems,
+                    headers=headers or {},
+                )
+            )
+            return handler
+
+        return declare
+
+    def routes(self) -> list[web.RouteDef]:
+        """The endpoints as aiohttp's routes."""
+        return [web.get(path, each.serve) for each in self for path in each.paths]
+
+
+def read_parameters(request: web.Request, struct: type[P]) -> P:
+    """Decode the query; `InvalidParameter` names what is unknown, double or wrong."""
+    known = [field.encode_name for field in msgspec.structs.fields(struct)]
+    for name, count in Counter(request.query.keys()).items():
+        if name not in known:
+            allowed = ", ".join(known) or "none"
+            raise InvalidParameter(name, f"unknown parameter; known: {allowed}")
+        if count > 1:
+            raise InvalidParameter(name, "given more than once")
+    try:
+        return msgspec.convert(dict(request.query), struct, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        raise InvalidParameter(path.rstrip("`"), reason) from None
+
+
+def json_answer(value: object, **headers: str) -> web.Response:
+    """A struct as a JSON answer."""
+    return web.Response(
+        body=msgspec.json.encode(value),
+        content_type="application/json",
+        headers=headers,
+    )
