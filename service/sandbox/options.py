@@ -1,0 +1,70 @@
+"""What a sandbox is asked to play: sizes, speed, and a switch for each fault."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+MAX_ITEMS = 1_000_000
+
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Size = Annotated[int, Meta(ge=0, le=MAX_ITEMS)]
+
+
+class Faults(Struct, frozen=True, kw_only=True):
+    """How often each fault strikes: 0 is never, 1 is every request.
+
+    The switches are drawn in the order written here, and the first that strikes
+    decides the answer. As with every struct, bounds are checked on conversion.
+    """
+
+    not_found: Probability = 0.0
+    """404, whatever is asked for."""
+    too_many_requests: Probability = 0.0
+    """429, with `retry_after`."""
+    server_error: Probability = 0.0
+    """500."""
+    unavailable: Probability = 0.0
+    """503, with `retry_after`."""
+    reset: Probability = 0.0
+    """The connection is reset (RST) before any answer; note that aiohttp's client
+    then asks once more by itself."""
+    hang: Probability = 0.0
+    """No answer until the client leaves or the server stops."""
+    slow_drip: Probability = 0.0
+    """The sound answer, a byte at a time."""
+    truncated: Probability = 0.0
+    """Half of the promised body, then the connection closes."""
+    wrong_type: Probability = 0.0
+    """200 with a mandatory field of the wrong type."""
+    missing_field: Probability = 0.0
+    """200 without a mandatory field."""
+    html: Probability = 0.0
+    """200 with a page of HTML."""
+    gzip_bomb: Probability = 0.0
+    """About 1 MiB of gzip on the wire that unpacks to 1 GiB."""
+    redirect: Probability = 0.0
+    """302 to another path of the same server, where the sound answer is."""
+    huge_body: Probability = 0.0
+    """A plain body that ends only when the client leaves."""
+
+    retry_after: str = "1"
+    """The `Retry-After` of 429 and 503, as it goes on the wire; empty for none."""
+    path: str = ""
+    """Only requests whose path starts with this are faulted."""
+    times: Annotated[int, Meta(ge=0)] = 0
+    """Only the first so many matching requests are faulted; 0 is all of them."""
+
+
+class SandboxOptions(Struct, frozen=True, kw_only=True):
+    """The period to generate and the manner of answering."""
+
+    messages: Size = 110
+    reports: Size = 8
+    """Distinct reports that exist."""
+    seed: int = 7
+    """The same seed and sizes give the same bytes."""
+    latency_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """Waited before every answer, a faulted one included."""
+    error_rate: Probability = 0.0
+    """Share of requests answered with a plain 500."""
+    faults: Faults = Faults()
