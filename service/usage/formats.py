@@ -4,6 +4,7 @@ import csv
 import io
 from typing import Final, NamedTuple, Protocol
 
+import numpy as np
 from msgspec import UNSET
 
 from service.usage.ledger import Ledger, Rows
@@ -24,20 +25,18 @@ class Format(NamedTuple):
     encode: Encode
 
 
-def to_ndjson(ledger: Ledger, rows: Rows | None = None) -> bytes:
-    """One item a line."""
-    if rows is None:
-        return ledger.lines
-    lines, bounds = ledger.lines, ledger.line_bounds
-    begins, ends = bounds[rows].tolist(), bounds[rows + 1].tolist()
-    return b"".join([lines[begin:end] for begin, end in zip(begins, ends, strict=True)])
-
-
 def to_json(ledger: Ledger, rows: Rows | None = None) -> bytes:
     """The contract's shape, `{"usage": […]}`."""
-    # A line feed can only stand between items: JSON escapes it inside strings.
-    items = to_ndjson(ledger, rows)[:-1].replace(b"\n", b",")
-    return b'{"usage":[' + items + b"]}"
+    if rows is None:
+        return ledger.answer
+    return b'{"usage":[' + b",".join(ledger.items(rows)) + b"]}"
+
+
+def to_ndjson(ledger: Ledger, rows: Rows | None = None) -> bytes:
+    """One item a line."""
+    everything = np.arange(len(ledger))
+    items = ledger.items(everything if rows is None else rows)
+    return b"".join([item + b"\n" for item in items])
 
 
 def to_csv(ledger: Ledger, rows: Rows | None = None) -> bytes:

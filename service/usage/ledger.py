@@ -1,8 +1,7 @@
 """The ledger: one period's messages with their prices, as columns.
 
 A ledger is made once for each refresh and plan, and never changes. Prices are exact
-hundredths; the answer is encoded once, one line a message, so that any selection of
-messages is answered by cutting it out of the encoded lines.
+hundredths. The answer is encoded once; any selection of messages is cut out of it.
 """
 
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from service.usage.model import (
     Message,
     Source,
     StepTaken,
+    UsageAnswer,
     UsageItem,
 )
 from service.usage.rating import HUNDREDTHS_PER_CREDIT, Hundredths, Plan, RatedStep
@@ -44,17 +44,34 @@ class Messages:
     """Upstream's messages, checked, with the columns that pricing needs."""
 
     all: list[Message]
-    ids: NDArray[np.int64]
+    timestamps: list[str]
     instants: Instants
-    keys: dict[int, ReportKey]
-    """The report key of each row that has a usable one."""
-    invalid_ids: dict[int, Any]
-    """The report id of each row where it is not usable."""
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """The messages' ids."""
+        return np.array([message.id for message in self.all], np.int64)
+
+    @cached_property
+    def keys(self) -> dict[int, ReportKey]:
+        """The report key of each row that has a usable report id."""
+        keys = ((row, report_key(given)) for row, given in self._report_ids)
+        return {row: key for row, key in keys if key is not None}
+
+    @cached_property
+    def invalid_ids(self) -> dict[int, Any]:
+        """The report id of each row where it is not usable."""
+        return {row: given for row, given in self._report_ids if row not in self.keys}
 
     @cached_property
     def distinct_keys(self) -> list[ReportKey]:
         """Every report key once, in the order of first use."""
         return list(dict.fromkeys(self.keys.values()))
+
+    @cached_property
+    def _report_ids(self) -> list[tuple[int, Any]]:
+        given = enumerate([message.report_id for message in self.all])
+        return [(row, report_id) for row, report_id in given if report_id is not UNSET]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,26 +110,38 @@ class Ledger:
         return absent - len(self.settled.failed)
 
     @cached_property
-    def lines(self) -> bytes:
-        """Every item as JSON, one a line, in upstream's order."""
-        columns = zip(*self.columns(), strict=True)
-        return _encoder.encode_lines([UsageItem(*values) for values in columns])
+    def answer(self) -> bytes:
+        """The whole period as the contract's JSON, encoded when first asked for."""
+        items = list(map(UsageItem, *self.columns()))
+        return _encoder.encode(UsageAnswer(items))
 
     @cached_property
-    def line_bounds(self) -> NDArray[np.int64]:
-        """Where each line of `lines` begins, and in the end where the last has ended.
+    def item_bounds(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Where each item begins in `answer`, and where it has ended.
 
-        JSON escapes line feeds inside strings, so each one ends a line.
+        An item begins with `{"m`. Nothing inside a string reads so: JSON escapes its
+        quotes, and the quote that ends one is followed by a comma or a brace.
         """
-        ends = np.flatnonzero(np.frombuffer(self.lines, np.uint8) == ord("\n")) + 1
-        return np.concatenate([[0], ends])
+        marks = np.frombuffer(self.answer, np.uint8)
+        braces = np.flatnonzero(marks[:-2] == ord("{"))
+        is_item = (marks[braces + 1] == ord('"')) & (marks[braces + 2] == ord("m"))
+        begins = braces[is_item]
+        ends = np.append(begins[1:] - len(","), len(self.answer) - len("]}"))
+        return begins, ends[: len(begins)]
+
+    def items(self, rows: Rows) -> list[bytes]:
+        """The encoded items of these rows, cut out of `answer`."""
+        begins, ends = self.item_bounds
+        bounds = zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)
+        answer = self.answer
+        return [answer[begin:end] for begin, end in bounds]
 
     def columns(self) -> tuple[list[int], list[str], list[Any], list[float]]:
         """The fields of the items: ids, timestamps, names or UNSET, credits."""
         names = np.array([*self.names, UNSET], dtype=object)  # BY_TEXT is the last
         return (
-            self.messages.ids.tolist(),
-            [message.timestamp for message in self.messages.all],
+            [message.id for message in self.messages.all],
+            self.messages.timestamps,
             names[self.name_of].tolist(),
             (self.hundredths / HUNDREDTHS_PER_CREDIT).tolist(),
         )
@@ -169,22 +198,11 @@ def to_credits(hundredths: int) -> float:
 def read_messages(body: bytes | bytearray) -> Messages:
     """Decode a body of upstream; `msgspec.DecodeError` where it breaks the contract."""
     messages = _period_decoder.decode(body).messages
+    timestamps = [message.timestamp for message in messages]
     try:
-        ids = np.fromiter((m.id for m in messages), np.int64, len(messages))
-        instants = read_instants([message.timestamp for message in messages])
-    except (ValueError, OverflowError) as error:
+        return Messages(messages, timestamps, read_instants(timestamps))
+    except ValueError as error:
         raise msgspec.ValidationError(str(error)) from error
-    keys: dict[int, ReportKey] = {}
-    invalid_ids: dict[int, Any] = {}
-    for row, message in enumerate(messages):
-        if message.report_id is UNSET:
-            continue
-        key = report_key(message.report_id)
-        if key is None:
-            invalid_ids[row] = message.report_id
-        else:
-            keys[row] = key
-    return Messages(messages, ids, instants, keys, invalid_ids)
 
 
 def price(

@@ -12,6 +12,7 @@ MAX_CREDIT_COST: Final = 1_000_000_000
 """The dearest report taken seriously: all sums stay exact in a JSON number."""
 
 _COST_BOUNDS: Final = Meta(ge=0, le=MAX_CREDIT_COST)
+_ID_BOUNDS: Final = Meta(ge=-(2**63), le=2**63 - 1)
 _MAX_DECIMALS: Final = 2
 
 Source = Literal["report", "text"]
@@ -23,7 +24,7 @@ class Message(Struct, frozen=True, gc=False):
     `report_id` may hold anything JSON can say: upstream does not promise a usable id.
     """
 
-    id: int
+    id: Annotated[int, _ID_BOUNDS]
     text: str
     timestamp: str
     report_id: Any = UNSET

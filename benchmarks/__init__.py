@@ -1,0 +1,1 @@
+"""Benchmarks: what `make bench` runs, printed as ratios. Nothing here is a test."""

@@ -1,0 +1,69 @@
+"""Decoding and encoding a period, against msgspec alone on the same bytes.
+
+"Alone" is what any service has to do: decode into structs, build the items, encode
+them. Ours also reads every timestamp and sorts the report ids out.
+"""
+
+from typing import Final
+
+import msgspec
+
+from benchmarks.report import Result, at_most, interleaved
+from service.sandbox.options import SandboxOptions
+from service.sandbox.periods import generate_period
+from service.usage.formats import to_json
+from service.usage.ledger import Ledger, price, read_messages
+from service.usage.model import CurrentPeriod, Report, UsageAnswer, UsageItem
+from service.usage.rating import TOKEN_ESTIMATE
+from service.usage.reports import Settled
+
+MESSAGES: Final = 100_000
+
+_decoder: Final = msgspec.json.Decoder(CurrentPeriod)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def run() -> list[Result]:
+    """Both directions, and both together."""
+    period = generate_period(SandboxOptions(messages=MESSAGES, reports=50))
+    body = period.messages_body
+    messages = read_messages(body)
+    reports: dict[str, Report | None] = {
+        key: Report(1, "Short Lease Report", 61) for key in messages.distinct_keys
+    }
+    ledger = price(messages, Settled(reports, set()), TOKEN_ESTIMATE)
+
+    def encode() -> bytes:
+        return to_json(_without_lines(ledger))
+
+    def encode_alone() -> bytes:
+        return _encoder.encode(UsageAnswer(list(map(UsageItem, *ledger.columns()))))
+
+    if encode() != encode_alone():
+        raise AssertionError("the two encodings differ")
+    decode_s, decode_alone_s, encode_s, encode_alone_s = interleaved(
+        lambda: read_messages(body),
+        lambda: _decoder.decode(body),
+        encode,
+        encode_alone,
+    )
+    both, alone = decode_s + encode_s, decode_alone_s + encode_alone_s
+    each_ns = f"{both / MESSAGES * 1e9:,.0f} ns a message"
+    return [
+        at_most("decode + encode, to msgspec alone", both / alone, 1.3, each_ns),
+        at_most("decode, checks included", decode_s / decode_alone_s, 1.3),
+        at_most("encode, items included", encode_s / encode_alone_s, 1.3),
+    ]
+
+
+def _without_lines(ledger: Ledger) -> Ledger:
+    """The same ledger, not encoded yet."""
+    return Ledger(
+        plan=ledger.plan,
+        messages=ledger.messages,
+        hundredths=ledger.hundredths,
+        names=ledger.names,
+        name_of=ledger.name_of,
+        fresh=ledger.fresh,
+        settled=ledger.settled,
+    )
