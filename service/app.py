@@ -16,6 +16,7 @@ from service.sandbox.server import running_sandbox
 from service.settings import Settings
 from service.upstream.client import open_client
 from service.usage import handlers as usage
+from service.usage import text
 from service.usage.period import CurrentPeriod
 from service.web import health, index
 from service.web.context import request_context
@@ -51,6 +52,7 @@ def _resources(settings: Settings) -> CleanupContext:
                 upstream = msgspec.structs.replace(upstream, base_url=sandbox.url)
             client = await stack.enter_async_context(open_client(upstream))
             app[usage.PERIOD] = CurrentPeriod(settings, client)
+            text.prepare()
             yield
 
     return opened
