@@ -216,7 +216,7 @@ def price(
     hundredths, names, name_of = _price_by_report(messages, settled)
     by_text = name_of == BY_TEXT
     fresh = np.ones(len(messages.all), np.bool_)
-    if before is not None:
+    if before is not None and len(before):
         old = _rows_before(messages.all, before.messages.all)
         was_by_text = (before.name_of == BY_TEXT)[old]
         known = (old >= 0) & by_text & was_by_text
