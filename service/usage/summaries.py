@@ -19,8 +19,8 @@ from service.usage.model import (
 from service.usage.timestamps import US_PER_S, Instants
 
 S_PER_DAY: Final = 86_400
-S_PER_OFFSET: Final = 900
-"""Clocks change at whole quarters of an hour of UTC, in every zone since 1972."""
+S_PER_QUARTER: Final = 900
+"""Nearly all clocks change at a whole quarter of an hour of UTC."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_S: Final = -62_135_510_400  # 0001-01-02: room for any offset
@@ -74,13 +74,31 @@ def _local_days(instants: Instants, zone: ZoneInfo | None) -> NDArray[np.int64]:
     """Days since 1970-01-01 on the zone's calendar."""
     seconds = instants // US_PER_S
     if zone is not None:
-        quarters, quarter_of = np.unique(seconds // S_PER_OFFSET, return_inverse=True)
-        offsets = [_offset_s(zone, quarter) for quarter in quarters.tolist()]
-        seconds = seconds + np.array(offsets, np.int64)[quarter_of]
+        seconds = seconds + _offsets_s(zone, seconds)
     return seconds // S_PER_DAY
 
 
-def _offset_s(zone: ZoneInfo, quarter: int) -> int:
-    second = min(max(quarter * S_PER_OFFSET, _FIRST_S), _LAST_S)
+def _offsets_s(zone: ZoneInfo, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What to add to seconds of UTC, looked up once for each quarter of an hour.
+
+    A quarter in which the clock changes, as Newfoundland's did at a minute past
+    midnight, has its seconds looked up one by one.
+    """
+    quarters, quarter_of = np.unique(seconds // S_PER_QUARTER, return_inverse=True)
+    begins = quarters * S_PER_QUARTER
+    at_begin = _look_up(zone, begins)
+    is_changing = at_begin != _look_up(zone, begins + S_PER_QUARTER - 1)
+    offsets = at_begin[quarter_of]
+    changing = np.flatnonzero(is_changing[quarter_of])
+    offsets[changing] = _look_up(zone, seconds[changing])
+    return offsets
+
+
+def _look_up(zone: ZoneInfo, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
+    within = np.clip(seconds, _FIRST_S, _LAST_S).tolist()
+    return np.fromiter((_offset_s(zone, at) for at in within), np.int64, len(within))
+
+
+def _offset_s(zone: ZoneInfo, second: int) -> int:
     offset = (_EPOCH + timedelta(seconds=second)).astimezone(zone).utcoffset()
     return 0 if offset is None else int(offset.total_seconds())
