@@ -36,7 +36,7 @@ class Selection(NamedTuple):
         return self == Selection()
 
 
-class Cursor(msgspec.Struct, frozen=True, array_like=True):
+class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where a page ended: the row, and the id of its message to know it by."""
 
     row: int
@@ -74,10 +74,16 @@ def parse_instant(name: str, value: str | None) -> int | None:
 
 
 def parse_sort(value: str | None) -> tuple[tuple[str, bool], ...]:
-    """Read `column:direction;…` into (column, is descending) pairs."""
-    if value is None:
-        return ()
-    return tuple(_parse_sort_pair(pair) for pair in value.split(";") if pair)
+    """Read `column:direction;…` into (column, is descending) pairs.
+
+    Of a column named twice the first counts: the second has no tie left to break,
+    and would only cost another sort.
+    """
+    columns: dict[str, bool] = {}
+    for pair in (value or "").split(";"):
+        if pair:
+            columns.setdefault(*_parse_sort_pair(pair))
+    return tuple(columns.items())
 
 
 def encode_cursor(cursor: Cursor) -> str:
