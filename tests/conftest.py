@@ -1,0 +1,213 @@
+"""What the tests share: settings without waits, a real upstream, captured logs.
+
+`client` drives the real application over a socket against `sandbox`, an upstream of
+our own on another. `mocked_upstream` fakes single failures that no socket gives.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Any, Final, Protocol
+from unittest.mock import Mock
+
+import aioresponses.core
+import pytest
+import structlog
+from aiohttp import ClientRequest, ClientResponse, ClientSession, StreamReader, web
+from aiohttp.client_middlewares import build_client_middlewares
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.test_utils import TestClient
+from aioresponses import aioresponses as AioResponses  # noqa: N812
+from pytest_aiohttp.plugin import AiohttpClient
+from structlog.contextvars import clear_contextvars, merge_contextvars
+from structlog.typing import EventDict
+from yarl import URL
+
+from service.app import create_app
+from service.sandbox.options import SandboxOptions
+from service.sandbox.server import RunningSandbox, running_sandbox
+from service.settings import Settings, load
+
+SERVICES_REQUIRED: Final = os.environ.get("SERVICES") == "required"
+GIVE_UP_S: Final = 10.0
+"""No promise of ours takes so long: a test that does has hung."""
+
+NO_WAITS: Final = {"backoff_base_s": 0.0, "backoff_max_s": 0.0}
+MOCKED_BODY_BYTES: Final = 1024 * 1024 * 1024
+
+Client = TestClient[web.Request, web.Application]
+
+
+class MakeSettings(Protocol):
+    """Settings as shipped but for these sections' keys, and without back-off."""
+
+    def __call__(self, **sections: dict[str, Any]) -> Settings: ...
+
+
+class MakeClient(Protocol):
+    """A client of the application, which runs with these settings on the sandbox."""
+
+    async def __call__(self, **sections: dict[str, Any]) -> Client: ...
+
+
+def message(message_id: int, text: str = "Rent?", **more: object) -> dict[str, object]:
+    """A message as upstream tells it."""
+    timestamp = "2024-04-29T03:25:03.613Z"
+    return {"id": message_id, "text": text, "timestamp": timestamp, **more}
+
+
+def report(report_id: int | str, name: str, credit_cost: float) -> dict[str, object]:
+    """A report as upstream tells it."""
+    return {"id": report_id, "name": name, "credit_cost": credit_cost}
+
+
+@pytest.fixture
+def settings() -> MakeSettings:
+    """A factory of settings whose retries do not wait."""
+
+    def make(**sections: dict[str, Any]) -> Settings:
+        upstream = NO_WAITS | sections.pop("upstream", {})
+        return load(options={**sections, "upstream": upstream}).settings
+
+    return make
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[RunningSandbox]:
+    """An upstream on a free port, without messages until a test sets some."""
+    async with running_sandbox(SandboxOptions(messages=0, reports=0)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(
+    settings: MakeSettings, sandbox: RunningSandbox, aiohttp_client: AiohttpClient
+) -> MakeClient:
+    """A factory of clients of the application, one application each."""
+
+    async def make(**sections: dict[str, Any]) -> Client:
+        upstream = {"base_url": sandbox.url} | sections.pop("upstream", {})
+        return await aiohttp_client(create_app(settings(**sections, upstream=upstream)))
+
+    return make
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Let the loop run until something holds; fails where it never does."""
+
+    async def wait(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(GIVE_UP_S):
+            while not holds():  # noqa: ASYNC110 - what is awaited sets no event
+                await asyncio.sleep(0)
+
+    return wait
+
+
+@pytest.fixture(autouse=True)
+def log_entries() -> Iterator[list[EventDict]]:
+    """Every entry logged in the test, with the context that it was logged in.
+
+    It is set up for each test, so that none inherits the logging of another.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    captured = structlog.testing.LogCapture()
+    structlog.configure(processors=[merge_contextvars, captured])
+    yield captured.entries
+    structlog.reset_defaults()
+    clear_contextvars()
+    _forget_cached_loggers()
+    root.handlers, root.level = handlers, level
+
+
+def _forget_cached_loggers() -> None:
+    """Undo what `cache_logger_on_first_use` has done to the modules' loggers."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("service."):
+            getattr(module, "log", Mock()).__dict__.pop("bind", None)
+
+
+# --- aioresponses, mended -----------------------------------------------------------
+
+
+class MendedResponse(ClientResponse):
+    """A mocked response: aioresponses 0.7.9 leaves `stream_writer` out."""
+
+    def __init__(self, method: str, url: URL, **parts: Any) -> None:
+        super().__init__(method, url, **parts, stream_writer=Mock(output_size=0))
+
+
+def mended_stream(loop: asyncio.AbstractEventLoop) -> StreamReader:
+    """A stream that never asks its (missing) connection to pause."""
+    return StreamReader(ResponseHandler(loop), limit=MOCKED_BODY_BYTES, loop=loop)
+
+
+class MockedUpstream(AioResponses):
+    """aioresponses that runs the request's middlewares, as a real session does."""
+
+    async def _request_mock(
+        self,
+        orig_self: ClientSession,
+        method: str,
+        url: URL | str,
+        *args: Any,
+        **kwargs: Any,
+    ) -> ClientResponse:
+        middlewares = kwargs.pop("middlewares", ())
+        request_mock = super()._request_mock
+
+        async def send(_request: ClientRequest) -> ClientResponse:
+            answer = await request_mock(orig_self, method, url, *args, **kwargs)
+            assert isinstance(answer, ClientResponse)
+            return answer
+
+        return await build_client_middlewares(send, middlewares)(
+            Mock(spec=ClientRequest, method=method, url=url)
+        )
+
+
+@pytest.fixture
+def mocked_upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[MockedUpstream]:
+    """An aioresponses that works on this aiohttp, for failures no socket gives."""
+    monkeypatch.setattr(aioresponses.core, "ClientResponse", MendedResponse)
+    monkeypatch.setattr(aioresponses.core, "stream_reader_factory", mended_stream)
+    mocked = MockedUpstream()
+    with mocked:
+        yield mocked
+
+
+# --- tests that need another server -------------------------------------------------
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leave the tests marked `services` out unless services are required."""
+    if SERVICES_REQUIRED:
+        return
+    deselected = [item for item in items if item.get_closest_marker("services")]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, pytest.TestReport]:
+    """Where services are required, fail a test that skips itself."""
+    report: pytest.TestReport = yield
+    if SERVICES_REQUIRED and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though SERVICES=required: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, pytest.CollectReport]:
+    """Where services are required, fail a module that skips itself."""
+    report: pytest.CollectReport = yield
+    if SERVICES_REQUIRED and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though SERVICES=required: {report.longrepr}"
+    return report
