@@ -56,13 +56,19 @@ class UpstreamClient:
         `UpstreamError`.
         """
         call = _Call(self._settings, self._slots, read)
-        url = URL(self._settings.base_url.rstrip("/") + path, encoded=True)
         try:
             with translated():
-                return await call.run(self._session, url)
+                return await call.run(self._session, self._url(path))
         except errors.UpstreamError as error:
             error.attempts = call.attempts
             raise
+
+    def _url(self, path: str) -> URL:
+        try:
+            base = URL(self._settings.base_url)
+        except ValueError as error:
+            raise errors.BadRequestUrl(str(error)) from error
+        return URL(str(base).rstrip("/") + path, encoded=True)
 
 
 class _Call(Generic[T]):

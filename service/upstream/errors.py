@@ -88,6 +88,7 @@ _TRANSLATIONS: Final[dict[type[BaseException], type[UpstreamError]]] = {
     aiohttp.InvalidURL: BadRequestUrl,
     aiohttp.NonHttpUrlClientError: BadRequestUrl,
     aiohttp.RedirectClientError: BadRequestUrl,
+    UnicodeError: BadRequestUrl,  # a host that has no IDNA form
     aiohttp.ClientConnectorError: ConnectFailed,
     aiohttp.ServerFingerprintMismatch: ConnectFailed,
     aiohttp.ClientHttpProxyError: ConnectFailed,
