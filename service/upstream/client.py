@@ -150,7 +150,7 @@ def outcome_of(error: errors.UpstreamError) -> dict[str, object]:
     """How a log tells a failed try: by its status, or by the class of its error."""
     if isinstance(error, errors.UnexpectedStatus):
         return {"http.response.status_code": error.status}
-    return {"error.type": type(error).__name__}
+    return {"error.type": error.error_type}
 
 
 @contextmanager

@@ -26,6 +26,11 @@ class UpstreamError(Exception):
     attempts: int = 1
     retry_after_s: float | None = None
 
+    @property
+    def error_type(self) -> str:
+        """What logs call it: the status that was answered, else the class."""
+        return type(self).__name__
+
 
 class Unreachable(UpstreamError):
     """No whole answer came."""
@@ -50,6 +55,10 @@ class UnexpectedStatus(UpstreamError):
         super().__init__(f"upstream answered {status}")
         self.status = status
         self.retry_after_s = retry_after_s
+
+    @property
+    def error_type(self) -> str:
+        return str(self.status)
 
 
 class UnusableBody(UpstreamError):

@@ -7,6 +7,7 @@ of our own errors, so the choice of what to repeat stands in one place, below.
 
 import random
 import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -51,7 +52,7 @@ class Backoff(RetryOptionsBase):
     def get_timeout(self, attempt: int, response: Any = None) -> float:
         """Seconds to wait after try number `attempt`, counted from 1."""
         wait_s = self._wait_s(attempt)
-        reason = type(self.failure).__name__
+        reason = self.failure.error_type if self.failure else None
         log.warning("upstream.retry", wait_s=round(wait_s, 4), reason=reason)
         return wait_s
 
@@ -79,6 +80,9 @@ def parse_retry_after(value: str | None) -> float | None:
     if value.strip().isdecimal():
         return float(value)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        moment = parsedate_to_datetime(value)
+        if moment.tzinfo is None:  # the older forms of a date name no zone: it is GMT
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, moment.timestamp() - time.time())
     except (ValueError, OverflowError):
         return None

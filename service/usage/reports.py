@@ -122,6 +122,6 @@ def _unavailable(key: ReportKey, error: UpstreamError) -> ReportUnavailable:
         report_id=key[:MAX_LOGGED_ID_CHARACTERS],
         attempts=error.attempts,
         cached=False,
-        **{"error.type": type(error).__name__},
+        **{"error.type": error.error_type},
     )
     return ReportUnavailable(str(error), retry_after_s=error.retry_after_s)
