@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from unittest.mock import Mock
 
 import aioresponses.core
+import msgspec
 import pytest
 import structlog
 from aiohttp import ClientRequest, ClientResponse, ClientSession, StreamReader, web
@@ -26,7 +27,7 @@ from structlog.typing import EventDict
 from yarl import URL
 
 from service.app import create_app
-from service.sandbox.options import SandboxOptions
+from service.sandbox.options import Faults, SandboxOptions
 from service.sandbox.server import RunningSandbox, running_sandbox
 from service.settings import Settings, load
 
@@ -61,6 +62,11 @@ def message(message_id: int, text: str = "Rent?", **more: object) -> dict[str, o
 def report(report_id: int | str, name: str, credit_cost: float) -> dict[str, object]:
     """A report as upstream tells it."""
     return {"id": report_id, "name": name, "credit_cost": credit_cost}
+
+
+def always(fault: str, **more: object) -> Faults:
+    """Faults of which one strikes every request, or as `more` says."""
+    return msgspec.convert({fault: 1.0, **more}, Faults)
 
 
 @pytest.fixture

@@ -1,0 +1,416 @@
+"""The client over real sockets: every fault, what comes of it, and what it leaves."""
+
+import asyncio
+import socket
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NoReturn
+
+import msgspec
+import pytest
+from aiohttp import TCPConnector, web
+from aiohttp.test_utils import unused_port
+from pytest_aiohttp.plugin import AiohttpServer
+from structlog.typing import EventDict
+
+from service.sandbox.options import Faults
+from service.sandbox.server import RunningSandbox
+from service.upstream import errors
+from service.upstream.client import UpstreamClient, open_client
+from service.usage.ledger import read_messages
+from tests.conftest import MakeSettings, always, message
+
+PATH = "/messages/current-period"
+ATTEMPTS = 3
+MAX_BODY_BYTES = 512 * 1024
+MEMORY_LIMIT_BYTES = 16 * MAX_BODY_BYTES
+SHORT_S = 0.1
+
+FAULTS = [
+    ("not_found", errors.UnexpectedStatus, 1),
+    ("too_many_requests", errors.UnexpectedStatus, ATTEMPTS),
+    ("server_error", errors.UnexpectedStatus, ATTEMPTS),
+    ("unavailable", errors.UnexpectedStatus, ATTEMPTS),
+    ("redirect", errors.UnexpectedStatus, 1),
+    ("reset", errors.ConnectionDropped, ATTEMPTS),
+    ("truncated", errors.MalformedBody, ATTEMPTS),
+    ("html", errors.MalformedBody, ATTEMPTS),
+    ("wrong_type", errors.ContractBroken, 1),
+    ("missing_field", errors.ContractBroken, 1),
+    ("gzip_bomb", errors.BodyTooLarge, 1),
+    ("huge_body", errors.BodyTooLarge, 1),
+]
+SLOW_FAULTS = ["hang", "slow_drip"]
+
+
+@pytest.fixture
+async def upstream(
+    settings: MakeSettings, sandbox: RunningSandbox
+) -> AsyncIterator[UpstreamClient]:
+    """A client of the sandbox with one slot: a slot that is kept blocks the next."""
+    options = {
+        "base_url": sandbox.url,
+        "attempts": ATTEMPTS,
+        "concurrency": 1,
+        "max_body_bytes": MAX_BODY_BYTES,
+        "retry_after_max_s": 0,
+    }
+    async with open_client(settings(upstream=options).upstream) as client:
+        yield client
+
+
+@pytest.fixture
+async def hasty(
+    settings: MakeSettings, sandbox: RunningSandbox
+) -> AsyncIterator[UpstreamClient]:
+    """The same with little patience."""
+    options = {
+        "base_url": sandbox.url,
+        "attempts": ATTEMPTS,
+        "concurrency": 1,
+        "timeout_s": SHORT_S,
+    }
+    async with open_client(settings(upstream=options).upstream) as client:
+        yield client
+
+
+def connections_in_use(client: UpstreamClient) -> int:
+    connector = client._session.connector
+    assert isinstance(connector, TCPConnector)
+    return len(connector._acquired)
+
+
+async def fail(client: UpstreamClient) -> errors.UpstreamError:
+    """Fetch the messages, which cannot be had."""
+    with pytest.raises(errors.UpstreamError) as raised:
+        await client.fetch(PATH, read_messages)
+    return raised.value
+
+
+async def assert_works_again(client: UpstreamClient, sandbox: RunningSandbox) -> None:
+    """No connection is held, so a good call gets the only slot and succeeds."""
+    assert connections_in_use(client) == 0
+    sandbox.sandbox.faults = Faults()
+    fetched = await client.fetch(PATH, read_messages)
+    assert fetched.value.ids.tolist() == [1]
+    assert connections_in_use(client) == 0
+
+
+@pytest.mark.parametrize("fault, expected, tries", FAULTS)
+async def test_a_fault_becomes_one_of_our_errors(
+    upstream: UpstreamClient,
+    sandbox: RunningSandbox,
+    fault: str,
+    expected: type[errors.UpstreamError],
+    tries: int,
+) -> None:
+    """Each fault has its class and its number of tries, and leaves nothing behind."""
+    sandbox.sandbox.set_messages([message(1)])
+    sandbox.sandbox.faults = always(fault)
+
+    error = await fail(upstream)
+
+    assert isinstance(error, expected)
+    assert sandbox.sandbox.calls == {PATH: tries}
+    assert error.attempts == tries
+    await assert_works_again(upstream, sandbox)
+
+
+@pytest.mark.parametrize("fault", SLOW_FAULTS)
+async def test_a_slow_try_is_broken_off(
+    hasty: UpstreamClient, sandbox: RunningSandbox, fault: str
+) -> None:
+    """One that hangs, and one that drips, end with their time and are tried again."""
+    sandbox.sandbox.set_messages([message(1)])
+    sandbox.sandbox.faults = always(fault)
+
+    error = await fail(hasty)
+
+    assert type(error) is errors.TryTimedOut
+    assert sandbox.sandbox.calls == {PATH: ATTEMPTS}
+    await assert_works_again(hasty, sandbox)
+
+
+async def test_a_bomb_is_not_unpacked(
+    upstream: UpstreamClient, sandbox: RunningSandbox
+) -> None:
+    """1 MiB that unpacks to 1 GiB is refused while it is read, in little memory."""
+    sandbox.sandbox.faults = Faults(gzip_bomb=1)
+    await fail(upstream)  # the sandbox packs the bomb at its first use
+    tracemalloc.start()
+    try:
+        await fail(upstream)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+
+
+async def test_the_limit_is_exact(
+    upstream: UpstreamClient, sandbox: RunningSandbox
+) -> None:
+    """A body as large as allowed is read, one byte more is refused."""
+    body = b'"%s"' % (b"x" * (MAX_BODY_BYTES - 2))
+    sandbox.sandbox.set_messages(body)
+    assert (await upstream.fetch(PATH, len)).value == MAX_BODY_BYTES
+
+    sandbox.sandbox.set_messages(body + b" ")
+    with pytest.raises(errors.BodyTooLarge):
+        await upstream.fetch(PATH, len)
+
+
+@pytest.mark.parametrize(
+    "body, expected, tries",
+    [
+        (b"", errors.MalformedBody, ATTEMPTS),
+        (b"{", errors.MalformedBody, ATTEMPTS),
+        (b'{"messages":[]} {}', errors.MalformedBody, ATTEMPTS),
+        (b"\xff\xfe{}", errors.MalformedBody, ATTEMPTS),
+        (
+            b'{"messages":[{"id":1,"text":"\xff","timestamp":"2024-04-29"}]}',
+            errors.MalformedBody,
+            ATTEMPTS,
+        ),
+        (
+            b'{"messages":[{"id":1,"text":"\\ud800","timestamp":"2024-04-29"}]}',
+            errors.MalformedBody,
+            ATTEMPTS,
+        ),
+        (b'{"messages":[],"more":' + b"[" * 90_000, errors.ContractBroken, 1),
+        (b"null", errors.ContractBroken, 1),
+        (b"[]", errors.ContractBroken, 1),
+        (b'{"messages":null}', errors.ContractBroken, 1),
+        (
+            b'{"messages":[{"id":%d,"text":"","timestamp":"2024-04-29"}]}' % 2**64,
+            errors.ContractBroken,
+            1,
+        ),
+        (
+            b'{"messages":[{"id":1,"text":"","timestamp":"yesterday"}]}',
+            errors.ContractBroken,
+            1,
+        ),
+    ],
+    ids=[
+        "empty",
+        "cut",
+        "two values",
+        "not UTF-8",
+        "text not UTF-8",
+        "half a surrogate",
+        "deep nesting",
+        "null",
+        "a list",
+        "no list",
+        "huge id",
+        "no timestamp",
+    ],
+)
+async def test_a_bad_body_has_its_error(
+    upstream: UpstreamClient,
+    sandbox: RunningSandbox,
+    body: bytes,
+    expected: type[errors.UpstreamError],
+    tries: int,
+) -> None:
+    """What is no JSON may be an accident; what breaks the contract is not."""
+    sandbox.sandbox.set_messages(body)
+
+    error = await fail(upstream)
+
+    assert type(error) is expected
+    assert sandbox.sandbox.calls == {PATH: tries}
+
+
+# --- no connection at all -----------------------------------------------------------
+
+
+async def fail_at(settings: MakeSettings, base_url: str) -> errors.UpstreamError:
+    options = {"base_url": base_url, "attempts": ATTEMPTS}
+    async with open_client(settings(upstream=options).upstream) as client:
+        error = await fail(client)
+        assert connections_in_use(client) == 0
+    return error
+
+
+async def test_a_refused_connection(settings: MakeSettings) -> None:
+    """Where nothing listens, the tries are made and end as `ConnectFailed`."""
+    error = await fail_at(settings, f"http://127.0.0.1:{unused_port()}")
+
+    assert type(error) is errors.ConnectFailed
+    assert error.attempts == ATTEMPTS
+
+
+async def test_an_unknown_host(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that cannot be looked up ends as `ConnectFailed`."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    error = await fail_at(settings, "http://upstream.invalid")
+
+    assert type(error) is errors.ConnectFailed
+    assert error.attempts == ATTEMPTS
+
+
+async def test_tls_with_a_server_that_speaks_none(
+    settings: MakeSettings, sandbox: RunningSandbox
+) -> None:
+    """A failed handshake is a connection that could not be made."""
+    error = await fail_at(settings, sandbox.url.replace("http:", "https:"))
+
+    assert type(error) is errors.ConnectFailed
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    ["http://127.0.0.1:99999", "http://a..b", f"http://{'a' * 64}.example"],
+    ids=["port", "empty label", "long label"],
+)
+async def test_an_address_that_makes_no_url(
+    settings: MakeSettings, base_url: str
+) -> None:
+    """An impossible port or host is an error of upstream's address, not of ours."""
+    assert type(await fail_at(settings, base_url)) is errors.BadRequestUrl
+
+
+@pytest.mark.parametrize(
+    "sent, expected",
+    [
+        (b"", errors.ConnectionDropped),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", errors.ConnectionDropped),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", errors.ConnectionDropped),
+        (b"HTTP/1.1 200 OK\r\n", errors.ConnectionDropped),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            errors.ConnectionDropped,
+        ),
+        (
+            b"HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip!!",
+            errors.MalformedBody,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+            errors.ConnectionDropped,
+        ),
+    ],
+    ids=[
+        "nothing",
+        "not HTTP",
+        "bad length",
+        "half a head",
+        "bad chunk",
+        "bad gzip",
+        "long header",
+    ],
+)
+async def test_what_is_no_http(
+    settings: MakeSettings, sent: bytes, expected: type[errors.UpstreamError]
+) -> None:
+    """A server that breaks HTTP itself is as one that drops the connection."""
+
+    async def answer(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        error = await fail_at(settings, f"http://127.0.0.1:{port}")
+
+    assert type(error) is expected
+
+
+# --- manners ------------------------------------------------------------------------
+
+
+async def test_calls_in_flight_are_bounded(
+    settings: MakeSettings, sandbox: RunningSandbox
+) -> None:
+    """Upstream never sees more than `concurrency` requests at once."""
+    options = {"base_url": sandbox.url, "concurrency": 3}
+    sandbox.sandbox.options = msgspec.structs.replace(
+        sandbox.sandbox.options, latency_ms=10
+    )
+    async with open_client(settings(upstream=options).upstream) as client:
+        fetches = [client.fetch(PATH, read_messages) for _ in range(15)]
+        await asyncio.gather(*fetches)
+
+    assert sandbox.sandbox.max_in_flight == 3
+    assert sandbox.sandbox.calls == {PATH: 15}
+
+
+async def test_a_caller_that_leaves_frees_its_slot(
+    upstream: UpstreamClient,
+    sandbox: RunningSandbox,
+    until: Callable[[Callable[[], bool]], Awaitable[None]],
+) -> None:
+    """A cancelled call closes its connection, and the next one is served."""
+    sandbox.sandbox.set_messages([message(1)])
+    sandbox.sandbox.faults = Faults(hang=1)
+    call = asyncio.create_task(upstream.fetch(PATH, read_messages))
+    await until(lambda: sandbox.sandbox.in_flight == 1)
+
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    await assert_works_again(upstream, sandbox)
+    await until(lambda: sandbox.sandbox.in_flight == 0)
+
+
+async def test_what_upstream_is_told(
+    settings: MakeSettings, aiohttp_server: AiohttpServer
+) -> None:
+    """It learns who asks, keeps no cookie with us, and may compress its answer."""
+    seen: list[web.Request] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request)
+        response = web.Response(body=b"[1]", content_type="application/octet-stream")
+        response.set_cookie("visited", "yes")
+        response.enable_compression()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/base/path", answer)
+    server = await aiohttp_server(app)
+    options = {"base_url": f"{server.make_url('/base/')}"}
+    async with open_client(settings(upstream=options).upstream) as client:
+        values = [await client.fetch("/path", msgspec.json.decode) for _ in range(2)]
+
+    assert values == [([1], 1), ([1], 1)]
+    for request in seen:
+        assert request.headers["Accept"] == "application/json"
+        assert request.headers["User-Agent"] == "copilot-usage"
+        assert "gzip" in request.headers["Accept-Encoding"]
+        assert "Cookie" not in request.headers
+
+
+async def test_each_try_is_logged(
+    hasty: UpstreamClient, sandbox: RunningSandbox, log_entries: list[EventDict]
+) -> None:
+    """A failed status, a failed connection and a success: one whole entry for each."""
+    for fault in ("unavailable", "reset"):
+        sandbox.sandbox.faults = always(fault, times=1, retry_after="0")
+        await hasty.fetch(PATH, read_messages)
+
+    tries = [entry for entry in log_entries if entry["event"] == "upstream.request"]
+    assert [entry.pop("duration_s") >= 0 for entry in tries] == [True] * 4
+    fixed = {"event": "upstream.request", "url.path": PATH}
+    resent = "http.request.resend_count"
+    status = "http.response.status_code"
+    assert tries == [
+        {**fixed, "log_level": "info", status: 503, resent: 0},
+        {**fixed, "log_level": "info", status: 200, resent: 1},
+        {**fixed, "log_level": "warning", "error.type": "ConnectionDropped", resent: 0},
+        {**fixed, "log_level": "info", status: 200, resent: 1},
+    ]
