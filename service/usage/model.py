@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_CREDIT_COST: Final = 1_000_000_000
-"""The dearest report taken seriously; 90,000 of them still add up exactly."""
+"""The dearest report taken seriously; 70,000 of them still add up exactly."""
 
 _COST_BOUNDS: Final = Meta(ge=0, le=MAX_CREDIT_COST)
 _ID_BOUNDS: Final = Meta(ge=-(2**63), le=2**63 - 1)
