@@ -59,7 +59,8 @@ class Reports:
                 for _ in range(min(len(keys), self._concurrency)):
                     group.create_task(self._settle_from(waiting, settled))
         except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            first = errors.exceptions[0]
+            raise first from first.__cause__
         return settled
 
     async def _settle_from(
