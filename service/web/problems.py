@@ -17,6 +17,8 @@ from service.usage import errors as usage
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:copilot-usage:problem:"
 DEFAULT_RETRY_AFTER_S: Final = 2.0
+MAX_RETRY_AFTER_S: Final = 3_600.0
+"""An hour: upstream may ask for any time, even an endless one."""
 
 _encoder: Final = msgspec.json.Encoder()
 
@@ -158,5 +160,5 @@ def _headers(error: BaseException, kind: ProblemKind) -> dict[str, str]:
     if kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
         asked_s = getattr(error, "retry_after_s", None)
         wait_s = DEFAULT_RETRY_AFTER_S if asked_s is None else asked_s
-        headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(min(wait_s, MAX_RETRY_AFTER_S))))
     return headers
