@@ -1,5 +1,6 @@
 """Choosing a media type by the caller's `Accept` (RFC 9110 §12.5.1)."""
 
+import math
 from collections.abc import Sequence
 
 from service.web.problems import NOT_ACCEPTABLE, RequestProblem
@@ -32,9 +33,10 @@ def _parse(part: str) -> tuple[str, float]:
 
 def _parse_quality(value: str) -> float:
     try:
-        return min(max(float(value), 0.0), 1.0)
+        quality = float(value)
     except ValueError:
         return 0.0
+    return min(max(quality, 0.0), 1.0) if math.isfinite(quality) else 0.0
 
 
 def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
