@@ -86,7 +86,8 @@ def log_request(
 
 def _answer_error(error: Exception, request_id: str) -> web.StreamResponse:
     if isinstance(error, web.HTTPException) and error.status < 400:
-        return error  # a redirect: aiohttp raises those too
+        # A redirect: aiohttp raises those too, and wants none of them returned.
+        return web.Response(status=error.status, headers=error.headers)
     if kind_of(error) is INTERNAL_ERROR:
         log.error("http.error", exc_info=error)
     return answer_problem(error, request_id)

@@ -42,5 +42,5 @@ async def read_index(
     """Name, version and links; a browser is sent on to a page."""
     accept = ",".join(request.headers.getall("Accept", ()))
     if choose(accept, ("application/json", "text/html")) == "text/html":
-        raise web.HTTPSeeOther(PAGE)
+        raise web.HTTPSeeOther(PAGE, headers={"Vary": "Accept"})
     return json_answer(Index(NAME, VERSION, LINKS), Vary="Accept")
