@@ -12,6 +12,9 @@ UsageError
 """
 
 from collections.abc import Iterable
+from typing import Final
+
+MAX_QUOTED_CHARACTERS: Final = 80
 
 
 class UsageError(Exception):
@@ -42,7 +45,8 @@ class MessageNotFound(UsageError):
     """The current period has no message with this id."""
 
     def __init__(self, message_id: int | str) -> None:
-        super().__init__(f"the current period has no message {message_id}")
+        shown = quoted(str(message_id))
+        super().__init__(f"the current period has no message {shown}")
 
 
 class UnknownPlan(UsageError):
@@ -50,16 +54,25 @@ class UnknownPlan(UsageError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.known = tuple(known)
-        super().__init__(f"unknown plan {name!r}; known: {', '.join(self.known)}")
+        super().__init__(
+            f"unknown plan {quoted(name)!r}; known: {', '.join(self.known)}"
+        )
 
 
 class InvalidParameter(UsageError):
     """A parameter of a question makes no sense; the text says what would."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}")
+        super().__init__(f"{quoted(name)}: {reason}")
         self.name = name
 
 
 class CursorExpired(UsageError):
     """The message at which the previous page ended is not in the period any more."""
+
+
+def quoted(given: str) -> str:
+    """What a caller gave, cut to what an error may repeat of it."""
+    if len(given) <= MAX_QUOTED_CHARACTERS:
+        return given
+    return given[: MAX_QUOTED_CHARACTERS - 1] + "…"

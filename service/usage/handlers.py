@@ -1,5 +1,6 @@
 """The endpoints of usage: the period, its messages one by one, and its sums."""
 
+import re
 from typing import Annotated, Final
 
 import msgspec
@@ -25,6 +26,8 @@ from service.usage.summaries import daily_usage, parse_zone, usage_by_report
 from service.web import problems
 from service.web.negotiation import choose
 from service.web.routes import Endpoints, json_answer
+
+_MESSAGE_ID: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 PERIOD: Final = web.AppKey("period", CurrentPeriod)
 
@@ -200,8 +203,7 @@ def _link_to_next(request: web.Request, cursor: Cursor) -> str:
 
 
 def _message_id(text: str) -> int:
-    """The id in a path; what is no integer is an id that no message has."""
-    try:
-        return int(text)
-    except ValueError:
-        raise MessageNotFound(text) from None
+    """The id in a path; what JSON would not write so is an id that no message has."""
+    if not _MESSAGE_ID.fullmatch(text):
+        raise MessageNotFound(text)
+    return int(text)
