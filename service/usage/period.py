@@ -54,7 +54,7 @@ class CurrentPeriod:
 
         Raises `UnknownPlan` or `RefreshFailed`; takes `deadline_s` at most.
         """
-        plan = find_plan(plan_name or self._default_plan)
+        plan = find_plan(self._default_plan if plan_name is None else plan_name)
         started = time.perf_counter()
         log.info("usage.refresh.started", plan=plan.id)
         try:

@@ -95,11 +95,21 @@ def read_parameters(request: web.Request, struct: type[P]) -> P:
             raise InvalidParameter(name, f"unknown parameter; known: {allowed}")
         if count > 1:
             raise InvalidParameter(name, "given more than once")
+        if request.query[name].lower() in {"", "null"}:  # to msgspec, null is absent
+            raise InvalidParameter(name, "given without a value")
     try:
         return msgspec.convert(dict(request.query), struct, strict=False)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        raise InvalidParameter(path.rstrip("`"), reason) from None
+        name = str(error).partition(" - at `$.")[2].rstrip("`")
+        raise InvalidParameter(name, _wanted(struct, name)) from None
+
+
+def _wanted(struct: type[msgspec.Struct], name: str) -> str:
+    """What a parameter may be, in the words of the OpenAPI document."""
+    definition = msgspec.json.schema(struct)["$defs"][struct.__name__]
+    schema = definition["properties"][name]
+    allowed = schema.get("anyOf", [schema])[0]
+    return "expected " + ", ".join(f"{word} {value}" for word, value in allowed.items())
 
 
 def json_answer(value: object, **headers: str) -> web.Response:
