@@ -38,7 +38,20 @@ def render_json(_logger: WrappedLogger, _method: str, entry: EventDict) -> bytes
         "event": entry.pop("event", None),
         **entry,
     }
-    return _encoder.encode(ordered)
+    try:
+        return _encoder.encode(ordered)
+    except (TypeError, ValueError, RecursionError):
+        # Odd keys, halves of surrogate pairs, cycles: the line is written all the same.
+        return _encoder.encode({key: _encodable(ordered[key]) for key in ordered})
+
+
+def _encodable(value: object) -> object:
+    """The value, or its ASCII form where JSON has none."""
+    try:
+        _encoder.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return ascii(value)
+    return value
 
 
 def is_console(form: Format) -> bool:
