@@ -89,7 +89,7 @@ class Endpoints(list[Endpoint]):
 def read_parameters(request: web.Request, struct: type[P]) -> P:
     """Decode the query; `InvalidParameter` names what is unknown, double or wrong."""
     known = [field.encode_name for field in msgspec.structs.fields(struct)]
-    for name, count in Counter(request.query.keys()).items():
+    for name, count in Counter(name for name, _ in request.query.items()).items():
         if name not in known:
             allowed = ", ".join(known) or "none"
             raise InvalidParameter(name, f"unknown parameter; known: {allowed}")
