@@ -22,6 +22,7 @@ WaitSeconds = Annotated[float, Meta(ge=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Threshold = Annotated[float, Meta(gt=0, le=1)]
 Bytes = Annotated[int, Meta(ge=1)]
 
 
@@ -42,6 +43,9 @@ class Upstream(Struct, frozen=True, kw_only=True):
     backoff_base_s: WaitSeconds
     backoff_max_s: WaitSeconds
     retry_after_max_s: WaitSeconds
+    retry_rate: Share
+    retry_floor: Annotated[int, Meta(ge=0, le=1_000_000)]
+    retry_window_s: Seconds
     timeout_s: Seconds
     deadline_s: Seconds
     max_body_bytes: Bytes
@@ -50,6 +54,22 @@ class Upstream(Struct, frozen=True, kw_only=True):
         parts = urlsplit(self.base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("expected an http or https URL with a host")
+
+
+class Breaker(Struct, frozen=True, kw_only=True):
+    """When upstream counts as ill, and how long it is then left in peace."""
+
+    window_calls: Count
+    minimum_calls: Count
+    failure_rate: Threshold
+    slow_rate: Threshold
+    slow_call_s: Seconds
+    open_s: Seconds
+    half_open_calls: Count
+
+    def __post_init__(self) -> None:
+        if self.minimum_calls > self.window_calls:
+            raise ValueError("minimum_calls is larger than window_calls")
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -84,6 +104,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     server: Server
     upstream: Upstream
+    breaker: Breaker
     usage: Usage
     logging: Logging
     sandbox: Sandbox

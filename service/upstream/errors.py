@@ -10,7 +10,8 @@ UpstreamError
 │   ├── MalformedBody       it is cut off, wrongly encoded, or not JSON
 │   ├── BodyTooLarge        it is larger than allowed, once decompressed
 │   └── ContractBroken      it is JSON, but not what was agreed
-└── BadRequestUrl           the configured address makes no URL to call
+├── BadRequestUrl           the configured address makes no URL to call
+└── CircuitOpen             no call was made: upstream is ill and left in peace
 """
 
 import ssl
@@ -82,6 +83,14 @@ class ContractBroken(UnusableBody):
 
 class BadRequestUrl(UpstreamError):
     """The configured address makes no URL that can be called."""
+
+
+class CircuitOpen(UpstreamError):
+    """No call was made, since too many failed lately; `retry_after_s` says when."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("the circuit is open")
+        self.retry_after_s: float = retry_after_s
 
 
 _TRANSLATIONS: Final[dict[type[BaseException], type[UpstreamError]]] = {
