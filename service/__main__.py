@@ -1,33 +1,77 @@
-"""The command line: `copilot-usage serve`, `sandbox`, `rate` and `config`."""
+"""The command line: `copilot-usage serve`, `sandbox`, `rate` and `config`.
+
+It only declares the commands, and what their errors mean to whoever called: 1 is a
+failure on the way, 2 an option, a setting or a file that is of no use.
+"""
 
 import os
+import sys
+from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import rich
 import typer
-import uvloop
-from aiohttp import web
-from rich.table import Table
 
-from service import logs
+from service import logs, serving, terminal
 from service.app import create_app
-from service.settings import Loaded, Settings, SettingsError, load, mask_secrets
+from service.sandbox import command as sandbox_command
+from service.settings import Loaded, SettingsError, load
+from service.usage import files
+from service.usage.errors import UnknownPlan
+from service.usage.period import find_plan
+from service.usage.rating import TEXT_RULES
 
-LISTEN_BACKLOG: Final = 1024
-EXIT_BAD_SETTINGS: Final = 2
+NAME: Final = "copilot-usage"
+WHERE_TO_LOOK: Final = {"usage": "/usage", "documentation": "/docs"}
+EXIT_STATUS: Final[dict[type[Exception], int]] = {
+    files.BadMessage: 1,
+    serving.CannotStart: 1,
+    terminal.OutputFailed: 1,
+    files.UnreadableFile: 2,
+    sandbox_command.BadOption: 2,
+    SettingsError: 2,
+    UnknownPlan: 2,
+}
 
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="A TOML file over the defaults."),
 ]
+HOST: Final = typer.Option(help="The address to listen on.")
+PORT: Final = typer.Option(
+    min=0, max=65_535, help="The port to listen on; 0 takes a free one."
+)
+
+
+class RateFormat(StrEnum):
+    """What `rate` writes."""
+
+    NDJSON = "ndjson"
+    CSV = "csv"
+
 
 cli = typer.Typer(
-    name="copilot-usage",
+    name=NAME,
     help="What Copilot has used of its credits in the current billing period.",
-    no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
+
+
+@cli.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    *,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"{NAME} {version(NAME)}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), nl=False)
 
 
 @cli.command()
@@ -37,68 +81,99 @@ def serve(
     sandbox: Annotated[
         bool, typer.Option("--sandbox", help="Run against an upstream of our own.")
     ] = False,
-    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port to listen on.")] = None,
+    host: Annotated[str | None, HOST] = None,
+    port: Annotated[int | None, PORT] = None,
 ) -> None:
     """Serve the API until SIGTERM or Ctrl-C."""
-    options: dict[str, dict[str, Any]] = {
-        "server": {"host": host, "port": port},
-        "sandbox": {"enabled": sandbox or None},
-    }
-    settings = _load_or_exit(config, options).settings
+    settings = _load(
+        config,
+        server={"host": host, "port": port},
+        sandbox={"enabled": sandbox or None},
+    ).settings
     logs.configure(settings.logging.level, settings.logging.format)
-    _serve(settings)
+    serving.run(
+        serving.listening(create_app(settings), settings.server),
+        lambda url: terminal.announce(url, WHERE_TO_LOOK, err=True),
+    )
+
+
+@cli.command(cls=sandbox_command.SandboxCommand)
+@sandbox_command.takes_sandbox_options
+def sandbox(
+    host: Annotated[str, HOST] = "127.0.0.1",
+    port: Annotated[int, PORT] = 8001,
+    **chosen: Any,
+) -> None:
+    """Serve only the sandbox upstream, until SIGTERM or Ctrl-C.
+
+    A fault strikes the given share of the requests; all of them, where none is given.
+    """
+    options = sandbox_command.sandbox_options(chosen)
+    serving.run(
+        sandbox_command.playing(options, host, port),
+        lambda url: terminal.announce(url, sandbox_command.PATHS, err=False),
+    )
+
+
+@cli.command()
+def rate(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="JSON or NDJSON; - is standard input.")
+    ],
+    *,
+    plan: Annotated[
+        str, typer.Option(metavar="NAME", help="The plan, with or without its version.")
+    ] = TEXT_RULES.name,
+    form: Annotated[
+        RateFormat, typer.Option("--format", help="What to write.")
+    ] = RateFormat.NDJSON,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add the steps of each price (NDJSON).")
+    ] = False,
+) -> None:
+    """Price a file of messages, without a server, onto standard output.
+
+    FILE holds {"messages": […]}, a list, or one message a line: {"id", "text"} and, if
+    you like, "timestamp" and "report_id". There is no upstream to ask for reports, so
+    every message is priced by its text; the last line on standard error says how many
+    name a report. The first bad line ends the run, and those before it are priced.
+    """
+    if explain and form is RateFormat.CSV:
+        raise typer.BadParameter("--explain has no place in CSV; use --format ndjson")
+    ndjson = files.EXPLAINED_NDJSON if explain else files.NDJSON
+    output = files.CSV if form is RateFormat.CSV else ndjson
+    chosen = find_plan(plan)
+    with (
+        files.open_source(file) as source,
+        terminal.progress_on(source) as watched,
+        terminal.standard_output() as sink,
+    ):
+        tally = files.rate_file(watched, sink, chosen, output)
+    typer.echo(f"{NAME}: plan: {chosen.id}; {tally.summary()}", err=True)
 
 
 @cli.command("config")
 def show_config(config: ConfigFile = None) -> None:
     """Print the settings in force and where each came from; secrets are masked."""
-    loaded = _load_or_exit(config)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("setting", "value", "from"):
-        table.add_column(column, overflow="fold")
-    for name, origin in loaded.origins.items():
-        section, key = name.split(".")
-        value = getattr(getattr(loaded.settings, section), key)
-        table.add_row(name, str(mask_secrets(name, value)), origin)
-    rich.print(table)
+    terminal.print_settings(_load(config))
 
 
 def main() -> None:
     """The console script."""
-    cli()
+    try:
+        cli(prog_name=NAME)
+    except tuple(EXIT_STATUS) as error:
+        typer.echo(f"{NAME}: {error}", err=True)
+        sys.exit(EXIT_STATUS[type(error)])
 
 
-def _load_or_exit(
-    config: Path | None, options: dict[str, dict[str, Any]] | None = None
-) -> Loaded:
-    """The settings, or one line on standard error and exit status 2."""
+def _load(config: Path | None, **options: dict[str, Any]) -> Loaded:
+    """The settings under these options; those that are None were not given."""
     given = {
         section: {key: value for key, value in values.items() if value is not None}
-        for section, values in (options or {}).items()
+        for section, values in options.items()
     }
-    try:
-        return load(config, os.environ, given)
-    except SettingsError as error:
-        typer.echo(f"copilot-usage: {error}", err=True)
-        raise typer.Exit(EXIT_BAD_SETTINGS) from None
-
-
-def _serve(settings: Settings) -> None:
-    server = settings.server
-    url = f"http://{server.host}:{server.port}"
-    if logs.is_console(settings.logging.format):
-        rich.print(f"Serving [bold]{url}/usage[/]; documentation at {url}/docs")
-    web.run_app(
-        create_app(settings),
-        host=server.host,
-        port=server.port,
-        shutdown_timeout=server.shutdown_grace_s,
-        access_log=None,
-        backlog=LISTEN_BACKLOG,
-        print=None,
-        loop=uvloop.new_event_loop(),
-    )
+    return load(config, os.environ, given)
 
 
 if __name__ == "__main__":

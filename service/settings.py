@@ -8,7 +8,7 @@ command-line options. Anything unknown or impossible stops the start.
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -29,7 +29,7 @@ Bytes = Annotated[int, Meta(ge=1)]
 class Server(Struct, frozen=True, kw_only=True):
     """Where and how to serve."""
 
-    host: str
+    host: Annotated[str, Meta(min_length=1)]
     port: Port
     shutdown_grace_s: Seconds
 
@@ -54,6 +54,9 @@ class Upstream(Struct, frozen=True, kw_only=True):
         parts = urlsplit(self.base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("expected an http or https URL with a host")
+        if parts.query or parts.fragment:
+            raise ValueError("expected a URL to which paths can be appended")
+        _ = parts.port  # raises where it is no port
 
 
 class Breaker(Struct, frozen=True, kw_only=True):
@@ -183,7 +186,9 @@ def _environment_layer(environment: Mapping[str, str]) -> Layer:
     for name, value in environment.items():
         if name.startswith(ENVIRONMENT_PREFIX):
             path = name.removeprefix(ENVIRONMENT_PREFIX).lower()
-            section, _, key = path.partition("__")
+            section, separator, key = path.partition("__")
+            if not separator:
+                raise SettingsError(f"{name}: unknown setting (from environment)")
             values.setdefault(section, {})[key] = value
     return Layer("environment", values, is_text=True)
 
@@ -221,7 +226,8 @@ def _convert(name: str, value: object, expected: object, layer: Layer) -> object
         return msgspec.convert(value, expected, strict=not layer.is_text)
     except msgspec.ValidationError as error:
         shown = mask_secrets(name, value)
-        reason = f"{name}: {_sentence(error)}, not {shown!r} (from {layer.origin})"
+        wanted = _choices(expected) or _sentence(error)
+        reason = f"{name}: {wanted}, not {shown!r} (from {layer.origin})"
         raise SettingsError(reason) from error
 
 
@@ -230,10 +236,17 @@ def _sentence(error: msgspec.ValidationError) -> str:
     return text[:1].lower() + text[1:]
 
 
+def _choices(expected: object) -> str:
+    """The values of a setting that has only some; empty for any other."""
+    if get_origin(expected) is not Literal:
+        return ""
+    return "expected " + " or ".join(map(repr, get_args(expected)))
+
+
 def _explain(error: msgspec.ValidationError, origins: Mapping[str, str]) -> str:
     """Name the setting behind an error of the whole, such as a missing key."""
-    text, _, path = str(error).partition(" - at `$.")
-    section = path.rstrip("`")
+    text = _sentence(error)
+    section = str(error).partition(" - at `$.")[2].rstrip("`")
     if section == "upstream":
         origin = origins.get("upstream.base_url", "nowhere")
         return f"upstream.base_url: {text} (from {origin})"

@@ -1,0 +1,123 @@
+"""The options of `copilot-usage sandbox`, made from the structs that they fill.
+
+A new field of `SandboxOptions` or `Faults` is a new option: its name, type, default
+and help (the string below the field) are taken from there.
+"""
+
+import ast
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Annotated, Any, Final, get_type_hints
+
+import msgspec
+import typer
+from msgspec import Struct
+from typer.core import TyperCommand
+
+from service.sandbox.faults import MESSAGES_PATH, REPORTS_PREFIX
+from service.sandbox.options import Faults, Probability, SandboxOptions
+from service.sandbox.server import running_sandbox
+
+PATHS: Final = {"messages": MESSAGES_PATH, "a report": REPORTS_PREFIX + "{id}"}
+ALWAYS: Final = "1"
+FAULT_OPTIONS: Final = {"path": "fault_path", "times": "fault_times"}
+"""Fields whose bare name would not say that they are about faults."""
+
+
+class BadOption(Exception):
+    """An option's value is impossible; the text names it in one line."""
+
+
+def option_name(field: str) -> str:
+    """The option of a field: `slow_drip` is set by `--slow-drip`."""
+    return "--" + FAULT_OPTIONS.get(field, field).replace("_", "-")
+
+
+SWITCHES: Final = frozenset(
+    option_name(name)
+    for name, annotation in get_type_hints(Faults, include_extras=True).items()
+    if annotation == Probability
+)
+"""The options that make a fault strike; the others of `Faults` only shape it."""
+
+
+class SandboxCommand(TyperCommand):
+    """A command whose fault options may come without a probability."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse `--hang` as `--hang 1`."""
+        return super().parse_args(ctx, list(_with_probabilities(args)))
+
+
+def takes_sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command, in the place of its `**chosen`, an option for each field."""
+    signature = inspect.signature(command)
+    own = [
+        each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD
+    ]
+    parameters = [*own, *_parameters(SandboxOptions), *_parameters(Faults)]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def sandbox_options(chosen: Mapping[str, Any]) -> SandboxOptions:
+    """Check and sort what the command was given; `BadOption` where it is impossible."""
+    faults = {name: chosen[name] for name in Faults.__struct_fields__}
+    try:
+        return msgspec.convert({**chosen, "faults": faults}, SandboxOptions)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        name = option_name(path.rstrip("`").removeprefix("faults."))
+        raise BadOption(f"{name}: {reason[:1].lower()}{reason[1:]}") from error
+
+
+@asynccontextmanager
+async def playing(options: SandboxOptions, host: str, port: int) -> AsyncIterator[str]:
+    """Serve a sandbox; gives its URL."""
+    async with running_sandbox(options, host, port) as running:
+        yield running.url
+
+
+def _with_probabilities(arguments: list[str]) -> Iterator[str]:
+    for argument, following in pairwise([*arguments, "--"]):
+        yield argument
+        if argument in SWITCHES and following.startswith("--"):
+            yield ALWAYS
+
+
+def _parameters(struct: type[Struct]) -> Iterator[inspect.Parameter]:
+    """The fields as keyword parameters, as typer understands them."""
+    notes, types = _notes(struct), get_type_hints(struct)
+    for field in msgspec.structs.fields(struct):
+        if types[field.name] is Faults:
+            continue
+        is_switch = option_name(field.name) in SWITCHES
+        option = typer.Option(
+            option_name(field.name),
+            help=notes.get(field.name),
+            metavar="[0..1]" if is_switch else None,
+            show_default=not is_switch,
+            rich_help_panel="Faults" if struct is Faults else None,
+        )
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[types[field.name], option],
+        )
+
+
+def _notes(struct: type[Struct]) -> dict[str, str]:
+    """The string below each field; Python itself does not keep them."""
+    (definition,) = ast.parse(inspect.getsource(struct)).body
+    notes = {}
+    for field, note in pairwise(ast.iter_child_nodes(definition)):
+        match field, note:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                notes[name] = text
+    return notes

@@ -1,0 +1,74 @@
+"""Serves until it is told to stop: opens, says where, waits for a signal, closes.
+
+SIGTERM and Ctrl-C end a server in order; a second one ends it at once.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import FrameType
+from typing import Final, NoReturn
+
+import uvloop
+from aiohttp import web  # noqa: TID251 - an entry point's helper: it listens
+
+from service.settings import Server
+
+LISTEN_BACKLOG: Final = 1024
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+Listening = AbstractAsyncContextManager[str]
+"""Listens for as long as it is open, at the URL it gives (no slash at its end)."""
+
+
+class CannotStart(Exception):
+    """The server could not open: its address is taken, or is not of this machine."""
+
+
+@asynccontextmanager
+async def listening(app: web.Application, server: Server) -> AsyncIterator[str]:
+    """Serve an application; the URL has the real port where 0 was asked for."""
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=server.shutdown_grace_s
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, server.host, server.port, backlog=LISTEN_BACKLOG)
+        await site.start()
+        yield site.name
+    finally:
+        await runner.cleanup()
+
+
+def run(server: Listening, announce: Callable[[str], None]) -> None:
+    """Keep a server open until a signal; `announce` is given its URL.
+
+    Raises `CannotStart`.
+    """
+    for number in STOP_SIGNALS:
+        # Opening may compute for seconds, in which the loop sees no signal.
+        signal.signal(number, _leave)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_until_signalled(server, announce))
+
+
+async def _until_signalled(server: Listening, announce: Callable[[str], None]) -> None:
+    loop = asyncio.get_running_loop()
+    signalled = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        try:
+            url = await stack.enter_async_context(server)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CannotStart(f"cannot listen: {reason}") from error
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, signalled.set)
+        announce(url)
+        await signalled.wait()
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

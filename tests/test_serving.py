@@ -1,0 +1,147 @@
+"""Serving until a signal: in processes of their own, since signals are per process."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Final
+
+import pytest
+from aiohttp import ClientSession, web
+
+from service.serving import listening
+from service.settings import Server
+
+ROOT: Final = Path(__file__).parent.parent
+GIVE_UP_S: Final = 30
+
+PREAMBLE: Final = """
+import os, signal
+from contextlib import asynccontextmanager
+from service.serving import CannotStart, run
+
+def send(name):
+    os.kill(os.getpid(), getattr(signal, name))
+
+@asynccontextmanager
+async def server():
+    print("opened", flush=True)
+    try:
+        yield "http://here"
+    finally:
+        print("closed", flush=True)
+"""
+
+
+def run_script(script: str) -> subprocess.CompletedProcess[str]:
+    """Run Python to its end."""
+    return subprocess.run(  # noqa: S603
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=GIVE_UP_S,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_closes_in_order(name: str) -> None:
+    """A server is open when it is announced, and closed before the process goes on."""
+    done = run_script(f"""
+        def announce(url):
+            print(url, flush=True)
+            send("{name}")
+
+        run(server(), announce)
+        print("goes on")
+    """)
+    assert done.stdout.split("\n") == ["opened", "http://here", "closed", "goes on", ""]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_while_opening_ends_at_once(name: str) -> None:
+    """Opening may be long computation; a signal does not wait for its end."""
+    done = run_script(f"""
+        @asynccontextmanager
+        async def slow():
+            send("{name}")
+            while True:
+                pass
+            yield ""
+
+        run(slow(), print)
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    """Closing may take its grace; who signals twice does not want to wait for it."""
+    done = run_script("""
+        @asynccontextmanager
+        async def reluctant():
+            yield "http://here"
+            send("SIGTERM")
+            print("closed in order", flush=True)
+
+        run(reluctant(), lambda url: send("SIGTERM"))
+    """)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
+
+
+def test_an_address_of_no_use_is_told() -> None:
+    """A server that cannot open raises `CannotStart` with the system's reason."""
+    done = run_script("""
+        @asynccontextmanager
+        async def broken():
+            raise OSError(99, "Cannot assign requested address")
+            yield ""
+
+        try:
+            run(broken(), print)
+        except CannotStart as error:
+            print(error)
+    """)
+    assert done.stdout == "cannot listen: Cannot assign requested address\n"
+
+
+async def test_listening_tells_the_real_port() -> None:
+    """Port 0 takes a free one, and the URL given is where the application answers."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text="here")
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    server = Server(host="127.0.0.1", port=0, shutdown_grace_s=1.0)
+    async with listening(app, server) as url, ClientSession() as session:
+        response = await session.get(url)
+        assert (response.status, await response.text()) == (200, "here")
+    assert not url.endswith((":0", "/"))
+
+
+async def test_listening_finishes_what_is_in_flight() -> None:
+    """A request that is being handled when the closing begins still has its answer."""
+    begun, closing = asyncio.Event(), asyncio.Event()
+
+    async def answer(_request: web.Request) -> web.Response:
+        begun.set()
+        await closing.wait()
+        return web.Response(text="here")
+
+    async def note(_app: web.Application) -> None:
+        closing.set()
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    app.on_shutdown.append(note)
+    server = Server(host="127.0.0.1", port=0, shutdown_grace_s=GIVE_UP_S)
+    async with ClientSession() as session:
+        async with listening(app, server) as url:
+            request = asyncio.create_task(session.get(url))
+            await begun.wait()
+        response = await request
+        assert await response.text() == "here"

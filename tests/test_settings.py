@@ -1,0 +1,282 @@
+"""Settings: one source of defaults, three layers over it, nothing unknown or wrong."""
+
+import ast
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from service.settings import (
+    Settings,
+    SettingsError,
+    config_folder,
+    load,
+    mask_secrets,
+)
+
+DEFAULTS: Final = config_folder() / "default.toml"
+SERVICE: Final = Path(__file__).parent.parent / "service"
+NAMES: Final = [
+    f"{section.name}.{field.name}"
+    for section in msgspec.structs.fields(Settings)
+    for field in msgspec.structs.fields(section.type)
+]
+DOTTED: Final = pytest.mark.parametrize("name", NAMES)
+
+
+def dotted(values: dict[str, dict[str, Any]]) -> list[str]:
+    """The keys of TOML as `section.key`."""
+    return [f"{section}.{key}" for section, keys in values.items() for key in keys]
+
+
+def setting(settings: Settings, name: str) -> Any:
+    """The value of `section.key`."""
+    section, key = name.split(".")
+    return getattr(getattr(settings, section), key)
+
+
+def attributes_read() -> set[str]:
+    """Every attribute that the service's modules read, settings.py aside."""
+    return {
+        node.attr
+        for file in SERVICE.rglob("*.py")
+        if file.name != "settings.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+
+
+@pytest.fixture(scope="module")
+def used() -> set[str]:
+    """What `attributes_read` finds, found once."""
+    return attributes_read()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A place for a settings file."""
+    return tmp_path / "our.toml"
+
+
+def test_default_toml_holds_every_setting_and_no_other() -> None:
+    """The file of defaults and the structs name the same settings in one order."""
+    assert dotted(tomllib.loads(DEFAULTS.read_text(encoding="utf-8"))) == NAMES
+
+
+def test_every_setting_is_explained() -> None:
+    """In default.toml a comment stands directly above each key."""
+    lines = DEFAULTS.read_text(encoding="utf-8").splitlines()
+    keys = [at for at, line in enumerate(lines) if line[:1].isalpha()]
+    assert len(keys) == len(NAMES)
+    assert [lines[at] for at in keys if not lines[at - 1].startswith("# ")] == []
+
+
+@DOTTED
+def test_every_setting_is_used(name: str, used: set[str]) -> None:
+    """Some module reads the setting: none is there for show."""
+    assert name.split(".")[1] in used
+
+
+@DOTTED
+def test_times_name_their_unit(name: str) -> None:
+    """A setting is a fraction just where it is a share or a time, which has a unit."""
+    is_duration = isinstance(setting(load().settings, name), float)
+    is_share = name.endswith("_rate")
+    assert name.endswith(("_s", "_ms")) == (is_duration and not is_share)
+
+
+@pytest.mark.parametrize("shipped", ["default.toml", "production.toml"])
+def test_shipped_files_load(shipped: str) -> None:
+    """Every file that is shipped can be given to --config."""
+    file = config_folder() / shipped
+    assert str(file) in load(file).origins.values()
+
+
+def test_shipped_files_are_complete() -> None:
+    """No file is shipped that the test above does not load."""
+    names = {file.name for file in config_folder().glob("*.toml")}
+    assert names == {"default.toml", "production.toml"}
+
+
+def test_later_layers_win(file: Path) -> None:
+    """Options win over the environment, it over the file, the file over defaults."""
+    file.write_text("[upstream]\nattempts = 2\nconcurrency = 2\nbackoff_base_s = 2.0\n")
+    environment = {
+        "COPILOT_USAGE_UPSTREAM__CONCURRENCY": "3",
+        "COPILOT_USAGE_UPSTREAM__BACKOFF_BASE_S": "3",
+    }
+    loaded = load(file, environment, {"upstream": {"backoff_base_s": 4.0}})
+    upstream = loaded.settings.upstream
+    assert upstream.timeout_s == load().settings.upstream.timeout_s
+    assert (upstream.attempts, upstream.concurrency) == (2, 3)
+    assert upstream.backoff_base_s == 4.0
+
+
+def test_origins_name_the_layer_that_won(file: Path) -> None:
+    """Each setting's origin is the last layer that gave it."""
+    file.write_text("[server]\nport = 1\nhost = 'a.test'\n")
+    environment = {"COPILOT_USAGE_SERVER__PORT": "2", "PATH": "/bin"}
+    origins = load(file, environment, {"sandbox": {"enabled": True}}).origins
+    assert list(origins) == NAMES
+    assert origins["server.host"] == str(file)
+    assert origins["server.port"] == "environment"
+    assert origins["sandbox.enabled"] == "command line"
+    assert origins["usage.plan"] == str(DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("logging.access", "true", True),
+        ("logging.access", "false", False),
+        ("logging.access", "0", False),
+        ("server.port", "0", 0),
+        ("sandbox.seed", "-7", -7),
+        ("upstream.timeout_s", "2.5", 2.5),
+        ("upstream.timeout_s", "2", 2.0),
+        ("upstream.base_url", "https://upstream.test/a", "https://upstream.test/a"),
+        ("server.host", "12", "12"),
+        ("usage.plan", "token-estimate", "token-estimate"),
+    ],
+)
+def test_environment_is_read_by_type(name: str, text: str, value: object) -> None:
+    """Text of the environment becomes what the setting is."""
+    variable = "COPILOT_USAGE_" + name.replace(".", "__").upper()
+    read = setting(load(environment={variable: text}).settings, name)
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "variable, text, reason",
+    [
+        ("X__Y", "1", "x.y: unknown setting"),
+        ("SERVER__PROT", "1", "server.prot: unknown setting"),
+        ("SERVER", "1", "COPILOT_USAGE_SERVER: unknown setting"),
+        ("SERVER_PORT", "1", "COPILOT_USAGE_SERVER_PORT: unknown setting"),
+        ("SERVER__PORT", "http", "server.port: expected `int`, not 'http'"),
+        ("SERVER__PORT", "70000", "server.port: expected `int` <= 65535, not '70000'"),
+        ("SERVER__HOST", "", "server.host: expected `str` of length >= 1, not ''"),
+        ("LOGGING__ACCESS", "yes", "logging.access: expected `bool`, not 'yes'"),
+        (
+            "UPSTREAM__TIMEOUT_S",
+            "nan",
+            "upstream.timeout_s: expected `float` > 0.0, not 'nan'",
+        ),
+        (
+            "USAGE__PLAN",
+            "cheap",
+            "usage.plan: expected 'text-rules' or 'token-estimate', not 'cheap'",
+        ),
+        (
+            "UPSTREAM__BASE_URL",
+            "ftp://upstream.test",
+            "upstream.base_url: expected an http or https URL with a host",
+        ),
+        (
+            "UPSTREAM__BASE_URL",
+            "http:///path",
+            "upstream.base_url: expected an http or https URL with a host",
+        ),
+        (
+            "UPSTREAM__BASE_URL",
+            "http://upstream.test/?a=b",
+            "upstream.base_url: expected a URL to which paths can be appended",
+        ),
+        (
+            "UPSTREAM__BASE_URL",
+            "http://upstream.test:70000",
+            "upstream.base_url: port out of range 0-65535",
+        ),
+    ],
+)
+def test_bad_environment_is_named(variable: str, text: str, reason: str) -> None:
+    """What is unknown, of the wrong type or impossible is named with its origin."""
+    with pytest.raises(SettingsError) as raised:
+        load(environment={f"COPILOT_USAGE_{variable}": text})
+    assert str(raised.value) == f"{reason} (from environment)"
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        ("[server]\nprot = 1", "server.prot: unknown setting"),
+        ("[serve]\nport = 1", "serve.port: unknown setting"),
+        ("server = 1", "server: unknown setting"),
+        ("port = 1", "port: unknown setting"),
+        ("[[server]]\nport = 1", "server: unknown setting"),
+        ("[server]\nport = '1'", "server.port: expected `int`, not '1'"),
+        ("[server]\nport = true", "server.port: expected `int`, not True"),
+        ("[logging]\naccess = 1", "logging.access: expected `bool`, not 1"),
+        (
+            "[upstream]\nattempts = 0",
+            "upstream.attempts: expected `int` >= 1, not 0",
+        ),
+        (
+            "[sandbox]\nerror_rate = 1.5",
+            "sandbox.error_rate: expected `float` <= 1.0, not 1.5",
+        ),
+    ],
+)
+def test_bad_files_are_named(content: str, reason: str, file: Path) -> None:
+    """A file's bad setting is named with the file."""
+    file.write_text(content)
+    with pytest.raises(SettingsError) as raised:
+        load(file)
+    assert str(raised.value) == f"{reason} (from {file})"
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        pytest.param(None, "cannot be read", id="missing"),
+        pytest.param(b"[server", "not TOML", id="not TOML"),
+        pytest.param(b"[server]\nhost = '\xff'", "cannot be read", id="not UTF-8"),
+    ],
+)
+def test_unreadable_files_are_named(
+    content: bytes | None, reason: str, file: Path
+) -> None:
+    """A file that cannot be read at all is named, in one line."""
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError) as raised:
+        load(file)
+    assert str(raised.value).startswith(f"{file}: {reason}: ")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "name, value, shown",
+    [
+        ("upstream.base_url", "http://me:pa55@up.test/a", "http://me:***@up.test/a"),
+        ("upstream.base_url", "http://me@up.test", "http://me@up.test"),
+        ("upstream.base_url", "http://up.test", "http://up.test"),
+        ("upstream.base_url", "http://[::1", "http://[::1"),
+        ("events.api_key", "pa55", "***"),
+        ("events.password", "pa55", "***"),
+        ("cache.max_keys", 5, 5),
+        ("server.port", 8000, 8000),
+    ],
+)
+def test_secrets_are_masked(name: str, value: object, shown: object) -> None:
+    """Secrets, and passwords in URLs, are hidden; all else is shown as it is."""
+    assert mask_secrets(name, value) == shown
+
+
+def test_errors_do_not_tell_secrets() -> None:
+    """A URL of no use is named without its password."""
+    with pytest.raises(SettingsError) as raised:
+        load(environment={"COPILOT_USAGE_SERVER__PORT": "http://me:pa55@up.test"})
+    assert str(raised.value) == (
+        "server.port: expected `int`, not 'http://me:***@up.test' (from environment)"
+    )
+
+
+def test_settings_that_contradict_each_other() -> None:
+    """Values that are possible alone, but not together, are named together."""
+    options = {"breaker": {"minimum_calls": 9, "window_calls": 8}}
+    with pytest.raises(SettingsError) as raised:
+        load(options=options)
+    assert str(raised.value) == "breaker: minimum_calls is larger than window_calls"
