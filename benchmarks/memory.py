@@ -21,7 +21,7 @@ async def refresh_once(url: str) -> None:
     """One refresh, encoded, in this process."""
     options = {"upstream": {"base_url": url}, "logging": {"level": "error"}}
     settings = load(options=options).settings
-    async with open_client(settings.upstream) as client:
+    async with open_client(settings) as client:
         ledger = await CurrentPeriod(settings, client).current()
         _ = ledger.answer
 

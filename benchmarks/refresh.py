@@ -29,7 +29,7 @@ async def refresh_s(url: str) -> list[float]:
     settings = load(options=options).settings
     taken = []
     for _ in range(ROUNDS):
-        async with open_client(settings.upstream) as client:
+        async with open_client(settings) as client:
             period = CurrentPeriod(settings, client)
             started = time.perf_counter()
             ledger = await period.current()

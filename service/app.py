@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
-import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from service.sandbox.options import SandboxOptions
 from service.sandbox.server import running_sandbox
@@ -44,13 +44,14 @@ def create_app(settings: Settings) -> web.Application:
 def _resources(settings: Settings) -> CleanupContext:
     async def opened(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            upstream = settings.upstream
+            calling = settings
             if settings.sandbox.enabled:
                 sandbox = await stack.enter_async_context(
                     running_sandbox(sandbox_options(settings))
                 )
-                upstream = msgspec.structs.replace(upstream, base_url=sandbox.url)
-            client = await stack.enter_async_context(open_client(upstream))
+                upstream = replace(settings.upstream, base_url=sandbox.url)
+                calling = replace(settings, upstream=upstream)
+            client = await stack.enter_async_context(open_client(calling))
             app[usage.PERIOD] = CurrentPeriod(settings, client)
             text.prepare()
             yield

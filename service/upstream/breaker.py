@@ -99,10 +99,16 @@ class CircuitBreaker:
             self._probes_out += 1
         return Permit(self._period)
 
+    @property
+    def refuses_for_s(self) -> float:
+        """Seconds for which every call will still be refused; 0 unless it is open."""
+        if self._state is not State.OPEN:
+            return 0.0
+        return max(0.0, self._since_s + self._settings.open_s - self._clock())
+
     def refuse_if_open(self) -> None:
         """Raise `CircuitOpen` if no call may be made yet."""
-        left_s = self._since_s + self._settings.open_s - self._clock()
-        if self._state is State.OPEN and left_s > 0:
+        if left_s := self.refuses_for_s:
             raise errors.CircuitOpen(left_s)
 
     def record(self, permit: Permit, *, failed: bool, duration_s: float) -> None:

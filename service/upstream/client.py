@@ -1,8 +1,8 @@
 """The one client for all calls to upstream.
 
-A call is up to `attempts` tries under one of `concurrency` slots each; a try has its
-own time-out, follows no redirect and reads at most `max_body_bytes`, counted after
-decompression. Whatever happens comes out as a value or as an `UpstreamError`.
+A call is up to `attempts` tries, each as the client's `Protection` allows it; a try
+has its own time-out, follows no redirect and reads at most `max_body_bytes`, counted
+after decompression. Whatever happens comes out as a value or as an `UpstreamError`.
 """
 
 import asyncio
@@ -18,9 +18,11 @@ import structlog
 from aiohttp_retry import RetryClient
 from yarl import URL
 
-from service.settings import Upstream
+from service.settings import Settings
 from service.upstream import errors
-from service.upstream.retries import Backoff, unexpected_status
+from service.upstream.breaker import CircuitBreaker, Clock
+from service.upstream.protection import ProtectedBackoff, Protection
+from service.upstream.retries import unexpected_status
 
 T = TypeVar("T")
 Body = bytes | bytearray
@@ -43,10 +45,17 @@ class Fetched(NamedTuple, Generic[T]):
 class UpstreamClient:
     """Fetches from one upstream; `open_client` makes one and closes it."""
 
-    def __init__(self, settings: Upstream, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, settings: Settings, session: aiohttp.ClientSession, protection: Protection
+    ) -> None:
         self._settings = settings
         self._session = session
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._protection = protection
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """The circuit that all calls go through."""
+        return self._protection.breaker
 
     async def fetch(self, path: str, read: Reader[T]) -> Fetched[T]:
         """GET `base_url` + `path` (already percent-encoded) and read its JSON body.
@@ -55,7 +64,7 @@ class UpstreamClient:
         `MalformedBody`, a `ValidationError` becomes `ContractBroken`. Raises
         `UpstreamError`.
         """
-        call = _Call(self._settings, self._slots, read)
+        call = _Call(self._settings, self._protection, read)
         try:
             with translated():
                 return await call.run(self._session, self._url(path))
@@ -65,7 +74,7 @@ class UpstreamClient:
 
     def _url(self, path: str) -> URL:
         try:
-            base = URL(self._settings.base_url)
+            base = URL(self._settings.upstream.base_url)
         except ValueError as error:
             raise errors.BadRequestUrl(str(error)) from error
         return URL(str(base).rstrip("/") + path, encoded=True)
@@ -75,12 +84,12 @@ class _Call(Generic[T]):
     """One call: its tries, its last failure, and in the end its value."""
 
     def __init__(
-        self, settings: Upstream, slots: asyncio.Semaphore, read: Reader[T]
+        self, settings: Settings, protection: Protection, read: Reader[T]
     ) -> None:
-        self._settings = settings
-        self._slots = slots
+        self._settings = settings.upstream
+        self._protection = protection
         self._read = read
-        self._backoff = Backoff(settings)
+        self._backoff = ProtectedBackoff(settings, protection)
         self._values: list[T] = []
         self.attempts = 0
 
@@ -99,7 +108,7 @@ class _Call(Generic[T]):
         them: it would resend a GET on its own where a kept connection was dropped,
         and so make more tries than were allowed.
         """
-        async with self._slots:
+        async with self._protection.around_try(self.attempts + 1):
             self.attempts += 1
             started = time.perf_counter()
             try:
@@ -185,10 +194,15 @@ def decode(body: Body, read: Reader[T]) -> T:
 
 
 @asynccontextmanager
-async def open_client(settings: Upstream) -> AsyncIterator[UpstreamClient]:
-    """A client with its own connections, closed at the end."""
+async def open_client(
+    settings: Settings, clock: Clock = time.monotonic
+) -> AsyncIterator[UpstreamClient]:
+    """A client with its own connections, closed at the end.
+
+    `clock` is what its protection measures time by.
+    """
     connector = aiohttp.TCPConnector(
-        limit=settings.concurrency, keepalive_timeout=IDLE_CONNECTION_S
+        limit=settings.upstream.concurrency, keepalive_timeout=IDLE_CONNECTION_S
     )
     session = aiohttp.ClientSession(
         connector=connector,
@@ -198,4 +212,4 @@ async def open_client(settings: Upstream) -> AsyncIterator[UpstreamClient]:
         read_bufsize=READ_SIZE_BYTES,
     )
     async with session:
-        yield UpstreamClient(settings, session)
+        yield UpstreamClient(settings, session, Protection(settings, clock))

@@ -55,7 +55,7 @@ async def upstream(
         "max_body_bytes": MAX_BODY_BYTES,
         "retry_after_max_s": 0,
     }
-    async with open_client(settings(upstream=options).upstream) as client:
+    async with open_client(settings(upstream=options)) as client:
         yield client
 
 
@@ -70,7 +70,7 @@ async def hasty(
         "concurrency": 1,
         "timeout_s": SHORT_S,
     }
-    async with open_client(settings(upstream=options).upstream) as client:
+    async with open_client(settings(upstream=options)) as client:
         yield client
 
 
@@ -228,7 +228,7 @@ async def test_a_bad_body_has_its_error(
 
 async def fail_at(settings: MakeSettings, base_url: str) -> errors.UpstreamError:
     options = {"base_url": base_url, "attempts": ATTEMPTS}
-    async with open_client(settings(upstream=options).upstream) as client:
+    async with open_client(settings(upstream=options)) as client:
         error = await fail(client)
         assert connections_in_use(client) == 0
     return error
@@ -340,7 +340,7 @@ async def test_calls_in_flight_are_bounded(
     sandbox.sandbox.options = msgspec.structs.replace(
         sandbox.sandbox.options, latency_ms=10
     )
-    async with open_client(settings(upstream=options).upstream) as client:
+    async with open_client(settings(upstream=options)) as client:
         fetches = [client.fetch(PATH, read_messages) for _ in range(15)]
         await asyncio.gather(*fetches)
 
@@ -356,7 +356,7 @@ async def test_waiting_for_a_slot_takes_no_time_of_the_try(
     sandbox.sandbox.options = msgspec.structs.replace(
         sandbox.sandbox.options, latency_ms=40
     )
-    async with open_client(settings(upstream=options).upstream) as client:
+    async with open_client(settings(upstream=options)) as client:
         fetches = [client.fetch(PATH, read_messages) for _ in range(12)]
         fetched = await asyncio.gather(*fetches)
 
@@ -400,7 +400,7 @@ async def test_what_upstream_is_told(
     server = await aiohttp_server(app)
     # By name, as no jar takes a cookie from a bare address.
     options = {"base_url": f"http://localhost:{server.port}/base/"}
-    async with open_client(settings(upstream=options).upstream) as client:
+    async with open_client(settings(upstream=options)) as client:
         values = [await client.fetch("/path", msgspec.json.decode) for _ in range(2)]
 
     assert values == [([1], 1), ([1], 1)]

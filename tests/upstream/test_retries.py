@@ -16,7 +16,7 @@ from structlog.typing import EventDict
 
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
-from service.settings import Upstream
+from service.settings import Settings
 from service.upstream import errors
 from service.upstream.client import open_client
 from service.upstream.retries import Backoff, parse_retry_after, unexpected_status
@@ -32,7 +32,7 @@ NOW_S = 784_111_777.0
 
 
 @pytest.fixture
-def upstream(settings: MakeSettings) -> Upstream:
+def patient(settings: MakeSettings) -> Settings:
     """Three tries; waits of 1, 2, 4 … seconds up to 5, or up to 8 if asked for."""
     return settings(
         upstream={
@@ -42,7 +42,7 @@ def upstream(settings: MakeSettings) -> Upstream:
             "backoff_max_s": 5.0,
             "retry_after_max_s": 8.0,
         }
-    ).upstream
+    )
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def tries_of(mocked: MockedUpstream) -> int:
     return sum(map(len, mocked.requests.values()))
 
 
-async def fail(upstream: Upstream) -> errors.UpstreamError:
+async def fail(patient: Settings) -> errors.UpstreamError:
     """Fetch what cannot be had."""
-    async with open_client(upstream) as client:
+    async with open_client(patient) as client:
         with pytest.raises(errors.UpstreamError) as raised:
             await client.fetch(PATH, msgspec.json.decode)
     return raised.value
@@ -76,7 +76,7 @@ async def fail(upstream: Upstream) -> errors.UpstreamError:
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 async def test_a_status_that_may_pass_is_tried_again(
-    upstream: Upstream,
+    patient: Settings,
     mocked_upstream: MockedUpstream,
     slept_s: list[float],
     status: int,
@@ -84,7 +84,7 @@ async def test_a_status_that_may_pass_is_tried_again(
     """Where upstream is overloaded or being restarted, all tries are made."""
     mocked_upstream.get(BASE_URL + PATH, status=status, repeat=True)
 
-    error = await fail(upstream)
+    error = await fail(patient)
 
     assert isinstance(error, errors.UnexpectedStatus)
     assert (error.status, error.attempts) == (status, ATTEMPTS)
@@ -96,7 +96,7 @@ async def test_a_status_that_may_pass_is_tried_again(
     "status", [201, 204, 206, 301, 302, 304, 400, 401, 403, 404, 409, 410, 451, 501]
 )
 async def test_a_status_that_stays_is_tried_once(
-    upstream: Upstream,
+    patient: Settings,
     mocked_upstream: MockedUpstream,
     slept_s: list[float],
     status: int,
@@ -104,7 +104,7 @@ async def test_a_status_that_stays_is_tried_once(
     """What would be answered the same way again is not asked again."""
     mocked_upstream.get(BASE_URL + PATH, status=status, repeat=True)
 
-    error = await fail(upstream)
+    error = await fail(patient)
 
     assert isinstance(error, errors.UnexpectedStatus)
     assert (error.status, error.attempts) == (status, 1)
@@ -131,7 +131,7 @@ async def test_a_status_that_stays_is_tried_once(
     ),
 )
 async def test_an_error_is_tried_again_by_its_class(
-    upstream: Upstream,
+    patient: Settings,
     mocked_upstream: MockedUpstream,
     foreign: Exception,
     ours: type[errors.UpstreamError],
@@ -140,20 +140,20 @@ async def test_an_error_is_tried_again_by_its_class(
     """Lost connections and broken bodies are tried again, a bad address is not."""
     mocked_upstream.get(BASE_URL + PATH, exception=foreign, repeat=True)
 
-    error = await fail(upstream)
+    error = await fail(patient)
 
     assert type(error) is ours
     assert error.attempts == tries_of(mocked_upstream) == tries
 
 
 async def test_the_first_success_ends_the_tries(
-    upstream: Upstream, mocked_upstream: MockedUpstream, slept_s: list[float]
+    patient: Settings, mocked_upstream: MockedUpstream, slept_s: list[float]
 ) -> None:
     """A try that succeeds is the last, and says how many there were."""
     mocked_upstream.get(BASE_URL + PATH, status=503)
     mocked_upstream.get(BASE_URL + PATH, payload={"fine": True})
 
-    async with open_client(upstream) as client:
+    async with open_client(patient) as client:
         fetched = await client.fetch(PATH, msgspec.json.decode)
 
     assert fetched == ({"fine": True}, 2)
@@ -161,21 +161,21 @@ async def test_the_first_success_ends_the_tries(
 
 
 async def test_a_body_larger_than_a_buffer_is_read_whole(
-    upstream: Upstream, mocked_upstream: MockedUpstream
+    patient: Settings, mocked_upstream: MockedUpstream
 ) -> None:
     """Bodies over 64 KiB come through the mock as they do through a socket."""
     body = b'"' + b"x" * 300_000 + b'"'
     mocked_upstream.get(BASE_URL + PATH, body=body)
 
-    async with open_client(upstream) as client:
+    async with open_client(patient) as client:
         fetched = await client.fetch(PATH, msgspec.json.decode)
 
     assert fetched.value == "x" * 300_000
 
 
-def test_only_get_is_ever_repeated(upstream: Upstream) -> None:
+def test_only_get_is_ever_repeated(patient: Settings) -> None:
     """No request that may change something upstream is sent twice."""
-    options = Backoff(upstream)
+    options = Backoff(patient.upstream)
 
     assert options.methods == {"GET"}
     assert options.retry_all_server_errors is False
@@ -186,18 +186,16 @@ def test_only_get_is_ever_repeated(upstream: Upstream) -> None:
 
 
 @pytest.mark.usefixtures("_longest_jitter")
-def test_the_bound_doubles_up_to_the_cap(upstream: Upstream) -> None:
+def test_the_bound_doubles_up_to_the_cap(patient: Settings) -> None:
     """No wait is longer than base × 2ⁿ, and none longer than the cap."""
-    backoff = Backoff(upstream)
+    backoff = Backoff(patient.upstream)
 
     waits_s = [backoff.get_timeout(attempt) for attempt in range(1, 6)]
 
     assert waits_s == [1.0, 2.0, 4.0, 5.0, 5.0]
 
 
-def test_the_jitter_is_full(
-    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_jitter_is_full(patient: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits are spread from nothing to the bound, so that callers do not march."""
     drawn: list[tuple[float, float]] = []
 
@@ -207,7 +205,7 @@ def test_the_jitter_is_full(
 
     monkeypatch.setattr(UNIFORM, draw)
 
-    assert Backoff(upstream).get_timeout(2) == 0.25
+    assert Backoff(patient.upstream).get_timeout(2) == 0.25
     assert drawn == [(0, 2.0)]
 
 
@@ -233,14 +231,14 @@ def test_the_jitter_is_full(
 )
 @pytest.mark.usefixtures("_longest_jitter")
 def test_retry_after_decides_the_wait(
-    upstream: Upstream,
+    patient: Settings,
     monkeypatch: pytest.MonkeyPatch,
     retry_after: str | None,
     wait_s: float,
 ) -> None:
     """Upstream's wish is heeded up to the limit; nonsense counts as no wish."""
     monkeypatch.setattr(CLOCK, SimpleNamespace(time=lambda: NOW_S))
-    backoff = Backoff(upstream)
+    backoff = Backoff(patient.upstream)
     backoff.failure = unexpected_status(503, retry_after)
 
     assert backoff.get_timeout(1) == wait_s
@@ -279,7 +277,7 @@ def test_no_retry_after_breaks_the_client(value: str) -> None:
 
 @pytest.mark.usefixtures("_longest_jitter")
 async def test_the_waits_are_those_that_are_logged(
-    upstream: Upstream,
+    patient: Settings,
     mocked_upstream: MockedUpstream,
     slept_s: list[float],
     log_entries: list[EventDict],
@@ -289,7 +287,7 @@ async def test_the_waits_are_those_that_are_logged(
     mocked_upstream.get(BASE_URL + PATH, exception=TimeoutError())
     mocked_upstream.get(BASE_URL + PATH, payload=1)
 
-    async with open_client(upstream) as client:
+    async with open_client(patient) as client:
         await client.fetch(PATH, msgspec.json.decode)
 
     waits = [entry for entry in log_entries if entry["event"] == "upstream.retry"]
@@ -334,10 +332,10 @@ async def test_attempts_are_all_tries_even_on_a_kept_connection(
     settings: MakeSettings, sandbox: RunningSandbox, attempts: int
 ) -> None:
     """Upstream gets as many requests as are allowed, whoever would resend."""
-    upstream = settings(
+    made = settings(
         upstream={"base_url": sandbox.url, "attempts": attempts, "concurrency": 1}
-    ).upstream
-    async with open_client(upstream) as client:
+    )
+    async with open_client(made) as client:
         await client.fetch(PATH, msgspec.json.decode)
         sandbox.sandbox.faults = Faults(reset=1)
         before = sandbox.sandbox.calls[PATH]
@@ -353,9 +351,9 @@ async def test_tries_of_different_calls_do_not_mix(
     settings: MakeSettings, sandbox: RunningSandbox
 ) -> None:
     """Each call has its own count of tries, however many run at once."""
-    upstream = settings(upstream={"base_url": sandbox.url, "attempts": 2}).upstream
+    made = settings(upstream={"base_url": sandbox.url, "attempts": 2})
     sandbox.sandbox.faults = Faults(server_error=1)
-    async with open_client(upstream) as client:
+    async with open_client(made) as client:
         fetches = [client.fetch(f"/reports/{n}", msgspec.json.decode) for n in range(9)]
         failures = await asyncio.gather(*fetches, return_exceptions=True)
 

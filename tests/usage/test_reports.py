@@ -73,14 +73,14 @@ def open_reports(settings: MakeSettings, sandbox: RunningSandbox) -> OpenReports
     async def opened(
         concurrency: int = 8, on_error: OnReportError = "fail"
     ) -> AsyncIterator[Reports]:
-        upstream = settings(
+        made = settings(
             upstream={
                 "base_url": sandbox.url,
                 "attempts": ATTEMPTS,
                 "concurrency": concurrency,
             }
-        ).upstream
-        async with open_client(upstream) as client:
+        )
+        async with open_client(made) as client:
             yield Reports(client, concurrency, on_error)
 
     return opened
