@@ -5,10 +5,11 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 SETUP := .venv/.set-up
+LOAD := .venv-load/.set-up
 SOURCES := service tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv run test check format bench lock clean
+.PHONY: help .venv run test check format bench load lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -39,12 +40,22 @@ format: $(SETUP) ## rewrite the code as `make check` wants it
 bench: $(SETUP) ## measure, printed as ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+$(LOAD): requirements-load.lock $(SETUP)
+	@$(BIN)/python -m venv --clear .venv-load
+	@.venv-load/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements-load.lock
+	@touch $@
+
+load: $(LOAD) ## load on a server of this machine: ARGS="steady --serve", "--help"
+	@.venv-load/bin/python -m benchmarks.load $(or $(ARGS),mixed --serve)
+
 clean: ## remove all that these targets made
-	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-load .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Exact versions and hashes of all that is installed, the same on every platform.
-# The widest set is resolved first; the two others are cut from it.
+# The widest set is resolved first; two others are cut from it. The load tools never
+# share an environment with the service, so they are resolved by themselves.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet \
 	--universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-annotate --no-emit-index-url pyproject.toml
@@ -55,3 +66,5 @@ lock: $(SETUP) ## resolve the dependencies anew; ARGS=--upgrade for newer versio
 	@$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group build \
 		--constraint requirements-dev.lock --output-file requirements-build.lock
+	@$(subst pyproject.toml,,$(COMPILE)) --group load \
+		--output-file requirements-load.lock $(ARGS)

@@ -1,0 +1,1 @@
+"""Load on a running service: Locust scenarios, constant rates, and their processes."""

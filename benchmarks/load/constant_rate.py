@@ -1,0 +1,78 @@
+"""A constant rate, free of coordinated omission: h2load (Debian's nghttp2-client).
+
+Each connection may have any number of requests in its pipeline, so a request leaves
+when it is due, however late the server is with those before. Connections start a
+little apart, so that requests come one by one instead of in bursts.
+"""
+
+import math
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks.load.loopback import loopback
+from benchmarks.load.processes import LOAD_CORE, Missing, pinned, tool
+
+MOST_REQUESTS: Final = 2_000_000
+MOST_PER_CONNECTION_PER_S: Final = 100
+"""h2load's timer ticks every 10 ms: a faster connection would send in bursts."""
+GRACE_S: Final = 60.0
+
+
+class Answer(NamedTuple):
+    """One request: when it left (µs since 1970), its status, how long it took."""
+
+    sent_us: int
+    status: int
+    taken_us: int
+
+
+def run(
+    url: str, per_s: float, seconds: float, headers: Mapping[str, str] | None = None
+) -> list[Answer]:
+    """Send `per_s` requests a second for so long; all answers, in order of their end.
+
+    Raises `Missing` without h2load, `ValueError` where the URL is not of this machine,
+    `subprocess.SubprocessError` where it fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "requests"
+        command = pinned([LOAD_CORE], _command(url, per_s, seconds, headers or {}))
+        subprocess.run(  # noqa: S603 - our own command
+            [*command, f"--log-file={log}", loopback(url)],
+            check=True,
+            capture_output=True,
+            timeout=seconds + GRACE_S,
+        )
+        lines = log.read_text().splitlines()
+    return [Answer(*map(int, line.split())) for line in lines]
+
+
+def percentile_ms(answers: Sequence[Answer], percent: float) -> float:
+    """The time that so many percent of the answers took at most, in milliseconds."""
+    if not answers:
+        raise Missing("no such answer: nothing to take a percentile of")
+    taken = sorted(answer.taken_us for answer in answers)
+    return taken[math.ceil(len(taken) * percent / 100) - 1] / 1_000
+
+
+def _command(
+    url: str, per_s: float, seconds: float, headers: Mapping[str, str]
+) -> list[str]:
+    connections = math.ceil(per_s / MOST_PER_CONNECTION_PER_S)
+    each = max(1, round(per_s * seconds / connections))
+    if each * connections > MOST_REQUESTS:
+        raise ValueError(f"more than {MOST_REQUESTS:,} requests")
+    return [
+        tool("h2load", "nghttp2-client"),
+        "--h1",
+        f"--clients={connections}",
+        f"--requests={each * connections}",
+        f"--rps={per_s / connections}",
+        f"--max-concurrent-streams={each}",
+        f"--rate={math.ceil(connections / 10)}",
+        "--rate-period=1ms",
+        *(f"--header={name}: {value}" for name, value in headers.items()),
+    ]
