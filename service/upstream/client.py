@@ -70,6 +70,8 @@ class UpstreamClient:
                 return await call.run(self._session, self._url(path))
         except errors.UpstreamError as error:
             error.attempts = call.attempts
+            if open_s := self.breaker.refuses_for_s:
+                error.retry_after_s = max(open_s, error.retry_after_s or 0.0)
             raise
 
     def _url(self, path: str) -> URL:

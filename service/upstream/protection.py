@@ -44,9 +44,7 @@ class Protection:
 
     def check_retry(self, failure: errors.UpstreamError) -> None:
         """Return if a retry may be made now; else raise `failure`, the last try's."""
-        open_s = self.breaker.refuses_for_s
-        if open_s:
-            failure.retry_after_s = max(open_s, failure.retry_after_s or 0.0)
+        if self.breaker.refuses_for_s:
             reason = "circuit"
         elif not self._budget.take_retry():
             reason = "budget"

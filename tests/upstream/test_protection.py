@@ -1,0 +1,315 @@
+"""Protection over real sockets: what upstream sees of us while it is ill."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+import pytest
+from structlog.typing import EventDict
+
+from service.sandbox.options import Faults
+from service.sandbox.server import RunningSandbox
+from service.upstream import errors
+from service.upstream.breaker import State
+from service.upstream.client import UpstreamClient, open_client
+from tests.conftest import MakeClient, MakeSettings, always
+
+PATH: Final = "/messages/current-period"
+OPEN_S: Final = 5.0
+MINIMUM_CALLS: Final = 6
+PROBES: Final = 3
+NO_CIRCUIT: Final = {"window_calls": 10_000, "minimum_calls": 10_000}
+NO_BUDGET: Final = {"retry_floor": 1_000_000}
+
+OpenUpstream = Callable[..., AbstractAsyncContextManager[UpstreamClient]]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """What the client's protection measures time by."""
+    return Clock()
+
+
+@pytest.fixture
+def opened(
+    settings: MakeSettings, sandbox: RunningSandbox, clock: Clock
+) -> OpenUpstream:
+    """A factory of clients of the sandbox whose circuit opens after few calls."""
+
+    @asynccontextmanager
+    async def make(
+        breaker: dict[str, Any] | None = None, **upstream: Any
+    ) -> AsyncIterator[UpstreamClient]:
+        few = {
+            "minimum_calls": MINIMUM_CALLS,
+            "open_s": OPEN_S,
+            "half_open_calls": PROBES,
+        }
+        made = settings(
+            breaker=few | (breaker or {}),
+            upstream={"base_url": sandbox.url, "attempts": 1, **upstream},
+        )
+        async with open_client(made, clock) as client:
+            yield client
+
+    return make
+
+
+async def fetch(client: UpstreamClient) -> object:
+    return (await client.fetch(PATH, msgspec.json.decode)).value
+
+
+async def fail(client: UpstreamClient) -> errors.UpstreamError:
+    with pytest.raises(errors.UpstreamError) as raised:
+        await fetch(client)
+    return raised.value
+
+
+async def fail_often(client: UpstreamClient, calls: int) -> list[errors.UpstreamError]:
+    """So many calls at once, none of which succeeds."""
+    ended = await asyncio.gather(
+        *(fetch(client) for _ in range(calls)), return_exceptions=True
+    )
+    failures = [each for each in ended if isinstance(each, errors.UpstreamError)]
+    assert len(failures) == calls
+    return failures
+
+
+# --- the circuit --------------------------------------------------------------------
+
+
+async def test_an_ill_upstream_is_left_in_peace(
+    opened: OpenUpstream, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """After the minimum of calls none arrives for `open_s`; then probes close it."""
+    calls = sandbox.sandbox.calls
+    async with opened() as client:
+        sandbox.sandbox.faults = always("server_error")
+        for _ in range(MINIMUM_CALLS):
+            assert isinstance(await fail(client), errors.UnexpectedStatus)
+
+        refused = await fail_often(client, 50)
+        clock.now_s += OPEN_S - 0.5
+        refused += await fail_often(client, 50)
+        assert {type(error) for error in refused} == {errors.CircuitOpen}
+        assert {error.attempts for error in refused} == {0}
+        assert {error.retry_after_s for error in refused} == {OPEN_S, 0.5}
+        assert calls[PATH] == MINIMUM_CALLS
+
+        sandbox.sandbox.faults = Faults()
+        clock.now_s += 0.5
+        for _ in range(PROBES):
+            assert client.breaker.state is not State.CLOSED
+            await fetch(client)
+        assert client.breaker.state is State.CLOSED
+        assert calls[PATH] == MINIMUM_CALLS + PROBES
+
+
+async def test_an_upstream_that_stays_ill_sees_only_probes(
+    opened: OpenUpstream, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """Each `open_s` brings it no more than the probes, whatever is asked of us."""
+    sandbox.sandbox.faults = always("server_error")
+    async with opened() as client:
+        await fail_often(client, MINIMUM_CALLS)
+        for wave in range(1, 4):
+            clock.now_s += OPEN_S
+            await fail_often(client, 40)
+            assert client.breaker.state is State.OPEN
+            arrived = sandbox.sandbox.calls[PATH] - MINIMUM_CALLS
+            assert wave <= arrived <= wave * PROBES
+
+
+async def test_a_burst_of_calls_survives_the_recovery(
+    opened: OpenUpstream, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """A refresh asks for many reports at once: all wait for the probes and succeed."""
+    sandbox.sandbox.faults = always("server_error")
+    async with opened() as client:
+        await fail_often(client, MINIMUM_CALLS)
+        sandbox.sandbox.faults = Faults()
+        clock.now_s += OPEN_S
+
+        await asyncio.gather(*(fetch(client) for _ in range(40)))
+
+        assert client.breaker.state is State.CLOSED
+
+
+async def test_a_sound_refusal_opens_nothing(
+    opened: OpenUpstream, sandbox: RunningSandbox
+) -> None:
+    """Any number of 404s or of redirects is no illness."""
+    async with opened() as client:
+        for fault in ("not_found", "redirect"):
+            sandbox.sandbox.faults = always(fault)
+            await fail_often(client, 3 * MINIMUM_CALLS)
+            assert client.breaker.state is State.CLOSED
+
+
+async def test_calls_that_queue_are_not_sent_any_more(
+    opened: OpenUpstream, sandbox: RunningSandbox
+) -> None:
+    """Who waited for a slot while the circuit opened is refused when it gets one."""
+    sandbox.sandbox.faults = always("server_error")
+    async with opened({"minimum_calls": 1}, concurrency=1) as client:
+        failures = await fail_often(client, 20)
+
+    assert [error.error_type for error in failures] == ["500"] + ["CircuitOpen"] * 19
+    assert sandbox.sandbox.calls == {PATH: 1}
+
+
+async def test_a_refusal_waits_for_no_slot(
+    opened: OpenUpstream, sandbox: RunningSandbox, until: Until
+) -> None:
+    """While a hanging call holds the only slot, an open circuit still answers."""
+    sandbox.sandbox.faults = Faults(hang=1)
+    async with opened({"minimum_calls": 1}, concurrency=1) as client:
+        hanging = asyncio.create_task(fetch(client))
+        await until(lambda: sandbox.sandbox.in_flight == 1)
+        client.breaker.record(client.breaker.allow(), failed=True, duration_s=0)
+
+        assert isinstance(await fail(client), errors.CircuitOpen)
+
+        hanging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hanging
+
+
+async def test_a_timed_out_try_opens_the_circuit(
+    opened: OpenUpstream, sandbox: RunningSandbox
+) -> None:
+    """An upstream that hangs is ill although it never says so."""
+    sandbox.sandbox.faults = Faults(hang=1)
+    async with opened(timeout_s=0.05) as client:
+        await fail_often(client, MINIMUM_CALLS)
+
+        assert client.breaker.state is State.OPEN
+
+
+async def test_calls_that_are_left_do_not_open_the_circuit(
+    opened: OpenUpstream, sandbox: RunningSandbox, until: Until
+) -> None:
+    """Callers that leave, as the others do when one report fails, tell nothing."""
+    sandbox.sandbox.faults = Faults(hang=1)
+    async with opened() as client:
+        calls = [asyncio.create_task(fetch(client)) for _ in range(2 * MINIMUM_CALLS)]
+        await until(lambda: sandbox.sandbox.in_flight == len(calls))
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+        assert client.breaker.state is State.CLOSED
+
+
+async def test_the_caller_is_told_when_to_come_back(
+    client: MakeClient, sandbox: RunningSandbox
+) -> None:
+    """While the circuit is open, the 503's Retry-After is what is left of its time."""
+    sandbox.sandbox.faults = always("server_error")
+    breaker = {"minimum_calls": 1, "open_s": 3_000.0}
+    api = await client(breaker=breaker, upstream={"attempts": 1})
+
+    for _ in range(2):  # the call that opens it, and one that it refuses
+        answer = await api.get("/usage")
+        assert answer.status == 503
+        assert (await answer.json())["code"] == "messages_unavailable"
+        assert 2_000 < int(answer.headers["Retry-After"]) <= 3_000
+    assert sandbox.sandbox.calls == {PATH: 1}
+
+
+# --- the budget ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "budget, fewest, most",
+    [
+        (NO_BUDGET, 800, 800),
+        ({"retry_floor": 10, "retry_rate": 0.2}, 210, 240),
+        ({"retry_floor": 10, "retry_rate": 0.0}, 210, 210),
+        ({"retry_floor": 0, "retry_rate": 0.0}, 200, 200),
+    ],
+    ids=["without it", "as shipped", "floor alone", "none"],
+)
+async def test_retries_do_not_multiply_the_load(
+    opened: OpenUpstream,
+    sandbox: RunningSandbox,
+    budget: dict[str, Any],
+    fewest: int,
+    most: int,
+) -> None:
+    """200 calls that all fail are 800 tries, but 240 at most with the budget."""
+    sandbox.sandbox.faults = always("server_error")
+    async with opened(NO_CIRCUIT, attempts=4, **budget) as client:
+        await fail_often(client, 200)
+
+    assert fewest <= sandbox.sandbox.calls[PATH] <= most
+
+
+async def test_retries_come_back_with_time(
+    opened: OpenUpstream, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """A spent budget is whole again when its window has gone by."""
+    sandbox.sandbox.faults = always("server_error", times=3)
+    budget = {"retry_floor": 1, "retry_window_s": 10.0}
+    async with opened(NO_CIRCUIT, attempts=3, **budget) as client:
+        assert (await fail(client)).attempts == 2
+        clock.now_s += 10.0
+
+        fetched = await client.fetch(PATH, msgspec.json.decode)
+
+    assert fetched.attempts == 2
+
+
+async def test_without_budget_the_last_error_is_final(
+    opened: OpenUpstream, sandbox: RunningSandbox, log_entries: list[EventDict]
+) -> None:
+    """What the try has met is what the call ends with; the refusal is logged once."""
+    sandbox.sandbox.faults = Faults(unavailable=1, retry_after="3")
+    async with opened(attempts=4, retry_floor=0) as client:
+        error = await fail(client)
+
+    assert isinstance(error, errors.UnexpectedStatus)
+    assert (error.status, error.attempts, error.retry_after_s) == (503, 1, 3.0)
+    events = [entry["event"] for entry in log_entries]
+    assert events == ["upstream.request", "upstream.retry_refused"]
+    assert log_entries[1] == {
+        "event": "upstream.retry_refused",
+        "log_level": "warning",
+        "reason": "budget",
+    }
+
+
+@pytest.mark.parametrize(
+    "retry_after, expected_s", [("", OPEN_S), ("3", OPEN_S), ("60", 60.0)]
+)
+async def test_with_an_open_circuit_the_last_error_is_final(
+    opened: OpenUpstream,
+    sandbox: RunningSandbox,
+    log_entries: list[EventDict],
+    retry_after: str,
+    expected_s: float,
+) -> None:
+    """No wait is begun that could only end in a refusal; the longer wish is told."""
+    sandbox.sandbox.faults = Faults(unavailable=1, retry_after=retry_after)
+    async with opened({"minimum_calls": 1}, attempts=4) as client:
+        error = await fail(client)
+
+    assert isinstance(error, errors.UnexpectedStatus)
+    assert (error.attempts, error.retry_after_s) == (1, expected_s)
+    assert sandbox.sandbox.calls == {PATH: 1}
+    refusals = [each for each in log_entries if each["event"].endswith("_refused")]
+    assert [each["reason"] for each in refusals] == ["circuit"]
+    assert "upstream.retry" not in {each["event"] for each in log_entries}
