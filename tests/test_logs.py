@@ -1,0 +1,496 @@
+"""Logs: whole entries of a refresh, the line on standard output, the documented table.
+
+The table of events is an interface. It is held against the calls in the code, by
+reading it, and against what is really logged, by making every event happen.
+"""
+
+import ast
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import structlog
+from structlog.typing import EventDict
+
+from service import logs
+from service.sandbox.options import Faults
+from service.sandbox.server import RunningSandbox
+from service.usage.period import CurrentPeriod
+from tests.conftest import Client, MakeClient, always, message, report
+
+ROOT = Path(__file__).parents[1]
+EVENTS_PAGE = ROOT / "docs" / "events.md"
+ROW = re.compile(r"\| `([\w.]+)` \| ([\w, ]+) \| .+? \| (.+) \|")
+EVENT_NAME = re.compile(r"[a-z]+(\.[a-z_]+)+")
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+IN_EVERY_LINE = {"event", "log_level", "request_id"}
+MESSAGES = "/messages/current-period"
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
+
+
+# --- the entries of a refresh -------------------------------------------------------
+
+
+@pytest.fixture
+def period(sandbox: RunningSandbox) -> RunningSandbox:
+    """Four messages: of a report, of text, of a missing report, of an unusable id."""
+    sandbox.sandbox.set_report(7, report(7, "Short Lease Report", 61))
+    sandbox.sandbox.set_messages(
+        [
+            message(1, "ignored", report_id=7),
+            message(2, "What is the rent?"),
+            message(3, "Hi", report_id="x y"),
+            message(4, "Hi", report_id=None),
+        ]
+    )
+    return sandbox
+
+
+async def get(service: Client, path: str = "/usage") -> None:
+    """Ask as a request with a known id."""
+    response = await service.get(path, headers={"X-Request-ID": "some-id"})
+    await response.read()
+
+
+def step(message_id: int, name: str, amount: float, total: float) -> EventDict:
+    return {
+        "event": "credits.step",
+        "plan": "token-estimate/1",
+        "message_id": message_id,
+        "step": name,
+        "credits": amount,
+        "total": total,
+    }
+
+
+def rated(message_id: int, source: str, used: float, **more: object) -> EventDict:
+    return {
+        "event": "credits.rated",
+        "message_id": message_id,
+        "source": source,
+        "credits_used": used,
+        **more,
+    }
+
+
+def tried(path: str, status: int) -> EventDict:
+    return {
+        "event": "upstream.request",
+        "url.path": path,
+        "http.response.status_code": status,
+        "http.request.resend_count": 0,
+    }
+
+
+def settled(event: str, report_id: str, attempts: int) -> EventDict:
+    return {
+        "event": event,
+        "report_id": report_id,
+        "attempts": attempts,
+        "cached": False,
+    }
+
+
+PLAN = "token-estimate/1"
+REFRESH: list[EventDict] = [
+    {"event": "usage.refresh.started", "plan": PLAN},
+    tried(MESSAGES, 200),
+    settled("report.invalid_id", "null", 0),
+    tried("/reports/7", 200),
+    settled("report.resolved", "7", 1),
+    tried("/reports/x%20y", 404),
+    settled("report.missing", "x y", 1),
+    step(1, "report", 61.0, 61.0),
+    rated(1, "report", 61.0, report_id="7"),
+    step(2, "tokens", 2.0, 2.0),
+    step(2, "minimum", 0.0, 2.0),
+    rated(2, "text", 2.0),
+    step(3, "tokens", 0.4, 0.4),
+    step(3, "minimum", 0.6, 1.0),
+    rated(3, "text", 1.0),
+    step(4, "tokens", 0.4, 0.4),
+    step(4, "minimum", 0.6, 1.0),
+    rated(4, "text", 1.0),
+    {
+        "event": "usage.refresh.finished",
+        "plan": PLAN,
+        "messages": 4,
+        "reports": 2,
+        "missing_reports": 1,
+        "credits_total": 65.0,
+        "reused": 0,
+    },
+    {
+        "event": "http.request",
+        "http.request.method": "GET",
+        "http.route": "/usage",
+        "url.path": "/usage",
+        "http.response.status_code": 200,
+        "cache": None,
+    },
+]
+MEASURED = {
+    "upstream.request": {"duration_s"},
+    "usage.refresh.finished": {"duration_s"},
+    "http.request": {"duration_s", "http.response.body.size"},
+}
+
+
+async def test_a_refresh_entry_by_entry(
+    client: MakeClient, period: RunningSandbox, log_entries: list[EventDict]
+) -> None:
+    """Every entry of a small refresh, whole, in order, and with the request's id."""
+    service = await client(
+        usage={"plan": "token-estimate"}, upstream={"concurrency": 1}
+    )
+
+    await get(service)
+
+    for entry in log_entries:
+        assert entry.pop("request_id") == "some-id"
+        assert entry.pop("log_level") == "info"
+        for measured in MEASURED.get(entry["event"], ()):
+            assert entry.pop(measured) > 0
+    assert log_entries == REFRESH
+
+
+async def test_what_was_priced_is_not_logged_again(
+    client: MakeClient, period: RunningSandbox, log_entries: list[EventDict]
+) -> None:
+    """The second refresh counts its messages as reused; a new one is logged."""
+    service = await client()
+    await get(service)
+    mark = len(log_entries)
+    await get(service, "/usage/daily")
+    again = log_entries[mark:]
+    texts = ["What is the rent?", "Is it due?"]
+    period.sandbox.set_messages([message(n, t) for n, t in enumerate(texts, 2)])
+    mark = len(log_entries)
+    await get(service)
+
+    assert not [e for e in again if e["event"].startswith("credits.")]
+    assert [e["reused"] for e in again if "reused" in e] == [4]
+    later = log_entries[mark:]
+    priced = [e["message_id"] for e in later if e["event"] == "credits.rated"]
+    assert priced == [3]
+    assert [e["reused"] for e in later if "reused" in e] == [1]
+
+
+@pytest.mark.parametrize(
+    "limit, logged, omitted", [(0, [], [4]), (1, [1], [3]), (4, [1, 2, 3, 4], [])]
+)
+@pytest.mark.usefixtures("period")
+async def test_steps_are_logged_as_far_as_wanted(
+    client: MakeClient,
+    log_entries: list[EventDict],
+    limit: int,
+    logged: list[int],
+    omitted: list[int],
+) -> None:
+    """Beyond `steps_per_refresh` messages, the log says how many it leaves out."""
+    await get(await client(logging={"steps_per_refresh": limit}))
+
+    by_event: dict[str, list[EventDict]] = {}
+    for entry in log_entries:
+        by_event.setdefault(entry["event"], []).append(entry)
+    rated_ids = [e["message_id"] for e in by_event.get("credits.rated", [])]
+    stepped = dict.fromkeys(e["message_id"] for e in by_event.get("credits.step", []))
+    assert rated_ids == list(stepped) == logged
+    counts = [e["messages"] for e in by_event.get("credits.steps_omitted", [])]
+    assert counts == omitted
+
+
+# --- the line on standard output ----------------------------------------------------
+
+
+def render(**entry: object) -> bytes:
+    return logs.render_json(None, "info", dict(entry))
+
+
+def test_a_line_to_the_byte() -> None:
+    """Time, level and name come first; the rest as it was logged, as compact JSON."""
+    line = render(
+        message_id=7,
+        level="info",
+        text="naïve\n",
+        timestamp="2024-04-29T03:25:03.613Z",
+        event="credits.rated",
+        **{"url.path": "/usage", "cache": None},
+    )
+
+    assert line == (
+        b'{"timestamp":"2024-04-29T03:25:03.613Z","level":"info",'
+        b'"event":"credits.rated","message_id":7,"text":"na\xc3\xafve\\n",'
+        b'"url.path":"/usage","cache":null}'
+    )
+
+
+class Odd:
+    """A value that JSON does not know."""
+
+    def __str__(self) -> str:
+        return "an odd value"
+
+
+CYCLE: list[object] = []
+CYCLE.append(CYCLE)
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (Odd(), "an odd value"),
+        (ValueError("no"), "no"),
+        (Path("/tmp"), "/tmp"),  # noqa: S108
+        (1j, "1j"),
+        ([Odd()], ["an odd value"]),
+        ("\ud83c", "'\\ud83c'"),
+        ({(1, 2): "x"}, {"(1, 2)": "x"}),
+        (CYCLE, "[[...]]"),
+        (float("nan"), None),
+        (10**30, 10**30),
+    ],
+    ids=[
+        "object",
+        "error",
+        "path",
+        "complex",
+        "list",
+        "half",
+        "key",
+        "cycle",
+        "NaN",
+        "huge",
+    ],
+)
+def test_a_value_without_json_becomes_a_string(value: object, shown: object) -> None:
+    """No value keeps a line from being written, and the others in it stay sound."""
+    line = json.loads(render(event="test", odd=value, sound="näh"))
+
+    assert line["odd"] == shown
+    assert line["sound"] == "näh"
+
+
+def lines_of(written: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in written.splitlines()]
+
+
+def test_a_logged_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is logged comes out on standard output, stamped in UTC, with its context."""
+    logs.configure("info", "json")
+    with structlog.contextvars.bound_contextvars(request_id="some-id"):
+        structlog.get_logger().info("test.event", value="two\nlines")
+
+    (line,) = lines_of(capsys.readouterr().out)
+    assert TIMESTAMP.fullmatch(line["timestamp"])
+    assert list(line)[:3] == ["timestamp", "level", "event"]
+    assert {k: v for k, v in line.items() if k != "timestamp"} == {
+        "level": "info",
+        "event": "test.event",
+        "value": "two\nlines",
+        "request_id": "some-id",
+    }
+
+
+def test_an_exception_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A trace is one value of the line that tells of it."""
+    logs.configure("info", "json")
+    try:
+        raise KeyError("lost")
+    except KeyError as error:
+        structlog.get_logger().error("http.error", exc_info=error)
+
+    (line,) = lines_of(capsys.readouterr().out)
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("KeyError: 'lost'")
+    assert "exc_info" not in line
+
+
+@pytest.mark.parametrize(
+    "level, written",
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_less_than_the_level_is_not_written(
+    capsys: pytest.CaptureFixture[str], level: str, written: list[str]
+) -> None:
+    """Each level lets through itself and what is more urgent."""
+    logs.configure(level, "json")
+    log = structlog.get_logger()
+    for each in ("debug", "info", "warning", "error"):
+        getattr(log, each)("test.event")
+
+    assert [line["level"] for line in lines_of(capsys.readouterr().out)] == written
+
+
+def test_stdlib_records_join_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """A library's warning is a JSON line like any other, in its place among ours."""
+    logs.configure("info", "json")
+    with structlog.contextvars.bound_contextvars(request_id="some-id"):
+        structlog.get_logger().info("test.before")
+        logging.getLogger("a.library").warning("%d of %s", 3, "four")
+        logging.getLogger("a.library").info("not worth a line")
+        structlog.get_logger().info("test.after")
+
+    before, joined, after = lines_of(capsys.readouterr().out)
+    assert [before["event"], after["event"]] == ["test.before", "test.after"]
+    assert TIMESTAMP.fullmatch(joined.pop("timestamp"))
+    assert joined == {
+        "level": "warning",
+        "event": "3 of four",
+        "logger": "a.library",
+        "request_id": "some-id",
+    }
+
+
+def test_a_stdlib_exception_joins_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its trace is a value of the line."""
+    logs.configure("error", "json")
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        logging.getLogger("aiohttp.server").exception("Error handling request")
+
+    (line,) = lines_of(capsys.readouterr().out)
+    assert line["logger"] == "aiohttp.server"
+    assert line["exception"].endswith("KeyError: 'lost'")
+
+
+def test_people_get_no_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """The console form names the event and its values, for our lines and others'."""
+    logs.configure("info", "console")
+    structlog.get_logger().info("test.event", value=7)
+    logging.getLogger("a.library").warning("look out")
+
+    ours, others = capsys.readouterr().out.splitlines()
+    assert "test.event" in ours
+    assert not ours.startswith("{")
+    assert "look out" in others
+
+
+@pytest.mark.parametrize(
+    "form, is_terminal, expected",
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("json", True, False),
+        ("console", False, True),
+    ],
+)
+def test_the_form_follows_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+    form: logs.Format,
+    is_terminal: object,
+    expected: object,
+) -> None:
+    """ "auto" is for people on a terminal, and JSON anywhere else."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+
+    assert logs.is_console(form) is expected
+
+
+# --- the documented table -----------------------------------------------------------
+
+
+class Documented(NamedTuple):
+    """A row of the table."""
+
+    levels: set[str]
+    values: set[str]
+
+
+def documented_events() -> dict[str, Documented]:
+    rows = ROW.findall(EVENTS_PAGE.read_text(encoding="utf-8"))
+    return {
+        event: Documented(set(levels.split(", ")), set(re.findall("`(.+?)`", values)))
+        for event, levels, values in rows
+    }
+
+
+def logging_calls() -> Iterator[tuple[str, str]]:
+    """The event and the called name of each call in the code that logs one."""
+    for file in sorted((ROOT / "service").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and (event := event_of(node)):
+                yield event, called_name(node)
+
+
+def event_of(call: ast.Call) -> str | None:
+    """The event that a call logs: a constant, given to what is named like a log."""
+    name = called_name(call)
+    if not call.args or not (name in LEVELS or name == "write" or "_log" in name):
+        return None
+    first = call.args[0]
+    value = first.value if isinstance(first, ast.Constant) else None
+    return value if isinstance(value, str) and EVENT_NAME.fullmatch(value) else None
+
+
+def called_name(call: ast.Call) -> str:
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def test_the_table_lists_the_events_of_the_code() -> None:
+    """Each event that the code logs is documented, and no other."""
+    assert {event for event, _ in logging_calls()} == documented_events().keys()
+
+
+def test_the_table_tells_the_levels_of_the_code() -> None:
+    """Where the code names a level, the table does."""
+    events = documented_events()
+    calls = [(event, name) for event, name in logging_calls() if name in LEVELS]
+
+    assert calls
+    assert [call for call in calls if call[1] not in events[call[0]].levels] == []
+
+
+async def play_everything(
+    client: MakeClient, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Make every event happen."""
+    no_waits = {"timeout_s": 5.0, "attempts": 2}
+    await get(await client(logging={"steps_per_refresh": 2}))
+    sandbox.sandbox.faults = Faults(reset=1, path="/reports")
+    await get(await client(upstream=no_waits))
+    await play_the_circuit(client, sandbox)
+    monkeypatch.setattr(CurrentPeriod, "current", None)
+    await get(await client())
+
+
+async def play_the_circuit(client: MakeClient, sandbox: RunningSandbox) -> None:
+    """One failure opens it; the next call finds its time over, and closes it."""
+    sandbox.sandbox.faults = always("server_error", times=1)
+    breaker = {"minimum_calls": 1, "half_open_calls": 1, "open_s": 1e-9}
+    service = await client(breaker=breaker, upstream={"attempts": 1})
+    await get(service)
+    await get(service)
+    sandbox.sandbox.faults = Faults(server_error=1)
+    await get(await client(upstream={"retry_floor": 0, "retry_rate": 0.0}))
+
+
+async def test_the_table_tells_what_is_logged(
+    client: MakeClient,
+    period: RunningSandbox,
+    log_entries: list[EventDict],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every event happens with the levels and exactly the values of its row."""
+    await play_everything(client, period, monkeypatch)
+
+    seen: dict[str, Documented] = {}
+    for entry in log_entries:
+        row = seen.setdefault(entry["event"], Documented(set(), set()))
+        row.levels.add(entry["log_level"])
+        values = {"exception" if key == "exc_info" else key for key in entry}
+        row.values.update(values - IN_EVERY_LINE)
+    assert seen == documented_events()
