@@ -268,13 +268,13 @@ async def test_tls_with_a_server_that_speaks_none(
 
 @pytest.mark.parametrize(
     "base_url",
-    ["http://127.0.0.1:99999", "http://a..b", f"http://{'a' * 64}.example"],
-    ids=["port", "empty label", "long label"],
+    ["http://a\\b", "http://a..b", f"http://{'a' * 64}.example"],
+    ids=["backslash", "empty label", "long label"],
 )
 async def test_an_address_that_makes_no_url(
     settings: MakeSettings, base_url: str
 ) -> None:
-    """An impossible port or host is an error of upstream's address, not of ours."""
+    """An impossible host is an error of upstream's address, not of ours."""
     assert type(await fail_at(settings, base_url)) is errors.BadRequestUrl
 
 
