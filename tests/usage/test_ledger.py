@@ -354,6 +354,15 @@ def test_report_that_exists_at_last_prices_its_message() -> None:
     assert prices_of(ledger) == [61.0]
 
 
+def test_price_of_another_source_is_fresh_even_if_it_is_equal() -> None:
+    """A report that happens to cost what the text did is another price."""
+    before = ledger_of([message(1, "Hi"), message(2, "Hi", report_id=7)])
+    after = [message(1, "Hi", report_id=7), message(2, "Hi")]
+    ledger = ledger_of(after, report("7", "Lease", 1), before=before)
+    assert prices_of(before) == prices_of(ledger) == [1.0, 1.0]
+    assert ledger.fresh.tolist() == [0]
+
+
 def test_renamed_report_is_answered_by_its_new_name() -> None:
     """What is carried over is the price, never an old name."""
     renamed = {**TENANTS, **report("7", "Lease, Short", 61)}

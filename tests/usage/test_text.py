@@ -154,8 +154,14 @@ def test_equal_hashes_of_different_words_change_nothing(
         (words(*PAIRS, "hh"), False),
         (words("b", LONG, "a", LONG, "b"), False),
         (words(LONG + "a", LONG + "b", "a", "b"), True),
+        (words("ab", "abc"), True),
+        (words("abc", "ab"), True),
+        (words("abc", "abd", "abcd", "xbc"), True),
     ],
-    ids=["all differ", "first again", "last again", "not neighbours", "long"],
+    ids=[
+        *("all differ", "first again", "last again", "not neighbours", "long"),
+        *("longer", "shorter", "alike"),
+    ],
 )
 def test_colliding_words_that_are_no_neighbours_are_still_compared(
     text: str, *, differ: bool

@@ -1,13 +1,14 @@
 """Timestamps are read as the standard library reads them, one by one or many."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.usage.timestamps import read_instant, read_instants
+from service.usage.timestamps import BATCH, read_instant, read_instants
 from tests.reference import unhurried
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -77,6 +78,16 @@ def instant_of(timestamp: str) -> int:
     return (aware - EPOCH) // timedelta(microseconds=1)
 
 
+def assert_read_like_the_library(timestamps: list[str]) -> None:
+    try:
+        expected = [instant_of(timestamp) for timestamp in timestamps]
+    except ValueError:
+        with pytest.raises(ValueError, match="unreadable timestamp"):
+            read_instants(timestamps)
+    else:
+        assert read_instants(timestamps).tolist() == expected
+
+
 def test_instant_is_microseconds_since_1970() -> None:
     """The unit and the origin are what selecting and summing count on."""
     assert read_instant(USUAL) == USUAL_INSTANT
@@ -128,6 +139,29 @@ def test_forms_and_lengths_mix() -> None:
     assert read_instants(timestamps).tolist() == list(map(instant_of, timestamps))
 
 
+@pytest.mark.parametrize("size", [BATCH - 1, BATCH, BATCH + 1, 2 * BATCH + 3])
+@pytest.mark.parametrize("last", [USUAL, "2024-04-29T02:08:29.375001"])
+def test_any_number_is_read_in_order(size: int, last: str) -> None:
+    """No timestamp is lost or moved where one batch ends and the next begins."""
+    milliseconds = range(size)
+    timestamps = [f"2024-04-29T02:08:29.{each % 1000:03}Z" for each in milliseconds]
+    second = USUAL_INSTANT - 375_000
+    expected = [second + each % 1000 * 1000 for each in milliseconds]
+    found = read_instants([*timestamps, last]).tolist()
+    assert found == [*expected, instant_of(last)]
+    with pytest.raises(ValueError, match="unreadable timestamp 'soon'"):
+        read_instants([*timestamps, "soon", last])
+
+
+@unhurried
+@given(st.integers(1, 3), st.lists(st.integers(0, 80), min_size=1, max_size=3))
+def test_line_feeds_inside_are_no_ends(count: int, cuts: list[int]) -> None:
+    """Pieces that only look right when laid end to end are read as pieces."""
+    laid_out = "\n".join([USUAL] * count)
+    bounds = [0, *sorted(cuts), len(laid_out)]
+    assert_read_like_the_library([laid_out[a:b] for a, b in pairwise(bounds)])
+
+
 moments = st.datetimes(
     timezones=st.one_of(
         st.just(UTC),
@@ -172,11 +206,5 @@ def test_either_way_accepts_and_refuses_the_same(
     timestamp: str, place: int, other: str
 ) -> None:
     """The fast way neither reads what the library refuses nor refuses what it reads."""
-    for written in (timestamp, timestamp[:place] + other + timestamp[place + 1 :]):
-        try:
-            expected = [instant_of(written)]
-        except ValueError:
-            with pytest.raises(ValueError, match="unreadable timestamp"):
-                read_instants([written])
-        else:
-            assert read_instants([written]).tolist() == expected
+    assert_read_like_the_library([timestamp])
+    assert_read_like_the_library([timestamp[:place] + other + timestamp[place + 1 :]])
