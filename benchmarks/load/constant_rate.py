@@ -1,8 +1,8 @@
 """A constant rate, free of coordinated omission: h2load (Debian's nghttp2-client).
 
 Each connection may have any number of requests in its pipeline, so a request leaves
-when it is due, however late the server is with those before. Connections start a
-little apart, so that requests come one by one instead of in bursts.
+when it is due, however late the server is with those before. Connections start as
+far apart as requests are to be, so that these come one by one instead of in bursts.
 """
 
 import math
@@ -30,18 +30,27 @@ class Answer(NamedTuple):
 
 
 def run(
-    url: str, per_s: float, seconds: float, headers: Mapping[str, str] | None = None
+    url: str,
+    per_s: float,
+    seconds: float,
+    *,
+    headers: Mapping[str, str] | None = None,
+    connections: int = 1,
 ) -> list[Answer]:
     """Send `per_s` requests a second for so long; all answers, in order of their end.
+
+    There are `connections` at least, more where the rate needs them.
 
     Raises `Missing` without h2load, `ValueError` where the URL is not of this machine,
     `subprocess.SubprocessError` where it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "requests"
-        command = pinned([LOAD_CORE], _command(url, per_s, seconds, headers or {}))
+        options = _options(per_s, seconds, connections)
+        given = [f"--header={name}: {value}" for name, value in (headers or {}).items()]
+        command = [tool("h2load", "nghttp2-client"), "--h1", *options, *given]
         subprocess.run(  # noqa: S603 - our own command
-            [*command, f"--log-file={log}", loopback(url)],
+            pinned([LOAD_CORE], [*command, f"--log-file={log}", loopback(url)]),
             check=True,
             capture_output=True,
             timeout=seconds + GRACE_S,
@@ -58,21 +67,17 @@ def percentile_ms(answers: Sequence[Answer], percent: float) -> float:
     return taken[math.ceil(len(taken) * percent / 100) - 1] / 1_000
 
 
-def _command(
-    url: str, per_s: float, seconds: float, headers: Mapping[str, str]
-) -> list[str]:
-    connections = math.ceil(per_s / MOST_PER_CONNECTION_PER_S)
+def _options(per_s: float, seconds: float, wanted: int) -> list[str]:
+    connections = max(wanted, math.ceil(per_s / MOST_PER_CONNECTION_PER_S))
     each = max(1, round(per_s * seconds / connections))
     if each * connections > MOST_REQUESTS:
         raise ValueError(f"more than {MOST_REQUESTS:,} requests")
+    apart_ms = max(1, round(1_000 / per_s))
     return [
-        tool("h2load", "nghttp2-client"),
-        "--h1",
         f"--clients={connections}",
         f"--requests={each * connections}",
         f"--rps={per_s / connections}",
         f"--max-concurrent-streams={each}",
-        f"--rate={math.ceil(connections / 10)}",
-        "--rate-period=1ms",
-        *(f"--header={name}: {value}" for name, value in headers.items()),
+        f"--rate={min(connections, max(1, round(per_s * apart_ms / 1_000)))}",
+        f"--rate-period={apart_ms}ms",
     ]

@@ -1,0 +1,217 @@
+"""What one core serves, against the least that could serve the same bytes.
+
+The servers have one core, the load has another. Each part stands alone: one that
+cannot be measured is missed, and says why.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from benchmarks.load import constant_rate, wrk
+from benchmarks.load.constant_rate import Answer, percentile_ms
+from benchmarks.load.opponents import FILE, bare_handler, nginx_worker
+from benchmarks.load.processes import CORES, Missing, Server, get, sandbox, service
+from benchmarks.load.wrk import Target
+from benchmarks.report import Result, at_least, at_most
+
+PERIOD: Final = ("--messages", "110")
+COSTLY_PERIOD: Final = ("--messages", "20000", "--reports", "100")
+COSTLY_PATH: Final = "/usage?sort=credits_used:desc;report_name:asc&limit=100"
+"""Milliseconds of work: the load beside it costs next to nothing."""
+
+WARM_UP_S: Final = 1
+UNLOADED_SHARE: Final = 0.3
+OVERLOAD_S: Final = 10.0
+CALLERS: Final = 512
+"""Connections in the overload: one at a time is answered on each."""
+REFUSED_IN_MS: Final = 5.0
+WORKERS: Final = 2
+
+UNMEASURED: Final = (Missing, OSError, subprocess.SubprocessError)
+
+
+class Comparison(NamedTuple):
+    """Two targets by name, and the least that their ratio should be."""
+
+    name: str
+    ours: str
+    theirs: str
+    bound: float
+
+
+COMPARISONS: Final = (
+    Comparison("held /usage, to a bare handler", "held", "bare", 1.2),
+    Comparison("held /usage, to one nginx worker", "held", "nginx", 0.75),
+    Comparison("held /usage, logged, to a bare handler", "logged", "bare", 0.9),
+    Comparison("304, to 200", "304", "held", 1.0),
+)
+WORKERS_COMPARISON: Final = Comparison(f"{WORKERS} workers, to one", "many", "one", 1.7)
+OF_ANSWERED: Final = "overload: p99 of the answered, to unloaded"
+OF_REFUSED: Final = f"overload: p99 of refusing, to {REFUSED_IN_MS:g} ms"
+
+
+class Line(msgspec.Struct, rename={"status": "http.response.status_code"}):
+    """What is read of a line of the log."""
+
+    event: str
+    duration_s: float = 0
+    status: int = 0
+
+
+class Targets:
+    """What could be started, by name, and why the rest could not."""
+
+    def __init__(self) -> None:
+        self.started: dict[str, Target] = {}
+        self.missing: dict[str, Exception] = {}
+
+    def start(self, name: str, open_it: Callable[[], Target]) -> None:
+        """Open one and warm it up, or keep the reason why it cannot be."""
+        try:
+            target = open_it()
+            wrk.measure(target, WARM_UP_S)
+            self.started[name] = target
+        except UNMEASURED as error:
+            self.missing[name] = error
+
+    def compare(self, comparisons: Sequence[Comparison]) -> list[Result]:
+        """Put load on all, in turns."""
+        try:
+            per_s = wrk.requests_per_s(self.started)
+        except UNMEASURED as error:
+            return [_unmeasured(each.name, error) for each in comparisons]
+        return [self._result(each, per_s) for each in comparisons]
+
+    def _result(self, wanted: Comparison, per_s: Mapping[str, float]) -> Result:
+        for name in (wanted.ours, wanted.theirs):
+            if name not in per_s:
+                reason = self.missing.get(name, Missing(f"{name} could not be opened"))
+                return _unmeasured(wanted.name, reason)
+        ours, theirs = per_s[wanted.ours], per_s[wanted.theirs]
+        note = f"{ours:,.0f} a second of {theirs:,.0f}"
+        return at_least(wanted.name, ours / theirs, wanted.bound, note)
+
+
+def run() -> list[Result]:
+    """All parts."""
+    return [*held_answers(), *overload(), *workers()]
+
+
+def held_answers() -> list[Result]:
+    """A held answer against a bare handler and nginx; its log; 304 against 200."""
+    targets = Targets()
+    with ExitStack() as stack:
+        upstream = stack.enter_context(sandbox(*PERIOD))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        def held(access: str) -> Target:
+            log = stack.enter_context((folder / f"log-{access}").open("wb"))
+            opened = service(upstream.url, output=log, logging__access=access)
+            return Target(stack.enter_context(opened).url + "/usage")
+
+        targets.start("held", lambda: held("false"))
+        targets.start("logged", lambda: held("true"))
+        if "held" in targets.started:
+            ours = targets.started["held"]
+            body, headers = get(ours.url)
+            (folder / FILE).write_bytes(body)
+            targets.start("304", lambda: _conditional(ours, headers))
+            targets.start("bare", lambda: stack.enter_context(bare_handler(folder)))
+            targets.start("nginx", lambda: stack.enter_context(nginx_worker(folder)))
+        return targets.compare(COMPARISONS)
+
+
+def workers() -> list[Result]:
+    """Worker processes against one, on as many cores; the load is on the last."""
+    targets = Targets()
+    with ExitStack() as stack:
+        upstream = stack.enter_context(sandbox(*COSTLY_PERIOD))
+
+        def serve(*options: str) -> Target:
+            cores = CORES[:WORKERS]
+            opened = service(
+                upstream.url, *options, cores=cores, logging__access="false"
+            )
+            return Target(stack.enter_context(opened).url + COSTLY_PATH)
+
+        targets.start("one", serve)
+        targets.start("many", lambda: serve("--workers", str(WORKERS)))
+        (result,) = targets.compare([WORKERS_COMPARISON])
+    shared = "" if len(CORES) > WORKERS else ", one of them the load's too"
+    note = f"{result.note}; {len(CORES)} cores{shared}"
+    return [Result(result.name, result.measured, result.target, result.is_met, note)]
+
+
+def overload() -> list[Result]:
+    """Twice the capacity: some are answered in time, the rest refused at once."""
+    try:
+        return _overload()
+    except UNMEASURED as error:
+        return [_unmeasured(name, error) for name in (OF_ANSWERED, OF_REFUSED)]
+
+
+def _overload() -> list[Result]:
+    with ExitStack() as stack:
+        upstream = stack.enter_context(sandbox(*COSTLY_PERIOD))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        log = stack.enter_context((folder / "log").open("w+b"))
+        server = stack.enter_context(service(upstream.url, output=log))
+        capacity = wrk.requests_per_s({"": Target(server.url + COSTLY_PATH)})[""]
+        unloaded = _send(server, capacity * UNLOADED_SHARE)
+        written = (folder / "log").stat().st_size
+        loaded = _send(server, capacity * 2)
+        with (folder / "log").open("rb") as lines:
+            lines.seek(written)
+            refused_ms = sorted(_refused_ms(lines))
+    return [
+        _judge_answered(unloaded, loaded, 2 * capacity),
+        _judge_refused(refused_ms, loaded),
+    ]
+
+
+def _judge_answered(
+    unloaded: Sequence[Answer], loaded: Sequence[Answer], per_s: float
+) -> Result:
+    before_ms = percentile_ms(unloaded, 99)
+    after_ms = percentile_ms([each for each in loaded if each.status == 200], 99)
+    note = f"{after_ms:.1f} ms of {before_ms:.1f} ms; {per_s:,.0f} a second"
+    return at_most(OF_ANSWERED, after_ms / before_ms, 3, note)
+
+
+def _judge_refused(refused_ms: Sequence[float], loaded: Sequence[Answer]) -> Result:
+    answered = sum(each.status == 200 for each in loaded)
+    failed = sum(each.status not in {200, 503} for each in loaded)
+    note = f"{len(refused_ms):,} refused, {answered:,} answered, {failed:,} failed"
+    if not refused_ms:
+        return _unmeasured(OF_REFUSED, Missing(note))
+    p99_ms = refused_ms[int(len(refused_ms) * 0.99)]
+    return at_most(OF_REFUSED, p99_ms / REFUSED_IN_MS, 1, f"{p99_ms:.2f} ms; {note}")
+
+
+def _send(server: Server, per_s: float) -> list[Answer]:
+    url = server.url + COSTLY_PATH
+    return constant_rate.run(url, per_s, OVERLOAD_S, connections=CALLERS)
+
+
+def _refused_ms(lines: Iterable[bytes]) -> Iterator[float]:
+    """How long the server took for each 503, as it logged it."""
+    for line in map(msgspec.json.Decoder(Line).decode, lines):
+        if line.event == "http.request" and line.status == 503:
+            yield line.duration_s * 1_000
+
+
+def _conditional(target: Target, headers: Mapping[str, str]) -> Target:
+    etag = headers.get("ETag")
+    if etag is None:
+        raise Missing("no ETag")
+    return Target(target.url, {"If-None-Match": etag})
+
+
+def _unmeasured(name: str, error: Exception) -> Result:
+    return Result(name, "–", "", is_met=False, note=f"not measured: {error}")
