@@ -6,7 +6,14 @@ from typing import Final
 
 from benchmarks.report import show
 
-NAMES: Final = ("rating", "codec", "refresh", "memory")
+NAMES: Final = (
+    "rating",
+    "codec",
+    "refresh",
+    "memory",
+    "throughput",
+    "big_period",
+)
 
 
 def main(names: list[str]) -> None:

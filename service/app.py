@@ -52,8 +52,10 @@ def _resources(settings: Settings) -> CleanupContext:
                 upstream = replace(settings.upstream, base_url=sandbox.url)
                 calling = replace(settings, upstream=upstream)
             client = await stack.enter_async_context(open_client(calling))
-            app[usage.PERIOD] = CurrentPeriod(settings, client)
             text.prepare()
+            period = CurrentPeriod(settings, client)
+            stack.push_async_callback(period.close)
+            app[usage.PERIOD] = period
             yield
 
     return opened

@@ -19,6 +19,7 @@ SECRET_WORDS: Final = ("password", "secret", "token", "key")
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 WaitSeconds = Annotated[float, Meta(ge=0, le=86_400)]
+LongSeconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -80,6 +81,19 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     plan: Literal["text-rules", "token-estimate"]
     on_report_error: Literal["fail", "text"]
+    own_process_bytes: Bytes
+
+
+class Cache(Struct, frozen=True, kw_only=True):
+    """How long answers and reports are held."""
+
+    ttl_s: WaitSeconds
+    stale_while_revalidate_s: WaitSeconds
+    stale_if_error_s: LongSeconds
+    pause_after_failure_s: WaitSeconds
+    report_ttl_s: LongSeconds
+    missing_report_ttl_s: LongSeconds
+    max_reports: Count
 
 
 class Logging(Struct, frozen=True, kw_only=True):
@@ -109,6 +123,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     upstream: Upstream
     breaker: Breaker
     usage: Usage
+    cache: Cache
     logging: Logging
     sandbox: Sandbox
 

@@ -36,13 +36,21 @@ GIVE_UP_S: Final = 10.0
 """No promise of ours takes so long: a test that does has hung."""
 
 NO_WAITS: Final = {"backoff_base_s": 0.0, "backoff_max_s": 0.0}
+NOTHING_HELD: Final = {
+    "ttl_s": 0,
+    "stale_while_revalidate_s": 0,
+    "stale_if_error_s": 0,
+    "report_ttl_s": 0.0,
+    "missing_report_ttl_s": 0.0,
+}
+"""Every request refreshes, unless a test is about holding answers."""
 MOCKED_BODY_BYTES: Final = 1024 * 1024 * 1024
 
 Client = TestClient[web.Request, web.Application]
 
 
 class MakeSettings(Protocol):
-    """Settings as shipped but for these sections' keys, and without back-off."""
+    """Settings as shipped but for these sections' keys, without back-off or cache."""
 
     def __call__(self, **sections: dict[str, Any]) -> Settings: ...
 
@@ -75,7 +83,9 @@ def settings() -> MakeSettings:
 
     def make(**sections: dict[str, Any]) -> Settings:
         upstream = NO_WAITS | sections.pop("upstream", {})
-        return load(options={**sections, "upstream": upstream}).settings
+        cache = NOTHING_HELD | sections.pop("cache", {})
+        options = {**sections, "upstream": upstream, "cache": cache}
+        return load(options=options).settings
 
     return make
 

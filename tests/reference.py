@@ -14,8 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from service.usage.formats import to_json
-from service.usage.ledger import Ledger, Messages, price, read_messages
+from service.usage.ledger import Ledger, Messages, read_messages
 from service.usage.model import Report
+from service.usage.pricing import price
 from service.usage.rating import TEXT_RULES, Plan
 from service.usage.reports import Settled
 

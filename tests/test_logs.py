@@ -131,7 +131,7 @@ REFRESH: list[EventDict] = [
         "http.route": "/usage",
         "url.path": "/usage",
         "http.response.status_code": 200,
-        "cache": None,
+        "cache": "miss",
     },
 ]
 MEASURED = {
@@ -463,7 +463,7 @@ async def play_everything(
     sandbox.sandbox.faults = Faults(reset=1, path="/reports")
     await get(await client(upstream=no_waits))
     await play_the_circuit(client, sandbox)
-    monkeypatch.setattr(CurrentPeriod, "current", None)
+    monkeypatch.setattr(CurrentPeriod, "view", None)
     await get(await client())
 
 

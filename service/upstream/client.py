@@ -7,7 +7,7 @@ after decompression. Whatever happens comes out as a value or as an `UpstreamErr
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -25,8 +25,7 @@ from service.upstream.protection import ProtectedBackoff, Protection
 from service.upstream.retries import unexpected_status
 
 T = TypeVar("T")
-Body = bytes | bytearray
-Reader = Callable[[Body], T]
+Reader = Callable[[bytearray], Awaitable[T] | T]
 
 READ_SIZE_BYTES: Final = 256 * 1024
 IDLE_CONNECTION_S: Final = 30.0
@@ -36,10 +35,14 @@ log = structlog.get_logger()
 
 
 class Fetched(NamedTuple, Generic[T]):
-    """What a call gave, and how many tries it took."""
+    """What a call gave, and how many tries it took.
 
-    value: T
+    The value is None where upstream has nothing newer than the `etag` asked with.
+    """
+
+    value: T | None
     attempts: int
+    etag: str | None = None
 
 
 class UpstreamClient:
@@ -57,7 +60,9 @@ class UpstreamClient:
         """The circuit that all calls go through."""
         return self._protection.breaker
 
-    async def fetch(self, path: str, read: Reader[T]) -> Fetched[T]:
+    async def fetch(
+        self, path: str, read: Reader[T], *, etag: str | None = None
+    ) -> Fetched[T]:
         """GET `base_url` + `path` (already percent-encoded) and read its JSON body.
 
         `read` turns the body into a value; a `msgspec.DecodeError` of its own becomes
@@ -65,9 +70,10 @@ class UpstreamClient:
         `UpstreamError`.
         """
         call = _Call(self._settings, self._protection, read)
+        headers = {"If-None-Match": etag} if etag else {}
         try:
             with translated():
-                return await call.run(self._session, self._url(path))
+                return await call.run(self._session, self._url(path), headers)
         except errors.UpstreamError as error:
             error.attempts = call.attempts
             if open_s := self.breaker.refuses_for_s:
@@ -92,14 +98,21 @@ class _Call(Generic[T]):
         self._protection = protection
         self._read = read
         self._backoff = ProtectedBackoff(settings, protection)
-        self._values: list[T] = []
+        self._values: list[T | None] = []
+        self._is_conditional = False
         self.attempts = 0
 
-    async def run(self, session: aiohttp.ClientSession, url: URL) -> Fetched[T]:
+    async def run(
+        self, session: aiohttp.ClientSession, url: URL, headers: dict[str, str]
+    ) -> Fetched[T]:
+        self._is_conditional = "If-None-Match" in headers
         retrying = RetryClient(session, retry_options=self._backoff)
-        request = retrying.get(url, allow_redirects=False, middlewares=(self._try,))
-        async with request:
-            return Fetched(self._values[-1], self.attempts)
+        request = retrying.get(
+            url, headers=headers, allow_redirects=False, middlewares=(self._try,)
+        )
+        async with request as response:
+            etag = response.headers.get("ETag")
+            return Fetched(self._values[-1], self.attempts, etag)
 
     async def _try(
         self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
@@ -128,11 +141,14 @@ class _Call(Generic[T]):
     async def _answer(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
         """Take the value out of one response; `UpstreamError` where it has none."""
         try:
+            if response.status == HTTPStatus.NOT_MODIFIED and self._is_conditional:
+                self._values.append(None)
+                return response
             if response.status != HTTPStatus.OK:
                 retry_after = response.headers.get("Retry-After")
                 raise unexpected_status(response.status, retry_after)
             body = await read_bounded(response, self._settings.max_body_bytes)
-            self._values.append(decode(body, self._read))
+            self._values.append(await decode(body, self._read))
         except BaseException:
             # aiohttp-retry keeps what it discards, and a kept one holds a connection.
             response.release()
@@ -185,10 +201,11 @@ async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> by
     return body
 
 
-def decode(body: Body, read: Reader[T]) -> T:
+async def decode(body: bytearray, read: Reader[T]) -> T:
     """What `read` makes of a body, its complaints translated."""
     try:
-        return read(body)
+        value = read(body)
+        return await value if isinstance(value, Awaitable) else value
     except (msgspec.ValidationError, RecursionError) as error:
         raise errors.ContractBroken(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

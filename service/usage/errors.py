@@ -4,7 +4,8 @@ UsageError
 ├── RefreshFailed            the period could not be computed
 │   ├── MessagesUnavailable  upstream gave no usable messages
 │   ├── ReportUnavailable    a report could not be settled
-│   └── DeadlineExceeded     the whole refresh took too long
+│   ├── DeadlineExceeded     the whole refresh took too long
+│   └── BooksLost            the process that kept a large period is gone
 ├── MessageNotFound          the period has no such message
 ├── UnknownPlan              no plan of that name
 ├── InvalidParameter         a parameter of a question makes no sense
@@ -41,12 +42,21 @@ class DeadlineExceeded(RefreshFailed):
     """The refresh was not finished within its deadline."""
 
 
+class BooksLost(RefreshFailed):
+    """The process that kept a large period is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("the process that kept the period is gone")
+
+
 class MessageNotFound(UsageError):
     """The current period has no message with this id."""
 
     def __init__(self, message_id: int | str) -> None:
-        shown = quoted(str(message_id))
-        super().__init__(f"the current period has no message {shown}")
+        super().__init__(message_id)  # as it came: errors travel between processes
+
+    def __str__(self) -> str:
+        return f"the current period has no message {quoted(str(self.args[0]))}"
 
 
 class UnknownPlan(UsageError):
@@ -63,8 +73,12 @@ class InvalidParameter(UsageError):
     """A parameter of a question makes no sense; the text says what would."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{quoted(name)}: {reason}")
+        super().__init__(name, reason)
         self.name = name
+
+    def __str__(self) -> str:
+        name, reason = self.args
+        return f"{quoted(name)}: {reason}"
 
 
 class CursorExpired(UsageError):

@@ -2,34 +2,26 @@
 
 import csv
 import io
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from msgspec import UNSET
 
-from service.usage.ledger import Ledger, Rows
+from service.usage.ledger import ANSWER_BEGIN, ANSWER_END, Ledger, Rows
 
 CSV_HEADER: Final = ("message_id", "timestamp", "report_name", "credits_used")
 
 
-class Encode(Protocol):
-    """Encodes the given rows of a ledger, or all of them for None."""
-
-    def __call__(self, ledger: Ledger, rows: Rows | None = None) -> bytes: ...
-
-
-class Format(NamedTuple):
-    """A media type that `/usage` speaks, and how to write it."""
-
-    media_type: str
-    encode: Encode
+Encode = Callable[[Ledger, Rows | None], bytes]
+"""Encodes the given rows of a ledger, or all of them for None."""
 
 
 def to_json(ledger: Ledger, rows: Rows | None = None) -> bytes:
     """The contract's shape, `{"usage": […]}`."""
     if rows is None:
         return ledger.answer
-    return b'{"usage":[' + b",".join(ledger.items(rows)) + b"]}"
+    return ANSWER_BEGIN + b",".join(ledger.items(rows)) + ANSWER_END
 
 
 def to_ndjson(ledger: Ledger, rows: Rows | None = None) -> bytes:
@@ -41,7 +33,7 @@ def to_ndjson(ledger: Ledger, rows: Rows | None = None) -> bytes:
 
 def to_csv(ledger: Ledger, rows: Rows | None = None) -> bytes:
     """RFC 4180 with a header line; an empty field where no report priced a message."""
-    columns = ledger.columns()
+    columns = ledger.columns(0, len(ledger))
     wanted = range(len(ledger)) if rows is None else rows.tolist()
     out = io.StringIO(newline="")
     writer = csv.writer(out)
@@ -54,7 +46,9 @@ def to_csv(ledger: Ledger, rows: Rows | None = None) -> bytes:
     return out.getvalue().encode("utf-8")
 
 
-JSON: Final = Format("application/json", to_json)
-NDJSON: Final = Format("application/x-ndjson", to_ndjson)
-CSV: Final = Format("text/csv", to_csv)
-FORMATS: Final = (JSON, NDJSON, CSV)
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+CSV: Final = "text/csv"
+
+FORMATS: Final[dict[str, Encode]] = {JSON: to_json, NDJSON: to_ndjson, CSV: to_csv}
+"""What writes each media type that `/usage` speaks."""

@@ -1,17 +1,18 @@
 """The endpoints of usage: the period, its messages one by one, and its sums."""
 
 import re
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from service.usage.encodings import CONTENT_TYPES
 from service.usage.errors import MessageNotFound
-from service.usage.formats import FORMATS, JSON, Format
-from service.usage.ledger import Ledger
+from service.usage.formats import FORMATS
 from service.usage.model import DailyUsage, Explanation, UsageAnswer, UsageByReport
-from service.usage.period import CurrentPeriod
+from service.usage.period import CurrentPeriod, View
 from service.usage.selection import (
     MAX_LIMIT,
     Cursor,
@@ -20,10 +21,11 @@ from service.usage.selection import (
     parse_cursor,
     parse_instant,
     parse_sort,
-    select,
 )
-from service.usage.summaries import daily_usage, parse_zone, usage_by_report
+from service.usage.summaries import parse_zone
 from service.web import problems
+from service.web.context import CACHE_RESULT
+from service.web.held import held_headers, send_held
 from service.web.negotiation import choose
 from service.web.routes import Endpoints, json_answer
 
@@ -35,6 +37,7 @@ REFRESH_PROBLEMS: Final = (
     problems.MESSAGES_UNAVAILABLE,
     problems.REPORT_UNAVAILABLE,
     problems.DEADLINE_EXCEEDED,
+    problems.PERIOD_LOST,
     problems.UNKNOWN_PLAN,
     problems.INVALID_PARAMETER,
 )
@@ -82,6 +85,7 @@ class UsageParameters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         str | None, Meta(description="The next page, from a Link header.")
     ] = None
 
+    @lru_cache(maxsize=256)  # noqa: B019 - of values that are frozen and small
     def selection(self) -> Selection:
         """The same, understood; raises `InvalidParameter`."""
         return Selection(
@@ -107,7 +111,7 @@ class DailyParameters(Struct, frozen=True, forbid_unknown_fields=True):
     "/v1/usage",
     parameters=UsageParameters,
     answer=UsageAnswer,
-    media_types=tuple(each.media_type for each in FORMATS),
+    media_types=tuple(FORMATS),
     problems=(*REFRESH_PROBLEMS, problems.NOT_ACCEPTABLE, problems.CURSOR_EXPIRED),
     headers={**PLAN_HEADERS, "Link": "The next page, where there is one."},
 )
@@ -115,16 +119,18 @@ async def read_usage(
     request: web.Request, parameters: UsageParameters
 ) -> web.StreamResponse:
     """What the current period has used, message by message."""
-    form = _format_for(request)
+    media_type = _media_type_for(request)
     selection = parameters.selection()
-    ledger = await request.app[PERIOD].current(parameters.plan)
+    view = await request.app[PERIOD].view(parameters.plan)
     if selection.is_everything:
-        return _answer(form, form.encode(ledger), ledger)
-    page = select(ledger, selection)
-    response = _answer(form, form.encode(ledger, page.rows), ledger)
-    if page.next is not None:
-        response.headers["Link"] = _link_to_next(request, page.next)
-    return response
+        return await send_held(request, await view.answer(media_type), view.freshness)
+    extract = await view.extract(media_type, selection)
+    headers = held_headers(view.headers, view.freshness)
+    if extract.next is not None:
+        headers["Link"] = _link_to_next(request, extract.next)
+    request[CACHE_RESULT] = view.freshness.result
+    headers["Content-Type"] = CONTENT_TYPES[media_type]
+    return web.Response(body=extract.body, headers=headers)
 
 
 @endpoints.get(
@@ -138,9 +144,9 @@ async def read_daily_usage(
     request: web.Request, parameters: DailyParameters
 ) -> web.StreamResponse:
     """What each day has used, from the first to the last, days without messages too."""
-    zone = parse_zone(parameters.tz)
-    ledger = await request.app[PERIOD].current(parameters.plan)
-    return json_answer(daily_usage(ledger, zone), **_plan_headers(ledger))
+    parse_zone(parameters.tz)  # refuse it now, and not after a refresh
+    view = await request.app[PERIOD].view(parameters.plan)
+    return _answer(request, view, await view.daily(parameters.tz))
 
 
 @endpoints.get(
@@ -154,8 +160,8 @@ async def read_usage_by_report(
     request: web.Request, parameters: PlanParameters
 ) -> web.StreamResponse:
     """What each report has used, and the messages that were priced by their text."""
-    ledger = await request.app[PERIOD].current(parameters.plan)
-    return json_answer(usage_by_report(ledger), **_plan_headers(ledger))
+    view = await request.app[PERIOD].view(parameters.plan)
+    return _answer(request, view, await view.by_report())
 
 
 @endpoints.get(
@@ -170,31 +176,18 @@ async def explain_message(
 ) -> web.StreamResponse:
     """Why one message costs what it costs, step by step."""
     message_id = _message_id(request.match_info["message_id"])
-    ledger = await request.app[PERIOD].current(parameters.plan)
-    return json_answer(ledger.explain(message_id), **_plan_headers(ledger))
+    view = await request.app[PERIOD].view(parameters.plan)
+    return _answer(request, view, await view.explain(message_id))
 
 
-def _format_for(request: web.Request) -> Format:
-    accept = ",".join(request.headers.getall("Accept", ()))
-    offered = {each.media_type: each for each in FORMATS}
-    return offered[choose(accept, tuple(offered))]
+def _media_type_for(request: web.Request) -> str:
+    accept = request.headers.getall("Accept", ())
+    return choose(",".join(accept), tuple(FORMATS))
 
 
-def _answer(form: Format, body: bytes, ledger: Ledger) -> web.Response:
-    charset = None if form is JSON else "utf-8"
-    return web.Response(
-        body=body,
-        content_type=form.media_type,
-        charset=charset,
-        headers={"Vary": "Accept", **_plan_headers(ledger)},
-    )
-
-
-def _plan_headers(ledger: Ledger) -> dict[str, str]:
-    headers = {"Usage-Plan": ledger.plan.id}
-    if ledger.degraded:
-        headers["Usage-Degraded"] = str(ledger.degraded)
-    return headers
+def _answer(request: web.Request, view: View, value: Struct) -> web.Response:
+    request[CACHE_RESULT] = view.freshness.result
+    return json_answer(value, **held_headers(view.headers, view.freshness))
 
 
 def _link_to_next(request: web.Request, cursor: Cursor) -> str:

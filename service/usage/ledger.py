@@ -7,7 +7,6 @@ hundredths. The answer is encoded once; any selection of messages is cut out of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import eq
 from typing import Any, Final
 
 import msgspec
@@ -22,8 +21,6 @@ from service.usage.model import (
     Message,
     Source,
     StepTaken,
-    UsageAnswer,
-    UsageItem,
 )
 from service.usage.rating import HUNDREDTHS_PER_CREDIT, Hundredths, Plan, RatedStep
 from service.usage.reports import ReportKey, Settled, report_key
@@ -32,11 +29,15 @@ from service.usage.timestamps import Instants, read_instants
 Rows = NDArray[np.intp]
 """Places of messages in upstream's order."""
 
+Flags = NDArray[np.bool_]
+
 BY_TEXT: Final = -1
 """In the column of reports: no report priced this message."""
 
+ANSWER_BEGIN: Final = b'{"usage":['
+ANSWER_END: Final = b"]}"
+
 _period_decoder: Final = msgspec.json.Decoder(CurrentPeriod)
-_encoder: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +75,48 @@ class Messages:
         return [(row, report_id) for row, report_id in given if report_id is not UNSET]
 
 
-@dataclass(frozen=True, eq=False)
-class Ledger:
-    """The priced messages of a period under one plan; columns have a row a message."""
+Columns = tuple[list[int], list[str], list[Any], list[float]]
+"""Fields of items: ids, timestamps, names or UNSET, credits."""
 
-    plan: Plan
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prices:
+    """Messages and what they cost."""
+
     messages: Messages
     hundredths: Hundredths
     names: list[str]
     """The names of the reports that priced something, each once."""
     name_of: NDArray[np.int32]
     """Each row's place in `names`, or `BY_TEXT`."""
+
+    @cached_property
+    def by_text(self) -> Flags:
+        """Which rows no report priced."""
+        flags: Flags = self.name_of == BY_TEXT
+        return flags
+
+    def columns(self, begin: int, end: int) -> Columns:
+        """The fields of the items in a run of rows."""
+        names = np.array([*self.names, UNSET], dtype=object)  # BY_TEXT is the last
+        return (
+            [message.id for message in self.messages.all[begin:end]],
+            self.messages.timestamps[begin:end],
+            names[self.name_of[begin:end]].tolist(),
+            (self.hundredths[begin:end] / HUNDREDTHS_PER_CREDIT).tolist(),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ledger(Prices):
+    """The priced messages of a period under one plan; columns have a row a message."""
+
+    plan: Plan
     fresh: Rows
     """The rows that were not carried over, priced alike, from the ledger before."""
     settled: Settled
+    answer: bytes
+    """The whole period as the contract's JSON."""
 
     def __len__(self) -> int:
         return len(self.messages.all)
@@ -110,13 +139,7 @@ class Ledger:
         return absent - len(self.settled.failed)
 
     @cached_property
-    def answer(self) -> bytes:
-        """The whole period as the contract's JSON, encoded when first asked for."""
-        items = list(map(UsageItem, *self.columns()))
-        return _encoder.encode(UsageAnswer(items))
-
-    @cached_property
-    def item_bounds(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def item_bounds(self) -> tuple[Rows, Rows]:
         """Where each item begins in `answer`, and where it has ended.
 
         An item begins with `{"m`. Nothing inside a string reads so: JSON escapes its
@@ -126,7 +149,8 @@ class Ledger:
         braces = np.flatnonzero(marks[:-2] == ord("{"))
         is_item = (marks[braces + 1] == ord('"')) & (marks[braces + 2] == ord("m"))
         begins = braces[is_item]
-        ends = np.append(begins[1:] - len(","), len(self.answer) - len("]}"))
+        last_end = len(self.answer) - len(ANSWER_END)
+        ends = np.append(begins[1:] - len(","), last_end)
         return begins, ends[: len(begins)]
 
     def items(self, rows: Rows) -> list[bytes]:
@@ -135,16 +159,6 @@ class Ledger:
         bounds = zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)
         answer = self.answer
         return [answer[begin:end] for begin, end in bounds]
-
-    def columns(self) -> tuple[list[int], list[str], list[Any], list[float]]:
-        """The fields of the items: ids, timestamps, names or UNSET, credits."""
-        names = np.array([*self.names, UNSET], dtype=object)  # BY_TEXT is the last
-        return (
-            [message.id for message in self.messages.all],
-            self.messages.timestamps,
-            names[self.name_of].tolist(),
-            (self.hundredths / HUNDREDTHS_PER_CREDIT).tolist(),
-        )
 
     def source(self, row: int) -> Source:
         """What priced a row."""
@@ -203,69 +217,3 @@ def read_messages(body: bytes | bytearray) -> Messages:
         return Messages(messages, timestamps, read_instants(timestamps))
     except ValueError as error:
         raise msgspec.ValidationError(str(error)) from error
-
-
-def price(
-    messages: Messages, settled: Settled, plan: Plan, before: Ledger | None = None
-) -> Ledger:
-    """Price every message; `settled` holds every report key of `messages`.
-
-    `before` is the last ledger of the same plan: a text that it has priced keeps its
-    price.
-    """
-    hundredths, names, name_of = _price_by_report(messages, settled)
-    by_text = name_of == BY_TEXT
-    fresh = np.ones(len(messages.all), np.bool_)
-    if before is not None and len(before):
-        old = _rows_before(messages.all, before.messages.all)
-        was_by_text = (before.name_of == BY_TEXT)[old]
-        known = (old >= 0) & by_text & was_by_text
-        hundredths[known] = before.hundredths[old[known]]
-        by_text &= ~known
-        same_source = known | (~by_text & ~was_by_text)
-        fresh = (old < 0) | ~same_source | (hundredths != before.hundredths[old])
-    rows = np.flatnonzero(by_text)
-    hundredths[rows] = plan.rate([messages.all[row].text for row in rows.tolist()])
-    return Ledger(
-        plan=plan,
-        messages=messages,
-        hundredths=hundredths,
-        names=names,
-        name_of=name_of,
-        fresh=np.flatnonzero(fresh),
-        settled=settled,
-    )
-
-
-def _price_by_report(
-    messages: Messages, settled: Settled
-) -> tuple[Hundredths, list[str], NDArray[np.int32]]:
-    """Prices, distinct names, and each row's name; rows without a report stay 0."""
-    hundredths: Hundredths = np.zeros(len(messages.all), np.int64)
-    name_of = np.full(len(messages.all), BY_TEXT, np.int32)
-    places: dict[str, int] = {}
-    for row, key in messages.keys.items():
-        report = settled.reports[key]
-        if report is not None:
-            hundredths[row] = report.hundredths
-            name_of[row] = places.setdefault(report.name, len(places))
-    return hundredths, list(places), name_of
-
-
-def _rows_before(messages: list[Message], before: list[Message]) -> Rows:
-    """For each message its row in the ledger before, or -1 where it is new or changed.
-
-    Upstream mostly appends, so rows are compared in place first; only those that
-    differ are looked up by id.
-    """
-    common = min(len(messages), len(before))
-    rows = np.full(len(messages), -1, np.intp)
-    same = np.fromiter(map(eq, messages[:common], before[:common]), np.bool_, common)
-    rows[:common] = np.where(same, np.arange(common), -1)
-    elsewhere = [*np.flatnonzero(~same).tolist(), *range(common, len(before))]
-    by_id = {before[row].id: row for row in elsewhere}
-    for row in np.flatnonzero(rows < 0).tolist():
-        old = by_id.get(messages[row].id, -1)
-        if old >= 0 and before[old].text == messages[row].text:
-            rows[row] = old
-    return rows

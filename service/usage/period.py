@@ -1,138 +1,311 @@
-"""The current period: fetch its messages, settle its reports, price it, say so.
+"""The current period, held: fetched once for all callers, and again when it is old.
 
-This is where the steps of a refresh meet, and the only place of usage that logs
-prices: rating itself is pure.
+Callers get the held period as long as it is fresh; for some time after that they still
+get it at once, while one refresh runs beside them. They wait only where nothing young
+enough is held, all for the same refresh; one who leaves does not end it.
 """
 
 import asyncio
+import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import structlog
 
 from service.settings import Settings
-from service.upstream.client import UpstreamClient
+from service.upstream.client import Reader, UpstreamClient
 from service.upstream.errors import UpstreamError
+from service.usage.bookkeeping import Bookkeeper, InlineBookkeeper, ProcessBookkeeper
+from service.usage.books import Books, Contents, Extract, Priced, RatedMessage
+from service.usage.encodings import Answer
 from service.usage.errors import (
     DeadlineExceeded,
     MessagesUnavailable,
     RefreshFailed,
     UnknownPlan,
 )
-from service.usage.ledger import Ledger, Messages, price, read_messages, to_credits
+from service.usage.formats import JSON
+from service.usage.freshness import Freshness, Policy
+from service.usage.model import DailyUsage, Explanation, UsageByReport
 from service.usage.rating import PLANS, Plan
+from service.usage.report_cache import ReportCache
 from service.usage.reports import Reports, Settled, log_invalid_id
+from service.usage.selection import Selection
 
 MESSAGES_PATH: Final = "/messages/current-period"
-MAX_LOGGED_INVALID_IDS: Final = 100
+LOGGED_AT_ONCE: Final = 20
+"""Messages whose steps are logged before other requests get their turn."""
 
 log = structlog.get_logger()
 
 
-class Fetched(NamedTuple):
-    """What upstream said in one refresh, before any plan."""
+@dataclass(eq=False)
+class HeldPeriod:
+    """One fetched period: where its books are, and the answers made of it so far."""
 
-    messages: Messages
+    keeper: Bookkeeper
+    contents: Contents
     settled: Settled
+    etag: str | None
+    """Upstream's tag of the messages."""
+    fetched_at: float
+    priced: dict[str, Priced]
+    """What pricing came to, by the plan's id."""
+    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    """Whole answers by plan and media type."""
+    making: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class View(NamedTuple):
+    """The held period under one plan, as one caller sees it now."""
+
+    period: HeldPeriod
+    plan: Plan
+    freshness: Freshness
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The plan, and how many messages it prices by text for want of a report."""
+        headers = {"Usage-Plan": self.plan.id}
+        if degraded := self.period.priced[self.plan.id].degraded:
+            headers["Usage-Degraded"] = str(degraded)
+        return headers
+
+    async def answer(self, media_type: str) -> Answer:
+        """The whole period in a format: made once, then held."""
+        key = self.plan.id, media_type
+        answer = self.period.answers.get(key)
+        if answer is not None:
+            return answer
+        async with self.period.making:
+            if key not in self.period.answers:
+                body = await self.period.keeper.answer(self.plan, media_type)
+                made = await Answer.of(body, media_type, self.headers)
+                self.period.answers[key] = made
+            return self.period.answers[key]
+
+    async def extract(self, media_type: str, selection: Selection) -> Extract:
+        """Some of the messages; `CursorExpired` where the page's start is gone."""
+        ask = self.period.keeper.call
+        return await ask(Books.extract, self.plan, media_type, selection)
+
+    async def explain(self, message_id: int) -> Explanation:
+        """Why a message costs what it costs; `MessageNotFound` without one."""
+        return await self.period.keeper.call(Books.explain, self.plan, message_id)
+
+    async def daily(self, zone: str | None) -> DailyUsage:
+        """What each day of a time zone has used."""
+        return await self.period.keeper.call(Books.daily, self.plan, zone)
+
+    async def by_report(self) -> UsageByReport:
+        """What each report has used."""
+        return await self.period.keeper.call(Books.by_report, self.plan)
 
 
 class CurrentPeriod:
-    """Answers what the current period has used, under any plan."""
+    """Holds the current period and refreshes it; one for each process."""
 
-    def __init__(self, settings: Settings, client: UpstreamClient) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: UpstreamClient,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
+        self._clock = clock
+        self._policy = Policy.of(settings.cache)
+        self._pause_s = settings.cache.pause_after_failure_s
         self._deadline_s = settings.upstream.deadline_s
-        self._default_plan = settings.usage.plan
-        self._steps_per_refresh = settings.logging.steps_per_refresh
+        self._plan = find_plan(settings.usage.plan)
+        self._most_told = settings.logging.steps_per_refresh
+        self._large_bytes = settings.usage.own_process_bytes
         self._reports = Reports(
-            client, settings.upstream.concurrency, settings.usage.on_report_error
+            client,
+            ReportCache(settings.cache, clock),
+            concurrency=settings.upstream.concurrency,
+            on_error=settings.usage.on_report_error,
         )
-        self._ledgers: dict[str, Ledger] = {}
+        self._small, self._large = InlineBookkeeper(), ProcessBookkeeper()
+        self._held: HeldPeriod | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._paused_until = -math.inf
 
-    async def current(self, plan_name: str | None = None) -> Ledger:
-        """The period priced under a plan, the configured one by default.
+    async def view(self, plan_name: str | None = None) -> View:
+        """The period under a plan, the configured one by default.
 
-        Raises `UnknownPlan` or `RefreshFailed`; takes `deadline_s` at most.
+        Raises `UnknownPlan`; `RefreshFailed` where nothing young enough is held.
         """
-        plan = find_plan(self._default_plan if plan_name is None else plan_name)
-        started = time.perf_counter()
-        log.info("usage.refresh.started", plan=plan.id)
+        plan = self._plan if plan_name is None else find_plan(plan_name)
+        held = self._held
+        is_new = held is None
+        if held is None or self._age(held) >= self._policy.ttl_s:
+            held = await self._youngest(held)
+        if plan.id not in held.priced:
+            await self._price(held, plan)
+        freshness = self._policy.judge(self._age(held), is_new=is_new)
+        return View(held, plan, freshness)
+
+    async def close(self) -> None:
+        """Stop refreshing and let the books go."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+        await self._small.close()
+        await self._large.close()
+
+    def _age(self, held: HeldPeriod) -> float:
+        return self._clock() - held.fetched_at
+
+    async def _youngest(self, held: HeldPeriod | None) -> HeldPeriod:
+        """What to send when nothing fresh is held; starts a refresh if none runs."""
+        age_s = math.inf if held is None else self._age(held)
+        covers_failure = self._policy.covers_failure(age_s)
+        if held is not None and covers_failure and self._clock() < self._paused_until:
+            return held
+        refreshing = self._start_refresh()
+        if held is not None and self._policy.state(age_s) == "revalidating":
+            return held
         try:
-            ledger = await self._refresh(plan)
+            await asyncio.shield(refreshing)
+        except RefreshFailed:
+            if held is not None and covers_failure:
+                return held
+            raise
+        return self._in_force()
+
+    def _in_force(self) -> HeldPeriod:
+        if self._held is None:
+            raise RuntimeError("a refresh has ended without a period")
+        return self._held
+
+    def _start_refresh(self) -> asyncio.Task[None]:
+        """The refresh that runs, or a new one. It belongs to no caller."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing.add_done_callback(_note_outcome)
+        return self._refreshing
+
+    async def _refresh(self) -> None:
+        started = self._clock()
+        log.info("usage.refresh.started", plan=self._plan.id)
+        try:
+            await self._update_in_time()
         except RefreshFailed as error:
+            self._paused_until = self._clock() + self._pause_s
             log.error(
                 "usage.refresh.failed",
-                plan=plan.id,
-                duration_s=_since(started),
+                plan=self._plan.id,
+                duration_s=self._since(started),
                 reason=str(error),
                 **{"error.type": type(error).__name__},
             )
             raise
-        self._log_finished(ledger, started)
-        return ledger
+        held = self._in_force()
+        priced = held.priced[self._plan.id]
+        log.info(
+            "usage.refresh.finished",
+            plan=priced.plan,
+            messages=priced.messages,
+            reports=len(held.settled.reports),
+            missing_reports=held.settled.missing,
+            credits_total=priced.credits_total,
+            duration_s=self._since(started),
+            reused=priced.reused,
+        )
 
-    async def _refresh(self, plan: Plan) -> Ledger:
+    async def _update_in_time(self) -> None:
         try:
             async with asyncio.timeout(self._deadline_s):
-                fetched = await self._fetch()
+                await self._update()
         except TimeoutError:
             raise DeadlineExceeded(f"not finished in {self._deadline_s} s") from None
-        ledger = price(*fetched, plan, self._ledgers.get(plan.id))
-        self._log_prices(ledger)
-        self._ledgers[plan.id] = ledger
-        return ledger
 
-    async def _fetch(self) -> Fetched:
+    async def _update(self) -> None:
+        """Fetch, settle, price, encode; what is held changes at the end, at once."""
+        before, fetched_at = self._held, self._clock()
+        fetched = await self._fetch(before)
+        is_same = fetched is None
+        if fetched is None:
+            before = self._in_force()
+            fetched = _Fetched(before.keeper, before.contents, before.etag)
+        for report_id in fetched.contents.invalid_ids:
+            log_invalid_id(report_id)
+        settled = await self._reports.settle(fetched.contents.keys)
+        if is_same and before is not None and settled == before.settled:
+            before.fetched_at = fetched_at
+            before.priced = {
+                name: priced.all_reused() for name, priced in before.priced.items()
+            }
+            return
+        if is_same:
+            await fetched.keeper.call(Books.load_again)
+        await self._replace(fetched, settled, fetched_at)
+
+    async def _replace(
+        self, fetched: "_Fetched", settled: Settled, fetched_at: float
+    ) -> None:
+        keeper = fetched.keeper
+        all_priced = await keeper.call(
+            Books.settle, settled, self._plan, self._most_told
+        )
+        for priced in all_priced:
+            await _log_prices(priced)
+        await keeper.call(Books.commit)
+        before, held = (
+            self._held,
+            HeldPeriod(
+                keeper=keeper,
+                contents=fetched.contents,
+                settled=settled,
+                etag=fetched.etag,
+                fetched_at=fetched_at,
+                priced={priced.plan: priced for priced in all_priced},
+            ),
+        )
+        await View(held, self._plan, self._policy.judge(0)).answer(JSON)
+        self._held = held
+        if before is not None and before.keeper is not keeper:
+            await before.keeper.call(Books.clear)
+
+    async def _fetch(self, before: HeldPeriod | None) -> "_Fetched | None":
+        """Upstream's messages, in the books; None where they are those before."""
+
+        async def load(body: bytearray) -> tuple[Bookkeeper, Contents]:
+            is_large = len(body) >= self._large_bytes
+            keeper: Bookkeeper = self._large if is_large else self._small
+            return keeper, await keeper.load(body)
+
+        etag = before.etag if before else None
+        read: Reader[tuple[Bookkeeper, Contents]] = load
         try:
-            fetched = await self._client.fetch(MESSAGES_PATH, read_messages)
+            fetched = await self._client.fetch(MESSAGES_PATH, read, etag=etag)
         except UpstreamError as error:
             raise MessagesUnavailable(
                 str(error), retry_after_s=error.retry_after_s
             ) from error
-        messages = fetched.value
-        for report_id in list(messages.invalid_ids.values())[:MAX_LOGGED_INVALID_IDS]:
-            log_invalid_id(report_id)
-        return Fetched(messages, await self._reports.settle(messages.distinct_keys))
+        if fetched.value is None:
+            return None
+        return _Fetched(*fetched.value, fetched.etag)
 
-    def _log_prices(self, ledger: Ledger) -> None:
-        """Log each step of the messages priced now, as far as the settings want it."""
-        rows = ledger.fresh[: self._steps_per_refresh].tolist()
-        plan = ledger.plan.id
-        for row, steps in zip(rows, ledger.steps(rows), strict=True):
-            message_id = ledger.messages.all[row].id
-            bound = log.bind(message_id=message_id)
-            for step in steps:
-                bound.info(
-                    "credits.step",
-                    plan=plan,
-                    step=step.step,
-                    credits=step.credits,
-                    total=step.total,
-                )
-            source = ledger.source(row)
-            named = (
-                {"report_id": ledger.messages.keys[row]} if source == "report" else {}
-            )
-            bound.info(
-                "credits.rated",
-                source=source,
-                **named,
-                credits_used=to_credits(int(ledger.hundredths[row])),
-            )
-        if omitted := len(ledger.fresh) - len(rows):
-            log.info("credits.steps_omitted", messages=omitted)
+    async def _price(self, held: HeldPeriod, plan: Plan) -> None:
+        """Price a held period under a plan that nobody asked for until now."""
+        async with held.making:
+            if plan.id in held.priced:
+                return
+            priced = await held.keeper.call(Books.tell, plan, self._most_told)
+            await _log_prices(priced)
+            held.priced[plan.id] = priced
 
-    def _log_finished(self, ledger: Ledger, started: float) -> None:
-        log.info(
-            "usage.refresh.finished",
-            plan=ledger.plan.id,
-            messages=len(ledger),
-            reports=len(ledger.settled.reports),
-            missing_reports=ledger.missing_reports,
-            credits_total=ledger.credits_total,
-            duration_s=_since(started),
-            reused=len(ledger) - len(ledger.fresh),
-        )
+    def _since(self, started: float) -> float:
+        return round(self._clock() - started, 6)
+
+
+class _Fetched(NamedTuple):
+    keeper: Bookkeeper
+    contents: Contents
+    etag: str | None
 
 
 def find_plan(name: str) -> Plan:
@@ -143,5 +316,36 @@ def find_plan(name: str) -> Plan:
     raise UnknownPlan(name, PLANS)
 
 
-def _since(started: float) -> float:
-    return round(time.perf_counter() - started, 6)
+async def _log_prices(priced: Priced) -> None:
+    """Log each step of the messages priced now, letting other requests in between."""
+    for number, message in enumerate(priced.rated, start=1):
+        _log_message(priced.plan, message)
+        if number % LOGGED_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    if priced.omitted:
+        log.info("credits.steps_omitted", messages=priced.omitted)
+
+
+def _log_message(plan: str, message: RatedMessage) -> None:
+    bound = log.bind(message_id=message.message_id)
+    for step in message.steps:
+        bound.info(
+            "credits.step",
+            plan=plan,
+            step=step.step,
+            credits=step.credits,
+            total=step.total,
+        )
+    named = {"report_id": message.report_id} if message.source == "report" else {}
+    bound.info(
+        "credits.rated",
+        source=message.source,
+        **named,
+        credits_used=message.credits_used,
+    )
+
+
+def _note_outcome(refresh: asyncio.Task[None]) -> None:
+    """Take note of a failure, which may have no caller who waits for it."""
+    if not refresh.cancelled():
+        refresh.exception()

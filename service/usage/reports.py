@@ -17,6 +17,7 @@ from service.upstream.client import UpstreamClient
 from service.upstream.errors import UnexpectedStatus, UpstreamError
 from service.usage.errors import ReportUnavailable
 from service.usage.model import Report
+from service.usage.report_cache import ReportCache
 
 ReportKey = str
 """A usable report id, as it is asked for: 7 and "7" are the same report."""
@@ -24,8 +25,12 @@ ReportKey = str
 OnReportError = Literal["fail", "text"]
 
 MAX_LOGGED_ID_CHARACTERS: Final = 100
+NOT_FOUND: Final = HTTPStatus.NOT_FOUND
 
-_read_report: Final = msgspec.json.Decoder(Report).decode
+KEYS_AT_ONCE: Final = 1_000
+"""Keys looked up in the cache before other requests get their turn."""
+
+_decoder: Final = msgspec.json.Decoder(Report)
 
 log = structlog.get_logger()
 
@@ -39,29 +44,59 @@ class Settled(NamedTuple):
     reports: dict[ReportKey, Report | None]
     failed: set[ReportKey]
 
+    @property
+    def missing(self) -> int:
+        """Reports that upstream says do not exist."""
+        absent = sum(report is None for report in self.reports.values())
+        return absent - len(self.failed)
+
 
 class Reports:
-    """Settles report ids against upstream."""
+    """Settles report ids: from the cache, else against upstream."""
 
     def __init__(
-        self, client: UpstreamClient, concurrency: int, on_error: OnReportError
+        self,
+        client: UpstreamClient,
+        cache: ReportCache,
+        *,
+        concurrency: int,
+        on_error: OnReportError,
     ) -> None:
         self._client = client
+        self._cache = cache
         self._concurrency = concurrency
         self._on_error = on_error
 
     async def settle(self, keys: Collection[ReportKey]) -> Settled:
-        """Ask upstream for each key once; `ReportUnavailable` if one fails for good."""
+        """Settle each key once; `ReportUnavailable` if one fails for good."""
         settled = Settled({}, set())
-        waiting = iter(keys)
+        unknown = await self._settle_from_cache(keys, settled)
+        waiting = iter(unknown)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(len(keys), self._concurrency)):
+                for _ in range(min(len(unknown), self._concurrency)):
                     group.create_task(self._settle_from(waiting, settled))
         except ExceptionGroup as errors:
             first = errors.exceptions[0]
             raise first from first.__cause__
         return settled
+
+    async def _settle_from_cache(
+        self, keys: Collection[ReportKey], settled: Settled
+    ) -> list[ReportKey]:
+        """Settle what is held and young enough; returns the other keys."""
+        unknown = []
+        for number, key in enumerate(keys, start=1):
+            if number % KEYS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            held = self._cache.young(key)
+            if held is None:
+                unknown.append(key)
+                continue
+            settled.reports[key] = held.report
+            event = "report.resolved" if held.report else "report.missing"
+            log.debug(event, report_id=shown(key), attempts=0, cached=True)
+        return unknown
 
     async def _settle_from(
         self, waiting: Iterator[ReportKey], settled: Settled
@@ -77,16 +112,33 @@ class Reports:
 
     async def _ask(self, key: ReportKey) -> Report | None:
         try:
-            fetched = await self._client.fetch(report_path(key), _read_report)
-        except UnexpectedStatus as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise _unavailable(key, error) from error
-            _log_settled("report.missing", key, error.attempts)
-            return None
+            fetched = await self._client.fetch(report_path(key), _decoder.decode)
         except UpstreamError as error:
-            raise _unavailable(key, error) from error
+            if isinstance(error, UnexpectedStatus) and error.status == NOT_FOUND:
+                self._cache.put(key, None)
+                _log_settled("report.missing", key, error.attempts)
+                return None
+            return self._last_known(key, error)
+        self._cache.put(key, fetched.value)
         _log_settled("report.resolved", key, fetched.attempts)
         return fetched.value
+
+    def _last_known(self, key: ReportKey, error: UpstreamError) -> Report:
+        """The last good copy of a report that cannot be had, if one is held."""
+        report = self._cache.last_known(key)
+        log.warning(
+            "report.failed",
+            report_id=shown(key),
+            attempts=error.attempts,
+            cached=report is not None,
+            **{"error.type": error.error_type},
+        )
+        if report is None:
+            reason = str(error)
+            raise ReportUnavailable(
+                reason, retry_after_s=error.retry_after_s
+            ) from error
+        return report
 
 
 def report_key(report_id: Any) -> ReportKey | None:
@@ -107,22 +159,15 @@ def report_path(key: ReportKey) -> str:
 
 
 def log_invalid_id(report_id: Any) -> None:
-    """Log an id that is never asked for, cut to a readable length."""
-    shown = msgspec.json.encode(report_id).decode()[:MAX_LOGGED_ID_CHARACTERS]
-    log.info("report.invalid_id", report_id=shown, attempts=0, cached=False)
+    """Log an id that is never asked for."""
+    encoded = msgspec.json.encode(report_id).decode()
+    log.info("report.invalid_id", report_id=shown(encoded), attempts=0, cached=False)
+
+
+def shown(key: str) -> str:
+    """An id as logs show it, cut to a readable length."""
+    return key[:MAX_LOGGED_ID_CHARACTERS]
 
 
 def _log_settled(event: str, key: ReportKey, attempts: int) -> None:
-    shown = key[:MAX_LOGGED_ID_CHARACTERS]
-    log.info(event, report_id=shown, attempts=attempts, cached=False)
-
-
-def _unavailable(key: ReportKey, error: UpstreamError) -> ReportUnavailable:
-    log.warning(
-        "report.failed",
-        report_id=key[:MAX_LOGGED_ID_CHARACTERS],
-        attempts=error.attempts,
-        cached=False,
-        **{"error.type": error.error_type},
-    )
-    return ReportUnavailable(str(error), retry_after_s=error.retry_after_s)
+    log.info(event, report_id=shown(key), attempts=attempts, cached=False)

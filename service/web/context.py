@@ -4,22 +4,29 @@ One middleware does it all, outermost: it names the request, answers errors as
 problems, and logs `http.request` when the handler is done.
 """
 
+import itertools
 import re
+import secrets
 import time
-import uuid
 from typing import Final
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from service.web.block import BlockResponse
 from service.web.problems import INTERNAL_ERROR, answer_problem, kind_of
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
+REQUEST_ID: Final = web.RequestKey("request_id", str)
 CACHE_RESULT: Final = web.RequestKey("cache_result", str)
 """A handler's word on where its answer came from, for the log."""
 
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
+_ID_OF_PROCESS: Final = secrets.token_hex(10)
+_requests: Final = itertools.count()
+"""A new id is the process's and a number: unique, and cheaper than a random one."""
+
 _TRACEPARENT: Final = re.compile(
     r"(?!ff|00-.{53})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
 )
@@ -33,8 +40,8 @@ def request_context(*, access_log: bool) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        request_id = request_id_of(request)
-        structlog.contextvars.clear_contextvars()
+        request[REQUEST_ID] = request_id = request_id_of(request)
+        # aiohttp serves each request in a task, so in a context, of its own.
         structlog.contextvars.bind_contextvars(
             request_id=request_id, **trace_context_of(request)
         )
@@ -42,7 +49,7 @@ def request_context(*, access_log: bool) -> Middleware:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - answered, and logged if unexpected
             response = _answer_error(error, request_id)
-        if not response.prepared:
+        if not response.prepared and not isinstance(response, BlockResponse):
             response.headers[REQUEST_ID_HEADER] = request_id
         if access_log:
             log_request(request, response, started)
@@ -53,8 +60,10 @@ def request_context(*, access_log: bool) -> Middleware:
 
 def request_id_of(request: web.Request) -> str:
     """The caller's request id where it is sane, else a new one."""
-    given = request.headers.get(REQUEST_ID_HEADER, "")
-    return given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    given = request.headers.get(REQUEST_ID_HEADER)
+    if given is not None and _SANE_REQUEST_ID.fullmatch(given):
+        return given
+    return f"{_ID_OF_PROCESS}{next(_requests):012x}"
 
 
 def trace_context_of(request: web.Request) -> dict[str, str]:

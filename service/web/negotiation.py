@@ -1,12 +1,14 @@
-"""Choosing a media type by the caller's `Accept` (RFC 9110 §12.5.1)."""
+"""What a caller accepts: media types and content codings (RFC 9110 §12.5)."""
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from service.web.problems import NOT_ACCEPTABLE, RequestProblem
 
 
-def choose(accept: str, offered: Sequence[str]) -> str:
+@lru_cache(maxsize=256)
+def choose(accept: str, offered: tuple[str, ...]) -> str:
     """The offered type that the caller likes best, the first among equals.
 
     Raises `RequestProblem` (406) where the caller accepts none of them.
@@ -21,6 +23,13 @@ def choose(accept: str, offered: Sequence[str]) -> str:
     if quality == 0:
         raise RequestProblem(NOT_ACCEPTABLE, f"offered: {', '.join(offered)}")
     return best
+
+
+def quality_of(coding: str, accept_encoding: str) -> float:
+    """How much a caller likes a content coding, from 0 (not at all) to 1."""
+    ranges = [_parse(part) for part in accept_encoding.split(",") if part.strip()]
+    qualities = dict(reversed(ranges))
+    return qualities.get(coding, qualities.get("*", 0.0))
 
 
 def _parse(part: str) -> tuple[str, float]:

@@ -89,6 +89,9 @@ DEADLINE_EXCEEDED: Final = ProblemKind(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The period could not be computed in time",
 )
+PERIOD_LOST: Final = ProblemKind(
+    "period_lost", HTTPStatus.SERVICE_UNAVAILABLE, "The period has to be computed anew"
+)
 INTERNAL_ERROR: Final = ProblemKind(
     "internal_error", HTTPStatus.INTERNAL_SERVER_ERROR, "Something of ours went wrong"
 )
@@ -101,6 +104,7 @@ KINDS: Final[dict[type[BaseException], ProblemKind]] = {
     usage.MessagesUnavailable: MESSAGES_UNAVAILABLE,
     usage.ReportUnavailable: REPORT_UNAVAILABLE,
     usage.DeadlineExceeded: DEADLINE_EXCEEDED,
+    usage.BooksLost: PERIOD_LOST,
     web.HTTPNotFound: NOT_FOUND,
     web.HTTPMethodNotAllowed: METHOD_NOT_ALLOWED,
     web.HTTPClientError: REQUEST_REFUSED,

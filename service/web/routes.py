@@ -7,7 +7,8 @@ say something else than the other.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from functools import cache
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 from aiohttp import web
@@ -88,6 +89,8 @@ class Endpoints(list[Endpoint]):
 
 def read_parameters(request: web.Request, struct: type[P]) -> P:
     """Decode the query; `InvalidParameter` names what is unknown, double or wrong."""
+    if not request.query_string:
+        return cast("P", _defaults(struct))
     known = [field.encode_name for field in msgspec.structs.fields(struct)]
     for name, count in Counter(name for name, _ in request.query.items()).items():
         if name not in known:
@@ -102,6 +105,12 @@ def read_parameters(request: web.Request, struct: type[P]) -> P:
     except msgspec.ValidationError as error:
         name = str(error).partition(" - at `$.")[2].rstrip("`")
         raise InvalidParameter(name, _wanted(struct, name)) from None
+
+
+@cache
+def _defaults(struct: type[msgspec.Struct]) -> msgspec.Struct:
+    """What most requests ask for: nothing in particular."""
+    return struct()
 
 
 def _wanted(struct: type[msgspec.Struct], name: str) -> str:

@@ -16,7 +16,7 @@ from structlog.typing import EventDict
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.upstream import errors
-from service.upstream.client import UpstreamClient, open_client
+from service.upstream.client import Fetched, UpstreamClient, open_client
 from service.usage.ledger import read_messages
 from tests.conftest import MakeSettings, always, message
 
@@ -92,6 +92,7 @@ async def assert_works_again(client: UpstreamClient, sandbox: RunningSandbox) ->
     assert connections_in_use(client) == 0
     sandbox.sandbox.faults = Faults()
     fetched = await client.fetch(PATH, read_messages)
+    assert fetched.value is not None
     assert fetched.value.ids.tolist() == [1]
     assert connections_in_use(client) == 0
 
@@ -403,7 +404,7 @@ async def test_what_upstream_is_told(
     async with open_client(settings(upstream=options)) as client:
         values = [await client.fetch("/path", msgspec.json.decode) for _ in range(2)]
 
-    assert values == [([1], 1), ([1], 1)]
+    assert values == [Fetched([1], 1), Fetched([1], 1)]
     for request in seen:
         assert request.headers["Accept"] == "application/json"
         assert request.headers["User-Agent"] == "copilot-usage"

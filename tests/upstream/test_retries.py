@@ -18,7 +18,7 @@ from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.settings import Settings
 from service.upstream import errors
-from service.upstream.client import open_client
+from service.upstream.client import Fetched, open_client
 from service.upstream.retries import Backoff, parse_retry_after, unexpected_status
 from tests.conftest import MakeSettings, MockedUpstream
 
@@ -156,7 +156,7 @@ async def test_the_first_success_ends_the_tries(
     async with open_client(patient) as client:
         fetched = await client.fetch(PATH, msgspec.json.decode)
 
-    assert fetched == ({"fine": True}, 2)
+    assert fetched == Fetched({"fine": True}, 2)
     assert len(slept_s) == 1
 
 

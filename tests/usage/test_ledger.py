@@ -13,8 +13,9 @@ from service.upstream.client import decode
 from service.upstream.errors import ContractBroken, MalformedBody
 from service.usage.errors import MessageNotFound
 from service.usage.formats import to_json
-from service.usage.ledger import Ledger, Messages, price, read_messages, to_credits
+from service.usage.ledger import Ledger, Messages, read_messages, to_credits
 from service.usage.model import Explanation, Report, StepTaken
+from service.usage.pricing import price
 from service.usage.rating import TEXT_RULES, TOKEN_ESTIMATE
 from service.usage.reports import Settled
 from tests.reference import (
@@ -105,11 +106,11 @@ def test_unreadable_timestamp_breaks_the_contract() -> None:
     [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")],
     ids=["lists", "objects", "both"],
 )
-def test_deep_nesting_breaks_the_contract(opening: str, closing: str) -> None:
+async def test_deep_nesting_breaks_the_contract(opening: str, closing: str) -> None:
     """A report id nested without end is upstream's error, not a crash."""
     nested = with_report_id(opening * 100_000 + "1" + closing * 100_000)
     with pytest.raises(ContractBroken):
-        decode(nested, read_messages)
+        await decode(bytearray(nested), read_messages)
 
 
 @pytest.mark.parametrize(
@@ -121,17 +122,17 @@ def test_deep_nesting_breaks_the_contract(opening: str, closing: str) -> None:
         *("lone surrogate", "NaN", "leading zero"),
     ],
 )
-def test_body_that_is_no_json_is_malformed(body: bytes) -> None:
+async def test_body_that_is_no_json_is_malformed(body: bytes) -> None:
     """What cannot be parsed is told apart from what breaks the contract."""
     with pytest.raises(MalformedBody):
-        decode(body, read_messages)
+        await decode(bytearray(body), read_messages)
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b"{}", with_id("null")])
-def test_json_of_another_shape_breaks_the_contract(body: bytes) -> None:
+async def test_json_of_another_shape_breaks_the_contract(body: bytes) -> None:
     """What can be parsed but was not agreed on is the contract broken."""
     with pytest.raises(ContractBroken):
-        decode(body, read_messages)
+        await decode(bytearray(body), read_messages)
 
 
 # Report ids.

@@ -15,8 +15,9 @@ from structlog.typing import EventDict
 
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
+from service.usage.books import MAX_INVALID_IDS_TOLD
 from service.usage.errors import UnknownPlan
-from service.usage.period import MAX_LOGGED_INVALID_IDS, find_plan
+from service.usage.period import find_plan
 from service.usage.rating import TEXT_RULES, TOKEN_ESTIMATE, Plan
 from tests.conftest import MakeClient, always, message, report
 
@@ -383,13 +384,13 @@ async def test_unusable_ids_do_not_flood_the_log(
     ask: Ask, sandbox: RunningSandbox, log_entries: list[EventDict]
 ) -> None:
     """A period of nothing but bad ids logs the first of them."""
-    count = MAX_LOGGED_INVALID_IDS + 50
+    count = MAX_INVALID_IDS_TOLD + 50
     sandbox.sandbox.set_messages([message(n, report_id=None) for n in range(count)])
 
     await ask()
 
     events = [entry["event"] for entry in log_entries]
-    assert events.count("report.invalid_id") == MAX_LOGGED_INVALID_IDS
+    assert events.count("report.invalid_id") == MAX_INVALID_IDS_TOLD
 
 
 async def test_a_failed_refresh_is_logged_with_its_reason(

@@ -16,6 +16,7 @@ from service.upstream.errors import ContractBroken, UnexpectedStatus
 from service.usage.errors import ReportUnavailable
 from service.usage.ledger import read_messages
 from service.usage.model import Report
+from service.usage.report_cache import ReportCache
 from service.usage.reports import (
     OnReportError,
     Reports,
@@ -81,7 +82,8 @@ def open_reports(settings: MakeSettings, sandbox: RunningSandbox) -> OpenReports
             }
         )
         async with open_client(made) as client:
-            yield Reports(client, concurrency, on_error)
+            cache = ReportCache(made.cache)
+            yield Reports(client, cache, concurrency=concurrency, on_error=on_error)
 
     return opened
 

@@ -1,0 +1,184 @@
+"""Where the books are kept: in this process, or in one of their own.
+
+Reading and pricing a large period takes seconds of computing. In this process, even in
+a thread, that would hold the interpreter's lock and keep requests waiting; so large
+periods are kept by a child process, and whole answers come back through memory that
+both share. `docs/decisions/large-periods.md` has the measurements.
+"""
+
+import asyncio
+import mmap
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.managers import BaseManager, BaseProxy
+from pathlib import Path
+from typing import IO, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+
+from service.usage.books import Books, Contents
+from service.usage.errors import BooksLost
+from service.usage.rating import Plan
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Method = Callable[Concatenate[Books, P], T]
+
+CALLERS: Final = 4
+"""Threads that wait for the child; queries go on while a refresh computes."""
+
+
+class Bookkeeper(Protocol):
+    """Runs methods of `Books`, wherever those are."""
+
+    async def load(self, body: bytearray) -> Contents:
+        """`Books.load`, for bodies of any size."""
+
+    async def answer(self, plan: Plan, media_type: str) -> bytes | mmap.mmap:
+        """`Books.answer`, for answers of any size."""
+
+    async def call(self, method: Method[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Any other method, such as `call(Books.explain, plan, 7)`."""
+
+    async def close(self) -> None:
+        """Let the books go."""
+
+
+class InlineBookkeeper:
+    """Keeps the books in this process: for periods that are priced in no time."""
+
+    def __init__(self) -> None:
+        self._books = Books()
+
+    async def load(self, body: bytearray) -> Contents:
+        return self._books.load(body)
+
+    async def answer(self, plan: Plan, media_type: str) -> bytes:
+        return self._books.answer(plan, media_type)
+
+    async def call(self, method: Method[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return method(self._books, *args, **kwargs)
+
+    async def close(self) -> None:
+        self._books = Books()
+
+
+class ProcessBookkeeper:
+    """Keeps the books in a child process, which starts at the first call.
+
+    If the child dies, calls raise `BooksLost`; the next refresh starts another.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(CALLERS, thread_name_prefix="books")
+        self._starting = threading.Lock()
+        self._manager: _Manager | None = None
+        self._books: BaseProxy | None = None
+
+    async def load(self, body: bytearray) -> Contents:
+        contents: Contents = await self._in_thread(self._load, body)
+        return contents
+
+    async def answer(self, plan: Plan, media_type: str) -> mmap.mmap:
+        return await self._in_thread(self._answer, plan, media_type)
+
+    async def call(self, method: Method[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = await self._in_thread(self._remote, method.__name__, *args)
+        return result
+
+    async def close(self) -> None:
+        await self._in_thread(self._stop)
+        self._threads.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, work, *args)
+
+    def _load(self, body: bytearray) -> Any:
+        with shared_file() as file:
+            file.write(body)
+            file.flush()
+            return self._remote("load_file", file_path(file))
+
+    def _answer(self, plan: Plan, media_type: str) -> mmap.mmap:
+        with shared_file() as file:
+            self._remote("answer_file", file_path(file), plan, media_type)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _remote(self, name: str, *args: Any) -> Any:
+        books = self._start()
+        try:
+            return books._callmethod(name, args)
+        except (EOFError, ConnectionError) as error:
+            self._stop()
+            raise BooksLost from error
+
+    def _start(self) -> BaseProxy:
+        with self._starting:
+            if self._books is None:
+                self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
+                self._manager.start(_follow_parent)
+                self._books = self._manager.SharedBooks()  # type: ignore[attr-defined]
+            return self._books
+
+    def _stop(self) -> None:
+        with self._starting:
+            manager, self._manager, self._books = self._manager, None, None
+        if manager is not None:
+            manager.shutdown()
+
+
+class SharedBooks(Books):
+    """Books whose largest arguments and results travel in files."""
+
+    def load_file(self, path: str) -> Contents:
+        """`load` of a file's content."""
+        return self.load(Path(path).read_bytes())
+
+    def answer_file(self, path: str, plan: Plan, media_type: str) -> None:
+        """`answer` into a file."""
+        Path(path).write_bytes(self.answer(plan, media_type))
+
+
+class _Manager(BaseManager):
+    """The child process and its server of books."""
+
+
+_Manager.register("SharedBooks", SharedBooks)
+
+
+def _follow_parent() -> None:
+    """In the child: leave Ctrl-C to the parent, and end when it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def shared_file() -> Iterator[IO[bytes]]:
+    """A file that another process can open by `file_path`, in memory where possible.
+
+    Not in /dev/shm, which containers keep small.
+    """
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("copilot-usage"), "r+b") as file:
+            yield file
+    else:
+        with tempfile.NamedTemporaryFile("r+b") as named:
+            yield named.file
+
+
+def file_path(file: IO[bytes]) -> str:
+    """The path under which another process of the same user opens a shared file."""
+    is_named = isinstance(file.name, str)
+    return file.name if is_named else f"/proc/{os.getpid()}/fd/{file.fileno()}"

@@ -1,0 +1,58 @@
+"""Reports that upstream has told us, and those that it has said do not exist.
+
+An entry is young for its time to live, and after that stays as the last known good
+copy, for times when upstream fails. The longest unused entries go first.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from service.settings import Cache
+from service.usage.model import Report
+
+
+class CachedReport(NamedTuple):
+    """A report, or None where there is none, and until when that is believed."""
+
+    report: Report | None
+    young_until: float
+
+
+class ReportCache:
+    """At most `max_reports` settled report ids."""
+
+    def __init__(
+        self, settings: Cache, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._entries: OrderedDict[str, CachedReport] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def young(self, key: str) -> CachedReport | None:
+        """The entry of this key, if it need not be asked for again."""
+        entry = self._entries.get(key)
+        if entry is None or self._clock() >= entry.young_until:
+            return None
+        self._entries.move_to_end(key)
+        return entry
+
+    def last_known(self, key: str) -> Report | None:
+        """The last good copy of a report, however old."""
+        entry = self._entries.get(key)
+        return entry.report if entry else None
+
+    def put(self, key: str, report: Report | None) -> None:
+        """Remember what upstream has said of a key."""
+        settings = self._settings
+        ttl_s = (
+            settings.missing_report_ttl_s if report is None else settings.report_ttl_s
+        )
+        self._entries[key] = CachedReport(report, self._clock() + ttl_s)
+        self._entries.move_to_end(key)
+        if len(self._entries) > settings.max_reports:
+            self._entries.popitem(last=False)
