@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.load.processes import ROOT, resident_bytes, stop
+from benchmarks.load.processes import ROOT, resident_bytes, stop, tethered
 from benchmarks.load.runner import Watch
 
 WARM_UP: Final = 0.1
@@ -87,7 +87,7 @@ class Outage:
         self._is_dead = True
         time.sleep(seconds / 3)
         self._again = subprocess.Popen(  # noqa: S603 - what has just run
-            self._command,
+            tethered(self._command),
             env=self._environment,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,

@@ -1,0 +1,94 @@
+"""An upstream whose period grows: each time it is asked, one percent is new.
+
+    python -m benchmarks.load.growing MESSAGES PORT
+
+`/base` is the period as it was at first, and asking for it lets nothing grow.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+
+from service.sandbox.options import SandboxOptions
+from service.sandbox.periods import FIRST_ID, generate_period
+
+REPORTS: Final = 100
+NEW_PER_FETCH: Final = 0.01
+MOST_GROWTHS: Final = 20
+ENDING: Final = b"]}"
+
+
+class GrowingPeriod:
+    """A period's messages, more of them at each call, and its reports."""
+
+    def __init__(self, messages: int) -> None:
+        period = generate_period(SandboxOptions(messages=messages, reports=REPORTS))
+        self.base = period.messages_body
+        self.reports = period.reports
+        self._size = messages
+        self._tails: list[bytes] = []
+
+    def next_body(self) -> bytes:
+        """The base at first, then one percent more each time."""
+        body = self.base.removesuffix(ENDING) + b"".join(self._tails) + ENDING
+        if len(self._tails) < MOST_GROWTHS:
+            self._tails.append(self._next_tail())
+        return body
+
+    def _next_tail(self) -> bytes:
+        """Messages that were never there, with texts of another seed."""
+        number = len(self._tails) + 1
+        new = max(1, int(self._size * NEW_PER_FETCH))
+        options = SandboxOptions(messages=new, reports=0, seed=1_000 + number)
+        first_id = FIRST_ID + self._size + (number - 1) * new
+        messages = _renumbered(generate_period(options).messages_body, first_id)
+        return b"".join(b"," + msgspec.json.encode(each) for each in messages)
+
+
+def _renumbered(body: bytes, first_id: int) -> Iterator[dict[str, Any]]:
+    for number, message in enumerate(msgspec.json.decode(body)["messages"], first_id):
+        yield {**message, "id": number}
+
+
+def create_app(messages: int) -> web.Application:
+    """The upstream's two calls, and `/base`."""
+    growing = GrowingPeriod(messages)
+
+    async def answer_messages(_request: web.Request) -> web.Response:
+        return _json(growing.next_body())
+
+    async def answer_base(_request: web.Request) -> web.Response:
+        return _json(growing.base)
+
+    async def answer_report(request: web.Request) -> web.Response:
+        body = growing.reports.get(unquote(request.match_info["id"]))
+        return web.Response(status=404) if body is None else _json(body)
+
+    app = web.Application()
+    app.router.add_get("/messages/current-period", answer_messages)
+    app.router.add_get("/base", answer_base)
+    app.router.add_get("/reports/{id}", answer_report)
+    return app
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
+def main(messages: str, port: str) -> None:
+    """Serve until SIGTERM."""
+    web.run_app(
+        create_app(int(messages)),
+        host="127.0.0.1",
+        port=int(port),
+        access_log=None,
+        print=lambda *_: None,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
