@@ -184,12 +184,12 @@ class Texts:
 
     def _are_equal_words(self, left: Indexes, right: Indexes) -> Flags:
         begins, ends = self._word_bounds
-        lengths = ends[left] - begins[left]
-        equal: Flags = lengths == ends[right] - begins[right]
-        equal &= lengths <= _LONGEST_COMPARED
-        last = lengths - 1
-        for place in range(int(lengths[equal].max(initial=0))):
-            offset = np.minimum(place, last)
+        lengths = ends - begins
+        shorter = np.minimum(lengths[left], lengths[right])
+        equal: Flags = lengths[left] == lengths[right]
+        equal &= shorter <= _LONGEST_COMPARED
+        for place in range(int(shorter[equal].max(initial=0))):
+            offset = np.minimum(place, shorter - 1)
             equal &= (
                 self._codes[begins[left] + offset]
                 == self._codes[begins[right] + offset]
