@@ -157,10 +157,11 @@ def test_equal_hashes_of_different_words_change_nothing(
         (words("ab", "abc"), True),
         (words("abc", "ab"), True),
         (words("abc", "abd", "abcd", "xbc"), True),
+        (words("b" * 20, "c" * 20, "d"), True),
     ],
     ids=[
         *("all differ", "first again", "last again", "not neighbours", "long"),
-        *("longer", "shorter", "alike"),
+        *("longer", "shorter", "alike", "much shorter at the end"),
     ],
 )
 def test_colliding_words_that_are_no_neighbours_are_still_compared(
@@ -194,6 +195,7 @@ PALINDROMES = {
     "capital sharp s": ("\u1e9ex\u00df", True),
     "sharp s is not ss": ("\u00dfxss", False),
     "capital sigma at the end is a final one": ("\u03a3\u0391\u03a3", False),
+    "final sigma mirrors a capital at the end": ("\u03c2x\u03a3", True),
     "sigmas as written": ("\u03c3\u03b1\u03c3", True),
     "lone capital sigma": ("\u03a3", True),
     "sigma before punctuation": ("\u03a3\u03b1\u03a3.", False),
