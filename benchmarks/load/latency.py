@@ -64,6 +64,8 @@ def _plot(histogram: Any, title: str, file: Path) -> None:
     axes.set_yscale("log")
     nines = [tick for tick in (1, 10, 100, 1_000, 10_000, 100_000) if tick <= count]
     axes.set_xticks(nines, [f"{100 - 100 / tick:g} %" for tick in nines])
+    for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatter("{x:g}")
     axes.set(title=title, xlabel="percentile", ylabel="latency, ms")
     axes.grid(visible=True, which="both", alpha=0.3)
     figure.tight_layout()
