@@ -19,7 +19,7 @@ from service.usage import handlers as usage
 from service.usage import text
 from service.usage.period import CurrentPeriod
 from service.web import health, index
-from service.web.context import request_context
+from service.web.context import ACCESS_LOG, request_context
 from service.web.openapi import add_documentation
 from service.web.routes import Endpoints
 
@@ -34,6 +34,7 @@ def create_app(settings: Settings) -> web.Application:
         middlewares=[request_context(access_log=settings.logging.access)],
         client_max_size=MAX_REQUEST_BODY_BYTES,
     )
+    app[ACCESS_LOG] = settings.logging.access
     endpoints = Endpoints([*usage.endpoints, *index.endpoints, *health.endpoints])
     app.add_routes(endpoints.routes())
     add_documentation(app, endpoints)

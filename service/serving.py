@@ -11,8 +11,9 @@ from types import FrameType
 from typing import Final, NoReturn
 
 import uvloop
-from aiohttp import web  # noqa: TID251 - an entry point's helper: it listens
+from aiohttp import web
 
+from service.front import FrontRunner
 from service.settings import Server
 
 LISTEN_BACKLOG: Final = 1024
@@ -29,9 +30,7 @@ class CannotStart(Exception):
 @asynccontextmanager
 async def listening(app: web.Application, server: Server) -> AsyncIterator[str]:
     """Serve an application; the URL has the real port where 0 was asked for."""
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=server.shutdown_grace_s
-    )
+    runner = FrontRunner(app, access_log=None, shutdown_timeout=server.shutdown_grace_s)
     await runner.setup()
     try:
         site = web.TCPSite(runner, server.host, server.port, backlog=LISTEN_BACKLOG)

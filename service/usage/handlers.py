@@ -41,6 +41,7 @@ REFRESH_PROBLEMS: Final = (
     problems.UNKNOWN_PLAN,
     problems.INVALID_PARAMETER,
 )
+USAGE_PATHS: Final = ("/usage", "/v1/usage")
 PLAN_HEADERS: Final = {
     "Usage-Plan": "The plan, with its version, that priced the messages.",
     "Usage-Degraded": "Messages priced by text because their report was unavailable.",
@@ -107,8 +108,7 @@ class DailyParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @endpoints.get(
-    "/usage",
-    "/v1/usage",
+    *USAGE_PATHS,
     parameters=UsageParameters,
     answer=UsageAnswer,
     media_types=tuple(FORMATS),

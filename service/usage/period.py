@@ -147,6 +147,17 @@ class CurrentPeriod:
         freshness = self._policy.judge(self._age(held), is_new=is_new)
         return View(held, plan, freshness)
 
+    def fresh_answer(self, media_type: str) -> tuple[Answer, Freshness] | None:
+        """The default plan's answer, if it is ready and fresh; never waits."""
+        held = self._held
+        if held is None:
+            return None
+        age_s = self._age(held)
+        answer = held.answers.get((self._plan.id, media_type))
+        if answer is None or age_s >= self._policy.ttl_s:
+            return None
+        return answer, self._policy.judge(age_s)
+
     async def close(self) -> None:
         """Stop refreshing and let the books go."""
         if self._refreshing is not None:

@@ -8,7 +8,7 @@ import itertools
 import re
 import secrets
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from aiohttp import web
@@ -19,6 +19,8 @@ from service.web.problems import INTERNAL_ERROR, answer_problem, kind_of
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
+ACCESS_LOG: Final = web.AppKey("access_log", bool)
+"""Whether answered requests are logged."""
 CACHE_RESULT: Final = web.RequestKey("cache_result", str)
 """A handler's word on where its answer came from, for the log."""
 
@@ -32,6 +34,17 @@ _TRACEPARENT: Final = re.compile(
 )
 
 log = structlog.get_logger()
+
+
+class Answered(NamedTuple):
+    """How a request was answered, for its line in the log."""
+
+    route: str | None
+    status: int
+    body_size: int
+    started: float
+    """When the request was read, by `time.perf_counter`."""
+    cache: str | None
 
 
 def request_context(*, access_log: bool) -> Middleware:
@@ -52,13 +65,13 @@ def request_context(*, access_log: bool) -> Middleware:
         if not response.prepared and not isinstance(response, BlockResponse):
             response.headers[REQUEST_ID_HEADER] = request_id
         if access_log:
-            log_request(request, response, started)
+            note_answer(request, _answered(request, response, started))
         return response
 
     return middleware
 
 
-def request_id_of(request: web.Request) -> str:
+def request_id_of(request: web.BaseRequest) -> str:
     """The caller's request id where it is sane, else a new one."""
     given = request.headers.get(REQUEST_ID_HEADER)
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
@@ -72,24 +85,32 @@ def trace_context_of(request: web.Request) -> dict[str, str]:
     return {"trace_id": match[1], "span_id": match[2]} if match else {}
 
 
-def log_request(
-    request: web.Request, response: web.StreamResponse, started: float
-) -> None:
+def note_answer(request: web.BaseRequest, answered: Answered) -> None:
     """Write the line of an answered request."""
-    resource = request.match_info.route.resource
     log.info(
         "http.request",
         **{
             "http.request.method": request.method,
-            "http.route": resource.canonical if resource else None,
+            "http.route": answered.route,
             "url.path": request.path,
-            "http.response.status_code": response.status,
-            "http.response.body.size": response.body_length
-            or response.content_length
-            or 0,
-            "duration_s": round(time.perf_counter() - started, 6),
-            "cache": request.get(CACHE_RESULT),
+            "http.response.status_code": answered.status,
+            "http.response.body.size": answered.body_size,
+            "duration_s": round(time.perf_counter() - answered.started, 6),
+            "cache": answered.cache,
         },
+    )
+
+
+def _answered(
+    request: web.Request, response: web.StreamResponse, started: float
+) -> Answered:
+    resource = request.match_info.route.resource
+    return Answered(
+        route=resource.canonical if resource else None,
+        status=response.status,
+        body_size=response.body_length or response.content_length or 0,
+        started=started,
+        cache=request.get(CACHE_RESULT),
     )
 
 

@@ -38,16 +38,24 @@ async def send_held(
 ) -> web.StreamResponse:
     """Answer with the best variant for this caller, or 304 if they have it."""
     request[CACHE_RESULT] = freshness.result
-    variant = answer.best(codings_for(request.headers.get(hdrs.ACCEPT_ENCODING, "")))
-    status, body = _OK, variant.body
-    if _is_known(request, variant):
-        status, body = _NOT_MODIFIED, b""
+    block = as_block(request, answer, freshness, request[REQUEST_ID])
+    if block is not None:
+        return block
+    return await _send_in_slices(request, answer, freshness)
+
+
+def as_block(
+    request: web.BaseRequest, answer: Answer, freshness: Freshness, request_id: str
+) -> BlockResponse | None:
+    """The same as one block, or None where it has to go aiohttp's way."""
+    variant, status = _choose(request, answer)
+    body = variant.body if status == _OK else b""
     if len(body) > LARGEST_BLOCK_BYTES or not _keeps_connection(request):
-        return await _send_in_slices(request, answer, variant, freshness, status)
+        return None
     head = _head(answer, variant, freshness, status)
-    id_line = f"{REQUEST_ID_HEADER}: {request[REQUEST_ID]}\r\n\r\n".encode()
+    id_line = f"{REQUEST_ID_HEADER}: {request_id}\r\n\r\n".encode()
     if request.method == hdrs.METH_HEAD:
-        return BlockResponse(status, head, id_line, body_size=0)
+        body = b""
     return BlockResponse(status, head, id_line, body, body_size=len(body))
 
 
@@ -73,7 +81,13 @@ def codings_for(accept_encoding: str) -> tuple[Coding, ...]:
     return (*taken, IDENTITY)
 
 
-def _is_known(request: web.Request, variant: Variant) -> bool:
+def _choose(request: web.BaseRequest, answer: Answer) -> tuple[Variant, int]:
+    """The best variant for this caller, and 304 if they have it."""
+    variant = answer.best(codings_for(request.headers.get(hdrs.ACCEPT_ENCODING, "")))
+    return variant, _NOT_MODIFIED if _is_known(request, variant) else _OK
+
+
+def _is_known(request: web.BaseRequest, variant: Variant) -> bool:
     """Whether the caller's `If-None-Match` names this variant (RFC 9110 §13.1.2)."""
     given = request.headers.get(hdrs.IF_NONE_MATCH)
     if given is None:
@@ -84,7 +98,7 @@ def _is_known(request: web.Request, variant: Variant) -> bool:
     return any(tag in {variant.etag, "*"} for tag in tags)
 
 
-def _keeps_connection(request: web.Request) -> bool:
+def _keeps_connection(request: web.BaseRequest) -> bool:
     return request.version == HttpVersion11 and request.keep_alive
 
 
@@ -119,13 +133,10 @@ def _headers(
 
 
 async def _send_in_slices(
-    request: web.Request,
-    answer: Answer,
-    variant: Variant,
-    freshness: Freshness,
-    status: int,
+    request: web.Request, answer: Answer, freshness: Freshness
 ) -> web.StreamResponse:
     """Send through aiohttp, no faster than the caller reads."""
+    variant, status = _choose(request, answer)
     headers = _headers(answer, variant, freshness, status)
     headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
     response = web.StreamResponse(status=status, headers=headers)
