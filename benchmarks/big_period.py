@@ -70,7 +70,7 @@ class Small(NamedTuple):
 SMALL: Final = (
     Small("GET /health/live", "/health/live", 100, {}, 200),
     Small("GET /usage, 304", "/usage", 100, {"If-None-Match": "*"}, 304),
-    Small("GET /usage/daily", "/usage/daily?tz=Europe/London", 20, {}, 200),
+    Small("GET /usage/daily", "/usage/daily?tz=Europe/London", 5, {}, 200),
 )
 
 
