@@ -6,66 +6,122 @@ rest together, so it is answered here, with the same bytes; whatever is not exac
 request goes the ordinary way. `docs/decisions/held-answers.md` has the measurements.
 """
 
+import math
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 import structlog
 from aiohttp import hdrs, web
 
+from service.usage.encodings import Buffer
 from service.usage.formats import JSON
 from service.usage.handlers import PERIOD, USAGE_PATHS
+from service.usage.period import CurrentPeriod, HeldPeriod
 from service.web.block import BlockResponse
-from service.web.context import ACCESS_LOG, Answered, note_answer, request_id_of
-from service.web.held import as_block
+from service.web.context import (
+    ACCESS_LOG,
+    REQUEST_ID_HEADER,
+    TRACEPARENT,
+    Answered,
+    note_answer,
+    request_id_of,
+)
+from service.web.held import keeps_connection, prepare_block
 
+ROUTE: Final = USAGE_PATHS[0]
 PLAIN_ACCEPTS: Final = frozenset({None, "*/*", JSON})
 """What callers send who want JSON without further thought."""
+
+MOST_PREPARED: Final = 256
+"""Kinds of callers remembered within a second."""
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class FrontRunner(web.AppRunner):
-    """An `AppRunner` whose server tries the front first."""
+    """An `AppRunner` whose server tries the front first, if the app holds a period."""
 
     async def _make_server(self) -> Any:
         server = await super()._make_server()
-        server.request_handler = with_front(self.app, server.request_handler)
+        if PERIOD in self.app:
+            front = Front(self.app[PERIOD], access_log=self.app[ACCESS_LOG])
+            server.request_handler = front.before(server.request_handler)
         return server
 
 
-def with_front(app: web.Application, handle: Handle) -> Handle:
-    """A handler that asks `handle` only what the front cannot answer."""
-    period, access_log = app[PERIOD], app[ACCESS_LOG]
+class Prepared(NamedTuple):
+    """What callers who accept and know the same are sent within one second."""
 
-    def answer(request: web.BaseRequest) -> BlockResponse | None:
+    status: int
+    head: bytes
+    body: Buffer
+
+
+class Front:
+    """Answers from what it has prepared for like requests within the same second.
+
+    Ages and dates are told in seconds: until the second is over, or the period is
+    replaced or stale, only the request's id differs.
+    """
+
+    def __init__(self, period: CurrentPeriod, *, access_log: bool) -> None:
+        self._period = period
+        self._log = structlog.get_logger().bind() if access_log else None
+        self._prepared: dict[tuple[str | None, str | None], Prepared] = {}
+        self._prepared_of: HeldPeriod | None = None
+        self._prepared_until = -math.inf
+
+    def before(self, handle: Handle) -> Handle:
+        """A handler that asks `handle` only what the front cannot answer."""
+
+        async def front(request: web.BaseRequest) -> web.StreamResponse:
+            if request.raw_path in USAGE_PATHS and request.method == hdrs.METH_GET:
+                response = self.answer(request)
+                if response is not None:
+                    return response
+            return await handle(request)
+
+        return front
+
+    def answer(self, request: web.BaseRequest) -> BlockResponse | None:
+        """The answer, or None where the request has to go the ordinary way."""
         started, headers = time.perf_counter(), request.headers
-        if headers.get(hdrs.ACCEPT) not in PLAIN_ACCEPTS or "traceparent" in headers:
+        if headers.get(hdrs.ACCEPT) not in PLAIN_ACCEPTS or TRACEPARENT in headers:
             return None
-        held = period.fresh_answer(JSON)
-        if held is None:
+        prepared = self._find(headers)
+        if prepared is None or not keeps_connection(request):
             return None
+        status, head, body = prepared
         request_id = request_id_of(request)
-        response = as_block(request, *held, request_id)
-        if response is not None and access_log:
-            structlog.contextvars.bind_contextvars(request_id=request_id)
-            note_answer(
-                request,
-                Answered(
-                    USAGE_PATHS[0],
-                    response.status,
-                    response.body_length,
-                    started,
-                    held[1].result,
-                ),
-            )
-        return response
+        if self._log is not None:
+            answered = Answered(ROUTE, status, len(body), started, "hit")
+            # Given, not bound: binding is for those who log more than this line.
+            note_answer(self._log, request, answered, request_id=request_id)
+        id_line = f"{REQUEST_ID_HEADER}: {request_id}\r\n\r\n".encode()
+        return BlockResponse(status, head, id_line, body, body_size=len(body))
 
-    async def front(request: web.BaseRequest) -> web.StreamResponse:
-        if request.raw_path in USAGE_PATHS and request.method == hdrs.METH_GET:
-            response = answer(request)
-            if response is not None:
-                return response
-        return await handle(request)
+    def _find(self, headers: Mapping[str, str]) -> Prepared | None:
+        period = self._period
+        if (
+            period.held is not self._prepared_of
+            or period.clock() >= self._prepared_until
+        ):
+            self._prepared.clear()
+        key = headers.get(hdrs.ACCEPT_ENCODING), headers.get(hdrs.IF_NONE_MATCH)
+        return self._prepared.get(key) or self._prepare(key)
 
-    return front
+    def _prepare(self, key: tuple[str | None, str | None]) -> Prepared | None:
+        """Prepare for one kind of caller; None where nothing fresh is ready."""
+        fresh = self._period.fresh_answer(JSON)
+        if fresh is None or len(self._prepared) >= MOST_PREPARED:
+            return None
+        answer, freshness, fresh_until = fresh
+        block = prepare_block(answer, freshness, *key)
+        if block is None:
+            return None
+        end_of_second = self._period.clock() + 1 - time.time() % 1
+        self._prepared_until = min(end_of_second, fresh_until)
+        self._prepared_of = self._period.held
+        self._prepared[key] = prepared = Prepared(*block)
+        return prepared

@@ -7,7 +7,6 @@ until it is done, callers get it plain.
 
 import asyncio
 import hashlib
-import itertools
 import mmap
 import zlib
 from collections.abc import Sequence
@@ -28,8 +27,6 @@ CODINGS: Final = (ZSTD, GZIP, IDENTITY)
 
 LARGE_BYTES: Final = 256 * 1024
 SMALLEST_COMPRESSED_BYTES: Final = 256
-
-_serials: Final = itertools.count()
 
 _GZIP_WINDOW: Final = 31  # zlib's way to ask for a gzip header
 _ETAG_BYTES: Final = 12
@@ -55,7 +52,6 @@ class Answer:
     """An encoded answer in the codings that are ready, and what its headers tell."""
 
     def __init__(self, body: Buffer, media_type: str, headers: dict[str, str]) -> None:
-        self.serial = next(_serials)
         self.content_type = CONTENT_TYPES[media_type]
         self.headers = headers
         self._digest = hashlib.blake2b(body, digest_size=_ETAG_BYTES).hexdigest()

@@ -114,7 +114,7 @@ class CurrentPeriod:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._clock = clock
+        self.clock = clock
         self._policy = Policy.of(settings.cache)
         self._pause_s = settings.cache.pause_after_failure_s
         self._deadline_s = settings.upstream.deadline_s
@@ -128,7 +128,7 @@ class CurrentPeriod:
             on_error=settings.usage.on_report_error,
         )
         self._small, self._large = InlineBookkeeper(), ProcessBookkeeper()
-        self._held: HeldPeriod | None = None
+        self.held: HeldPeriod | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._paused_until = -math.inf
 
@@ -138,7 +138,7 @@ class CurrentPeriod:
         Raises `UnknownPlan`; `RefreshFailed` where nothing young enough is held.
         """
         plan = self._plan if plan_name is None else find_plan(plan_name)
-        held = self._held
+        held = self.held
         is_new = held is None
         if held is None or self._age(held) >= self._policy.ttl_s:
             held = await self._youngest(held)
@@ -147,16 +147,19 @@ class CurrentPeriod:
         freshness = self._policy.judge(self._age(held), is_new=is_new)
         return View(held, plan, freshness)
 
-    def fresh_answer(self, media_type: str) -> tuple[Answer, Freshness] | None:
-        """The default plan's answer, if it is ready and fresh; never waits."""
-        held = self._held
-        if held is None:
+    def fresh_answer(self, media_type: str) -> tuple[Answer, Freshness, float] | None:
+        """The default plan's answer and until when it is fresh; never waits.
+
+        None where it is not ready or not fresh.
+        """
+        if self.held is None:
             return None
-        age_s = self._age(held)
-        answer = held.answers.get((self._plan.id, media_type))
+        age_s = self._age(self.held)
+        answer = self.held.answers.get((self._plan.id, media_type))
         if answer is None or age_s >= self._policy.ttl_s:
             return None
-        return answer, self._policy.judge(age_s)
+        fresh_until = self.held.fetched_at + self._policy.ttl_s
+        return answer, self._policy.judge(age_s), fresh_until
 
     async def close(self) -> None:
         """Stop refreshing and let the books go."""
@@ -167,13 +170,13 @@ class CurrentPeriod:
         await self._large.close()
 
     def _age(self, held: HeldPeriod) -> float:
-        return self._clock() - held.fetched_at
+        return self.clock() - held.fetched_at
 
     async def _youngest(self, held: HeldPeriod | None) -> HeldPeriod:
         """What to send when nothing fresh is held; starts a refresh if none runs."""
         age_s = math.inf if held is None else self._age(held)
         covers_failure = self._policy.covers_failure(age_s)
-        if held is not None and covers_failure and self._clock() < self._paused_until:
+        if held is not None and covers_failure and self.clock() < self._paused_until:
             return held
         refreshing = self._start_refresh()
         if held is not None and self._policy.state(age_s) == "revalidating":
@@ -187,9 +190,9 @@ class CurrentPeriod:
         return self._in_force()
 
     def _in_force(self) -> HeldPeriod:
-        if self._held is None:
+        if self.held is None:
             raise RuntimeError("a refresh has ended without a period")
-        return self._held
+        return self.held
 
     def _start_refresh(self) -> asyncio.Task[None]:
         """The refresh that runs, or a new one. It belongs to no caller."""
@@ -199,12 +202,12 @@ class CurrentPeriod:
         return self._refreshing
 
     async def _refresh(self) -> None:
-        started = self._clock()
+        started = self.clock()
         log.info("usage.refresh.started", plan=self._plan.id)
         try:
             await self._update_in_time()
         except RefreshFailed as error:
-            self._paused_until = self._clock() + self._pause_s
+            self._paused_until = self.clock() + self._pause_s
             log.error(
                 "usage.refresh.failed",
                 plan=self._plan.id,
@@ -235,7 +238,7 @@ class CurrentPeriod:
 
     async def _update(self) -> None:
         """Fetch, settle, price, encode; what is held changes at the end, at once."""
-        before, fetched_at = self._held, self._clock()
+        before, fetched_at = self.held, self.clock()
         fetched = await self._fetch(before)
         is_same = fetched is None
         if fetched is None:
@@ -265,7 +268,7 @@ class CurrentPeriod:
             await _log_prices(priced)
         await keeper.call(Books.commit)
         before, held = (
-            self._held,
+            self.held,
             HeldPeriod(
                 keeper=keeper,
                 contents=fetched.contents,
@@ -276,7 +279,7 @@ class CurrentPeriod:
             ),
         )
         await View(held, self._plan, self._policy.judge(0)).answer(JSON)
-        self._held = held
+        self.held = held
         if before is not None and before.keeper is not keeper:
             await before.keeper.call(Books.clear)
 
@@ -310,7 +313,7 @@ class CurrentPeriod:
             held.priced[plan.id] = priced
 
     def _since(self, started: float) -> float:
-        return round(self._clock() - started, 6)
+        return round(self.clock() - started, 6)
 
 
 class _Fetched(NamedTuple):

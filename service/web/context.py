@@ -13,11 +13,13 @@ from typing import Final, NamedTuple
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from structlog.typing import FilteringBoundLogger
 
 from service.web.block import BlockResponse
 from service.web.problems import INTERNAL_ERROR, answer_problem, kind_of
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
+TRACEPARENT: Final = "traceparent"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 ACCESS_LOG: Final = web.AppKey("access_log", bool)
 """Whether answered requests are logged."""
@@ -65,7 +67,7 @@ def request_context(*, access_log: bool) -> Middleware:
         if not response.prepared and not isinstance(response, BlockResponse):
             response.headers[REQUEST_ID_HEADER] = request_id
         if access_log:
-            note_answer(request, _answered(request, response, started))
+            note_answer(log, request, _answered(request, response, started))
         return response
 
     return middleware
@@ -85,8 +87,13 @@ def trace_context_of(request: web.Request) -> dict[str, str]:
     return {"trace_id": match[1], "span_id": match[2]} if match else {}
 
 
-def note_answer(request: web.BaseRequest, answered: Answered) -> None:
-    """Write the line of an answered request."""
+def note_answer(
+    log: FilteringBoundLogger,
+    request: web.BaseRequest,
+    answered: Answered,
+    **context: str,
+) -> None:
+    """Write the line of an answered request, with what is not bound to the context."""
     log.info(
         "http.request",
         **{
@@ -97,6 +104,7 @@ def note_answer(request: web.BaseRequest, answered: Answered) -> None:
             "http.response.body.size": answered.body_size,
             "duration_s": round(time.perf_counter() - answered.started, 6),
             "cache": answered.cache,
+            **context,
         },
     )
 

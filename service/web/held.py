@@ -1,12 +1,9 @@
 """Sending a held answer: its headers, conditional requests, and one block of bytes.
 
-Held answers are most of the traffic. aiohttp builds and serialises the headers of each
-response anew; here the head is built once a second for each variant and leaves with
-the body in one write. What cannot go that way (a large body, HTTP/1.0, a connection
-about to close) goes aiohttp's.
+A held answer leaves as one block, head and body in one write. What cannot go that way
+(a large body, HTTP/1.0, a connection about to close) goes aiohttp's.
 """
 
-import time
 from functools import lru_cache
 from typing import Final
 
@@ -14,7 +11,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
-from service.usage.encodings import CODINGS, IDENTITY, Answer, Coding, Variant
+from service.usage.encodings import CODINGS, IDENTITY, Answer, Buffer, Coding, Variant
 from service.usage.freshness import Freshness
 from service.web.block import BlockResponse
 from service.web.context import CACHE_RESULT, REQUEST_ID, REQUEST_ID_HEADER
@@ -28,9 +25,6 @@ _STATUS_LINES: Final = {
     _OK: "HTTP/1.1 200 OK",
     _NOT_MODIFIED: "HTTP/1.1 304 Not Modified",
 }
-_MOST_HEADS: Final = 64
-
-_heads: dict[tuple[int, Coding, int], tuple[Freshness, int, bytes]] = {}
 
 
 async def send_held(
@@ -38,25 +32,45 @@ async def send_held(
 ) -> web.StreamResponse:
     """Answer with the best variant for this caller, or 304 if they have it."""
     request[CACHE_RESULT] = freshness.result
-    block = as_block(request, answer, freshness, request[REQUEST_ID])
+    block = as_block(request, answer, freshness)
     if block is not None:
         return block
     return await _send_in_slices(request, answer, freshness)
 
 
 def as_block(
-    request: web.BaseRequest, answer: Answer, freshness: Freshness, request_id: str
+    request: web.Request, answer: Answer, freshness: Freshness
 ) -> BlockResponse | None:
     """The same as one block, or None where it has to go aiohttp's way."""
-    variant, status = _choose(request, answer)
-    body = variant.body if status == _OK else b""
-    if len(body) > LARGEST_BLOCK_BYTES or not _keeps_connection(request):
+    headers = request.headers
+    accepted = headers.get(hdrs.ACCEPT_ENCODING)
+    known = headers.get(hdrs.IF_NONE_MATCH)
+    prepared = prepare_block(answer, freshness, accepted, known)
+    if prepared is None or not keeps_connection(request):
         return None
-    head = _head(answer, variant, freshness, status)
-    id_line = f"{REQUEST_ID_HEADER}: {request_id}\r\n\r\n".encode()
+    status, head, body = prepared
     if request.method == hdrs.METH_HEAD:
         body = b""
+    id_line = f"{REQUEST_ID_HEADER}: {request[REQUEST_ID]}\r\n\r\n".encode()
     return BlockResponse(status, head, id_line, body, body_size=len(body))
+
+
+def prepare_block(
+    answer: Answer, freshness: Freshness, accepted: str | None, known: str | None
+) -> tuple[int, bytes, Buffer] | None:
+    """Status, head and body for callers who accept and know this; None if too large.
+
+    The head lacks the lines that are the request's own, and the empty line.
+    """
+    variant, status = choose_variant(answer, accepted, known)
+    body = variant.body if status == _OK else b""
+    if len(body) > LARGEST_BLOCK_BYTES:
+        return None
+    headers = _headers(answer, variant, freshness, status)
+    headers[hdrs.DATE] = rfc822_formatted_time()
+    headers[hdrs.SERVER] = SERVER_SOFTWARE
+    lines = [_STATUS_LINES[status], *(f"{name}: {headers[name]}" for name in headers)]
+    return status, ("\r\n".join(lines) + "\r\n").encode("latin-1"), body
 
 
 def held_headers(
@@ -81,42 +95,25 @@ def codings_for(accept_encoding: str) -> tuple[Coding, ...]:
     return (*taken, IDENTITY)
 
 
-def _choose(request: web.BaseRequest, answer: Answer) -> tuple[Variant, int]:
-    """The best variant for this caller, and 304 if they have it."""
-    variant = answer.best(codings_for(request.headers.get(hdrs.ACCEPT_ENCODING, "")))
-    return variant, _NOT_MODIFIED if _is_known(request, variant) else _OK
+def choose_variant(
+    answer: Answer, accepted: str | None, known: str | None
+) -> tuple[Variant, int]:
+    """The best variant by `Accept-Encoding`; 304 if `If-None-Match` names it."""
+    variant = answer.best(codings_for(accepted or ""))
+    return variant, _NOT_MODIFIED if _is_known(known, variant) else _OK
 
 
-def _is_known(request: web.BaseRequest, variant: Variant) -> bool:
-    """Whether the caller's `If-None-Match` names this variant (RFC 9110 §13.1.2)."""
-    given = request.headers.get(hdrs.IF_NONE_MATCH)
-    if given is None:
+def keeps_connection(request: web.BaseRequest) -> bool:
+    """Whether the connection stays open, by the rules of HTTP/1.1."""
+    return request.keep_alive and request.version == HttpVersion11
+
+
+def _is_known(known: str | None, variant: Variant) -> bool:
+    """Whether `If-None-Match` names this variant (RFC 9110 §13.1.2)."""
+    if known is None:
         return False
-    if given == variant.etag:
-        return True
-    tags = (tag.strip().removeprefix("W/") for tag in given.split(","))
+    tags = (tag.strip().removeprefix("W/") for tag in known.split(","))
     return any(tag in {variant.etag, "*"} for tag in tags)
-
-
-def _keeps_connection(request: web.BaseRequest) -> bool:
-    return request.version == HttpVersion11 and request.keep_alive
-
-
-def _head(answer: Answer, variant: Variant, freshness: Freshness, status: int) -> bytes:
-    """The status line and headers but the request's own, built anew each second."""
-    key, second = (answer.serial, variant.coding, status), int(time.time())
-    built = _heads.get(key)
-    if built is not None and built[0] == freshness and built[1] == second:
-        return built[2]
-    headers = _headers(answer, variant, freshness, status)
-    headers[hdrs.DATE] = rfc822_formatted_time()
-    headers[hdrs.SERVER] = SERVER_SOFTWARE
-    lines = [_STATUS_LINES[status], *(f"{name}: {headers[name]}" for name in headers)]
-    head = ("\r\n".join(lines) + "\r\n").encode("latin-1")
-    if len(_heads) >= _MOST_HEADS:
-        _heads.clear()
-    _heads[key] = (freshness, second, head)
-    return head
 
 
 def _headers(
@@ -136,7 +133,9 @@ async def _send_in_slices(
     request: web.Request, answer: Answer, freshness: Freshness
 ) -> web.StreamResponse:
     """Send through aiohttp, no faster than the caller reads."""
-    variant, status = _choose(request, answer)
+    accepted = request.headers.get(hdrs.ACCEPT_ENCODING)
+    known = request.headers.get(hdrs.IF_NONE_MATCH)
+    variant, status = choose_variant(answer, accepted, known)
     headers = _headers(answer, variant, freshness, status)
     headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
     response = web.StreamResponse(status=status, headers=headers)
