@@ -5,9 +5,12 @@ nobody: in the serving process for a small period, in one of its own for a large
 (`bookkeeping.py`). Arguments and results can therefore all be pickled.
 
 A refresh goes in three steps, and only the last is seen by those who ask: `load` reads
-the messages, `settle` prices them, `commit` puts them in place of the former ones.
+the messages, `settle` prices them, `commit` puts them in place of the former ones. A
+refresh that was given up may still compute when the next has begun: what it comes to
+is dropped.
 """
 
+import itertools
 from typing import Any, Final, NamedTuple
 
 from service.usage.errors import BooksLost
@@ -87,17 +90,23 @@ class Books:
     """The period in force, and while a refresh goes on the one that will follow it."""
 
     def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._load_number = 0
         self._loaded: Messages | None = None
         self._coming: _Period | None = None
         self._current: _Period | None = None
 
     def load(self, body: bytes | bytearray) -> Contents:
         """Read upstream's messages; `msgspec.DecodeError` if they break their form."""
-        self._loaded = read_messages(body)
-        return self._contents(self._loaded)
+        self._load_number = number = next(self._numbers)
+        messages = read_messages(body)
+        if number == self._load_number:
+            self._loaded = messages
+        return self._contents(messages)
 
     def load_again(self) -> Contents:
         """Take the current period's messages once more: upstream has no other."""
+        self._load_number = next(self._numbers)
         self._loaded = self._in_force().messages
         return self._contents(self._loaded)
 
@@ -107,15 +116,17 @@ class Books:
         Under the plan given, and under each that the current period was asked for.
         Of the messages priced now, `most_told` are told of, for each plan.
         """
-        if self._loaded is None:
+        number, loaded = self._load_number, self._loaded
+        if loaded is None:
             raise RuntimeError("nothing is loaded")
         before = self._current.ledgers if self._current else {}
         plans = {plan.id: plan} | {name: each.plan for name, each in before.items()}
         ledgers = {
-            name: price(self._loaded, settled, each, before.get(name))
+            name: price(loaded, settled, each, before.get(name))
             for name, each in plans.items()
         }
-        self._coming = _Period(self._loaded, settled, ledgers)
+        if number == self._load_number:
+            self._coming = _Period(loaded, settled, ledgers)
         return [tell(ledger, most_told) for ledger in ledgers.values()]
 
     def commit(self) -> None:

@@ -32,7 +32,7 @@ Messages = list[dict[str, Any]]
 Found = dict[str, Report | None]
 State = tuple[Messages, Found]
 
-REPORT_IDS: Final = (7, "7", 8, "x/9", 404, None, 1.5, [])
+REPORT_IDS: Final[tuple[Any, ...]] = (7, "7", 8, "x/9", 404, None, 1.5, [])
 NAMES: Final = ("Lease", "Tenants", 'a {"m" in it', 'ends in {"', "Prüfung 🏠", "")
 EMPTY: Final[State] = ([], {})
 
