@@ -12,6 +12,7 @@ from benchmarks.upstreams import sandbox_process
 from service import logs
 from service.settings import load
 from service.upstream.client import open_client
+from service.usage.formats import JSON
 from service.usage.period import CurrentPeriod
 
 LATENCY_MS: Final = 50
@@ -32,9 +33,9 @@ async def refresh_s(url: str) -> list[float]:
         async with open_client(settings) as client:
             period = CurrentPeriod(settings, client)
             started = time.perf_counter()
-            ledger = await period.current()
-            _ = ledger.answer
+            await (await period.view()).answer(JSON)
             taken.append(time.perf_counter() - started)
+            await period.close()
     return taken
 
 
