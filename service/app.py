@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp import web
 from msgspec.structs import replace
 
+from service import metrics as counted
 from service.sandbox.options import SandboxOptions
 from service.sandbox.server import running_sandbox
 from service.settings import Settings
@@ -18,7 +19,7 @@ from service.upstream.client import open_client
 from service.usage import handlers as usage
 from service.usage import text
 from service.usage.period import CurrentPeriod
-from service.web import health, index
+from service.web import health, index, metrics
 from service.web.context import ACCESS_LOG, request_context
 from service.web.openapi import add_documentation
 from service.web.routes import Endpoints
@@ -35,7 +36,8 @@ def create_app(settings: Settings) -> web.Application:
         client_max_size=MAX_REQUEST_BODY_BYTES,
     )
     app[ACCESS_LOG] = settings.logging.access
-    endpoints = Endpoints([*usage.endpoints, *index.endpoints, *health.endpoints])
+    declared = (usage, index, health, metrics)
+    endpoints = Endpoints(each for module in declared for each in module.endpoints)
     app.add_routes(endpoints.routes())
     add_documentation(app, endpoints)
     app.cleanup_ctx.append(_resources(settings))
@@ -45,6 +47,7 @@ def create_app(settings: Settings) -> web.Application:
 def _resources(settings: Settings) -> CleanupContext:
     async def opened(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.callback(counted.flush)
             calling = settings
             if settings.sandbox.enabled:
                 sandbox = await stack.enter_async_context(

@@ -32,6 +32,7 @@ LINKS: Final = {
     "documentation": "/docs",
     "openapi": "/openapi.json",
     "health": "/health/live",
+    "metrics": "/metrics",
 }
 
 

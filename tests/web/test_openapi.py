@@ -75,7 +75,7 @@ def test_document_tells_what_it_describes(document: Json) -> None:
     assert info["version"] == "0.1.0"
     assert "credits" in info["description"]
     described = {tag["name"]: tag["description"] for tag in document["tags"]}
-    assert list(described) == ["usage", "index", "health", "docs"]
+    assert list(described) == ["usage", "index", "health", "metrics", "docs"]
     assert described["usage"].startswith("The endpoints of usage")
     assert {each["tags"][0] for _, _, each in operations(document)} == set(described)
 
