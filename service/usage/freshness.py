@@ -7,6 +7,8 @@ from service.settings import Cache
 
 State = Literal["fresh", "revalidating", "expired"]
 Result = Literal["hit", "stale", "miss"]
+Forward = Literal["miss", "stale"]
+"""Why upstream was asked while the caller waited: nothing was held, or too old."""
 
 CACHE_NAME = "copilot-usage"
 
@@ -19,12 +21,13 @@ class Freshness(NamedTuple):
     left_s: int
     """What is left of its time to live; below 0 once it is stale."""
     policy: "Policy"
+    forward: Forward | None = None
 
     @property
     def cache_status(self) -> str:
         """The `Cache-Status` header: where the answer came from, and if it is stale."""
-        if self.result == "miss":
-            return f"{CACHE_NAME}; fwd=miss; stored"
+        if self.forward is not None:
+            return f"{CACHE_NAME}; fwd={self.forward}; stored"
         detail = "; detail=stale" if self.result == "stale" else ""
         return f"{CACHE_NAME}; hit; ttl={self.left_s}{detail}"
 
@@ -64,8 +67,8 @@ class Policy(NamedTuple):
         """Whether a period of this age may still be sent when a refresh fails."""
         return age_s < self.ttl_s + self.stale_if_error_s
 
-    def judge(self, age_s: float, *, is_new: bool = False) -> Freshness:
+    def judge(self, age_s: float, forward: Forward | None = None) -> Freshness:
         """How an answer of this age is told."""
         left_s = math.ceil(self.ttl_s - age_s)
-        result: Result = "miss" if is_new else "hit" if left_s > 0 else "stale"
-        return Freshness(result, int(age_s), left_s, self)
+        result: Result = "miss" if forward else "hit" if left_s > 0 else "stale"
+        return Freshness(result, int(age_s), left_s, self, forward)

@@ -27,7 +27,7 @@ from service.usage.errors import (
     UnknownPlan,
 )
 from service.usage.formats import JSON
-from service.usage.freshness import Freshness, Policy
+from service.usage.freshness import Forward, Freshness, Policy
 from service.usage.model import DailyUsage, Explanation, UsageByReport
 from service.usage.rating import PLANS, Plan
 from service.usage.report_cache import ReportCache
@@ -138,14 +138,10 @@ class CurrentPeriod:
         Raises `UnknownPlan`; `RefreshFailed` where nothing young enough is held.
         """
         plan = self._plan if plan_name is None else find_plan(plan_name)
-        held = self.held
-        is_new = held is None
-        if held is None or self._age(held) >= self._policy.ttl_s:
-            held = await self._youngest(held)
+        held, forward = await self._find()
         if plan.id not in held.priced:
             await self._price(held, plan)
-        freshness = self._policy.judge(self._age(held), is_new=is_new)
-        return View(held, plan, freshness)
+        return View(held, plan, self._policy.judge(self._age(held), forward))
 
     def fresh_answer(self, media_type: str) -> tuple[Answer, Freshness, float] | None:
         """The default plan's answer and until when it is fresh; never waits.
@@ -171,6 +167,17 @@ class CurrentPeriod:
 
     def _age(self, held: HeldPeriod) -> float:
         return self.clock() - held.fetched_at
+
+    async def _find(self) -> tuple[HeldPeriod, Forward | None]:
+        """What to send, and why the caller has waited for it, if so."""
+        held = self.held
+        if held is None:
+            return await self._youngest(None), "miss"
+        if self._age(held) < self._policy.ttl_s and not held.keeper.is_lost:
+            return held, None
+        known_at = held.fetched_at
+        youngest = await self._youngest(held)
+        return youngest, "stale" if youngest.fetched_at > known_at else None
 
     async def _youngest(self, held: HeldPeriod | None) -> HeldPeriod:
         """What to send when nothing fresh is held; starts a refresh if none runs."""

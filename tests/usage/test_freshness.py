@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-from service.usage.freshness import Policy, Result, State
+from service.usage.freshness import Forward, Policy, Result, State
 
 POLICY: Final = Policy(ttl_s=60, stale_while_revalidate_s=300, stale_if_error_s=600)
 HOLDS_NOTHING: Final = Policy(0, 0, 0)
@@ -58,6 +58,16 @@ def test_an_age_is_told_exactly(
     assert freshness.cache_control == (
         f"max-age={max_age}, stale-while-revalidate=300, stale-if-error=600"
     )
+
+
+@pytest.mark.parametrize("forward", ["miss", "stale"])
+def test_a_caller_who_waited_is_told_why(forward: Forward) -> None:
+    """Upstream was asked: nothing was held, or nothing fresh; the log says miss."""
+    freshness = POLICY.judge(0.5, forward)
+
+    assert freshness.result == "miss"
+    assert freshness.cache_status == f"copilot-usage; fwd={forward}; stored"
+    assert freshness.cache_control.startswith("max-age=60,")
 
 
 @pytest.mark.parametrize("age_s", [0, 0.25, 30, 59.9])
