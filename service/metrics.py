@@ -15,7 +15,8 @@ import shutil
 import tempfile
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -350,15 +351,20 @@ def breaker_changed(state: str) -> None:
 # --- the period ---------------------------------------------------------------------
 
 
-def refresh_started() -> None:
-    """Note that a refresh is under way, until `refresh_ended`."""
-    _metrics.period.refreshing.inc()
-
-
-def refresh_ended(outcome: str, duration_s: float) -> None:
-    """Count a refresh; `outcome` is `SUCCESS` or the class of the error."""
-    _metrics.period.refreshing.dec()
-    _metrics.period.refresh_duration.labels(outcome).observe(duration_s)
+@contextmanager
+def refreshing(clock: Callable[[], float]) -> Iterator[None]:
+    """Around one refresh: count it and its duration, by how it ends."""
+    period, started = _metrics.period, clock()
+    period.refreshing.inc()
+    outcome = SUCCESS
+    try:
+        yield
+    except BaseException as error:
+        outcome = type(error).__name__
+        raise
+    finally:
+        period.refreshing.dec()
+        period.refresh_duration.labels(outcome).observe(clock() - started)
 
 
 def period_held(plan: str, messages: int, credits_used: float, age_s: float) -> None:
