@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from service import metrics
 from service.settings import Settings
 from service.upstream.client import Reader, UpstreamClient
 from service.upstream.errors import UpstreamError
@@ -212,7 +213,8 @@ class CurrentPeriod:
         started = self.clock()
         log.info("usage.refresh.started", plan=self._plan.id)
         try:
-            await self._update_in_time()
+            with metrics.refreshing(self.clock):
+                await self._update_in_time()
         except RefreshFailed as error:
             self._paused_until = self.clock() + self._pause_s
             log.error(
@@ -225,6 +227,9 @@ class CurrentPeriod:
             raise
         held = self._in_force()
         priced = held.priced[self._plan.id]
+        metrics.period_held(
+            priced.plan, priced.messages, priced.credits_total, self._age(held)
+        )
         log.info(
             "usage.refresh.finished",
             plan=priced.plan,
