@@ -16,7 +16,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.managers import BaseManager, BaseProxy
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
@@ -35,10 +37,16 @@ CALLERS: Final = 4
 class Bookkeeper(Protocol):
     """Runs methods of `Books`, wherever those are."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the period that was committed is gone, so that asking is in vain."""
+
     async def load(self, body: bytearray) -> Contents:
         """`Books.load`, for bodies of any size."""
 
-    async def answer(self, plan: Plan, media_type: str) -> bytes | mmap.mmap:
+    async def answer(
+        self, plan: Plan, media_type: str, *, is_coming: bool = False
+    ) -> bytes | mmap.mmap:
         """`Books.answer`, for answers of any size."""
 
     async def call(self, method: Method[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -51,14 +59,18 @@ class Bookkeeper(Protocol):
 class InlineBookkeeper:
     """Keeps the books in this process: for periods that are priced in no time."""
 
+    is_lost = False
+
     def __init__(self) -> None:
         self._books = Books()
 
     async def load(self, body: bytearray) -> Contents:
         return self._books.load(body)
 
-    async def answer(self, plan: Plan, media_type: str) -> bytes:
-        return self._books.answer(plan, media_type)
+    async def answer(
+        self, plan: Plan, media_type: str, *, is_coming: bool = False
+    ) -> bytes:
+        return self._books.answer(plan, media_type, is_coming=is_coming)
 
     async def call(self, method: Method[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return method(self._books, *args, **kwargs)
@@ -78,20 +90,33 @@ class ProcessBookkeeper:
         self._starting = threading.Lock()
         self._manager: _Manager | None = None
         self._books: BaseProxy | None = None
+        self._has_period = False
+        self._is_closed = False
+
+    @property
+    def is_lost(self) -> bool:
+        manager = self._manager
+        return not self._has_period or manager is None or not manager.is_alive
 
     async def load(self, body: bytearray) -> Contents:
         contents: Contents = await self._in_thread(self._load, body)
         return contents
 
-    async def answer(self, plan: Plan, media_type: str) -> mmap.mmap:
-        return await self._in_thread(self._answer, plan, media_type)
+    async def answer(
+        self, plan: Plan, media_type: str, *, is_coming: bool = False
+    ) -> bytes | mmap.mmap:
+        work = partial(self._answer, is_coming=is_coming)
+        return await self._in_thread(work, plan, media_type)
 
     async def call(self, method: Method[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._in_thread(self._remote, method.__name__, *args)
+        work = partial(self._remote, method.__name__, **kwargs)
+        result: T = await self._in_thread(work, *args)
         return result
 
     async def close(self) -> None:
-        await self._in_thread(self._stop)
+        self._is_closed = True
+        # Not in one of our own threads: those may all be waiting for the child.
+        await asyncio.to_thread(self._stop)
         self._threads.shutdown(wait=False)
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
@@ -104,30 +129,43 @@ class ProcessBookkeeper:
             file.flush()
             return self._remote("load_file", file_path(file))
 
-    def _answer(self, plan: Plan, media_type: str) -> mmap.mmap:
+    def _answer(self, *wanted: Any, is_coming: bool) -> bytes | mmap.mmap:
         with shared_file() as file:
-            self._remote("answer_file", file_path(file), plan, media_type)
+            path = file_path(file)
+            if not self._remote("answer_file", path, *wanted, is_coming=is_coming):
+                return b""
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def _remote(self, name: str, *args: Any) -> Any:
-        books = self._start()
+    def _remote(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        books = None
         try:
-            return books._callmethod(name, args)
+            books = self._start()
+            call: Callable[..., Any] = books._callmethod
+            result = call(name, args, kwargs)
         except (EOFError, ConnectionError) as error:
-            self._stop()
+            self._stop(books)
             raise BooksLost from error
+        if name == Books.commit.__name__:
+            self._has_period = books is self._books
+        return result
 
     def _start(self) -> BaseProxy:
         with self._starting:
+            if self._is_closed:
+                raise BooksLost
             if self._books is None:
-                self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
-                self._manager.start(_follow_parent)
-                self._books = self._manager.SharedBooks()  # type: ignore[attr-defined]
+                manager = _Manager(ctx=multiprocessing.get_context("spawn"))
+                manager.start(_follow_parent)
+                self._manager = manager
+                self._books = manager.SharedBooks()  # type: ignore[attr-defined]
             return self._books
 
-    def _stop(self) -> None:
+    def _stop(self, lost: BaseProxy | None = None) -> None:
         with self._starting:
+            if lost is not None and lost is not self._books:
+                return  # another call has found that out, and a new child may run
             manager, self._manager, self._books = self._manager, None, None
+            self._has_period = False
         if manager is not None:
             manager.shutdown()
 
@@ -139,13 +177,21 @@ class SharedBooks(Books):
         """`load` of a file's content."""
         return self.load(Path(path).read_bytes())
 
-    def answer_file(self, path: str, plan: Plan, media_type: str) -> None:
-        """`answer` into a file."""
-        Path(path).write_bytes(self.answer(plan, media_type))
+    def answer_file(
+        self, path: str, plan: Plan, media_type: str, *, is_coming: bool
+    ) -> int:
+        """`answer` into a file; its size in bytes."""
+        answer = self.answer(plan, media_type, is_coming=is_coming)
+        return Path(path).write_bytes(answer)
 
 
 class _Manager(BaseManager):
     """The child process and its server of books."""
+
+    @property
+    def is_alive(self) -> bool:
+        process: BaseProcess = self._process  # type: ignore[attr-defined]
+        return process.is_alive()
 
 
 _Manager.register("SharedBooks", SharedBooks)

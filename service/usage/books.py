@@ -141,9 +141,10 @@ class Books:
         """What the current period came to under a plan."""
         return tell(self._ledger(plan), most_told)
 
-    def answer(self, plan: Plan, media_type: str) -> bytes:
-        """The whole current period in one of the formats."""
-        return FORMATS[media_type](self._ledger(plan), None)
+    def answer(self, plan: Plan, media_type: str, *, is_coming: bool = False) -> bytes:
+        """The whole current period, or the settled one, in one of the formats."""
+        ledger = self._coming_ledger(plan) if is_coming else self._ledger(plan)
+        return FORMATS[media_type](ledger, None)
 
     def extract(self, plan: Plan, media_type: str, selection: Selection) -> Extract:
         """A page of the current period; `CursorExpired` where its start is gone."""
@@ -174,6 +175,11 @@ class Books:
         if plan.id not in period.ledgers:
             period.ledgers[plan.id] = price(period.messages, period.settled, plan)
         return period.ledgers[plan.id]
+
+    def _coming_ledger(self, plan: Plan) -> Ledger:
+        if self._coming is None:
+            raise RuntimeError("nothing is settled")
+        return self._coming.ledgers[plan.id]
 
     def _contents(self, messages: Messages) -> Contents:
         invalid_ids = list(messages.invalid_ids.values())[:MAX_INVALID_IDS_TOLD]

@@ -45,8 +45,10 @@ class DeadlineExceeded(RefreshFailed):
 class BooksLost(RefreshFailed):
     """The process that kept a large period is gone."""
 
-    def __init__(self) -> None:
-        super().__init__("the process that kept the period is gone")
+    def __init__(
+        self, reason: str = "the process that kept the period is gone"
+    ) -> None:
+        super().__init__(reason)
 
 
 class MessageNotFound(UsageError):

@@ -191,7 +191,7 @@ class CurrentPeriod:
             return held
         try:
             await asyncio.shield(refreshing)
-        except RefreshFailed:
+        except Exception:
             if held is not None and covers_failure:
                 return held
             raise
@@ -215,14 +215,16 @@ class CurrentPeriod:
         try:
             with metrics.refreshing(self.clock):
                 await self._update_in_time()
-        except RefreshFailed as error:
+        except Exception as error:
             self._paused_until = self.clock() + self._pause_s
+            unexpected = {} if isinstance(error, RefreshFailed) else {"exc_info": error}
             log.error(
                 "usage.refresh.failed",
                 plan=self._plan.id,
                 duration_s=self._since(started),
                 reason=str(error),
                 **{"error.type": type(error).__name__},
+                **unexpected,
             )
             raise
         held = self._in_force()
@@ -278,7 +280,6 @@ class CurrentPeriod:
         )
         for priced in all_priced:
             await _log_prices(priced)
-        await keeper.call(Books.commit)
         before, held = (
             self.held,
             HeldPeriod(
@@ -290,10 +291,16 @@ class CurrentPeriod:
                 priced={priced.plan: priced for priced in all_priced},
             ),
         )
-        await View(held, self._plan, self._policy.judge(0)).answer(JSON)
+        # Whoever asks the books is told their headers by what is held: both change
+        # together, when all that takes time is done.
+        body = await keeper.answer(self._plan, JSON, is_coming=True)
+        headers = View(held, self._plan, self._policy.judge(0)).headers
+        held.answers[self._plan.id, JSON] = await Answer.of(body, JSON, headers)
+        await keeper.call(Books.commit)
         self.held = held
-        if before is not None and before.keeper is not keeper:
-            await before.keeper.call(Books.clear)
+        if before is None or before.keeper is keeper or before.keeper.is_lost:
+            return
+        await before.keeper.call(Books.clear)
 
     async def _fetch(self, before: HeldPeriod | None) -> "_Fetched | None":
         """Upstream's messages, in the books; None where they are those before."""
@@ -303,7 +310,8 @@ class CurrentPeriod:
             keeper: Bookkeeper = self._large if is_large else self._small
             return keeper, await keeper.load(body)
 
-        etag = before.etag if before else None
+        # What is lost has to be read again, even if upstream has nothing newer.
+        etag = before.etag if before and not before.keeper.is_lost else None
         read: Reader[tuple[Bookkeeper, Contents]] = load
         try:
             fetched = await self._client.fetch(MESSAGES_PATH, read, etag=etag)
