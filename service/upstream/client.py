@@ -18,6 +18,7 @@ import structlog
 from aiohttp_retry import RetryClient
 from yarl import URL
 
+from service import metrics
 from service.settings import Settings
 from service.upstream import errors
 from service.upstream.breaker import CircuitBreaker, Clock
@@ -61,15 +62,22 @@ class UpstreamClient:
         return self._protection.breaker
 
     async def fetch(
-        self, path: str, read: Reader[T], *, etag: str | None = None
+        self,
+        path: str,
+        read: Reader[T],
+        *,
+        etag: str | None = None,
+        template: str | None = None,
     ) -> Fetched[T]:
         """GET `base_url` + `path` (already percent-encoded) and read its JSON body.
 
+        `template` is what metrics call the path, where it has variables.
         `read` turns the body into a value; a `msgspec.DecodeError` of its own becomes
         `MalformedBody`, a `ValidationError` becomes `ContractBroken`. Raises
         `UpstreamError`.
         """
         call = _Call(self._settings, self._protection, read)
+        call.template = template or path
         headers = {"If-None-Match": etag} if etag else {}
         try:
             with translated():
@@ -101,6 +109,7 @@ class _Call(Generic[T]):
         self._values: list[T | None] = []
         self._is_conditional = False
         self.attempts = 0
+        self.template = ""
 
     async def run(
         self, session: aiohttp.ClientSession, url: URL, headers: dict[str, str]
@@ -132,10 +141,10 @@ class _Call(Generic[T]):
                         response = await self._answer(await send(request))
             except errors.UpstreamError as error:
                 self._backoff.failure = error
-                self._log_try(request, started, outcome_of(error))
+                self._note_try(request, started, outcome_of(error))
                 raise
             outcome = {"http.response.status_code": response.status}
-            self._log_try(request, started, outcome)
+            self._note_try(request, started, outcome)
             return response
 
     async def _answer(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
@@ -155,12 +164,15 @@ class _Call(Generic[T]):
             raise
         return response
 
-    def _log_try(
+    def _note_try(
         self,
         request: aiohttp.ClientRequest,
         started: float,
         outcome: Mapping[str, object],
     ) -> None:
+        taken_s = time.perf_counter() - started
+        (how,) = outcome.values()
+        metrics.try_ended(request.method, self.template, str(how), taken_s)
         write = log.warning if "error.type" in outcome else log.info
         write(
             "upstream.request",
@@ -168,7 +180,7 @@ class _Call(Generic[T]):
                 "url.path": request.url.raw_path,
                 **outcome,
                 "http.request.resend_count": self.attempts - 1,
-                "duration_s": round(time.perf_counter() - started, 6),
+                "duration_s": round(taken_s, 6),
             },
         )
 

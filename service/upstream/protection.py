@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from service import metrics
 from service.settings import Settings
 from service.upstream import errors
 from service.upstream.breaker import CircuitBreaker, Clock
@@ -26,6 +27,8 @@ class Protection:
 
     def __init__(self, settings: Settings, clock: Clock = time.monotonic) -> None:
         self.breaker = CircuitBreaker(settings.breaker, clock)
+        self.breaker.on_change = metrics.breaker_changed
+        metrics.breaker_changed(self.breaker.state)
         self._budget = RetryBudget(settings.upstream, clock)
         self._slots = asyncio.Semaphore(settings.upstream.concurrency)
 
@@ -50,6 +53,7 @@ class Protection:
             reason = "budget"
         else:
             return
+        metrics.retry_refused(reason)
         log.warning("upstream.retry_refused", reason=reason)
         raise failure
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 from aiohttp_retry import RetryOptionsBase
 
+from service import metrics
 from service.settings import Upstream
 from service.upstream import errors
 
@@ -52,7 +53,8 @@ class Backoff(RetryOptionsBase):
     def get_timeout(self, attempt: int, response: Any = None) -> float:
         """Seconds to wait after try number `attempt`, counted from 1."""
         wait_s = self._wait_s(attempt)
-        reason = self.failure.error_type if self.failure else None
+        reason = self.failure.error_type if self.failure else "unknown"
+        metrics.retried(reason)
         log.warning("upstream.retry", wait_s=round(wait_s, 4), reason=reason)
         return wait_s
 

@@ -27,6 +27,7 @@ OnReportError = Literal["fail", "text"]
 
 MAX_LOGGED_ID_CHARACTERS: Final = 100
 NOT_FOUND: Final = HTTPStatus.NOT_FOUND
+PATH_TEMPLATE: Final = "/reports/{id}"
 
 KEYS_AT_ONCE: Final = 1_000
 """Keys looked up in the cache before other requests get their turn."""
@@ -115,7 +116,9 @@ class Reports:
 
     async def _ask(self, key: ReportKey) -> Report | None:
         try:
-            fetched = await self._client.fetch(report_path(key), _decoder.decode)
+            fetched = await self._client.fetch(
+                report_path(key), _decoder.decode, template=PATH_TEMPLATE
+            )
         except UpstreamError as error:
             if isinstance(error, UnexpectedStatus) and error.status == NOT_FOUND:
                 self._cache.put(key, None)
