@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
+from service import metrics
 from service.settings import Cache
 from service.usage.model import Report
 
@@ -56,3 +57,4 @@ class ReportCache:
         self._entries.move_to_end(key)
         if len(self._entries) > settings.max_reports:
             self._entries.popitem(last=False)
+        metrics.reports_held(len(self._entries))

@@ -13,7 +13,6 @@ from urllib.parse import quote
 import msgspec
 import structlog
 
-from service import metrics
 from service.upstream.client import UpstreamClient
 from service.upstream.errors import UnexpectedStatus, UpstreamError
 from service.usage.errors import ReportUnavailable
@@ -81,8 +80,6 @@ class Reports:
         except ExceptionGroup as errors:
             first = errors.exceptions[0]
             raise first from first.__cause__
-        finally:
-            metrics.reports_held(len(self._cache))
         return settled
 
     async def _settle_from_cache(
