@@ -29,7 +29,7 @@ def run() -> list[Result]:
     body = period.messages_body
     messages = read_messages(body)
     reports: dict[str, Report | None] = {
-        key: Report(1, "Short Lease Report", 61) for key in messages.distinct_keys
+        key: Report(1, "Short Lease Report", 61) for key in messages.references.keys
     }
     ledger = price(messages, Settled(reports, set()), TOKEN_ESTIMATE)
 

@@ -203,7 +203,7 @@ def ledger_of(
 ) -> Ledger:
     """The priced period of these messages; a report not given does not exist."""
     known = read(messages)
-    found = {key: (reports or {}).get(key) for key in known.distinct_keys}
+    found = {key: (reports or {}).get(key) for key in known.references.keys}
     return price(known, Settled(found, set()), plan, before)
 
 

@@ -182,8 +182,9 @@ class Books:
         return self._coming.ledgers[plan.id]
 
     def _contents(self, messages: Messages) -> Contents:
-        invalid_ids = list(messages.invalid_ids.values())[:MAX_INVALID_IDS_TOLD]
-        return Contents(len(messages.all), messages.distinct_keys, invalid_ids)
+        references = messages.references
+        invalid_ids = list(references.invalid_ids.values())[:MAX_INVALID_IDS_TOLD]
+        return Contents(len(messages.all), references.keys, invalid_ids)
 
 
 def tell(ledger: Ledger, most: int) -> Priced:
@@ -193,7 +194,7 @@ def tell(ledger: Ledger, most: int) -> Priced:
         RatedMessage(
             message_id=ledger.messages.all[row].id,
             source=ledger.source(row),
-            report_id=ledger.messages.keys.get(row),
+            report_id=ledger.messages.key_of(row),
             credits_used=to_credits(int(ledger.hundredths[row])),
             steps=steps,
         )

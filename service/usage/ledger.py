@@ -7,7 +7,7 @@ hundredths. The answer is encoded once; any selection of messages is cut out of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -40,6 +40,19 @@ ANSWER_END: Final = b"]}"
 _period_decoder: Final = msgspec.json.Decoder(CurrentPeriod)
 
 
+class References(NamedTuple):
+    """The report ids of a period: the usable ones as columns, and the others."""
+
+    rows: Rows
+    """Rows with a usable report id."""
+    places: Rows
+    """Where the key of each of these rows stands in `keys`."""
+    keys: list[ReportKey]
+    """Every key once, in the order of first use."""
+    invalid_ids: dict[int, Any]
+    """The report id of each row where it is not usable."""
+
+
 @dataclass(frozen=True, eq=False)
 class Messages:
     """Upstream's messages, checked, with the columns that pricing needs."""
@@ -54,25 +67,14 @@ class Messages:
         return np.array([message.id for message in self.all], np.int64)
 
     @cached_property
-    def keys(self) -> dict[int, ReportKey]:
-        """The report key of each row that has a usable report id."""
-        keys = ((row, report_key(given)) for row, given in self._report_ids)
-        return {row: key for row, key in keys if key is not None}
+    def references(self) -> References:
+        """Which rows name which report."""
+        return _refer([message.report_id for message in self.all])
 
-    @cached_property
-    def invalid_ids(self) -> dict[int, Any]:
-        """The report id of each row where it is not usable."""
-        return {row: given for row, given in self._report_ids if row not in self.keys}
-
-    @cached_property
-    def distinct_keys(self) -> list[ReportKey]:
-        """Every report key once, in the order of first use."""
-        return list(dict.fromkeys(self.keys.values()))
-
-    @cached_property
-    def _report_ids(self) -> list[tuple[int, Any]]:
-        given = enumerate([message.report_id for message in self.all])
-        return [(row, report_id) for row, report_id in given if report_id is not UNSET]
+    def key_of(self, row: int) -> ReportKey | None:
+        """The report key of a row that has a usable report id."""
+        report_id = self.all[row].report_id
+        return None if report_id is UNSET else report_key(report_id)
 
 
 Columns = tuple[list[int], list[str], list[Any], list[float]]
@@ -129,8 +131,9 @@ class Ledger(Prices):
     @cached_property
     def degraded(self) -> int:
         """Messages priced by text only because their report could not be had."""
-        failed = self.settled.failed
-        return sum(key in failed for key in self.messages.keys.values())
+        references, failed = self.messages.references, self.settled.failed
+        is_failed = np.array([key in failed for key in references.keys], np.bool_)
+        return int(np.count_nonzero(is_failed[references.places]))
 
     @property
     def missing_reports(self) -> int:
@@ -207,6 +210,25 @@ class Ledger(Prices):
 def to_credits(hundredths: int) -> float:
     """Hundredths as the number of credits, whose shortest form has two decimals."""
     return hundredths / HUNDREDTHS_PER_CREDIT
+
+
+def _refer(report_ids: list[Any]) -> References:
+    rows: list[int] = []
+    places: list[int] = []
+    place_of: dict[ReportKey, int] = {}
+    invalid_ids: dict[int, Any] = {}
+    for row, report_id in enumerate(report_ids):
+        if report_id is UNSET:
+            continue
+        key = report_key(report_id)
+        if key is None:
+            invalid_ids[row] = report_id
+            continue
+        rows.append(row)
+        places.append(place_of.setdefault(key, len(place_of)))
+    return References(
+        np.array(rows, np.intp), np.array(places, np.intp), list(place_of), invalid_ids
+    )
 
 
 def read_messages(body: bytes | bytearray) -> Messages:

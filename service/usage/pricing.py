@@ -80,16 +80,25 @@ def encode_items(prices: Prices, begin: int, end: int) -> bytes:
 
 def _price_by_report(messages: Messages, settled: Settled) -> Prices:
     """Prices of the rows that a report prices; the others stay 0."""
+    rows, places, keys, _ = messages.references
+    names: dict[str, int] = {}
+    reports = [settled.reports[key] for key in keys]
+    cost = np.array(
+        [report.hundredths if report else 0 for report in reports], np.int64
+    )
+    name = np.array(
+        [
+            names.setdefault(report.name, len(names)) if report else BY_TEXT
+            for report in reports
+        ],
+        np.int32,
+    )
     hundredths: Hundredths = np.zeros(len(messages.all), np.int64)
+    hundredths[rows] = cost[places]
     name_of = np.full(len(messages.all), BY_TEXT, np.int32)
-    places: dict[str, int] = {}
-    for row, key in messages.keys.items():
-        report = settled.reports[key]
-        if report is not None:
-            hundredths[row] = report.hundredths
-            name_of[row] = places.setdefault(report.name, len(places))
+    name_of[rows] = name[places]
     return Prices(
-        messages=messages, hundredths=hundredths, names=list(places), name_of=name_of
+        messages=messages, hundredths=hundredths, names=list(names), name_of=name_of
     )
 
 

@@ -69,7 +69,11 @@ def test_messages_are_read_in_upstreams_order() -> None:
 def test_empty_period_is_read() -> None:
     """A period may have just begun."""
     messages = read([])
-    assert (messages.all, messages.distinct_keys, messages.invalid_ids) == ([], [], {})
+    assert (
+        messages.all,
+        messages.references.keys,
+        messages.references.invalid_ids,
+    ) == ([], [], {})
 
 
 @pytest.mark.parametrize("message_id", [0, -1, LARGEST, -LARGEST - 1])
@@ -156,8 +160,8 @@ async def test_json_of_another_shape_breaks_the_contract(body: bytes) -> None:
 def test_usable_report_id_is_asked_for(report_id: str, key: str) -> None:
     """Integers and non-empty strings are usable, whatever they hold."""
     messages = read_messages(with_report_id(report_id))
-    assert messages.distinct_keys == [key]
-    assert messages.invalid_ids == {}
+    assert messages.references.keys == [key]
+    assert messages.references.invalid_ids == {}
 
 
 @pytest.mark.parametrize(
@@ -167,22 +171,22 @@ def test_usable_report_id_is_asked_for(report_id: str, key: str) -> None:
 def test_unusable_report_id_is_never_asked_for(report_id: str) -> None:
     """Null, booleans, floats, empty strings, objects and lists are no ids."""
     messages = read_messages(with_report_id(report_id))
-    assert messages.distinct_keys == []
-    assert messages.invalid_ids == {0: msgspec.json.decode(report_id)}
+    assert messages.references.keys == []
+    assert messages.references.invalid_ids == {0: msgspec.json.decode(report_id)}
 
 
 def test_missing_report_id_is_neither_asked_for_nor_invalid() -> None:
     """Most messages name no report, which is nothing to log."""
     messages = read([message(1)])
-    assert (messages.distinct_keys, messages.invalid_ids) == ([], {})
+    assert (messages.references.keys, messages.references.invalid_ids) == ([], {})
 
 
 def test_each_report_is_asked_for_once() -> None:
     """7 and "7" are one report, true is not 1, and first use gives the order."""
     ids: list[Any] = ["b", 7, "7", "b", True, 1.0, None, 1, 7]
     messages = read(message(row, report_id=wanted) for row, wanted in enumerate(ids))
-    assert messages.distinct_keys == ["b", "7", "1"]
-    assert list(messages.invalid_ids) == [4, 5, 6]
+    assert messages.references.keys == ["b", "7", "1"]
+    assert list(messages.references.invalid_ids) == [4, 5, 6]
 
 
 # Pricing.

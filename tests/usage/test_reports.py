@@ -106,7 +106,7 @@ async def test_an_id_cannot_change_the_path(
     body = msgspec.json.encode({"messages": [message(1, report_id=report_id)]})
 
     async with open_reports() as reports:
-        settled = await reports.settle(read_messages(body).distinct_keys)
+        settled = await reports.settle(read_messages(body).references.keys)
 
     (path,) = sandbox.sandbox.calls.elements()
     segment = path.removeprefix("/reports/")
