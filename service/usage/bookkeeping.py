@@ -7,13 +7,14 @@ both share. `docs/decisions/large-periods.md` has the measurements.
 """
 
 import asyncio
+import gc
 import mmap
 import multiprocessing
 import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -155,7 +156,7 @@ class ProcessBookkeeper:
                 raise BooksLost
             if self._books is None:
                 manager = _Manager(ctx=multiprocessing.get_context("spawn"))
-                manager.start(_follow_parent)
+                manager.begin()
                 self._manager = manager
                 self._books = manager.SharedBooks()  # type: ignore[attr-defined]
             return self._books
@@ -170,12 +171,48 @@ class ProcessBookkeeper:
             manager.shutdown()
 
 
+class LazyBookkeeper:
+    """Stands for books that are made when somebody first needs them.
+
+    `books` finds or makes them; it is asked each time, as they may be replaced.
+    """
+
+    is_lost = False
+
+    def __init__(self, books: Callable[[], Awaitable[Bookkeeper]]) -> None:
+        self._books = books
+
+    async def load(self, body: bytearray) -> Contents:
+        return await (await self._books()).load(body)
+
+    async def answer(
+        self, plan: Plan, media_type: str, *, is_coming: bool = False
+    ) -> bytes | mmap.mmap:
+        keeper = await self._books()
+        return await keeper.answer(plan, media_type, is_coming=is_coming)
+
+    async def call(self, method: Method[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await (await self._books()).call(method, *args, **kwargs)
+
+    async def close(self) -> None:
+        """Whoever made the books closes them."""
+
+
 class SharedBooks(Books):
     """Books whose largest arguments and results travel in files."""
 
     def load_file(self, path: str) -> Contents:
         """`load` of a file's content."""
-        return self.load(Path(path).read_bytes())
+        with open(path, "rb") as file:
+            return self.load(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def commit(self) -> None:
+        """`Books.commit`, and the only time when garbage is looked for.
+
+        While millions of objects are being made, Python would look again and again.
+        """
+        super().commit()
+        gc.collect()
 
     def answer_file(
         self, path: str, plan: Plan, media_type: str, *, is_coming: bool
@@ -188,10 +225,19 @@ class SharedBooks(Books):
 class _Manager(BaseManager):
     """The child process and its server of books."""
 
+    _process: BaseProcess
+
     @property
     def is_alive(self) -> bool:
-        process: BaseProcess = self._process  # type: ignore[attr-defined]
-        return process.is_alive()
+        return self._process.is_alive()
+
+    def begin(self) -> None:
+        """Start the child; `EOFError` if it ends before it can answer."""
+        try:
+            self.start(_follow_parent)
+        except EOFError:
+            self._process.join()
+            raise
 
 
 _Manager.register("SharedBooks", SharedBooks)
@@ -199,6 +245,7 @@ _Manager.register("SharedBooks", SharedBooks)
 
 def _follow_parent() -> None:
     """In the child: leave Ctrl-C to the parent, and end when it is gone."""
+    gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
