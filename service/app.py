@@ -9,9 +9,11 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from msgspec.structs import replace
 
 from service import metrics as counted
+from service import telemetry
 from service.sandbox.options import SandboxOptions
 from service.sandbox.server import running_sandbox
 from service.settings import Settings
@@ -23,6 +25,7 @@ from service.web import health, index, metrics
 from service.web.context import ACCESS_LOG, request_context
 from service.web.openapi import add_documentation
 from service.web.routes import Endpoints
+from service.web.tracing import trace_request
 
 MAX_REQUEST_BODY_BYTES: Final = 1024 * 1024
 
@@ -32,7 +35,7 @@ CleanupContext = Callable[[web.Application], AsyncIterator[None]]
 def create_app(settings: Settings) -> web.Application:
     """The whole service, ready to be served."""
     app = web.Application(
-        middlewares=[request_context(access_log=settings.logging.access)],
+        middlewares=_middlewares(settings),
         client_max_size=MAX_REQUEST_BODY_BYTES,
     )
     app[ACCESS_LOG] = settings.logging.access
@@ -44,10 +47,16 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
+def _middlewares(settings: Settings) -> list[Middleware]:
+    context = request_context(access_log=settings.logging.access)
+    return [trace_request, context] if settings.telemetry.traces else [context]
+
+
 def _resources(settings: Settings) -> CleanupContext:
     async def opened(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(counted.flush)
+            await stack.enter_async_context(telemetry.tracing(settings.telemetry))
             calling = settings
             if settings.sandbox.enabled:
                 sandbox = await stack.enter_async_context(

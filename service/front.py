@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 from aiohttp import hdrs, web
 
+from service import telemetry
 from service.usage.encodings import Buffer
 from service.usage.formats import JSON
 from service.usage.handlers import PERIOD, USAGE_PATHS
@@ -40,11 +41,14 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class FrontRunner(web.AppRunner):
-    """An `AppRunner` whose server tries the front first, if the app holds a period."""
+    """An `AppRunner` whose server tries the front first, if the app holds a period.
+
+    The front makes no spans: where traces are on, it steps aside.
+    """
 
     async def _make_server(self) -> Any:
         server = await super()._make_server()
-        if PERIOD in self.app:
+        if PERIOD in self.app and not telemetry.is_on():
             front = Front(self.app[PERIOD], access_log=self.app[ACCESS_LOG])
             server.request_handler = front.before(server.request_handler)
         return server

@@ -5,6 +5,7 @@ them. Later layers win: default.toml, the `--config` file, `COPILOT_USAGE_*` var
 command-line options. Anything unknown or impossible stops the start.
 """
 
+import importlib.util
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -105,6 +106,22 @@ class Logging(Struct, frozen=True, kw_only=True):
     steps_per_refresh: Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
+class Telemetry(Struct, frozen=True, kw_only=True):
+    """Whether and how spans are made, and where they are sent."""
+
+    traces: bool
+    otlp_endpoint: str
+    service_name: Annotated[str, Meta(min_length=1)]
+    sample_ratio: Share
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.otlp_endpoint)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("otlp_endpoint: expected an http or https URL with a host")
+        if self.traces and not is_installed("opentelemetry.sdk"):
+            raise ValueError("traces: needs copilot-usage[otel] to be installed")
+
+
 class Sandbox(Struct, frozen=True, kw_only=True):
     """The embedded upstream to run against."""
 
@@ -125,6 +142,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     usage: Usage
     cache: Cache
     logging: Logging
+    telemetry: Telemetry
     sandbox: Sandbox
 
 
@@ -165,6 +183,14 @@ def load(
     layers.append(_environment_layer(environment or {}))
     layers.append(Layer("command line", options or {}))
     return _merge(layers)
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module of an extra is there."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package above it
+        return False
 
 
 def mask_secrets(name: str, value: object) -> object:

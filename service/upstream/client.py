@@ -7,7 +7,7 @@ after decompression. Whatever happens comes out as a value or as an `UpstreamErr
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -18,7 +18,7 @@ import structlog
 from aiohttp_retry import RetryClient
 from yarl import URL
 
-from service import metrics
+from service import metrics, telemetry
 from service.settings import Settings
 from service.upstream import errors
 from service.upstream.breaker import CircuitBreaker, Clock
@@ -134,18 +134,45 @@ class _Call(Generic[T]):
         """
         async with self._protection.around_try(self.attempts + 1):
             self.attempts += 1
-            started = time.perf_counter()
-            try:
-                with translated():
-                    async with asyncio.timeout(self._settings.timeout_s):
-                        response = await self._answer(await send(request))
-            except errors.UpstreamError as error:
-                self._backoff.failure = error
-                self._note_try(request, started, outcome_of(error))
-                raise
-            outcome = {"http.response.status_code": response.status}
-            self._note_try(request, started, outcome)
-            return response
+            name = f"{request.method} {self.template}"
+            with telemetry.span(name, "client", self._attributes(request)) as note:
+                if headers := telemetry.outgoing():
+                    request.headers.update(headers)
+                return await self._send(request, send, note)
+
+    async def _send(
+        self,
+        request: aiohttp.ClientRequest,
+        send: aiohttp.ClientHandlerType,
+        note: telemetry.Note,
+    ) -> aiohttp.ClientResponse:
+        started = time.perf_counter()
+        try:
+            with translated():
+                async with asyncio.timeout(self._settings.timeout_s):
+                    response = await self._answer(await send(request))
+        except errors.UpstreamError as error:
+            self._backoff.failure = error
+            note(outcome_of(error))
+            self._note_try(request, started, outcome_of(error))
+            raise
+        outcome = {"http.response.status_code": response.status}
+        note(outcome)
+        self._note_try(request, started, outcome)
+        return response
+
+    def _attributes(self, request: aiohttp.ClientRequest) -> telemetry.Attributes:
+        """What a span tells of a try before it is made."""
+        told = {
+            "http.request.method": request.method,
+            "server.address": request.url.host,
+            "server.port": request.url.port,
+            "url.full": str(request.url.with_user(None)),
+            "url.template": self.template,
+        }
+        if self.attempts > 1:
+            told["http.request.resend_count"] = self.attempts - 1
+        return {name: value for name, value in told.items() if value is not None}
 
     async def _answer(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
         """Take the value out of one response; `UpstreamError` where it has none."""
@@ -168,7 +195,7 @@ class _Call(Generic[T]):
         self,
         request: aiohttp.ClientRequest,
         started: float,
-        outcome: Mapping[str, object],
+        outcome: telemetry.Attributes,
     ) -> None:
         taken_s = time.perf_counter() - started
         (how,) = outcome.values()
@@ -185,7 +212,7 @@ class _Call(Generic[T]):
         )
 
 
-def outcome_of(error: errors.UpstreamError) -> dict[str, object]:
+def outcome_of(error: errors.UpstreamError) -> dict[str, str | int]:
     """How a log tells a failed try: by its status, or by the class of its error."""
     if isinstance(error, errors.UnexpectedStatus):
         return {"http.response.status_code": error.status}

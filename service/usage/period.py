@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from service import metrics
+from service import metrics, telemetry
 from service.settings import Settings
 from service.upstream.client import Reader, UpstreamClient
 from service.upstream.errors import UpstreamError
@@ -209,6 +209,7 @@ class CurrentPeriod:
             self._refreshing.add_done_callback(_note_outcome)
         return self._refreshing
 
+    @telemetry.in_span("usage.refresh")
     async def _refresh(self) -> None:
         started = self.clock()
         log.info("usage.refresh.started", plan=self._plan.id)

@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
+from service import telemetry
 from service.web.block import BlockResponse
 from service.web.problems import INTERNAL_ERROR, answer_problem, kind_of
 
@@ -82,9 +83,17 @@ def request_id_of(request: web.BaseRequest) -> str:
 
 
 def trace_context_of(request: web.Request) -> dict[str, str]:
-    """`trace_id` and `span_id` of a valid W3C `traceparent`, else nothing."""
-    match = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
-    return {"trace_id": match[1], "span_id": match[2]} if match else {}
+    """`trace_id` and `span_id` of a valid W3C `traceparent`, else nothing.
+
+    Nothing either where traces are on: there our own span has given its ids.
+    """
+    if telemetry.is_on():
+        return {}
+    match = _TRACEPARENT.fullmatch(request.headers.get(TRACEPARENT, ""))
+    if match is None:
+        return {}
+    telemetry.carry(request.headers)
+    return {"trace_id": match[1], "span_id": match[2]}
 
 
 def note_answer(
