@@ -233,7 +233,7 @@ async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> by
     if (response.content_length or 0) > limit_bytes:
         raise errors.BodyTooLarge(limit_bytes)
     body = bytearray()
-    async for chunk in response.content.iter_chunked(READ_SIZE_BYTES):
+    async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > limit_bytes:
             raise errors.BodyTooLarge(limit_bytes)

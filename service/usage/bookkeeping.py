@@ -203,7 +203,7 @@ class SharedBooks(Books):
 
     def load_file(self, path: str) -> Contents:
         """`load` of a file's content."""
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             return self.load(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def commit(self) -> None:

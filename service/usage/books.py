@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from service.usage.errors import BooksLost
 from service.usage.formats import FORMATS
-from service.usage.ledger import Ledger, Messages, read_messages, to_credits
+from service.usage.ledger import Body, Ledger, Messages, read_messages, to_credits
 from service.usage.model import (
     DailyUsage,
     Explanation,
@@ -66,6 +66,18 @@ class Priced(NamedTuple):
     omitted: int
     """How many more were priced now."""
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an answer's headers tell: the plan, and how many messages it prices by
+        text for want of a report."""
+        degraded = {"Usage-Degraded": str(self.degraded)} if self.degraded else {}
+        return {"Usage-Plan": self.plan, **degraded}
+
+    @property
+    def bill(self) -> tuple[str, int, int, float]:
+        """What is the same for whoever prices the same period."""
+        return self.plan, self.messages, self.degraded, self.credits_total
+
     def all_reused(self) -> "Priced":
         """The same, of a refresh that has found nothing new."""
         return self._replace(reused=self.messages, rated=[], omitted=0)
@@ -96,7 +108,7 @@ class Books:
         self._coming: _Period | None = None
         self._current: _Period | None = None
 
-    def load(self, body: bytes | bytearray) -> Contents:
+    def load(self, body: Body) -> Contents:
         """Read upstream's messages; `msgspec.DecodeError` if they break their form."""
         self._load_number = number = next(self._numbers)
         messages = read_messages(body)

@@ -4,6 +4,7 @@ A ledger is made once for each refresh and plan, and never changes. Prices are e
 hundredths. The answer is encoded once; any selection of messages is cut out of it.
 """
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,8 @@ Rows = NDArray[np.intp]
 """Places of messages in upstream's order."""
 
 Flags = NDArray[np.bool_]
+
+Body = bytes | bytearray | mmap.mmap
 
 BY_TEXT: Final = -1
 """In the column of reports: no report priced this message."""
@@ -231,9 +234,9 @@ def _refer(report_ids: list[Any]) -> References:
     )
 
 
-def read_messages(body: bytes | bytearray) -> Messages:
+def read_messages(body: Body) -> Messages:
     """Decode a body of upstream; `msgspec.DecodeError` where it breaks the contract."""
-    messages = _period_decoder.decode(body).messages
+    messages = _period_decoder.decode(memoryview(body)).messages
     timestamps = [message.timestamp for message in messages]
     try:
         return Messages(messages, timestamps, read_instants(timestamps))
