@@ -21,6 +21,7 @@ from service.upstream.client import open_client
 from service.usage import handlers as usage
 from service.usage import text
 from service.usage.period import CurrentPeriod
+from service.usage.sharing import open_store
 from service.web import health, index, metrics
 from service.web.context import ACCESS_LOG, request_context
 from service.web.openapi import add_documentation
@@ -65,8 +66,9 @@ def _resources(settings: Settings) -> CleanupContext:
                 upstream = replace(settings.upstream, base_url=sandbox.url)
                 calling = replace(settings, upstream=upstream)
             client = await stack.enter_async_context(open_client(calling))
+            store = await stack.enter_async_context(open_store(settings))
             text.prepare()
-            period = CurrentPeriod(settings, client)
+            period = CurrentPeriod(settings, client, store=store)
             stack.push_async_callback(period.close)
             app[usage.PERIOD] = period
             yield

@@ -17,6 +17,9 @@ from msgspec import Meta, Struct
 
 ENVIRONMENT_PREFIX: Final = "COPILOT_USAGE_"
 SECRET_WORDS: Final = ("password", "secret", "token", "key")
+REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
+URL_SETTINGS: Final = {"upstream": "upstream.base_url", "cache": "cache.redis_url"}
+"""What is at fault where a section as a whole is impossible."""
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 WaitSeconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -95,6 +98,19 @@ class Cache(Struct, frozen=True, kw_only=True):
     report_ttl_s: LongSeconds
     missing_report_ttl_s: LongSeconds
     max_reports: Count
+    redis_url: str
+
+    def __post_init__(self) -> None:
+        if not self.redis_url:
+            return
+        parts = urlsplit(self.redis_url)
+        if parts.scheme not in REDIS_SCHEMES:
+            raise ValueError("expected a redis, rediss or unix URL, or nothing")
+        if not (parts.path if parts.scheme == "unix" else parts.hostname):
+            raise ValueError("expected a URL that says where Redis is")
+        if parts.query or parts.fragment:
+            raise ValueError("expected a URL without options")
+        _ = parts.port  # raises where it is no port
 
 
 class Logging(Struct, frozen=True, kw_only=True):
@@ -288,7 +304,6 @@ def _explain(error: msgspec.ValidationError, origins: Mapping[str, str]) -> str:
     """Name the setting behind an error of the whole, such as a missing key."""
     text = _sentence(error)
     section = str(error).partition(" - at `$.")[2].rstrip("`")
-    if section == "upstream":
-        origin = origins.get("upstream.base_url", "nowhere")
-        return f"upstream.base_url: {text} (from {origin})"
+    if url := URL_SETTINGS.get(section):
+        return f"{url}: {text} (from {origins.get(url, 'nowhere')})"
     return f"{section}: {text}"

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import mmap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import zstandard
@@ -70,6 +70,19 @@ class Answer:
             answer.compress()
         return answer
 
+    @classmethod
+    def restored(
+        cls, bodies: Mapping[Coding, bytes], media_type: str, headers: dict[str, str]
+    ) -> "Answer":
+        """An answer out of what `compressed` gave; it may have been sent far."""
+        plain = bodies.get(IDENTITY)
+        if plain is None:
+            plain = zstandard.ZstdDecompressor().decompress(bodies[ZSTD])
+        answer = cls(plain, media_type, headers)
+        for coding, body in bodies.items():
+            answer._variants[coding] = answer._variant(coding, body)
+        return answer
+
     @property
     def body(self) -> Buffer:
         """The plain bytes."""
@@ -93,6 +106,16 @@ class Answer:
         )
         for coding, body in ((GZIP, gzip), (ZSTD, zstd)):
             self._variants[coding] = self._variant(coding, body)
+
+    async def compressed(self) -> dict[Coding, Buffer]:
+        """The codings that tell everything, made now where nobody wanted them yet."""
+        self._compress_soon()
+        if self._compressing is not None:
+            await asyncio.shield(self._compressing)
+        bodies = {coding: variant.body for coding, variant in self._variants.items()}
+        if ZSTD in bodies:
+            del bodies[IDENTITY]
+        return bodies
 
     def _compress_soon(self) -> None:
         if self._compressing is None and len(self.body) >= LARGE_BYTES:

@@ -12,16 +12,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import msgspec
 import structlog
 
 from service import metrics, telemetry
 from service.settings import Settings
 from service.upstream.client import Reader, UpstreamClient
 from service.upstream.errors import UpstreamError
-from service.usage.bookkeeping import Bookkeeper, InlineBookkeeper, ProcessBookkeeper
+from service.usage.bookkeeping import (
+    Bookkeeper,
+    InlineBookkeeper,
+    LazyBookkeeper,
+    ProcessBookkeeper,
+)
 from service.usage.books import Books, Contents, Extract, Priced, RatedMessage
 from service.usage.encodings import Answer
 from service.usage.errors import (
+    BooksLost,
     DeadlineExceeded,
     MessagesUnavailable,
     RefreshFailed,
@@ -29,11 +36,16 @@ from service.usage.errors import (
 )
 from service.usage.formats import JSON
 from service.usage.freshness import Forward, Freshness, Policy
+from service.usage.generations import Generation, Head, Offer
 from service.usage.model import DailyUsage, Explanation, UsageByReport
 from service.usage.rating import PLANS, Plan
 from service.usage.report_cache import ReportCache
 from service.usage.reports import Reports, Settled, log_invalid_id
 from service.usage.selection import Selection
+from service.usage.shared_parts import Packed
+from service.usage.shared_reports import share_reports
+from service.usage.shared_store import SharedStore
+from service.usage.sharing import Wish, share_periods
 
 MESSAGES_PATH: Final = "/messages/current-period"
 LOGGED_AT_ONCE: Final = 20
@@ -56,6 +68,10 @@ class HeldPeriod:
     """What pricing came to, by the plan's id."""
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     """Whole answers by plan and media type."""
+    body: bytearray | Packed | None = None
+    """Upstream's messages, while others can be offered them."""
+    head: Head | None = None
+    """What it is to other processes, if they can see it."""
     making: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -69,10 +85,7 @@ class View(NamedTuple):
     @property
     def headers(self) -> dict[str, str]:
         """The plan, and how many messages it prices by text for want of a report."""
-        headers = {"Usage-Plan": self.plan.id}
-        if degraded := self.period.priced[self.plan.id].degraded:
-            headers["Usage-Degraded"] = str(degraded)
-        return headers
+        return self.period.priced[self.plan.id].headers
 
     async def answer(self, media_type: str) -> Answer:
         """The whole period in a format: made once, then held."""
@@ -113,8 +126,11 @@ class CurrentPeriod:
         settings: Settings,
         client: UpstreamClient,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        store: SharedStore | None = None,
     ) -> None:
         self._client = client
+        self._shared = share_periods(settings, store)
         self.clock = clock
         self._policy = Policy.of(settings.cache)
         self._pause_s = settings.cache.pause_after_failure_s
@@ -124,13 +140,15 @@ class CurrentPeriod:
         self._large_bytes = settings.usage.own_process_bytes
         self._reports = Reports(
             client,
-            ReportCache(settings.cache, clock),
+            share_reports(ReportCache(settings.cache, clock), store),
             concurrency=settings.upstream.concurrency,
             on_error=settings.usage.on_report_error,
         )
         self._small, self._large = InlineBookkeeper(), ProcessBookkeeper()
         self.held: HeldPeriod | None = None
+        self._filling = asyncio.Lock()
         self._refreshing: asyncio.Task[None] | None = None
+        self._publishing: asyncio.Task[None] | None = None
         self._paused_until = -math.inf
 
     async def view(self, plan_name: str | None = None) -> View:
@@ -160,9 +178,11 @@ class CurrentPeriod:
 
     async def close(self) -> None:
         """Stop refreshing and let the books go."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.wait([self._refreshing])
+        for task in (self._refreshing, self._publishing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        await self._shared.give_up()
         await self._small.close()
         await self._large.close()
 
@@ -192,7 +212,8 @@ class CurrentPeriod:
         try:
             await asyncio.shield(refreshing)
         except Exception:
-            if held is not None and covers_failure:
+            held = self.held  # another process may have had an old one
+            if held is not None and self._policy.covers_failure(self._age(held)):
                 return held
             raise
         return self._in_force()
@@ -202,12 +223,109 @@ class CurrentPeriod:
             raise RuntimeError("a refresh has ended without a period")
         return self.held
 
-    def _start_refresh(self) -> asyncio.Task[None]:
+    def _start_refresh(self, *, is_alone: bool = False) -> asyncio.Task[None]:
         """The refresh that runs, or a new one. It belongs to no caller."""
         if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing = asyncio.create_task(self._renew(is_alone=is_alone))
             self._refreshing.add_done_callback(_note_outcome)
         return self._refreshing
+
+    async def _renew(self, *, is_alone: bool) -> None:
+        """Take over what another process has fetched, or fetch and offer that."""
+        if self._publishing is not None:
+            await asyncio.wait([self._publishing])
+        try:
+            if not is_alone and not await self._is_our_turn():
+                return
+            async with self._filling:
+                await self._fill()
+                await self._refresh()
+        except Exception as error:
+            self._paused_until = self.clock() + self._pause_s
+            failed = error if isinstance(error, RefreshFailed) else None
+            await self._shared.give_up(failed)
+            raise
+        self._publishing = asyncio.create_task(self._publish(self._in_force()))
+
+    async def _is_our_turn(self) -> bool:
+        """Whether to refresh; what others have is taken over, if it is any use."""
+        held = self.held
+        turn = await self._shared.turn(
+            Wish(
+                known=held.head if held else None,
+                is_younger=lambda age_s: held is None or age_s < self._age(held),
+                suffices=lambda age_s: self._policy.state(age_s) != "expired",
+            )
+        )
+        if turn.generation is not None:
+            self._adopt(turn.generation)
+        return turn.is_ours
+
+    def _adopt(self, generation: Generation) -> None:
+        """Hold what another process has fetched; the books follow when asked."""
+        head, priced = generation.head, generation.head.priced
+        held, fetched_at = self.held, self.clock() - generation.age_s
+        if held is not None and generation.answer is None:
+            held.fetched_at, held.head = fetched_at, head
+        else:
+            self.held = _adopted(generation, LazyBookkeeper(self._books), fetched_at)
+        metrics.period_held(
+            priced.plan, priced.messages, priced.credits_total, generation.age_s
+        )
+        log.info(
+            "cache.shared.adopted",
+            plan=priced.plan,
+            messages=priced.messages,
+            credits_total=priced.credits_total,
+            age_s=round(generation.age_s, 3),
+        )
+
+    async def _books(self) -> Bookkeeper:
+        """The books of the period in force, out of what is shared or a refresh."""
+        while True:
+            async with self._filling:
+                await self._fill()
+                keeper = self._in_force().keeper
+            if not isinstance(keeper, LazyBookkeeper):
+                return keeper
+            await asyncio.shield(self._start_refresh(is_alone=True))
+
+    async def _fill(self) -> None:
+        """Make books for an adopted period, if others still have what it takes."""
+        held = self.held
+        if held is None or held.head is None:
+            return
+        if not isinstance(held.keeper, LazyBookkeeper):
+            return
+        contents = await self._shared.contents(held.head)
+        if contents is None:
+            return
+        keeper = self._keeper_of(contents.body)
+        try:
+            held.contents = await keeper.load(contents.body)
+            all_priced = await keeper.call(
+                Books.settle, contents.settled, self._plan, 0
+            )
+        except (msgspec.DecodeError, KeyError, BooksLost):
+            return
+        if all_priced[0].bill != held.head.priced.bill:
+            return
+        await keeper.call(Books.commit)
+        held.settled, held.body = contents.settled, contents.packed
+        held.keeper = keeper
+        await self._clear_all_but(keeper)
+
+    async def _publish(self, held: HeldPeriod) -> None:
+        """Let other processes have what was fetched here."""
+        offer = Offer(
+            etag=held.etag,
+            priced=held.priced[self._plan.id],
+            answer=held.answers[self._plan.id, JSON],
+            settled=held.settled,
+            body=held.body,
+            age_s=lambda: self._age(held),
+        )
+        held.head, held.body = await self._shared.publish(offer)
 
     @telemetry.in_span("usage.refresh")
     async def _refresh(self) -> None:
@@ -258,7 +376,7 @@ class CurrentPeriod:
         is_same = fetched is None
         if fetched is None:
             before = self._in_force()
-            fetched = _Fetched(before.keeper, before.contents, before.etag)
+            fetched = _Fetched(before.keeper, before.contents, before.body, before.etag)
         for report_id in fetched.contents.invalid_ids:
             log_invalid_id(report_id)
         settled = await self._reports.settle(fetched.contents.keys)
@@ -281,16 +399,14 @@ class CurrentPeriod:
         )
         for priced in all_priced:
             await _log_prices(priced)
-        before, held = (
-            self.held,
-            HeldPeriod(
-                keeper=keeper,
-                contents=fetched.contents,
-                settled=settled,
-                etag=fetched.etag,
-                fetched_at=fetched_at,
-                priced={priced.plan: priced for priced in all_priced},
-            ),
+        held = HeldPeriod(
+            keeper=keeper,
+            contents=fetched.contents,
+            settled=settled,
+            etag=fetched.etag,
+            fetched_at=fetched_at,
+            priced={priced.plan: priced for priced in all_priced},
+            body=fetched.body,
         )
         # Whoever asks the books is told their headers by what is held: both change
         # together, when all that takes time is done.
@@ -299,21 +415,26 @@ class CurrentPeriod:
         held.answers[self._plan.id, JSON] = await Answer.of(body, JSON, headers)
         await keeper.call(Books.commit)
         self.held = held
-        if before is None or before.keeper is keeper or before.keeper.is_lost:
-            return
-        await before.keeper.call(Books.clear)
+        await self._clear_all_but(keeper)
+
+    async def _clear_all_but(self, keeper: Bookkeeper) -> None:
+        for other in (self._small, self._large):
+            if other is not keeper and not other.is_lost:
+                await other.call(Books.clear)
+
+    def _keeper_of(self, body: bytearray) -> Bookkeeper:
+        return self._large if len(body) >= self._large_bytes else self._small
 
     async def _fetch(self, before: HeldPeriod | None) -> "_Fetched | None":
         """Upstream's messages, in the books; None where they are those before."""
 
-        async def load(body: bytearray) -> tuple[Bookkeeper, Contents]:
-            is_large = len(body) >= self._large_bytes
-            keeper: Bookkeeper = self._large if is_large else self._small
-            return keeper, await keeper.load(body)
+        async def load(body: bytearray) -> tuple[Bookkeeper, Contents, bytearray]:
+            keeper = self._keeper_of(body)
+            return keeper, await keeper.load(body), body
 
-        # What is lost has to be read again, even if upstream has nothing newer.
-        etag = before.etag if before and not before.keeper.is_lost else None
-        read: Reader[tuple[Bookkeeper, Contents]] = load
+        # What is not here has to be read again, even if upstream has nothing newer.
+        etag = before.etag if before and _has_books(before) else None
+        read: Reader[tuple[Bookkeeper, Contents, bytearray]] = load
         try:
             fetched = await self._client.fetch(MESSAGES_PATH, read, etag=etag)
         except UpstreamError as error:
@@ -340,7 +461,28 @@ class CurrentPeriod:
 class _Fetched(NamedTuple):
     keeper: Bookkeeper
     contents: Contents
+    body: bytearray | Packed | None
     etag: str | None
+
+
+def _has_books(held: HeldPeriod) -> bool:
+    return not isinstance(held.keeper, LazyBookkeeper) and not held.keeper.is_lost
+
+
+def _adopted(
+    generation: Generation, keeper: Bookkeeper, fetched_at: float
+) -> HeldPeriod:
+    head, answer = generation.head, generation.answer
+    return HeldPeriod(
+        keeper=keeper,
+        contents=Contents(head.priced.messages, [], []),
+        settled=Settled({}, set()),
+        etag=head.etag,
+        fetched_at=fetched_at,
+        priced={head.priced.plan: head.priced},
+        answers={(head.priced.plan, JSON): answer} if answer else {},
+        head=head,
+    )
 
 
 def find_plan(name: str) -> Plan:

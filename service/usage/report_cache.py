@@ -6,8 +6,8 @@ copy, for times when upstream fails. The longest unused entries go first.
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from typing import NamedTuple, Protocol
 
 from service import metrics
 from service.settings import Cache
@@ -19,6 +19,25 @@ class CachedReport(NamedTuple):
 
     report: Report | None
     young_until: float
+
+
+class Reported(Protocol):
+    """What is known of reports, here or also elsewhere."""
+
+    def young(self, key: str) -> CachedReport | None:
+        """The entry of this key, if it need not be asked for again."""
+
+    def last_known(self, key: str) -> Report | None:
+        """The last good copy of a report, however old."""
+
+    def put(self, key: str, report: Report | None) -> None:
+        """Remember what upstream has said of a key."""
+
+    async def recall(self, keys: Collection[str]) -> None:
+        """Before settling: learn what is known elsewhere."""
+
+    async def tell(self) -> None:
+        """After settling: let others know what was put."""
 
 
 class ReportCache:
@@ -47,14 +66,23 @@ class ReportCache:
         entry = self._entries.get(key)
         return entry.report if entry else None
 
-    def put(self, key: str, report: Report | None) -> None:
-        """Remember what upstream has said of a key."""
-        settings = self._settings
-        ttl_s = (
-            settings.missing_report_ttl_s if report is None else settings.report_ttl_s
-        )
-        self._entries[key] = CachedReport(report, self._clock() + ttl_s)
+    def put(self, key: str, report: Report | None, age_s: float = 0.0) -> None:
+        """Remember what upstream has said of a key, now or some time ago."""
+        young_until = self._clock() - age_s + self.ttl_s(report)
+        self._entries[key] = CachedReport(report, young_until)
         self._entries.move_to_end(key)
-        if len(self._entries) > settings.max_reports:
+        if len(self._entries) > self._settings.max_reports:
             self._entries.popitem(last=False)
         metrics.reports_held(len(self._entries))
+
+    def ttl_s(self, report: Report | None) -> float:
+        """How long a report, or None where there is none, is believed."""
+        if report is None:
+            return self._settings.missing_report_ttl_s
+        return self._settings.report_ttl_s
+
+    async def recall(self, keys: Collection[str]) -> None:
+        """Nothing is known elsewhere."""
+
+    async def tell(self) -> None:
+        """There is nobody to tell."""

@@ -17,7 +17,7 @@ from service.upstream.client import UpstreamClient
 from service.upstream.errors import UnexpectedStatus, UpstreamError
 from service.usage.errors import ReportUnavailable
 from service.usage.model import Report
-from service.usage.report_cache import ReportCache
+from service.usage.report_cache import Reported
 
 ReportKey = str
 """A usable report id, as it is asked for: 7 and "7" are the same report."""
@@ -58,7 +58,7 @@ class Reports:
     def __init__(
         self,
         client: UpstreamClient,
-        cache: ReportCache,
+        cache: Reported,
         *,
         concurrency: int,
         on_error: OnReportError,
@@ -70,6 +70,13 @@ class Reports:
 
     async def settle(self, keys: Collection[ReportKey]) -> Settled:
         """Settle each key once; `ReportUnavailable` if one fails for good."""
+        await self._cache.recall(keys)
+        try:
+            return await self._settle(keys)
+        finally:
+            await self._cache.tell()
+
+    async def _settle(self, keys: Collection[ReportKey]) -> Settled:
         settled = Settled({}, set())
         unknown = await self._settle_from_cache(keys, settled)
         waiting = iter(unknown)
