@@ -57,7 +57,7 @@ class OtelTracer:
                     "service.version": version("copilot-usage"),
                 }
             ),
-            sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
+            sampler=ParentBased(TraceIdRatioBased(settings.sample_rate)),
             shutdown_on_exit=False,
         )
         exporter = exporter_to(settings.otlp_endpoint)

@@ -128,7 +128,7 @@ class Telemetry(Struct, frozen=True, kw_only=True):
     traces: bool
     otlp_endpoint: str
     service_name: Annotated[str, Meta(min_length=1)]
-    sample_ratio: Share
+    sample_rate: Share
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.otlp_endpoint)
