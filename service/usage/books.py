@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from service.usage.errors import BooksLost
 from service.usage.formats import FORMATS
-from service.usage.ledger import Ledger, Messages, read_messages, to_credits
+from service.usage.ledger import Body, Ledger, Messages, read_messages, to_credits
 from service.usage.model import (
     DailyUsage,
     Explanation,
@@ -108,7 +108,7 @@ class Books:
         self._coming: _Period | None = None
         self._current: _Period | None = None
 
-    def load(self, body: bytes | bytearray) -> Contents:
+    def load(self, body: Body) -> Contents:
         """Read upstream's messages; `msgspec.DecodeError` if they break their form."""
         self._load_number = number = next(self._numbers)
         messages = read_messages(body)
