@@ -25,6 +25,7 @@ from typing import IO, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from service.usage.books import Books, Contents
 from service.usage.errors import BooksLost
+from service.usage.ledger import Buffer
 from service.usage.rating import Plan
 
 P = ParamSpec("P")
@@ -47,7 +48,7 @@ class Bookkeeper(Protocol):
 
     async def answer(
         self, plan: Plan, media_type: str, *, is_coming: bool = False
-    ) -> bytes | mmap.mmap:
+    ) -> Buffer:
         """`Books.answer`, for answers of any size."""
 
     async def call(self, method: Method[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -70,7 +71,7 @@ class InlineBookkeeper:
 
     async def answer(
         self, plan: Plan, media_type: str, *, is_coming: bool = False
-    ) -> bytes:
+    ) -> Buffer:
         return self._books.answer(plan, media_type, is_coming=is_coming)
 
     async def call(self, method: Method[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -105,7 +106,7 @@ class ProcessBookkeeper:
 
     async def answer(
         self, plan: Plan, media_type: str, *, is_coming: bool = False
-    ) -> bytes | mmap.mmap:
+    ) -> Buffer:
         work = partial(self._answer, is_coming=is_coming)
         return await self._in_thread(work, plan, media_type)
 
@@ -130,7 +131,7 @@ class ProcessBookkeeper:
             file.flush()
             return self._remote("load_file", file_path(file))
 
-    def _answer(self, *wanted: Any, is_coming: bool) -> bytes | mmap.mmap:
+    def _answer(self, *wanted: Any, is_coming: bool) -> Buffer:
         with shared_file() as file:
             path = file_path(file)
             if not self._remote("answer_file", path, *wanted, is_coming=is_coming):
@@ -168,7 +169,7 @@ class ProcessBookkeeper:
             manager, self._manager, self._books = self._manager, None, None
             self._has_period = False
         if manager is not None:
-            manager.shutdown()
+            manager.end()
 
 
 class LazyBookkeeper:
@@ -187,7 +188,7 @@ class LazyBookkeeper:
 
     async def answer(
         self, plan: Plan, media_type: str, *, is_coming: bool = False
-    ) -> bytes | mmap.mmap:
+    ) -> Buffer:
         keeper = await self._books()
         return await keeper.answer(plan, media_type, is_coming=is_coming)
 
@@ -217,9 +218,19 @@ class SharedBooks(Books):
     def answer_file(
         self, path: str, plan: Plan, media_type: str, *, is_coming: bool
     ) -> int:
-        """`answer` into a file; its size in bytes."""
+        """`answer` into a file; its size in bytes.
+
+        Pages are cut from the JSON answer, so it has to stay here too: in the same
+        memory as there, from now on.
+        """
         answer = self.answer(plan, media_type, is_coming=is_coming)
-        return Path(path).write_bytes(answer)
+        file = Path(path)
+        size = file.write_bytes(answer)
+        ledger = self.ledger(plan, is_coming=is_coming)
+        if answer is ledger.answer:
+            with file.open("rb") as shared:
+                ledger.answer = mmap.mmap(shared.fileno(), 0, access=mmap.ACCESS_READ)
+        return size
 
 
 class _Manager(BaseManager):
@@ -238,6 +249,15 @@ class _Manager(BaseManager):
         except EOFError:
             self._process.join()
             raise
+
+    def end(self) -> None:
+        """End the child, however it fares, and close each thread's connection to it.
+
+        multiprocessing keeps those of an ended child for as long as their thread runs.
+        """
+        self.shutdown()
+        connections: dict[Any, Any] = BaseProxy._address_to_local
+        connections.pop(self.address, None)
 
 
 _Manager.register("SharedBooks", SharedBooks)

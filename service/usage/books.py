@@ -15,7 +15,14 @@ from typing import Any, Final, NamedTuple
 
 from service.usage.errors import BooksLost
 from service.usage.formats import FORMATS
-from service.usage.ledger import Body, Ledger, Messages, read_messages, to_credits
+from service.usage.ledger import (
+    Body,
+    Buffer,
+    Ledger,
+    Messages,
+    read_messages,
+    to_credits,
+)
 from service.usage.model import (
     DailyUsage,
     Explanation,
@@ -153,16 +160,20 @@ class Books:
         """What the current period came to under a plan."""
         return tell(self._ledger(plan), most_told)
 
-    def answer(self, plan: Plan, media_type: str, *, is_coming: bool = False) -> bytes:
+    def answer(self, plan: Plan, media_type: str, *, is_coming: bool = False) -> Buffer:
         """The whole current period, or the settled one, in one of the formats."""
-        ledger = self._coming_ledger(plan) if is_coming else self._ledger(plan)
+        ledger = self.ledger(plan, is_coming=is_coming)
         return FORMATS[media_type](ledger, None)
+
+    def ledger(self, plan: Plan, *, is_coming: bool) -> Ledger:
+        """The settled period's ledger if it `is_coming`, else the current one's."""
+        return self._coming_ledger(plan) if is_coming else self._ledger(plan)
 
     def extract(self, plan: Plan, media_type: str, selection: Selection) -> Extract:
         """A page of the current period; `CursorExpired` where its start is gone."""
         ledger = self._ledger(plan)
         page = select(ledger, selection)
-        return Extract(FORMATS[media_type](ledger, page.rows), page.next)
+        return Extract(bytes(FORMATS[media_type](ledger, page.rows)), page.next)
 
     def explain(self, plan: Plan, message_id: int) -> Explanation:
         """Why a message costs what it costs; `MessageNotFound` without one."""

@@ -8,16 +8,16 @@ from typing import Final
 import numpy as np
 from msgspec import UNSET
 
-from service.usage.ledger import ANSWER_BEGIN, ANSWER_END, Ledger, Rows
+from service.usage.ledger import ANSWER_BEGIN, ANSWER_END, Buffer, Ledger, Rows
 
 CSV_HEADER: Final = ("message_id", "timestamp", "report_name", "credits_used")
 
 
-Encode = Callable[[Ledger, Rows | None], bytes]
+Encode = Callable[[Ledger, Rows | None], Buffer]
 """Encodes the given rows of a ledger, or all of them for None."""
 
 
-def to_json(ledger: Ledger, rows: Rows | None = None) -> bytes:
+def to_json(ledger: Ledger, rows: Rows | None = None) -> Buffer:
     """The contract's shape, `{"usage": […]}`."""
     if rows is None:
         return ledger.answer

@@ -33,6 +33,7 @@ Rows = NDArray[np.intp]
 Flags = NDArray[np.bool_]
 
 Body = bytes | bytearray | mmap.mmap
+Buffer = bytes | mmap.mmap
 
 BY_TEXT: Final = -1
 """In the column of reports: no report priced this message."""
@@ -84,7 +85,7 @@ Columns = tuple[list[int], list[str], list[Any], list[float]]
 """Fields of items: ids, timestamps, names or UNSET, credits."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Prices:
     """Messages and what they cost."""
 
@@ -112,15 +113,18 @@ class Prices:
         )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Ledger(Prices):
-    """The priced messages of a period under one plan; columns have a row a message."""
+    """The priced messages of a period under one plan; columns have a row a message.
+
+    Nothing in it changes, but that `answer` may move to other memory.
+    """
 
     plan: Plan
     fresh: Rows
     """The rows that were not carried over, priced alike, from the ledger before."""
     settled: Settled
-    answer: bytes
+    answer: Buffer
     """The whole period as the contract's JSON."""
 
     def __len__(self) -> int:
