@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -48,6 +48,9 @@ from service.usage.shared_store import SharedStore
 from service.usage.sharing import Wish, share_periods
 
 MESSAGES_PATH: Final = "/messages/current-period"
+MOST_SUMS: Final = 64
+"""Sums of one period that are held; a time zone each makes a sum."""
+
 LOGGED_AT_ONCE: Final = 20
 """Messages whose steps are logged before other requests get their turn."""
 
@@ -72,6 +75,10 @@ class HeldPeriod:
     """Upstream's messages, while others can be offered them."""
     head: Head | None = None
     """What it is to other processes, if they can see it."""
+    sums: dict[tuple[Plan, Callable[..., Any], tuple[Any, ...]], Any] = field(
+        default_factory=dict
+    )
+    """Sums by plan, method of the books and arguments."""
     making: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -111,11 +118,23 @@ class View(NamedTuple):
 
     async def daily(self, zone: str | None) -> DailyUsage:
         """What each day of a time zone has used."""
-        return await self.period.keeper.call(Books.daily, self.plan, zone)
+        daily: DailyUsage = await self._sum(Books.daily, zone)
+        return daily
 
     async def by_report(self) -> UsageByReport:
         """What each report has used."""
-        return await self.period.keeper.call(Books.by_report, self.plan)
+        by_report: UsageByReport = await self._sum(Books.by_report)
+        return by_report
+
+    async def _sum(self, method: Callable[..., Any], *args: Any) -> Any:
+        """A sum over the period: worked out once, then held with it."""
+        sums, key = self.period.sums, (self.plan, method, args)
+        if key in sums:
+            return sums[key]
+        value = await self.period.keeper.call(method, self.plan, *args)
+        if len(sums) < MOST_SUMS:
+            sums[key] = value
+        return value
 
 
 class CurrentPeriod:
@@ -414,8 +433,15 @@ class CurrentPeriod:
         headers = View(held, self._plan, self._policy.judge(0)).headers
         held.answers[self._plan.id, JSON] = await Answer.of(body, JSON, headers)
         await keeper.call(Books.commit)
+        await self._sum_again(held)
         self.held = held
         await self._clear_all_but(keeper)
+
+    async def _sum_again(self, held: HeldPeriod) -> None:
+        """Have the sums ready that the period before was asked for."""
+        for plan, method, args in self.held.sums if self.held else ():
+            value = await held.keeper.call(method, plan, *args)
+            held.sums[plan, method, args] = value
 
     async def _clear_all_but(self, keeper: Bookkeeper) -> None:
         for other in (self._small, self._large):
