@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -136,19 +137,35 @@ async def test_a_dead_child_is_a_loss_and_the_next_refresh_heals(
     assert (await keeper.call(Books.explain, TEXT_RULES, 3)).message_id == 3
 
 
-async def test_a_child_that_dies_at_work_is_a_loss(keeper: ProcessBookkeeper) -> None:
-    """A refresh that was computing fails, and leaves neither process nor file."""
-    pid, files = child_of(keeper), open_files()
-    os.kill(pid, signal.SIGSTOP)
-    loading = asyncio.create_task(keeper.load(body_of(MESSAGES)))
-    await asyncio.sleep(0)
+async def test_children_that_die_at_work_leave_nothing(
+    keeper: ProcessBookkeeper,
+) -> None:
+    """What was computing fails; neither process, file nor socket is left of it."""
+    files = []
+    for _ in range(3):
+        os.kill(child_of(keeper), signal.SIGSTOP)
+        work = asyncio.gather(*ask_from_each_thread(keeper), return_exceptions=True)
+        await asyncio.sleep(0)
+        os.kill(child_of(keeper), signal.SIGKILL)
+        assert {type(each) for each in await work} == {BooksLost}
 
-    os.kill(pid, signal.SIGKILL)
+        await keep(keeper, MESSAGES)
+        await asyncio.gather(*ask_from_each_thread(keeper))
+        assert len(child_pids()) == 1
+        files.append(len(open_files()))
 
-    with pytest.raises(BooksLost):
-        await loading
-    assert pid not in child_pids()
-    assert len(open_files()) <= len(files)
+    assert files[-1] <= files[0] + CALLERS
+
+
+def ask_from_each_thread(keeper: ProcessBookkeeper) -> list[Awaitable[object]]:
+    """One call from each thread that waits for the child: each has its connection."""
+    barrier, loop = threading.Barrier(CALLERS), asyncio.get_running_loop()
+
+    def ask() -> object:
+        barrier.wait(GIVE_UP_S)
+        return keeper._remote(Books.by_report.__name__, TEXT_RULES)
+
+    return [loop.run_in_executor(keeper._threads, ask) for _ in range(CALLERS)]
 
 
 async def test_a_child_that_cannot_start_is_a_loss(
