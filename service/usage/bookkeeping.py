@@ -169,7 +169,7 @@ class ProcessBookkeeper:
             manager, self._manager, self._books = self._manager, None, None
             self._has_period = False
         if manager is not None:
-            manager.end()
+            manager.shutdown()
 
 
 class LazyBookkeeper:
@@ -249,15 +249,6 @@ class _Manager(BaseManager):
         except EOFError:
             self._process.join()
             raise
-
-    def end(self) -> None:
-        """End the child, however it fares, and close each thread's connection to it.
-
-        multiprocessing keeps those of an ended child for as long as their thread runs.
-        """
-        self.shutdown()
-        connections: dict[Any, Any] = BaseProxy._address_to_local
-        connections.pop(self.address, None)
 
 
 _Manager.register("SharedBooks", SharedBooks)
