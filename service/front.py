@@ -25,6 +25,7 @@ from service.web.context import (
     REQUEST_ID_HEADER,
     TRACEPARENT,
     Answered,
+    count_answer,
     note_answer,
     request_id_of,
 )
@@ -98,8 +99,10 @@ class Front:
             return None
         status, head, body = prepared
         request_id = request_id_of(request)
+        taken_s = time.perf_counter() - started
+        answered = Answered(ROUTE, status, len(body), taken_s, "hit")
+        count_answer(request, answered)
         if self._log is not None:
-            answered = Answered(ROUTE, status, len(body), started, "hit")
             # Given, not bound: binding is for those who log more than this line.
             note_answer(self._log, request, answered, request_id=request_id)
         id_line = f"{REQUEST_ID_HEADER}: {request_id}\r\n\r\n".encode()

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
-from service import telemetry
+from service import metrics, telemetry
 from service.web.block import BlockResponse
 from service.web.problems import INTERNAL_ERROR, answer_problem, kind_of
 
@@ -45,8 +45,7 @@ class Answered(NamedTuple):
     route: str | None
     status: int
     body_size: int
-    started: float
-    """When the request was read, by `time.perf_counter`."""
+    duration_s: float
     cache: str | None
 
 
@@ -61,14 +60,19 @@ def request_context(*, access_log: bool) -> Middleware:
         structlog.contextvars.bind_contextvars(
             request_id=request_id, **trace_context_of(request)
         )
+        metrics.request_started(request.method)
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - answered, and logged if unexpected
             response = _answer_error(error, request_id)
+        finally:
+            metrics.request_ended(request.method)
         if not response.prepared and not isinstance(response, BlockResponse):
             response.headers[REQUEST_ID_HEADER] = request_id
+        answered = _answered(request, response, started)
+        count_answer(request, answered)
         if access_log:
-            note_answer(log, request, _answered(request, response, started))
+            note_answer(log, request, answered)
         return response
 
     return middleware
@@ -96,6 +100,12 @@ def trace_context_of(request: web.Request) -> dict[str, str]:
     return {"trace_id": match[1], "span_id": match[2]}
 
 
+def count_answer(request: web.BaseRequest, answered: Answered) -> None:
+    """Count an answered request in the metrics."""
+    route, status, _, duration_s, cache = answered
+    metrics.request_answered(request.method, route, status, duration_s, cache)
+
+
 def note_answer(
     log: FilteringBoundLogger,
     request: web.BaseRequest,
@@ -111,7 +121,7 @@ def note_answer(
             "url.path": request.path,
             "http.response.status_code": answered.status,
             "http.response.body.size": answered.body_size,
-            "duration_s": round(time.perf_counter() - answered.started, 6),
+            "duration_s": round(answered.duration_s, 6),
             "cache": answered.cache,
             **context,
         },
@@ -126,7 +136,7 @@ def _answered(
         route=resource.canonical if resource else None,
         status=response.status,
         body_size=response.body_length or response.content_length or 0,
-        started=started,
+        duration_s=time.perf_counter() - started,
         cache=request.get(CACHE_RESULT),
     )
 
