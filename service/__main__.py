@@ -21,6 +21,7 @@ from service.usage import files
 from service.usage.errors import UnknownPlan
 from service.usage.period import find_plan
 from service.usage.rating import TEXT_RULES
+from service.workers import run as run_workers
 
 NAME: Final = "copilot-usage"
 WHERE_TO_LOOK: Final = {"usage": "/usage", "documentation": "/docs"}
@@ -83,18 +84,25 @@ def serve(
     ] = False,
     host: Annotated[str | None, HOST] = None,
     port: Annotated[int | None, PORT] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Processes that serve.")
+    ] = None,
 ) -> None:
     """Serve the API until SIGTERM or Ctrl-C."""
     settings = _load(
         config,
-        server={"host": host, "port": port},
+        server={"host": host, "port": port, "workers": workers},
         sandbox={"enabled": sandbox or None},
     ).settings
     logs.configure(settings.logging.level, settings.logging.format)
-    serving.run(
-        serving.listening(create_app(settings), settings.server),
-        lambda url: terminal.announce(url, WHERE_TO_LOOK, err=True),
-    )
+
+    def announce(url: str) -> None:
+        terminal.announce(url, WHERE_TO_LOOK, err=True)
+
+    if settings.server.workers > 1:
+        run_workers(settings, announce)
+    else:
+        serving.run(serving.listening(create_app(settings), settings.server), announce)
 
 
 @cli.command(cls=sandbox_command.SandboxCommand)

@@ -6,7 +6,6 @@ opened when it starts and closed, in reverse, when it ends.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -24,22 +23,26 @@ from service.usage.period import CurrentPeriod
 from service.usage.sharing import open_store
 from service.web import health, index, metrics
 from service.web.context import ACCESS_LOG, request_context
+from service.web.limits import LIMITS, Limits, add_rate_headers, limited
 from service.web.openapi import add_documentation
 from service.web.routes import Endpoints
 from service.web.tracing import trace_request
-
-MAX_REQUEST_BODY_BYTES: Final = 1024 * 1024
 
 CleanupContext = Callable[[web.Application], AsyncIterator[None]]
 
 
 def create_app(settings: Settings) -> web.Application:
     """The whole service, ready to be served."""
+    limits = Limits(settings)
     app = web.Application(
-        middlewares=_middlewares(settings),
-        client_max_size=MAX_REQUEST_BODY_BYTES,
+        middlewares=[*_middlewares(settings), limited(limits)],
+        client_max_size=settings.server.max_body_bytes,
     )
     app[ACCESS_LOG] = settings.logging.access
+    app[LIMITS] = limits
+    app[health.TRAFFIC] = health.Traffic()
+    if limits.has_rates:
+        app.on_response_prepare.append(add_rate_headers)
     declared = (usage, index, health, metrics)
     endpoints = Endpoints(each for module in declared for each in module.endpoints)
     app.add_routes(endpoints.routes())

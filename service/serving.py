@@ -1,6 +1,8 @@
 """Serves until it is told to stop: opens, says where, waits for a signal, closes.
 
-SIGTERM and Ctrl-C end a server in order; a second one ends it at once.
+SIGTERM and Ctrl-C end a server in order; a second one ends it at once. In order is:
+unready, serving on for a while in which every answer closes its connection, accepting
+no more, finishing what is in flight.
 """
 
 import asyncio
@@ -15,6 +17,8 @@ from aiohttp import web
 
 from service.front import FrontRunner
 from service.settings import Server
+from service.web.connections import Bounds, ConnectionServer
+from service.web.health import TRAFFIC
 
 LISTEN_BACKLOG: Final = 1024
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -27,10 +31,43 @@ class CannotStart(Exception):
     """The server could not open: its address is taken, or is not of this machine."""
 
 
+class ServiceRunner(FrontRunner):
+    """Runs the service within the bounds of the settings, and drains at the end."""
+
+    def __init__(self, app: web.Application, server: Server) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            keepalive_timeout=server.keepalive_s,
+            lingering_time=server.header_timeout_s,
+            max_line_size=server.max_line_bytes,
+            max_field_size=server.max_field_bytes,
+            shutdown_timeout=server.shutdown_grace_s - server.drain_s,
+        )
+        self._bounds = Bounds.of(server)
+        self._drain_s = server.drain_s
+
+    async def _make_server(self) -> ConnectionServer:
+        return ConnectionServer.of(await super()._make_server(), self._bounds)
+
+    async def cleanup(self) -> None:
+        """Drain, if anything is served; then close. Takes `shutdown_grace_s` in all."""
+        if self.sites:
+            await self._drain()
+        await super().cleanup()
+
+    async def _drain(self) -> None:
+        if TRAFFIC in self.app:
+            self.app[TRAFFIC].is_draining = True
+        if isinstance(self.server, ConnectionServer):
+            self.server.drain()
+        await asyncio.sleep(self._drain_s)
+
+
 @asynccontextmanager
 async def listening(app: web.Application, server: Server) -> AsyncIterator[str]:
     """Serve an application; the URL has the real port where 0 was asked for."""
-    runner = FrontRunner(app, access_log=None, shutdown_timeout=server.shutdown_grace_s)
+    runner = ServiceRunner(app, server)
     await runner.setup()
     try:
         site = web.TCPSite(runner, server.host, server.port, backlog=LISTEN_BACKLOG)

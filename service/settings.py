@@ -8,6 +8,7 @@ command-line options. Anything unknown or impossible stops the start.
 import importlib.util
 import tomllib
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 from urllib.parse import urlsplit
@@ -29,14 +30,42 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Threshold = Annotated[float, Meta(gt=0, le=1)]
 Bytes = Annotated[int, Meta(ge=1)]
+HeaderBytes = Annotated[int, Meta(ge=256, le=1_048_576)]
 
 
 class Server(Struct, frozen=True, kw_only=True):
-    """Where and how to serve."""
+    """Where and how to serve, and how much a caller may ask of a connection."""
 
     host: Annotated[str, Meta(min_length=1)]
     port: Port
+    workers: Annotated[int, Meta(ge=1, le=256)]
+    max_in_flight: Count
+    max_line_bytes: HeaderBytes
+    max_field_bytes: HeaderBytes
+    max_body_bytes: Bytes
+    header_timeout_s: Seconds
+    write_timeout_s: Seconds
+    keepalive_s: Seconds
+    drain_s: WaitSeconds
     shutdown_grace_s: Seconds
+
+    def __post_init__(self) -> None:
+        if self.drain_s >= self.shutdown_grace_s:
+            raise ValueError("drain_s is not within shutdown_grace_s")
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How often one caller may ask."""
+
+    rate_per_s: Annotated[float, Meta(ge=0, le=1_000_000)]
+    burst: Count
+    max_clients: Count
+    by_credentials: bool
+    trusted_proxies: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for network in self.trusted_proxies:
+            ip_network(network)  # raises where it is none
 
 
 class Upstream(Struct, frozen=True, kw_only=True):
@@ -153,6 +182,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """All settings, by section."""
 
     server: Server
+    limits: Limits
     upstream: Upstream
     breaker: Breaker
     usage: Usage
@@ -279,6 +309,8 @@ def _checked(layer: Layer) -> Iterator[tuple[str, str, Any]]:
 
 
 def _convert(name: str, value: object, expected: object, layer: Layer) -> object:
+    if layer.is_text and get_origin(expected) is tuple:
+        value = [each.strip() for each in str(value).split(",") if each.strip()]
     try:
         return msgspec.convert(value, expected, strict=not layer.is_text)
     except msgspec.ValidationError as error:

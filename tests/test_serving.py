@@ -10,12 +10,14 @@ from typing import Final
 
 import pytest
 from aiohttp import ClientSession, web
+from msgspec.structs import replace
 
 from service.serving import listening
-from service.settings import Server
+from service.settings import load
 
 ROOT: Final = Path(__file__).parent.parent
 GIVE_UP_S: Final = 30
+SERVER: Final = replace(load().settings.server, port=0, drain_s=0)
 
 PREAMBLE: Final = """
 import os, signal
@@ -116,7 +118,7 @@ async def test_listening_tells_the_real_port() -> None:
 
     app = web.Application()
     app.router.add_get("/", answer)
-    server = Server(host="127.0.0.1", port=0, shutdown_grace_s=1.0)
+    server = replace(SERVER, shutdown_grace_s=1.0)
     async with listening(app, server) as url, ClientSession() as session:
         response = await session.get(url)
         assert (response.status, await response.text()) == (200, "here")
@@ -138,7 +140,7 @@ async def test_listening_finishes_what_is_in_flight() -> None:
     app = web.Application()
     app.router.add_get("/", answer)
     app.on_shutdown.append(note)
-    server = Server(host="127.0.0.1", port=0, shutdown_grace_s=GIVE_UP_S)
+    server = replace(SERVER, shutdown_grace_s=GIVE_UP_S)
     async with ClientSession() as session:
         async with listening(app, server) as url:
             request = asyncio.create_task(session.get(url))

@@ -20,6 +20,9 @@ DEFAULT_RETRY_AFTER_S: Final = 2.0
 MAX_RETRY_AFTER_S: Final = 3_600.0
 """An hour: upstream may ask for any time, even an endless one."""
 
+TEMPORARY: Final = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
+"""Statuses that say in `Retry-After` when to come back."""
+
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -92,6 +95,15 @@ DEADLINE_EXCEEDED: Final = ProblemKind(
 PERIOD_LOST: Final = ProblemKind(
     "period_lost", HTTPStatus.SERVICE_UNAVAILABLE, "The period has to be computed anew"
 )
+OVERLOADED: Final = ProblemKind(
+    "overloaded", HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are in flight"
+)
+NOT_READY: Final = ProblemKind(
+    "not_ready", HTTPStatus.SERVICE_UNAVAILABLE, "No new requests are to be sent here"
+)
+RATE_LIMITED: Final = ProblemKind(
+    "rate_limited", HTTPStatus.TOO_MANY_REQUESTS, "The caller asks too often"
+)
 INTERNAL_ERROR: Final = ProblemKind(
     "internal_error", HTTPStatus.INTERNAL_SERVER_ERROR, "Something of ours went wrong"
 )
@@ -161,7 +173,7 @@ def _headers(error: BaseException, kind: ProblemKind) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-    if kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if kind.status in TEMPORARY:
         asked_s = getattr(error, "retry_after_s", None)
         wait_s = DEFAULT_RETRY_AFTER_S if asked_s is None else asked_s
         headers["Retry-After"] = str(max(1, math.ceil(min(wait_s, MAX_RETRY_AFTER_S))))
