@@ -11,6 +11,7 @@ NAMES: Final = (
     "codec",
     "refresh",
     "memory",
+    "stalls",
     "throughput",
     "big_period",
 )

@@ -7,7 +7,6 @@ both share. `docs/decisions/large-periods.md` has the measurements.
 """
 
 import asyncio
-import gc
 import mmap
 import multiprocessing
 import os
@@ -207,14 +206,6 @@ class SharedBooks(Books):
         with Path(path).open("rb") as file:
             return self.load(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
-    def commit(self) -> None:
-        """`Books.commit`, and the only time when garbage is looked for.
-
-        While millions of objects are being made, Python would look again and again.
-        """
-        super().commit()
-        gc.collect()
-
     def answer_file(
         self, path: str, plan: Plan, media_type: str, *, is_coming: bool
     ) -> int:
@@ -256,7 +247,6 @@ _Manager.register("SharedBooks", SharedBooks)
 
 def _follow_parent() -> None:
     """In the child: leave Ctrl-C to the parent, and end when it is gone."""
-    gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
