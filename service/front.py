@@ -30,6 +30,7 @@ from service.web.context import (
     request_id_of,
 )
 from service.web.held import keeps_connection, prepare_block
+from service.web.limits import LIMITS, Limits
 
 ROUTE: Final = USAGE_PATHS[0]
 PLAIN_ACCEPTS: Final = frozenset({None, "*/*", JSON})
@@ -50,7 +51,8 @@ class FrontRunner(web.AppRunner):
     async def _make_server(self) -> Any:
         server = await super()._make_server()
         if PERIOD in self.app and not telemetry.is_on():
-            front = Front(self.app[PERIOD], access_log=self.app[ACCESS_LOG])
+            app = self.app
+            front = Front(app[PERIOD], app[LIMITS], access_log=app[ACCESS_LOG])
             server.request_handler = front.before(server.request_handler)
         return server
 
@@ -70,8 +72,11 @@ class Front:
     replaced or stale, only the request's id differs.
     """
 
-    def __init__(self, period: CurrentPeriod, *, access_log: bool) -> None:
+    def __init__(
+        self, period: CurrentPeriod, limits: Limits, *, access_log: bool
+    ) -> None:
         self._period = period
+        self._limits = limits
         self._log = structlog.get_logger().bind() if access_log else None
         self._prepared: dict[tuple[str | None, str | None], Prepared] = {}
         self._prepared_of: HeldPeriod | None = None
@@ -97,6 +102,9 @@ class Front:
         prepared = self._find(headers)
         if prepared is None or not keeps_connection(request):
             return None
+        rate_lines = self._limits.charge(request)
+        if rate_lines is None:
+            return None
         status, head, body = prepared
         request_id = request_id_of(request)
         taken_s = time.perf_counter() - started
@@ -105,8 +113,8 @@ class Front:
         if self._log is not None:
             # Given, not bound: binding is for those who log more than this line.
             note_answer(self._log, request, answered, request_id=request_id)
-        id_line = f"{REQUEST_ID_HEADER}: {request_id}\r\n\r\n".encode()
-        return BlockResponse(status, head, id_line, body, body_size=len(body))
+        own = f"{REQUEST_ID_HEADER}: {request_id}\r\n{rate_lines}\r\n".encode()
+        return BlockResponse(status, head, own, body, body_size=len(body))
 
     def _find(self, headers: Mapping[str, str]) -> Prepared | None:
         period = self._period

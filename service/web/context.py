@@ -5,6 +5,7 @@ problems, and logs `http.request` when the handler is done.
 """
 
 import itertools
+import os
 import re
 import secrets
 import time
@@ -28,15 +29,31 @@ CACHE_RESULT: Final = web.RequestKey("cache_result", str)
 """A handler's word on where its answer came from, for the log."""
 
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
-_ID_OF_PROCESS: Final = secrets.token_hex(10)
-_requests: Final = itertools.count()
-"""A new id is the process's and a number: unique, and cheaper than a random one."""
-
 _TRACEPARENT: Final = re.compile(
     r"(?!ff|00-.{53})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
 )
 
 log = structlog.get_logger()
+
+
+class NewIds:
+    """Ids of the process and a number: unique, and cheaper than random ones."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Be of another process: a fork has its parent's ids else."""
+        self._process = secrets.token_hex(10)
+        self._requests = itertools.count()
+
+    def make(self) -> str:
+        """An id that no other request has."""
+        return f"{self._process}{next(self._requests):012x}"
+
+
+_new_ids: Final = NewIds()
+os.register_at_fork(after_in_child=_new_ids.renew)
 
 
 class Answered(NamedTuple):
@@ -83,7 +100,7 @@ def request_id_of(request: web.BaseRequest) -> str:
     given = request.headers.get(REQUEST_ID_HEADER)
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
-    return f"{_ID_OF_PROCESS}{next(_requests):012x}"
+    return _new_ids.make()
 
 
 def trace_context_of(request: web.Request) -> dict[str, str]:

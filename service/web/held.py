@@ -15,6 +15,7 @@ from service.usage.encodings import CODINGS, IDENTITY, Answer, Buffer, Coding, V
 from service.usage.freshness import Freshness
 from service.web.block import BlockResponse
 from service.web.context import CACHE_RESULT, REQUEST_ID, REQUEST_ID_HEADER
+from service.web.limits import rate_lines
 from service.web.negotiation import quality_of
 
 LARGEST_BLOCK_BYTES: Final = 64 * 1024
@@ -51,8 +52,8 @@ def as_block(
     status, head, body = prepared
     if request.method == hdrs.METH_HEAD:
         body = b""
-    id_line = f"{REQUEST_ID_HEADER}: {request[REQUEST_ID]}\r\n\r\n".encode()
-    return BlockResponse(status, head, id_line, body, body_size=len(body))
+    own = f"{REQUEST_ID_HEADER}: {request[REQUEST_ID]}\r\n{rate_lines(request)}\r\n"
+    return BlockResponse(status, head, own.encode(), body, body_size=len(body))
 
 
 def prepare_block(

@@ -168,12 +168,16 @@ class Limits:
         """A request that was admitted is over."""
         self.in_flight -= 1
 
-    def charge(self, request: web.BaseRequest) -> bool:
-        """Let a request in that is answered at once; False where it is to be refused.
+    def charge(self, request: web.BaseRequest) -> str | None:
+        """Let a request in that is answered at once; None where it is to be refused.
 
-        One that is refused costs nothing, so it may then be sent through `admit`.
+        Gives the lines that its answer's head needs (`rate_lines`). A refused request
+        costs nothing, so it may then be sent through `admit`, which says why.
         """
-        return self._buckets is None or self._charge(request, self._buckets).is_allowed
+        if self._buckets is None:
+            return ""
+        is_allowed = self._charge(request, self._buckets).is_allowed
+        return rate_lines(request) if is_allowed else None
 
     def _charge(self, request: web.BaseRequest, buckets: TokenBuckets) -> Quota:
         quota = buckets.take(self._callers.identify(request))
@@ -211,7 +215,7 @@ async def add_rate_headers(request: web.Request, response: web.StreamResponse) -
 
 
 def rate_lines(request: web.BaseRequest) -> str:
-    """The same as lines of a head, each with its line end; empty without a rate."""
+    """What a caller is told of their rate, as lines of a head; empty without a rate."""
     headers = request.get(RATE_HEADERS)
     if headers is None:
         return ""
