@@ -11,8 +11,9 @@ from msgspec import Meta, Struct
 from service.usage.encodings import CONTENT_TYPES
 from service.usage.errors import MessageNotFound
 from service.usage.formats import FORMATS
+from service.usage.held import View
 from service.usage.model import DailyUsage, Explanation, UsageAnswer, UsageByReport
-from service.usage.period import CurrentPeriod, View
+from service.usage.period import CurrentPeriod
 from service.usage.selection import (
     MAX_LIMIT,
     Cursor,

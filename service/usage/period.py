@@ -9,8 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -25,7 +24,7 @@ from service.usage.bookkeeping import (
     LazyBookkeeper,
     ProcessBookkeeper,
 )
-from service.usage.books import Books, Contents, Extract, Priced, RatedMessage
+from service.usage.books import Books, Contents
 from service.usage.encodings import Answer
 from service.usage.errors import (
     BooksLost,
@@ -36,105 +35,19 @@ from service.usage.errors import (
 )
 from service.usage.formats import JSON
 from service.usage.freshness import Forward, Freshness, Policy
-from service.usage.generations import Generation, Head, Offer
-from service.usage.model import DailyUsage, Explanation, UsageByReport
+from service.usage.generations import Generation, Offer
+from service.usage.held import HeldPeriod, View
+from service.usage.price_log import log_prices
 from service.usage.rating import PLANS, Plan
 from service.usage.report_cache import ReportCache
 from service.usage.reports import Reports, Settled, log_invalid_id
-from service.usage.selection import Selection
 from service.usage.shared_parts import Packed
 from service.usage.shared_reports import share_reports
 from service.usage.shared_store import SharedStore
 from service.usage.sharing import Wish, share_periods
 
 MESSAGES_PATH: Final = "/messages/current-period"
-MOST_SUMS: Final = 64
-"""Sums of one period that are held; a time zone each makes a sum."""
-
-LOGGED_AT_ONCE: Final = 20
-"""Messages whose steps are logged before other requests get their turn."""
-
 log = structlog.get_logger()
-
-
-@dataclass(eq=False)
-class HeldPeriod:
-    """One fetched period: where its books are, and the answers made of it so far."""
-
-    keeper: Bookkeeper
-    contents: Contents
-    settled: Settled
-    etag: str | None
-    """Upstream's tag of the messages."""
-    fetched_at: float
-    priced: dict[str, Priced]
-    """What pricing came to, by the plan's id."""
-    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
-    """Whole answers by plan and media type."""
-    body: bytearray | Packed | None = None
-    """Upstream's messages, while others can be offered them."""
-    head: Head | None = None
-    """What it is to other processes, if they can see it."""
-    sums: dict[tuple[Plan, Callable[..., Any], tuple[Any, ...]], Any] = field(
-        default_factory=dict
-    )
-    """Sums by plan, method of the books and arguments."""
-    making: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-class View(NamedTuple):
-    """The held period under one plan, as one caller sees it now."""
-
-    period: HeldPeriod
-    plan: Plan
-    freshness: Freshness
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The plan, and how many messages it prices by text for want of a report."""
-        return self.period.priced[self.plan.id].headers
-
-    async def answer(self, media_type: str) -> Answer:
-        """The whole period in a format: made once, then held."""
-        key = self.plan.id, media_type
-        answer = self.period.answers.get(key)
-        if answer is not None:
-            return answer
-        async with self.period.making:
-            if key not in self.period.answers:
-                body = await self.period.keeper.answer(self.plan, media_type)
-                made = await Answer.of(body, media_type, self.headers)
-                self.period.answers[key] = made
-            return self.period.answers[key]
-
-    async def extract(self, media_type: str, selection: Selection) -> Extract:
-        """Some of the messages; `CursorExpired` where the page's start is gone."""
-        ask = self.period.keeper.call
-        return await ask(Books.extract, self.plan, media_type, selection)
-
-    async def explain(self, message_id: int) -> Explanation:
-        """Why a message costs what it costs; `MessageNotFound` without one."""
-        return await self.period.keeper.call(Books.explain, self.plan, message_id)
-
-    async def daily(self, zone: str | None) -> DailyUsage:
-        """What each day of a time zone has used."""
-        daily: DailyUsage = await self._sum(Books.daily, zone)
-        return daily
-
-    async def by_report(self) -> UsageByReport:
-        """What each report has used."""
-        by_report: UsageByReport = await self._sum(Books.by_report)
-        return by_report
-
-    async def _sum(self, method: Callable[..., Any], *args: Any) -> Any:
-        """A sum over the period: worked out once, then held with it."""
-        sums, key = self.period.sums, (self.plan, method, args)
-        if key in sums:
-            return sums[key]
-        value = await self.period.keeper.call(method, self.plan, *args)
-        if len(sums) < MOST_SUMS:
-            sums[key] = value
-        return value
 
 
 class CurrentPeriod:
@@ -212,12 +125,19 @@ class CurrentPeriod:
         """What to send, and why the caller has waited for it, if so."""
         held = self.held
         if held is None:
-            return await self._youngest(None), "miss"
+            found = await self._youngest(None)
+            return found, None if self._was_stale(found) else "miss"
         if self._age(held) < self._policy.ttl_s and not held.keeper.is_lost:
             return held, None
         known_at = held.fetched_at
         youngest = await self._youngest(held)
-        return youngest, "stale" if youngest.fetched_at > known_at else None
+        is_newer = youngest.fetched_at > known_at and not self._was_stale(youngest)
+        return youngest, "stale" if is_newer else None
+
+    def _was_stale(self, held: HeldPeriod) -> bool:
+        """Whether another process had it, and had it too long: nothing was fetched."""
+        is_adopted = isinstance(held.keeper, LazyBookkeeper)
+        return is_adopted and self._age(held) >= self._policy.ttl_s
 
     async def _youngest(self, held: HeldPeriod | None) -> HeldPeriod:
         """What to send when nothing fresh is held; starts a refresh if none runs."""
@@ -417,7 +337,7 @@ class CurrentPeriod:
             Books.settle, settled, self._plan, self._most_told
         )
         for priced in all_priced:
-            await _log_prices(priced)
+            await log_prices(priced)
         held = HeldPeriod(
             keeper=keeper,
             contents=fetched.contents,
@@ -477,7 +397,7 @@ class CurrentPeriod:
             if plan.id in held.priced:
                 return
             priced = await held.keeper.call(Books.tell, plan, self._most_told)
-            await _log_prices(priced)
+            await log_prices(priced)
             held.priced[plan.id] = priced
 
     def _since(self, started: float) -> float:
@@ -517,35 +437,6 @@ def find_plan(name: str) -> Plan:
         if name in {plan.name, plan.id}:
             return plan
     raise UnknownPlan(name, PLANS)
-
-
-async def _log_prices(priced: Priced) -> None:
-    """Log each step of the messages priced now, letting other requests in between."""
-    for number, message in enumerate(priced.rated, start=1):
-        _log_message(priced.plan, message)
-        if number % LOGGED_AT_ONCE == 0:
-            await asyncio.sleep(0)
-    if priced.omitted:
-        log.info("credits.steps_omitted", messages=priced.omitted)
-
-
-def _log_message(plan: str, message: RatedMessage) -> None:
-    bound = log.bind(message_id=message.message_id)
-    for step in message.steps:
-        bound.info(
-            "credits.step",
-            plan=plan,
-            step=step.step,
-            credits=step.credits,
-            total=step.total,
-        )
-    named = {"report_id": message.report_id} if message.source == "report" else {}
-    bound.info(
-        "credits.rated",
-        source=message.source,
-        **named,
-        credits_used=message.credits_used,
-    )
 
 
 def _note_outcome(refresh: asyncio.Task[None]) -> None:
