@@ -18,7 +18,8 @@ from service import telemetry
 from service.usage.encodings import Buffer
 from service.usage.formats import JSON
 from service.usage.handlers import PERIOD, USAGE_PATHS
-from service.usage.period import CurrentPeriod, HeldPeriod
+from service.usage.held import HeldPeriod
+from service.usage.period import CurrentPeriod
 from service.web.block import BlockResponse
 from service.web.context import (
     ACCESS_LOG,
