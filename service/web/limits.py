@@ -142,9 +142,11 @@ class Limits:
         self.in_flight = 0
         self._max_in_flight = settings.server.max_in_flight
         self._callers = Callers(limits)
-        self._buckets = TokenBuckets(limits, clock) if limits.rate_per_s else None
-        window_s = math.ceil(limits.burst / limits.rate_per_s) if self._buckets else 0
-        self._policy = f'"default";q={limits.burst};w={window_s}'
+        self._buckets: TokenBuckets | None = None
+        if limits.rate_per_s:
+            self._buckets = TokenBuckets(limits, clock)
+            window_s = math.ceil(limits.burst / limits.rate_per_s)
+            self._policy = f'"default";q={limits.burst};w={window_s}'
 
     @property
     def has_rates(self) -> bool:
