@@ -96,6 +96,19 @@ def test_the_first_example_is_a_request() -> None:
     assert RUNNABLE[0].output.startswith('{"usage":[')
 
 
+def test_the_settings_are_as_shipped() -> None:
+    """Each row of the settings has the shipped comment and default."""
+    shipped = (ROOT / "config" / "default.toml").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| (.+) \| `(.+)` \|$", README, re.M)
+
+    assert len(rows) > 10
+    for section, key, meaning, default in rows:
+        body = shipped.partition(f"[{section}]")[2].partition("\n[")[0]
+        comment = body.partition(f"\n{key} = {default}\n")[0]
+        told = " ".join(line.removeprefix("# ") for line in comment.split("\n"))
+        assert told.endswith(f"{meaning}."), f"{section}.{key}"
+
+
 def split_pipeline(command: str) -> list[list[str]]:
     """The stages of a pipeline as arguments, pipes inside quotes left alone."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars="|")
