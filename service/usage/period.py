@@ -82,6 +82,7 @@ class CurrentPeriod:
         self._refreshing: asyncio.Task[None] | None = None
         self._publishing: asyncio.Task[None] | None = None
         self._paused_until = -math.inf
+        self._renewed_at = -math.inf
 
     async def view(self, plan_name: str | None = None) -> View:
         """The period under a plan, the configured one by default.
@@ -123,21 +124,16 @@ class CurrentPeriod:
 
     async def _find(self) -> tuple[HeldPeriod, Forward | None]:
         """What to send, and why the caller has waited for it, if so."""
-        held = self.held
+        held, asked_at = self.held, self.clock()
         if held is None:
             found = await self._youngest(None)
-            return found, None if self._was_stale(found) else "miss"
+            return found, "miss" if self._renewed_at >= asked_at else None
         if self._age(held) < self._policy.ttl_s and not held.keeper.is_lost:
             return held, None
         known_at = held.fetched_at
         youngest = await self._youngest(held)
-        is_newer = youngest.fetched_at > known_at and not self._was_stale(youngest)
+        is_newer = youngest.fetched_at > known_at and self._renewed_at >= asked_at
         return youngest, "stale" if is_newer else None
-
-    def _was_stale(self, held: HeldPeriod) -> bool:
-        """Whether another process had it, and had it too long: nothing was fetched."""
-        is_adopted = isinstance(held.keeper, LazyBookkeeper)
-        return is_adopted and self._age(held) >= self._policy.ttl_s
 
     async def _youngest(self, held: HeldPeriod | None) -> HeldPeriod:
         """What to send when nothing fresh is held; starts a refresh if none runs."""
@@ -184,6 +180,7 @@ class CurrentPeriod:
             failed = error if isinstance(error, RefreshFailed) else None
             await self._shared.give_up(failed)
             raise
+        self._renewed_at = self.clock()
         self._publishing = asyncio.create_task(self._publish(self._in_force()))
 
     async def _is_our_turn(self) -> bool:
@@ -208,6 +205,8 @@ class CurrentPeriod:
             held.fetched_at, held.head = fetched_at, head
         else:
             self.held = _adopted(generation, LazyBookkeeper(self._books), fetched_at)
+        if generation.age_s < self._policy.ttl_s:
+            self._renewed_at = self.clock()
         metrics.period_held(
             priced.plan, priced.messages, priced.credits_total, generation.age_s
         )

@@ -66,20 +66,23 @@ class Parts:
         """The bytes of a part; `Unreadable` where they are not all there and sound."""
         if part.size > MOST_PART_BYTES:
             raise Unreadable
-        keys = list(self._keys(part))
-        chunks = [await self._get(key) for key in keys]
+        chunks = [await self._get(key) for key in self._keys(part)]
         stored = await asyncio.to_thread(_join, chunks, part)
         if stored is None:
-            # Nobody would store it again while its keys are there.
-            await self._store.run(lambda pipeline: pipeline.unlink(*keys))
             self._store.tell_once("cache.shared.ignored", "a part is broken")
             raise Unreadable
         return stored
 
     async def drop(self, parts: Iterable[Part]) -> None:
-        """Let parts go that belong to nothing any more."""
+        """Let parts go soon that belong to nothing any more."""
         keys = [key for part in parts for key in self._keys(part)]
         await self._expire(keys, SUPERSEDED_MS)
+
+    async def remove(self, parts: Iterable[Part]) -> None:
+        """Remove parts at once; while one is there, nobody would store it again."""
+        keys = [key for part in parts for key in self._keys(part)]
+        if keys:
+            await self._store.run(lambda pipeline: pipeline.unlink(*keys))
 
     async def _set(self, key: str, chunk: bytes) -> None:
         await self._store.run(

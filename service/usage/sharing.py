@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from service.settings import Settings
+from service.usage.encodings import Answer
 from service.usage.errors import (
     DeadlineExceeded,
     MessagesUnavailable,
@@ -177,10 +178,8 @@ class RedisPeriods:
 
     async def contents(self, head: Head) -> Contents | None:
         try:
-            body = await self._parts.load(head.body)
-            settled = await self._parts.load(head.settled)
-            return await unpack(Packed(head.body, body), settled)
-        except (StoreAway, Unreadable):
+            return await self._contents(head)
+        except StoreAway:
             return None
 
     async def _wait(self, waiting: "_Waiting") -> Turn:
@@ -237,16 +236,31 @@ class RedisPeriods:
             return None
         began, answer = time.monotonic(), None
         if known is None or head.parts != known.parts:
-            try:
-                bodies = {
-                    coding: await self._parts.load(part)
-                    for coding, part in head.answer.items()
-                }
-                answer = await restore(bodies, head.priced)
-            except Unreadable:
+            answer = await self._answer(head)
+            if answer is None:
                 waiting.unreadable.add(head.id)
                 return None
         return Generation(head, answer, asked.age_s + time.monotonic() - began)
+
+    async def _answer(self, head: Head) -> Answer | None:
+        try:
+            bodies = {
+                coding: await self._parts.load(part)
+                for coding, part in head.answer.items()
+            }
+            return await restore(bodies, head.priced)
+        except Unreadable:
+            await self._parts.remove(head.parts)
+            return None
+
+    async def _contents(self, head: Head) -> Contents | None:
+        try:
+            body = await self._parts.load(head.body)
+            settled = await self._parts.load(head.settled)
+            return await unpack(Packed(head.body, body), settled)
+        except Unreadable:
+            await self._parts.remove(head.parts)
+            return None
 
     async def _publish(self, offer: Offer, body: Packed) -> Head | None:
         """Store the parts first and the head last: who sees it can read it all."""
