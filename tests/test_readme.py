@@ -1,8 +1,8 @@
 """The README's examples, run as they stand against the real service.
 
 A `console` block is commands after `$`, each followed by what it prints. Commands are
-pipelines of `curl`, `jq`, `echo` and our own command; curl and jq are played by
-libraries, so that the tests need neither on the machine.
+pipelines of `curl`, `jq`, `grep`, `echo` and our own command; all are played here, so
+that the tests need none of them on the machine.
 """
 
 import json
@@ -132,6 +132,9 @@ def run(stage: list[str], given: str, service: Service) -> str:
             return filter_json(arguments, given, service)
         case "echo":
             return arguments[0] + "\n"
+        case "grep":
+            lines = given.splitlines(keepends=True)
+            return "".join(line for line in lines if re.search(arguments[0], line))
         case ".venv/bin/copilot-usage":
             return copilot_usage(arguments, given)
         case _:
