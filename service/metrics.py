@@ -123,6 +123,11 @@ class ServerMetrics:
             registry=registry,
         )
         build.labels(version("copilot-usage"), platform.python_version()).set(1)
+        self._active = {each: self.active.labels(each) for each in ("GET", "HEAD")}
+
+    def active_of(self, method: str) -> Gauge:
+        """The gauge of a method; what is usual is found sooner than by its label."""
+        return self._active.get(method) or self.active.labels(_known(method))
 
 
 class UpstreamMetrics:
@@ -283,12 +288,12 @@ def request_started(method: str) -> None:
 
     Needless for one that is answered without an `await`: no scrape could see it.
     """
-    _metrics.server.active.labels(_known(method)).inc()
+    _metrics.server.active_of(method).inc()
 
 
 def request_ended(method: str) -> None:
     """Note that a request is answered, or has been given up."""
-    _metrics.server.active.labels(_known(method)).dec()
+    _metrics.server.active_of(method).dec()
 
 
 def flush() -> None:
