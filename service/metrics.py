@@ -123,11 +123,14 @@ class ServerMetrics:
             registry=registry,
         )
         build.labels(version("copilot-usage"), platform.python_version()).set(1)
-        self._active = {each: self.active.labels(each) for each in ("GET", "HEAD")}
+        self._active: dict[str, Gauge] = {}
 
     def active_of(self, method: str) -> Gauge:
-        """The gauge of a method; what is usual is found sooner than by its label."""
-        return self._active.get(method) or self.active.labels(_known(method))
+        """The gauge of a method, found sooner than by its label."""
+        if method not in self._active:
+            method = _known(method)
+            self._active[method] = self.active.labels(method)
+        return self._active[method]
 
 
 class UpstreamMetrics:
