@@ -24,6 +24,7 @@ ReportKey = str
 
 OnReportError = Literal["fail", "text"]
 
+MAX_KEY_CHARACTERS: Final = 2_000
 MAX_LOGGED_ID_CHARACTERS: Final = 100
 NOT_FOUND: Final = HTTPStatus.NOT_FOUND
 PATH_TEMPLATE: Final = "/reports/{id}"
@@ -152,12 +153,15 @@ class Reports:
 
 
 def report_key(report_id: Any) -> ReportKey | None:
-    """The key of a usable id, or None: usable are integers and non-empty strings."""
-    if type(report_id) is int:
-        return str(report_id)
-    if type(report_id) is str and report_id:
-        return report_id
-    return None
+    """The key of a usable id, or None: usable are integers and non-empty strings.
+
+    Longer ones than fit a URL would be refused by any server, and one of them would
+    fail the whole period; they count as unusable.
+    """
+    if type(report_id) not in {int, str}:
+        return None
+    key = str(report_id)
+    return key if 0 < len(key) <= MAX_KEY_CHARACTERS else None
 
 
 def report_path(key: ReportKey) -> str:

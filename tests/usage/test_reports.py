@@ -18,6 +18,7 @@ from service.usage.ledger import read_messages
 from service.usage.model import Report
 from service.usage.report_cache import ReportCache
 from service.usage.reports import (
+    MAX_KEY_CHARACTERS,
     OnReportError,
     Reports,
     Settled,
@@ -135,8 +136,11 @@ async def test_an_id_cannot_change_the_path(
         ([], None),
         ([7], None),
         ({}, None),
+        ("x" * MAX_KEY_CHARACTERS, "x" * MAX_KEY_CHARACTERS),
+        ("x" * (MAX_KEY_CHARACTERS + 1), None),
+        (10**MAX_KEY_CHARACTERS, None),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:20],
 )
 def test_usable_ids_are_integers_and_strings_of_something(
     report_id: object, key: str | None
