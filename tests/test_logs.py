@@ -5,6 +5,7 @@ reading it, and against what is really logged, by making every event happen.
 """
 
 import ast
+import asyncio
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import redis.asyncio
 import structlog
 from structlog.typing import EventDict
 
@@ -21,7 +23,8 @@ from service import logs
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.usage.period import CurrentPeriod
-from tests.conftest import Client, MakeClient, always, message, report
+from tests.conftest import GIVE_UP_S, Client, MakeClient, always, message, report
+from tests.redis_double import RedisDouble
 
 ROOT = Path(__file__).parents[1]
 EVENTS_PAGE = ROOT / "docs" / "events.md"
@@ -463,6 +466,8 @@ async def play_everything(
     sandbox.sandbox.faults = Faults(reset=1, path="/reports")
     await get(await client(upstream=no_waits))
     await play_the_circuit(client, sandbox)
+    sandbox.sandbox.faults = Faults()
+    await play_sharing(client, monkeypatch)
     monkeypatch.setattr(CurrentPeriod, "view", None)
     await get(await client())
 
@@ -476,6 +481,26 @@ async def play_the_circuit(client: MakeClient, sandbox: RunningSandbox) -> None:
     await get(service)
     sandbox.sandbox.faults = Faults(server_error=1)
     await get(await client(upstream={"retry_floor": 0, "retry_rate": 0.0}))
+
+
+async def play_sharing(client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A period is taken over from a Redis, which then is spoiled, refuses and goes."""
+    double, sharing = RedisDouble(), {"redis_url": "redis://a.test", "ttl_s": 60.0}
+    monkeypatch.setattr(redis.asyncio.Redis, "from_url", double.from_url)
+    monkeypatch.setattr("service.usage.shared_store.PING_EVERY_S", 0.0)
+    for _ in range(2):
+        await get(await client(cache=sharing))
+    for key in double.values:
+        double.values[key] = b"spoiled"
+    await get(await client(cache=sharing))
+    double.failure = redis.ResponseError("full")
+    await get(await client(cache=sharing))
+    double.failure = redis.ConnectionError("gone")
+    await get(await client(cache=sharing))
+    asked, double.failure = double.asked, None
+    async with asyncio.timeout(GIVE_UP_S):
+        while double.asked == asked:  # noqa: ASYNC110 - the ping sets no event
+            await asyncio.sleep(0)
 
 
 async def test_the_table_tells_what_is_logged(

@@ -138,6 +138,9 @@ def test_origins_name_the_layer_that_won(file: Path) -> None:
         ("upstream.timeout_s", "2", 2.0),
         ("upstream.base_url", "https://upstream.test/a", "https://upstream.test/a"),
         ("server.host", "12", "12"),
+        ("cache.redis_url", "", ""),
+        ("cache.redis_url", "unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("cache.redis_url", "rediss://:a@b.test/1", "rediss://:a@b.test/1"),
         ("usage.plan", "token-estimate", "token-estimate"),
     ],
 )
@@ -188,6 +191,31 @@ def test_environment_is_read_by_type(name: str, text: str, value: object) -> Non
             "UPSTREAM__BASE_URL",
             "http://upstream.test:70000",
             "upstream.base_url: port out of range 0-65535",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "http://:pa55@cache.test",
+            "cache.redis_url: expected a redis, rediss or unix URL, or nothing",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis://",
+            "cache.redis_url: expected a URL that says where Redis is",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "unix://",
+            "cache.redis_url: expected a URL that says where Redis is",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis://cache.test?password=pa55",
+            "cache.redis_url: expected a URL without options",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis://cache.test:70000",
+            "cache.redis_url: port out of range 0-65535",
         ),
     ],
 )
@@ -252,6 +280,7 @@ def test_unreadable_files_are_named(
     [
         ("upstream.base_url", "http://me:pa55@up.test/a", "http://me:***@up.test/a"),
         ("upstream.base_url", "http://me@up.test", "http://me@up.test"),
+        ("cache.redis_url", "redis://:pa55@a.test/0", "redis://:***@a.test/0"),
         ("upstream.base_url", "http://up.test", "http://up.test"),
         ("upstream.base_url", "http://[::1", "http://[::1"),
         ("events.api_key", "pa55", "***"),
