@@ -1,0 +1,168 @@
+"""Upstream, a process of its own, is killed amid a refresh and comes back.
+
+What is sent meanwhile is the held bill or a problem; afterwards everything is well
+again by itself.
+"""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import unused_port
+from structlog.typing import EventDict
+
+from service.sandbox.options import SandboxOptions
+from service.sandbox.periods import Period, generate_period
+from service.usage.reports import report_key
+from tests.clock import Clock
+from tests.conftest import GIVE_UP_S, MakeSettings
+from tests.faults.matrix import serving, telling
+from tests.reference import text_rules
+
+Start = Callable[..., subprocess.Popen[str]]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+SANDBOX: Final = ("-m", "service", "sandbox")
+SIZE: Final = {"messages": 300, "reports": 20, "seed": 11}
+TTL_S: Final = 60
+STALE_IF_ERROR_S: Final = 600
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A factory of upstreams, each a process that listens at a port."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(port: int, *faults: str) -> subprocess.Popen[str]:
+        size = [f"--{name}={value}" for name, value in SIZE.items()]
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, *SANDBOX, f"--port={port}", *size, *faults],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        assert str(port) in process.stdout.readline()
+        return process
+
+    yield run
+    for process in processes:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """End a process with no time for anything."""
+    process.kill()
+    process.communicate(timeout=GIVE_UP_S)
+
+
+def bill_of(period: Period) -> bytes:
+    """What the period has to be answered with, by the reference."""
+    items = []
+    for sent in msgspec.json.decode(period.messages_body)["messages"]:
+        item = {"message_id": sent["id"], "timestamp": sent["timestamp"]}
+        found = period.reports.get(report_key(sent.get("report_id")) or "")
+        items.append(item | price_of(sent, found))
+    return msgspec.json.encode({"usage": items})
+
+
+def price_of(sent: dict[str, Any], found: bytes | None) -> dict[str, object]:
+    if found is None:
+        return {"credits_used": text_rules(sent["text"])[-1].total / 100}
+    known = msgspec.json.decode(found)
+    cost = float(known["credit_cost"])
+    return {"report_name": known["name"], "credits_used": cost}
+
+
+BILL: Final = bill_of(
+    generate_period(msgspec.convert({**SIZE}, SandboxOptions)),
+)
+FETCHED: Final = {"Age": "0", "Cache-Status": "copilot-usage; fwd=miss; stored"}
+STALE: Final = {
+    "Age": "100",
+    "Cache-Status": "copilot-usage; hit; ttl=-40; detail=stale",
+}
+REFETCHED: Final = {"Age": "0", "Cache-Status": "copilot-usage; fwd=stale; stored"}
+
+
+BEGUN: Final = {"messages": "usage.refresh.started", "reports": "upstream.request"}
+"""The log's last word before upstream is killed: the hanging call has begun."""
+
+
+def has_connection(port: int) -> bool:
+    """Whether somebody is connected to a port of this machine."""
+    rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    peers = [(row.split()[2], row.split()[3]) for row in rows]
+    return any(peer.endswith(f":{port:04X}") and is_on == "01" for peer, is_on in peers)
+
+
+async def get_usage(service: ClientSession) -> tuple[int, bytes, dict[str, str]]:
+    """The status, the body of a bill, and the headers that tell how it stands."""
+    response = await service.get("/usage")
+    body = await response.read()
+    return response.status, body if response.status == 200 else b"", telling(response)
+
+
+@pytest.fixture
+def port() -> int:
+    """Where upstream listens, whenever it is there."""
+    return unused_port()
+
+
+@pytest.fixture
+async def service(
+    settings: MakeSettings, port: int, clock: Clock
+) -> AsyncIterator[ClientSession]:
+    """A caller of the service, whose upstream is at that port."""
+    upstream = {"base_url": f"http://127.0.0.1:{port}", "timeout_s": GIVE_UP_S}
+    made = settings(
+        server={"port": 0, "drain_s": 0.0},
+        upstream={**upstream, "attempts": 2},
+        cache={"ttl_s": TTL_S, "stale_if_error_s": STALE_IF_ERROR_S},
+        breaker={"minimum_calls": 1_000, "window_calls": 1_000},
+    )
+    async with serving(made, clock) as session:
+        yield session
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """What the service's answers age by."""
+    return Clock()
+
+
+@pytest.mark.parametrize("amid", ["messages", "reports"])
+async def test_upstream_is_killed_amid_a_refresh(
+    service: ClientSession,
+    start: Start,
+    port: int,
+    clock: Clock,
+    until: Until,
+    log_entries: list[EventDict],
+    amid: str,
+) -> None:
+    """Held, then stale, then refused, then whole again: never a bill that is wrong."""
+    upstream = start(port)
+    assert await get_usage(service) == (200, BILL, FETCHED)
+    kill(upstream)
+
+    upstream = start(port, "--hang", "1", "--fault-path", f"/{amid}/")
+    clock.pass_s(100)
+    log_entries.clear()
+    waiting = [asyncio.create_task(get_usage(service)) for _ in range(20)]
+    await until(lambda: BEGUN[amid] in {each["event"] for each in log_entries})
+    await until(lambda: has_connection(port))
+    kill(upstream)
+    assert await asyncio.gather(*waiting) == [(200, BILL, STALE)] * len(waiting)
+
+    clock.pass_s(TTL_S + STALE_IF_ERROR_S)
+    assert await get_usage(service) == (503, b"", {"Retry-After": "2"})
+
+    start(port)
+    assert await get_usage(service) == (200, BILL, REFETCHED)
