@@ -30,7 +30,7 @@ _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 def configure(level: str, form: Format) -> None:
     """Set up logging for the whole process; called once, by the entry points."""
     structlog.configure(
-        processors=[*_shared_processors(), _renderer(form)],
+        processors=[*_shared_processors(form), _renderer(form)],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=_logger_factory(form),
         cache_logger_on_first_use=True,
@@ -115,11 +115,12 @@ class BatchingLogger:
             self._file.flush()
 
 
-def _shared_processors() -> list[Processor]:
+def _shared_processors(form: Format) -> list[Processor]:
+    clock_time = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
     return [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        add_timestamp,
+        clock_time if is_console(form) else add_timestamp,
         structlog.processors.format_exc_info,
     ]
 
@@ -145,7 +146,7 @@ def _join_stdlib(level: str, form: Format) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_shared_processors(), structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[*_shared_processors(form), structlog.stdlib.add_logger_name],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 as_text,
