@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
+from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import metrics
+from service.app import create_app
 from service.sandbox.server import RunningSandbox
+from service.serving import listening
 from service.upstream.breaker import State
 from service.usage.errors import RefreshFailed
-from tests.conftest import MakeClient, always, message, report
+from tests.conftest import MakeClient, MakeSettings, always, message, report
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "metrics.md"
 ROW: Final = re.compile(r"\| `(\w+)` \| (\w+) \|(.*?)\|.*?\| .+ \|")
@@ -176,6 +179,31 @@ def test_active_requests_come_and_go(added: Read) -> None:
 
 
 # --- the application ----------------------------------------------------------------
+
+
+async def test_every_answer_counts_whichever_way_it_goes(
+    settings: MakeSettings, sandbox: RunningSandbox, added: Read
+) -> None:
+    """Held answers, which skip most of the service, problems and strange paths too."""
+    ours = settings(
+        server={"port": 0},
+        upstream={"base_url": sandbox.url},
+        cache={"ttl_s": 60.0},
+    )
+    sandbox.sandbox.set_messages([message(1)])
+    async with listening(create_app(ours), ours.server) as url, ClientSession() as http:
+        for path in ("/usage", "/usage", "/usage", "/usage?limit=0", "/no/such/path"):
+            async with http.get(url + path) as answer:
+                await answer.read()
+
+    told = {
+        (route, status): added(f"{DURATION}_count", **labels_of(route, status))
+        for route, status in (("/usage", "200"), ("/usage", "400"), ("_OTHER", "404"))
+    }
+    assert told == {("/usage", "200"): 3, ("/usage", "400"): 1, ("_OTHER", "404"): 1}
+    results = "copilot_usage_cache_results_total"
+    assert [added(results, result=each) for each in ("miss", "hit")] == [1, 2]
+    assert value("http_server_active_requests", http_request_method="GET") == 0
 
 
 async def test_a_refresh_tells_of_the_period(
