@@ -89,11 +89,14 @@ def held_headers(
 
 @lru_cache(maxsize=256)
 def codings_for(accept_encoding: str) -> tuple[Coding, ...]:
-    """The codings that a caller takes, by their wish and then by ours."""
-    qualities = {coding: quality_of(coding, accept_encoding) for coding in CODINGS[:-1]}
+    """The codings that a caller takes, by their wish and then by ours.
+
+    The plain bytes are for whoever takes nothing else that there is, always.
+    """
+    qualities = {coding: quality_of(coding, accept_encoding) for coding in CODINGS}
     taken = [coding for coding, quality in qualities.items() if quality > 0]
     taken.sort(key=qualities.__getitem__, reverse=True)
-    return (*taken, IDENTITY)
+    return tuple(taken) if IDENTITY in taken else (*taken, IDENTITY)
 
 
 def choose_variant(
@@ -114,7 +117,7 @@ def _is_known(known: str | None, variant: Variant) -> bool:
     if known is None:
         return False
     tags = (tag.strip().removeprefix("W/") for tag in known.split(","))
-    return any(tag in {variant.etag, "*"} for tag in tags)
+    return known.strip() == "*" or variant.etag in tags
 
 
 def _headers(
