@@ -275,7 +275,7 @@ class RedisPeriods:
         )
         fetched_at = server_time(now) - offer.age_s()
         before: Head | None = self._read(self._head, sealed, Head)
-        if before is not None and before.fetched_at > fetched_at:
+        if before is not None and fetched_at < before.fetched_at <= server_time(now):
             return None
         head = msgspec.structs.replace(packed.head, fetched_at=fetched_at)
         await self._show(head)

@@ -29,6 +29,7 @@ from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.settings import Settings
 from service.usage import sharing
+from service.usage.books import Priced
 from service.usage.errors import (
     BooksLost,
     DeadlineExceeded,
@@ -36,7 +37,7 @@ from service.usage.errors import (
     RefreshFailed,
     ReportUnavailable,
 )
-from service.usage.generations import Head
+from service.usage.generations import Head, restore, unpack
 from service.usage.handlers import PERIOD
 from service.usage.held import HeldPeriod
 from service.usage.period import CurrentPeriod
@@ -450,6 +451,7 @@ SPOILED: Final[dict[str, Callable[[str, bytes], bytes]]] = {
     "one bit": lambda _key, value: value[:-1] + bytes([value[-1] ^ 1]),
     "displaced": lambda _key, value: seal("another key", value[16:]),
     "sealed nonsense": lambda key, _value: seal(key, b"\xc1"),
+    "a report's nonsense": lambda _key, _value: seal("7", b"\xc1"),
     "another form": lambda key, _value: seal(key, msgspec.msgpack.encode({"id": 1})),
 }
 
@@ -482,6 +484,17 @@ async def test_what_is_broken_is_not_used(
 
     assert period.sandbox.calls[MESSAGES] == 2
     assert len(logged(log_entries, "ignored")) == 1
+
+
+async def test_parts_that_are_sound_may_still_be_of_no_use() -> None:
+    """A digest says that bytes are those that were meant, not what they hold."""
+    priced = Priced("text-rules/1", 0, 0, 0, 0.0, [], 0)
+    for bodies_of_no_use in ({}, {"zstd": b"plain"}):
+        with pytest.raises(Unreadable):
+            await restore(bodies_of_no_use, priced)
+    for settled in (b"", b"\xc1", msgspec.msgpack.encode([{}, []])):
+        with pytest.raises(Unreadable):
+            await unpack(Packed.of(b"plain"), settled)
 
 
 @pytest.mark.parametrize("part", ["body", "settled"])
@@ -620,6 +633,60 @@ async def test_only_its_holder_releases_a_lock(
     assert shared.values()[lock] == b"another's"
 
 
+async def test_a_lock_that_cannot_be_released_expires(
+    double: RedisDouble, settings: MakeSettings
+) -> None:
+    """Giving up while the store is away is no error."""
+    store = SharedStore("redis://a.test", "test")
+    first = RedisPeriods(settings(), store)
+    assert (await first.turn(ANYTHING)).is_ours
+    double.failure = redis.ConnectionError("gone")
+
+    await first.give_up(MessagesUnavailable("upstream answered 500"))
+
+    assert (await first.turn(ANYTHING)).is_ours
+    await store.close()
+
+
+async def test_a_head_from_a_time_to_come_is_replaced(
+    shared: Shared, serve: Serve, until: Until
+) -> None:
+    """The clock of Redis may be set back."""
+    first = await serve(shared.url)
+    await first.get("/usage")
+    head = await published(first, until)
+    make_older(shared, head, by_s=-1_000.0)
+    expire(first)
+
+    await first.get("/usage")
+    await until(lambda: held_by(first).head != head)
+
+    assert held_by(first).head is not None
+
+
+async def test_a_refresh_that_is_late_replaces_nothing(
+    shared: Shared, serve: Serve, period: RunningSandbox, until: Until
+) -> None:
+    """Who has lost the lock on the way does not put back what is older."""
+    late, quick = await serve(shared.url), await serve(shared.url)
+    await late.get("/usage")
+    await published(late, until)
+    await quick.get("/usage")
+    held = held_by(late)
+    expire(quick)
+    period.sandbox.set_messages([message(5, "new")])
+    await quick.get("/usage")
+    newest = await published(quick, until)
+
+    held.fetched_at -= 1.0
+    await period_of(late)._publish(held)
+
+    assert held.head is None
+    other = await serve(shared.url)
+    assert await bodies(other, "/usage") == [NEW_ANSWER]
+    assert held_by(other).head == newest
+
+
 async def test_nobody_waits_longer_than_a_refresh_may_take(
     shared: Shared, settings: MakeSettings
 ) -> None:
@@ -715,8 +782,24 @@ async def test_a_failing_store_fails_no_request(
     assert entry["reason"] == str(failure)
 
 
+@pytest.mark.parametrize("work", ["store", "load"])
+async def test_a_store_may_go_in_the_middle(
+    double: RedisDouble, serve: Serve, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """What is half stored is seen by nobody, and what is half read is fetched."""
+
+    async def fail(*_: object) -> None:
+        raise StoreAway
+
+    monkeypatch.setattr(Parts, work, fail)
+    first, other = [await serve("redis://a.test") for _ in range(2)]
+
+    assert await bodies(first, *QUESTIONS) == await bodies(other, *QUESTIONS)
+    assert any(key.endswith(":head") for key in double.values) == (work == "load")
+
+
 async def test_while_the_store_is_away_nobody_asks_it(
-    double: RedisDouble, monkeypatch: pytest.MonkeyPatch
+    double: RedisDouble, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     """One command finds out; the next fail at once, until a ping succeeds."""
     monkeypatch.setattr("service.usage.shared_store.PING_EVERY_S", 0.0)
@@ -728,6 +811,7 @@ async def test_while_the_store_is_away_nobody_asks_it(
     with pytest.raises(StoreAway):
         await store.run(lambda pipeline: pipeline.get("a"))
     assert double.asked == asked
+    await until(lambda: double.asked == asked + 2)
 
     healing, double.failure = store._healing, None
     assert healing is not None
