@@ -430,7 +430,8 @@ def logging_calls() -> Iterator[tuple[str, str]]:
 def event_of(call: ast.Call) -> str | None:
     """The event that a call logs: a constant, given to what is named like a log."""
     name = called_name(call)
-    if not call.args or not (name in LEVELS or name == "write" or "_log" in name):
+    is_log = name in {*LEVELS, "write", "log_once"} or "_log" in name
+    if not call.args or not is_log:
         return None
     first = call.args[0]
     value = first.value if isinstance(first, ast.Constant) else None

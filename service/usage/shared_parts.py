@@ -69,7 +69,7 @@ class Parts:
         chunks = [await self._get(key) for key in self._keys(part)]
         stored = await asyncio.to_thread(_join, chunks, part)
         if stored is None:
-            self._store.tell_once("cache.shared.ignored", "a part is broken")
+            self._store.log_once("cache.shared.ignored", "a part is broken")
             raise Unreadable
         return stored
 

@@ -100,7 +100,7 @@ class SharedReportCache:
                 return _decoder.decode(payload)
         except msgspec.DecodeError:
             pass
-        self._store.tell_once("cache.shared.ignored", "a report is broken")
+        self._store.log_once("cache.shared.ignored", "a report is broken")
         return None
 
     async def _tell(self, reports: dict[str, Report | None]) -> None:

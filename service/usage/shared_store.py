@@ -62,7 +62,7 @@ class SharedStore:
         try:
             return await self._run(commands)
         except ResponseError as error:
-            self.tell_once("cache.shared.refused", str(error))
+            self.log_once("cache.shared.refused", str(error))
             raise StoreAway from error
         except (RedisError, OSError, TimeoutError) as error:
             self._lose(error)
@@ -75,7 +75,7 @@ class SharedStore:
             await asyncio.wait([self._healing])
         await self._redis.aclose()
 
-    def tell_once(self, event: str, reason: str) -> None:
+    def log_once(self, event: str, reason: str) -> None:
         """Log that something is wrong with the store, the first time it is seen."""
         if event not in self._told:
             self._told.add(event)

@@ -226,7 +226,7 @@ class RedisPeriods:
                 return msgspec.msgpack.decode(payload, type=kind)
         except msgspec.DecodeError:
             pass
-        self._store.tell_once("cache.shared.ignored", "a head is broken")
+        self._store.log_once("cache.shared.ignored", "a head is broken")
         return None
 
     async def _find(self, asked: "_Asked", waiting: "_Waiting") -> Generation | None:
@@ -266,7 +266,7 @@ class RedisPeriods:
         """Store the parts first and the head last: who sees it can read it all."""
         packed = await pack(offer, body)
         if max(each.part.size for each in packed.parts) > MOST_PART_BYTES:
-            self._store.tell_once("cache.shared.refused", "the period is too large")
+            self._store.log_once("cache.shared.refused", "the period is too large")
             return None
         for each in packed.parts:
             await self._parts.store(each)
