@@ -125,6 +125,8 @@ class ProcessBookkeeper:
         return await loop.run_in_executor(self._threads, work, *args)
 
     def _load(self, body: bytearray) -> Any:
+        if self._manager is not None and not self._manager.is_alive:
+            self._stop()  # what is loaded needs nothing of the child that is gone
         with shared_file() as file:
             file.write(body)
             file.flush()

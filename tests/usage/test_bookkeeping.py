@@ -143,7 +143,7 @@ async def test_children_that_die_at_work_leave_nothing(
     """What was computing fails; neither process, file nor socket is left of it."""
     files = []
     for _ in range(3):
-        os.kill(child_of(keeper), signal.SIGSTOP)
+        stop(child_of(keeper))
         work = asyncio.gather(*ask_from_each_thread(keeper), return_exceptions=True)
         await asyncio.sleep(0)
         os.kill(child_of(keeper), signal.SIGKILL)
@@ -155,6 +155,12 @@ async def test_children_that_die_at_work_leave_nothing(
         files.append(len(open_files()))
 
     assert files[-1] <= files[0] + CALLERS
+
+
+def stop(pid: int) -> None:
+    """Keep a child from answering, for certain."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 def ask_from_each_thread(keeper: ProcessBookkeeper) -> list[Awaitable[object]]:

@@ -1,0 +1,495 @@
+"""Holding: who is answered at once, who waits, and how often upstream is asked.
+
+Over sockets through the whole application; what it holds ages by a clock of ours.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import pytest
+from aiohttp import ClientSession, TCPConnector
+from structlog.typing import EventDict
+
+from service.sandbox.options import Faults
+from service.sandbox.server import RunningSandbox
+from service.usage.period import CurrentPeriod
+from tests.clock import Clock, drive_periods
+from tests.conftest import (
+    Client,
+    MakeClient,
+    always,
+    message,
+    report,
+)
+from tests.faults.matrix import bill_of
+from tests.processes import child_pids, open_files, wait_for_end
+
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+MESSAGES: Final = "/messages/current-period"
+REPORT: Final = "/reports/7"
+LEASE: Final = report(7, "Short Lease Report", 61)
+OLD: Final = [message(1, report_id=7), message(2, "rent rent")]
+NEW: Final = [*OLD, message(3, "What is the rent?")]
+OLD_BILL: Final = bill_of(OLD, {7: LEASE})
+NEW_BILL: Final = bill_of(NEW, {7: LEASE})
+
+HOLDING: Final = {
+    "ttl_s": 60,
+    "stale_while_revalidate_s": 100,
+    "stale_if_error_s": 1_000,
+    "pause_after_failure_s": 5,
+    "report_ttl_s": 10_000.0,
+    "missing_report_ttl_s": 10_000.0,
+}
+FRESH_S, REVALIDATING_S, EXPIRED_S, TOO_OLD_S = 59.9, 100, 200, 1_100
+ONE_TRY: Final = {"attempts": 1}
+
+
+class Told(NamedTuple):
+    """What a caller got of `/usage`."""
+
+    status: int
+    body: bytes
+    cache: str | None
+
+    @classmethod
+    async def by(cls, client: Client | ClientSession, path: str = "/usage") -> "Told":
+        response = await client.get(path)
+        body, status = await response.read(), response.headers.get("Cache-Status")
+        return cls(response.status, body, status and status.partition("; ")[2])
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the application ages by."""
+    clock = Clock()
+    drive_periods(monkeypatch, clock)
+    return clock
+
+
+@pytest.fixture
+async def service(client: MakeClient, sandbox: RunningSandbox, clock: Clock) -> Client:
+    """It has answered once, and upstream has had another message since."""
+    sandbox.sandbox.set_report(7, LEASE)
+    sandbox.sandbox.set_messages(OLD)
+    service = await client(cache=HOLDING, upstream=ONE_TRY)
+    assert await Told.by(service) == (200, OLD_BILL, "fwd=miss; stored")
+    sandbox.sandbox.set_messages(NEW)
+    sandbox.sandbox.calls.clear()
+    return service
+
+
+def refreshes_of(log_entries: list[EventDict]) -> list[str]:
+    """How refreshes began and ended, in order."""
+    events = [each["event"] for each in log_entries]
+    return [each for each in events if each.startswith("usage.refresh.")]
+
+
+# Fresh, stale, expired.
+
+
+async def test_a_fresh_answer_asks_nothing_of_upstream(
+    service: Client, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """Until its time to live is over, to the moment, every caller gets it as it is."""
+    clock.pass_s(FRESH_S)
+
+    for _ in range(3):
+        assert await Told.by(service) == (200, OLD_BILL, "hit; ttl=1")
+    assert sandbox.sandbox.calls == {}
+
+
+async def test_a_stale_answer_is_sent_while_one_refresh_runs(
+    service: Client, sandbox: RunningSandbox, clock: Clock, until: Until
+) -> None:
+    """Nobody waits: callers get the old answer until the refresh is done."""
+    sandbox.sandbox.faults = always("hang", times=1)
+    clock.pass_s(REVALIDATING_S)
+
+    told = [await Told.by(service) for _ in range(5)]
+    assert set(told) == {(200, OLD_BILL, "hit; ttl=-40; detail=stale")}
+    await until(lambda: sandbox.sandbox.in_flight == 1)
+    assert sandbox.sandbox.calls == {MESSAGES: 1}
+
+
+async def test_the_refresh_beside_a_stale_answer_is_for_the_next(
+    service: Client,
+    sandbox: RunningSandbox,
+    clock: Clock,
+    until: Until,
+    log_entries: list[EventDict],
+) -> None:
+    """One request is enough for those after it to get the new answer, fresh."""
+    log_entries.clear()
+    clock.pass_s(REVALIDATING_S)
+    assert (await Told.by(service)).body == OLD_BILL
+    await until(lambda: "usage.refresh.finished" in refreshes_of(log_entries))
+
+    assert await Told.by(service) == (200, NEW_BILL, "hit; ttl=60")
+    assert sandbox.sandbox.calls == {MESSAGES: 1}
+
+
+async def test_an_expired_answer_is_waited_for(
+    service: Client, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """All who ask get the new one, of one refresh."""
+    clock.pass_s(EXPIRED_S)
+
+    told = await asyncio.gather(*(Told.by(service) for _ in range(20)))
+
+    assert set(told) == {(200, NEW_BILL, "fwd=stale; stored")}
+    assert sandbox.sandbox.calls == {MESSAGES: 1}
+
+
+async def test_a_thousand_callers_are_one_refresh(
+    client: MakeClient, sandbox: RunningSandbox, log_entries: list[EventDict]
+) -> None:
+    """Cold, with nothing to send, upstream is asked once and all get the answer."""
+    sandbox.sandbox.set_report(7, LEASE)
+    sandbox.sandbox.set_messages(OLD)
+    sandbox.sandbox.options = msgspec.structs.replace(
+        sandbox.sandbox.options, latency_ms=300
+    )
+    service = await client(cache=HOLDING)
+
+    async with ClientSession(
+        service.make_url("/"), connector=TCPConnector(limit=0)
+    ) as session:
+        told = await asyncio.gather(*(Told.by(session) for _ in range(1_000)))
+
+    assert {each[:2] for each in told} == {(200, OLD_BILL)}
+    assert sandbox.sandbox.calls == {MESSAGES: 1, REPORT: 1}
+    assert refreshes_of(log_entries) == [
+        "usage.refresh.started",
+        "usage.refresh.finished",
+    ]
+
+
+@pytest.mark.parametrize("path", ["/usage/2", "/usage/daily", "/usage/reports"])
+async def test_questions_are_answered_from_what_is_held(
+    service: Client, sandbox: RunningSandbox, clock: Clock, path: str
+) -> None:
+    """They stand in time as the whole answer does, and tell it alike."""
+    told = [(await Told.by(service, path)).cache]
+    clock.pass_s(FRESH_S)
+    told.append((await Told.by(service, path)).cache)
+    assert sandbox.sandbox.calls == {}
+    clock.pass_s(EXPIRED_S)
+    told.append((await Told.by(service, path)).cache)
+
+    assert told == ["hit; ttl=60", "hit; ttl=1", "fwd=stale; stored"]
+    assert sandbox.sandbox.calls == {MESSAGES: 1}
+
+
+# Callers who leave.
+
+
+@pytest.mark.parametrize("who", ["the first", "all"])
+async def test_who_leaves_does_not_end_the_refresh(
+    client: MakeClient, sandbox: RunningSandbox, until: Until, who: str
+) -> None:
+    """It belongs to no caller: the others get its answer, and whoever comes next."""
+    sandbox.sandbox.set_report(7, LEASE)
+    sandbox.sandbox.set_messages(OLD)
+    sandbox.sandbox.options = msgspec.structs.replace(
+        sandbox.sandbox.options, latency_ms=50
+    )
+    service = await client(cache=HOLDING)
+    callers = [asyncio.create_task(Told.by(service)) for _ in range(5)]
+    await until(lambda: sandbox.sandbox.in_flight == 1)
+
+    leaving = callers[:1] if who == "the first" else callers
+    for each in leaving:
+        each.cancel()
+    ended = await asyncio.gather(*callers, return_exceptions=True)
+    left = [each for each in ended if isinstance(each, asyncio.CancelledError)]
+
+    assert len(left) == len(leaving)
+    assert {each for each in ended if each not in left} <= {
+        (200, OLD_BILL, "fwd=miss; stored")
+    }
+    assert (await Told.by(service)).body == OLD_BILL
+    assert sandbox.sandbox.calls == {MESSAGES: 1, REPORT: 1}
+
+
+async def test_a_refresh_does_not_outlive_the_service(
+    service: Client, sandbox: RunningSandbox, clock: Clock, until: Until
+) -> None:
+    """At the end, one that runs beside stale answers is ended too."""
+    sandbox.sandbox.faults = always("hang")
+    clock.pass_s(REVALIDATING_S)
+    await Told.by(service)
+    await until(lambda: sandbox.sandbox.in_flight == 1)
+
+    await service.close()
+
+    await until(lambda: sandbox.sandbox.in_flight == 0)
+    ours = [getattr(each.get_coro(), "cr_code", None) for each in asyncio.all_tasks()]
+    assert not [each for each in ours if each and "service/usage/" in each.co_filename]
+
+
+# Failures.
+
+
+@pytest.mark.parametrize(
+    "age_s, cache",
+    [
+        (REVALIDATING_S, "hit; ttl=-40; detail=stale"),
+        (EXPIRED_S, "hit; ttl=-140; detail=stale"),
+        (1_059.5, "hit; ttl=-999; detail=stale"),
+        (1_060, None),
+        (TOO_OLD_S, None),
+    ],
+    ids=["revalidating", "expired", "just young enough", "just too old", "too old"],
+)
+async def test_a_failure_is_covered_for_its_time(
+    service: Client,
+    sandbox: RunningSandbox,
+    clock: Clock,
+    age_s: float,
+    cache: str | None,
+) -> None:
+    """Within `stale_if_error_s` the old answer, said to be stale; then a problem."""
+    sandbox.sandbox.faults = always("server_error")
+    clock.pass_s(age_s)
+
+    told = await Told.by(service)
+
+    if cache is None:
+        assert told.status == 503
+        assert msgspec.json.decode(told.body)["code"] == "messages_unavailable"
+    else:
+        assert told == (200, OLD_BILL, cache)
+
+
+async def test_after_a_failure_upstream_is_left_in_peace(
+    service: Client, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """For `pause_after_failure_s` the stale answer is sent without another try."""
+    sandbox.sandbox.faults = always("server_error")
+    clock.pass_s(EXPIRED_S)
+    for _ in range(3):
+        assert (await Told.by(service)).body == OLD_BILL
+    clock.pass_s(4.9)
+    assert (await Told.by(service)).body == OLD_BILL
+    assert sandbox.sandbox.calls == {MESSAGES: 1}
+
+    sandbox.sandbox.faults = Faults()
+    clock.pass_s(0.1)
+    assert await Told.by(service) == (200, NEW_BILL, "fwd=stale; stored")
+
+
+async def test_without_an_answer_there_is_no_pause(
+    service: Client, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """Who cannot be sent anything is worth another try, which may succeed."""
+    sandbox.sandbox.faults = always("server_error", times=1)
+    clock.pass_s(TOO_OLD_S)
+
+    assert (await Told.by(service)).status == 503
+    assert (await Told.by(service)).body == NEW_BILL
+
+
+async def test_those_who_wait_share_a_failure_too(
+    service: Client, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """One call for all of them, and all are told the same."""
+    sandbox.sandbox.faults = always("server_error")
+    clock.pass_s(EXPIRED_S)
+    told = await asyncio.gather(*(Told.by(service) for _ in range(20)))
+
+    assert set(told) == {(200, OLD_BILL, "hit; ttl=-140; detail=stale")}
+    assert sandbox.sandbox.calls == {MESSAGES: 1}
+
+
+async def test_what_nobody_foresaw_is_covered_and_logged(
+    service: Client,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    log_entries: list[EventDict],
+) -> None:
+    """A mistake of ours fails the refresh like any other, and is not kept quiet."""
+
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(CurrentPeriod, "_update", fail)
+    clock.pass_s(EXPIRED_S)
+
+    assert (await Told.by(service)).body == OLD_BILL
+    (failed,) = [e for e in log_entries if e["event"] == "usage.refresh.failed"]
+    assert (failed["error.type"], failed["reason"]) == ("ZeroDivisionError", "ours")
+    assert isinstance(failed["exc_info"], ZeroDivisionError)
+
+
+# Upstream's own tags.
+
+
+async def test_what_upstream_has_not_changed_is_kept(
+    service: Client,
+    sandbox: RunningSandbox,
+    clock: Clock,
+    log_entries: list[EventDict],
+) -> None:
+    """Its 304 makes the held answer fresh: nothing is read, priced or logged again."""
+    sandbox.sandbox.set_messages(OLD)
+    log_entries.clear()
+    clock.pass_s(EXPIRED_S)
+
+    assert await Told.by(service) == (200, OLD_BILL, "fwd=stale; stored")
+    statuses = {
+        each["http.response.status_code"]
+        for each in log_entries
+        if each["event"] == "upstream.request"
+    }
+    (finished,) = [e for e in log_entries if e["event"] == "usage.refresh.finished"]
+    assert statuses == {304}
+    assert (finished["messages"], finished["reused"]) == (2, 2)
+    assert "credits.rated" not in {each["event"] for each in log_entries}
+
+
+@pytest.mark.parametrize(
+    "now, bill",
+    [
+        (LEASE, OLD_BILL),
+        (LEASE | {"credit_cost": 70}, bill_of(OLD, {7: LEASE | {"credit_cost": 70}})),
+        (LEASE | {"name": "Long"}, bill_of(OLD, {7: LEASE | {"name": "Long"}})),
+        (None, bill_of(OLD, {})),
+    ],
+    ids=["same", "dearer", "renamed", "gone"],
+)
+async def test_reports_are_asked_for_again_in_their_own_time(
+    service: Client,
+    sandbox: RunningSandbox,
+    clock: Clock,
+    now: dict[str, object] | None,
+    bill: bytes,
+) -> None:
+    """Though the messages are the same, a report's new price is seen when it is due."""
+    sandbox.sandbox.set_messages(OLD)
+    sandbox.sandbox.set_report(7, now)
+    clock.pass_s(HOLDING["report_ttl_s"] - 0.1)
+    assert (await Told.by(service)).body == OLD_BILL
+    assert sandbox.sandbox.calls == {MESSAGES: 1}
+
+    clock.pass_s(EXPIRED_S)
+    assert (await Told.by(service)).body == bill
+    assert sandbox.sandbox.calls == {MESSAGES: 2, REPORT: 1}
+
+
+# A period large enough for a process of its own.
+
+
+@pytest.fixture
+async def large(client: MakeClient, sandbox: RunningSandbox, clock: Clock) -> Client:
+    """As `service`, but every period counts as large."""
+    sandbox.sandbox.set_report(7, LEASE)
+    sandbox.sandbox.set_messages(OLD)
+    service = await client(
+        cache=HOLDING, upstream=ONE_TRY, usage={"own_process_bytes": 1}
+    )
+    assert await Told.by(service) == (200, OLD_BILL, "fwd=miss; stored")
+    return service
+
+
+def the_child() -> int:
+    """The process that keeps the books."""
+    (pid,) = child_pids()
+    return pid
+
+
+PATHS: Final = (
+    *("/usage", "/usage?limit=1", "/usage?plan=token-estimate", "/usage/1"),
+    *("/usage/daily", "/usage/reports", "/usage/99", "/usage?sort=credits_used:desc"),
+)
+
+
+async def test_a_large_period_is_answered_alike(
+    large: Client, service: Client, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """Where it is kept shows in no byte, before and after a refresh."""
+    sandbox.sandbox.set_messages(OLD)
+    for _ in range(2):
+        for path in PATHS:
+            told = [await Told.by(each, path) for each in (large, service)]
+            assert told[0][:1] == told[1][:1]
+            assert without_request_id(told[0].body) == without_request_id(told[1].body)
+        sandbox.sandbox.set_messages(NEW)
+        clock.pass_s(EXPIRED_S)
+
+
+def without_request_id(body: bytes) -> Any:
+    answer = msgspec.json.decode(body)
+    return body if "request_id" not in answer else answer | {"request_id": ""}
+
+
+@pytest.mark.parametrize("is_same", [True, False], ids=["304", "news"])
+async def test_a_child_that_was_killed_heals_with_the_next_request(
+    large: Client, sandbox: RunningSandbox, *, is_same: bool
+) -> None:
+    """Fresh or not, what is lost is fetched again, even if upstream has nothing new."""
+    killed = the_child()
+    os.kill(killed, signal.SIGKILL)
+    wait_for_end(killed)
+    if not is_same:
+        sandbox.sandbox.set_messages(NEW)
+
+    told = await asyncio.gather(*(Told.by(large, "/usage/2") for _ in range(5)))
+
+    assert {each.status for each in told} == {200}
+    assert (await Told.by(large)).body == (OLD_BILL if is_same else NEW_BILL)
+    assert sandbox.sandbox.calls[MESSAGES] == 2
+    assert the_child() != killed
+
+
+async def test_a_child_that_was_killed_leaves_the_answer_that_is_held(
+    large: Client, sandbox: RunningSandbox
+) -> None:
+    """While upstream fails, the whole bill is still sent; questions are refused."""
+    os.kill(the_child(), signal.SIGKILL)
+    sandbox.sandbox.faults = always("server_error")
+
+    assert (await Told.by(large)).body == OLD_BILL
+    refused = await Told.by(large, "/usage/2")
+
+    assert refused.status == 503
+    assert msgspec.json.decode(refused.body)["code"] == "period_lost"
+
+
+async def test_a_period_that_grows_and_shrinks_is_handed_over(
+    client: MakeClient, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """From this process to the other and back, every bill is right."""
+    sandbox.sandbox.set_report(7, LEASE)
+    limit = len(msgspec.json.encode({"messages": NEW}))
+    service = await client(cache=HOLDING, usage={"own_process_bytes": limit})
+    for told, bill in [(OLD, OLD_BILL), (NEW, NEW_BILL)] * 2:
+        sandbox.sandbox.set_messages(told)
+        clock.pass_s(EXPIRED_S)
+        assert (await Told.by(service)).body == bill
+        assert (await Told.by(service, "/usage/2")).status == 200
+
+
+async def test_a_large_period_leaves_nothing_behind(
+    client: MakeClient, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """No refresh adds shared memory, and the child ends with the service."""
+    children = child_pids()
+    service = await client(cache=HOLDING, usage={"own_process_bytes": 1})
+    held = []
+    for number in range(12):
+        sandbox.sandbox.set_messages([message(number)])
+        clock.pass_s(EXPIRED_S)
+        assert (await Told.by(service)).status == 200
+        assert (await Told.by(service, "/usage?plan=token-estimate")).status == 200
+        held.append(open_files().count("/memfd"))
+    assert set(held[1:]) == {held[1]}
+
+    await service.close()
+
+    assert child_pids() == children
