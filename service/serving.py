@@ -61,7 +61,9 @@ class ServiceRunner(FrontRunner):
             self.app[TRAFFIC].is_draining = True
         if isinstance(self.server, ConnectionServer):
             self.server.drain()
-        await asyncio.sleep(self._drain_s)
+        # Whoever is cleaning up again, after being cancelled, has waited already.
+        wait_s, self._drain_s = self._drain_s, 0.0
+        await asyncio.sleep(wait_s)
 
 
 @asynccontextmanager

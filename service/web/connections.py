@@ -21,6 +21,9 @@ from service.web.problems import INTERNAL_ERROR, answer_problem, kind_of
 AT_ONCE_S: Final = 0.01
 """To aiohttp, a shutdown's time-out of 0 is none."""
 
+LEAST_READ_BYTES: Final = 64 * 1024
+"""What a caller has to read within each `write_timeout_s`: a few KB a second."""
+
 log = structlog.get_logger()
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -127,17 +130,22 @@ class Connection(web.RequestHandler):
     def _await_reader(self, transport: asyncio.Transport | None) -> None:
         if transport is None or self._write_timer is not None:
             return
-        wait_s = self._bounds.write_timeout_s
-        self._write_timer = self._loop.call_later(wait_s, self._cut, transport)
+        wait_s, unsent = self._bounds.write_timeout_s, transport.get_write_buffer_size()
+        self._write_timer = self._loop.call_later(
+            wait_s, self._cut_unless_read, transport, unsent - LEAST_READ_BYTES
+        )
 
     def _stop_awaiting_reader(self) -> None:
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
 
-    def _cut(self, transport: asyncio.Transport) -> None:
-        """Drop what is unsent: closing would wait for the caller to read it."""
+    def _cut_unless_read(self, transport: asyncio.Transport, expected: int) -> None:
+        """Drop what is unsent, if that is more than expected; closing would wait."""
         self._write_timer = None
+        if transport.get_write_buffer_size() <= expected:
+            self._await_reader(transport)
+            return
         log.info("http.timeout", reason="write")
         transport.abort()
 
