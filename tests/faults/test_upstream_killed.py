@@ -7,7 +7,7 @@ again by itself.
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,41 +25,51 @@ from tests.conftest import GIVE_UP_S, MakeSettings
 from tests.faults.matrix import serving, telling
 from tests.reference import text_rules
 
-Start = Callable[..., subprocess.Popen[str]]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
-
 SANDBOX: Final = ("-m", "service", "sandbox")
 SIZE: Final = {"messages": 300, "reports": 20, "seed": 11}
 TTL_S: Final = 60
 STALE_IF_ERROR_S: Final = 600
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """A factory of upstreams, each a process that listens at a port."""
-    processes: list[subprocess.Popen[str]] = []
+class Upstream:
+    """An upstream that is a process of its own, always at the same port."""
 
-    def run(port: int, *faults: str) -> subprocess.Popen[str]:
+    def __init__(self) -> None:
+        self.port = unused_port()
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, *faults: str) -> None:
+        """Start it, and wait until it listens."""
         size = [f"--{name}={value}" for name, value in SIZE.items()]
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, *SANDBOX, f"--port={port}", *size, *faults],
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, *SANDBOX, f"--port={self.port}", *size, *faults],
             stdout=subprocess.PIPE,
             text=True,
         )
-        processes.append(process)
-        assert process.stdout is not None
-        assert str(port) in process.stdout.readline()
-        return process
+        assert self._process.stdout is not None
+        assert str(self.port) in self._process.stdout.readline()
 
-    yield run
-    for process in processes:
-        kill(process)
+    def kill(self) -> None:
+        """End it, with no time for anything."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate(timeout=GIVE_UP_S)
+
+    @property
+    def has_callers(self) -> bool:
+        """Whether somebody is connected to its port."""
+        rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        peers = [(row.split()[2], row.split()[3]) for row in rows]
+        place, is_on = f":{self.port:04X}", "01"
+        return any(at.endswith(place) and state == is_on for at, state in peers)
 
 
-def kill(process: subprocess.Popen[str]) -> None:
-    """End a process with no time for anything."""
-    process.kill()
-    process.communicate(timeout=GIVE_UP_S)
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """Not started yet."""
+    upstream = Upstream()
+    yield upstream
+    upstream.kill()
 
 
 def bill_of(period: Period) -> bytes:
@@ -95,13 +105,6 @@ BEGUN: Final = {"messages": "usage.refresh.started", "reports": "upstream.reques
 """The log's last word before upstream is killed: the hanging call has begun."""
 
 
-def has_connection(port: int) -> bool:
-    """Whether somebody is connected to a port of this machine."""
-    rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    peers = [(row.split()[2], row.split()[3]) for row in rows]
-    return any(peer.endswith(f":{port:04X}") and is_on == "01" for peer, is_on in peers)
-
-
 async def get_usage(service: ClientSession) -> tuple[int, bytes, dict[str, str]]:
     """The status, the body of a bill, and the headers that tell how it stands."""
     response = await service.get("/usage")
@@ -110,59 +113,55 @@ async def get_usage(service: ClientSession) -> tuple[int, bytes, dict[str, str]]
 
 
 @pytest.fixture
-def port() -> int:
-    """Where upstream listens, whenever it is there."""
-    return unused_port()
-
-
-@pytest.fixture
-async def service(
-    settings: MakeSettings, port: int, clock: Clock
-) -> AsyncIterator[ClientSession]:
-    """A caller of the service, whose upstream is at that port."""
-    upstream = {"base_url": f"http://127.0.0.1:{port}", "timeout_s": GIVE_UP_S}
-    made = settings(
-        server={"port": 0, "drain_s": 0.0},
-        upstream={**upstream, "attempts": 2},
-        cache={"ttl_s": TTL_S, "stale_if_error_s": STALE_IF_ERROR_S},
-        breaker={"minimum_calls": 1_000, "window_calls": 1_000},
-    )
-    async with serving(made, clock) as session:
-        yield session
-
-
-@pytest.fixture
 def clock() -> Clock:
     """What the service's answers age by."""
     return Clock()
 
 
+@pytest.fixture
+async def service(
+    settings: MakeSettings, upstream: Upstream, clock: Clock
+) -> AsyncIterator[ClientSession]:
+    """A caller of the service, which calls that upstream."""
+    place = {"base_url": f"http://127.0.0.1:{upstream.port}", "timeout_s": GIVE_UP_S}
+    made = settings(
+        server={"port": 0, "drain_s": 0.0},
+        upstream={**place, "attempts": 2},
+        cache={"ttl_s": TTL_S, "stale_if_error_s": STALE_IF_ERROR_S},
+        breaker={"minimum_calls": 1_000, "window_calls": 1_000},
+    )
+    upstream.start()
+    async with serving(made, clock) as session:
+        assert await get_usage(session) == (200, BILL, FETCHED)
+        yield session
+
+
 @pytest.mark.parametrize("amid", ["messages", "reports"])
 async def test_upstream_is_killed_amid_a_refresh(
     service: ClientSession,
-    start: Start,
-    port: int,
+    upstream: Upstream,
     clock: Clock,
-    until: Until,
     log_entries: list[EventDict],
     amid: str,
 ) -> None:
     """Held, then stale, then refused, then whole again: never a bill that is wrong."""
-    upstream = start(port)
-    assert await get_usage(service) == (200, BILL, FETCHED)
-    kill(upstream)
-
-    upstream = start(port, "--hang", "1", "--fault-path", f"/{amid}/")
+    upstream.kill()
+    upstream.start("--hang", "1", "--fault-path", f"/{amid}/")
     clock.pass_s(100)
     log_entries.clear()
     waiting = [asyncio.create_task(get_usage(service)) for _ in range(20)]
-    await until(lambda: BEGUN[amid] in {each["event"] for each in log_entries})
-    await until(lambda: has_connection(port))
-    kill(upstream)
+    async with asyncio.timeout(GIVE_UP_S):
+        while not (upstream.has_callers and BEGUN[amid] in events_of(log_entries)):
+            await asyncio.sleep(0)
+    upstream.kill()
     assert await asyncio.gather(*waiting) == [(200, BILL, STALE)] * len(waiting)
 
     clock.pass_s(TTL_S + STALE_IF_ERROR_S)
     assert await get_usage(service) == (503, b"", {"Retry-After": "2"})
 
-    start(port)
+    upstream.start()
     assert await get_usage(service) == (200, BILL, REFETCHED)
+
+
+def events_of(entries: list[EventDict]) -> set[str]:
+    return {each["event"] for each in entries}
