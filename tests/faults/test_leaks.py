@@ -21,13 +21,13 @@ from service.sandbox.server import RunningSandbox
 from tests.clock import Clock
 from tests.conftest import MakeSettings, always
 from tests.faults.matrix import LEASE, OLD, bill_of, serving
-from tests.processes import open_files
+from tests.leftovers import open_files
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 REFRESHES: Final = 200
-MOST_GROWTH_BYTES: Final = 128 * 1024
-"""Less than one kibibyte for each refresh."""
+MOST_GROWTH_BYTES: Final = 64 * 1024
+"""A third of a kibibyte for each refresh."""
 
 SLOW: Final = frozenset({"hang", "slow_drip", "gzip_bomb"})
 """Faults that take a time-out or much computing: those strike once each."""
@@ -93,7 +93,7 @@ async def service(
             "retry_floor": 1_000_000,
             "max_body_bytes": 100_000,
         },
-        breaker={"minimum_calls": 100_000, "window_calls": 100_000},
+        breaker={"failure_rate": 1.0, "slow_rate": 1.0, "minimum_calls": 100},
     )
     clock = Clock()
     async with serving(made, clock) as session:

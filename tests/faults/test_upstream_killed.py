@@ -151,8 +151,7 @@ async def test_upstream_is_killed_amid_a_refresh(
     log_entries.clear()
     waiting = [asyncio.create_task(get_usage(service)) for _ in range(20)]
     async with asyncio.timeout(GIVE_UP_S):
-        while not (upstream.has_callers and BEGUN[amid] in events_of(log_entries)):
-            await asyncio.sleep(0)
+        await begun(upstream, log_entries, BEGUN[amid])
     upstream.kill()
     assert await asyncio.gather(*waiting) == [(200, BILL, STALE)] * len(waiting)
 
@@ -163,5 +162,9 @@ async def test_upstream_is_killed_amid_a_refresh(
     assert await get_usage(service) == (200, BILL, REFETCHED)
 
 
-def events_of(entries: list[EventDict]) -> set[str]:
-    return {each["event"] for each in entries}
+async def begun(upstream: Upstream, log: list[EventDict], event: str) -> None:
+    """Wait until upstream is being called, and the log says so."""
+    while event not in [each["event"] for each in log]:  # noqa: ASYNC110 - no event
+        await asyncio.sleep(0)
+    while not upstream.has_callers:  # noqa: ASYNC110 - nor here
+        await asyncio.sleep(0)

@@ -26,7 +26,7 @@ from tests.conftest import (
     report,
 )
 from tests.faults.matrix import bill_of
-from tests.processes import child_pids, open_files, wait_for_end
+from tests.leftovers import child_pids, open_files, wait_for_end
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
