@@ -1,6 +1,7 @@
 """Serving until a signal: in processes of their own, since signals are per process."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,15 @@ from msgspec.structs import replace
 
 from service.serving import listening
 from service.settings import load
+from tests.running import (
+    Answer,
+    ask_once,
+    exit_status,
+    hammer,
+    running,
+    until,
+    until_unready,
+)
 
 ROOT: Final = Path(__file__).parent.parent
 GIVE_UP_S: Final = 30
@@ -147,3 +157,54 @@ async def test_listening_finishes_what_is_in_flight() -> None:
             await begun.wait()
         response = await request
         assert await response.text() == "here"
+
+
+# --- draining -----------------------------------------------------------------------
+
+
+async def test_no_request_fails_while_draining(tmp_path: Path) -> None:
+    """Under load SIGTERM makes it unready, and yet each request is answered whole.
+
+    Its connections close between requests only, new ones are taken for a while, and
+    the process ends with 0.
+    """
+    with running(tmp_path / "log", server__drain_s=1.0) as service:
+        answers: list[Answer] = []
+        async with asyncio.timeout(GIVE_UP_S), asyncio.TaskGroup() as callers:
+            for number in range(8):
+                path = "/usage" if number % 2 else "/usage?limit=5"
+                callers.create_task(hammer(service.port, path, answers))
+            await until(lambda: len(answers) >= 200)
+            service.process.send_signal(signal.SIGTERM)
+            ready = await until_unready(service.port)
+            late = await ask_once(service.port, "/usage")
+        status = await exit_status(service.process)
+
+    assert {each.status for each in answers} == {200}
+    assert sum(each.is_last for each in answers) == 8
+    assert json.loads(ready.body)["code"] == "not_ready"
+    assert (late.status, late.is_last) == (200, True)
+    assert status == 0
+
+
+async def test_draining_ends_what_is_in_flight(tmp_path: Path) -> None:
+    """An answer that takes longer than the drain still arrives before the end."""
+    slow = {"server__drain_s": 0.0, "sandbox__latency_ms": 500.0}
+    with running(tmp_path / "log", **slow) as service:
+        asked = asyncio.create_task(ask_once(service.port, "/usage"))
+        await until(lambda: bool(service.events("usage.refresh.started")))
+        service.process.send_signal(signal.SIGTERM)
+
+        assert (await asked).status == 200
+        assert await exit_status(service.process) == 0
+
+
+async def test_a_second_signal_does_not_wait_for_the_drain(tmp_path: Path) -> None:
+    """Whoever signals twice wants the end now, and not after the drain."""
+    long = {"server__drain_s": 1_000.0, "server__shutdown_grace_s": 2_000.0}
+    with running(tmp_path / "log", **long) as service:
+        service.process.send_signal(signal.SIGTERM)
+        await until_unready(service.port)
+        service.process.send_signal(signal.SIGTERM)
+
+        assert await exit_status(service.process) == -signal.SIGTERM

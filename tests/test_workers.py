@@ -1,0 +1,107 @@
+"""Many processes: real ones, which share a port, are replaced, and end together."""
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from service.serving import CannotStart
+from service.settings import load
+from service.workers import listen
+from tests.conftest import GIVE_UP_S, MakeSettings
+from tests.running import (
+    Answer,
+    Running,
+    ask_once,
+    exit_status,
+    hammer,
+    running,
+    until,
+    until_unready,
+)
+
+TWO: tuple[str, ...] = ("--workers", "2")
+
+
+async def started(service: Running, count: int) -> list[int]:
+    """The ids of the workers, once so many have started in all."""
+    await until(lambda: len(service.events("worker.started")) >= count)
+    return [each["process.pid"] for each in service.events("worker.started")]
+
+
+async def test_workers_serve_and_drain_together(tmp_path: Path) -> None:
+    """Two serve one port; SIGTERM drains both, no request fails, and the end is 0."""
+    with running(tmp_path / "log", *TWO, server__drain_s=1.0) as service:
+        workers = await started(service, 2)
+        answers: list[Answer] = []
+        async with asyncio.timeout(GIVE_UP_S), asyncio.TaskGroup() as callers:
+            for _ in range(8):
+                callers.create_task(hammer(service.port, "/usage", answers))
+            await until(lambda: len(answers) >= 200)
+            service.process.send_signal(signal.SIGTERM)
+            await until_unready(service.port)
+        status = await exit_status(service.process)
+
+        assert {each.status for each in answers} == {200}
+        assert sum(each.is_last for each in answers) == 8
+        assert status == 0
+        exited = {each["process.pid"] for each in service.events("worker.exited")}
+        assert exited == set(workers)
+
+
+async def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    """Another takes its place, the kill is in the log, and the service goes on."""
+    with running(tmp_path / "log", *TWO, server__drain_s=0.0) as service:
+        killed, *_ = await started(service, 2)
+        os.kill(killed, signal.SIGKILL)
+
+        *_, replacement = await started(service, 3)
+
+        assert (await ask_once(service.port, "/usage")).status == 200
+        assert [e["process.pid"] for e in service.events("worker.exited")] == [killed]
+        lines = service.log.read_text().splitlines()
+        assert any("SIGKILL" in line and "gunicorn" in line for line in lines)
+        os.kill(replacement, 0)
+        service.process.send_signal(signal.SIGINT)
+        assert await exit_status(service.process) == 0
+
+
+async def test_request_ids_differ_between_workers(tmp_path: Path) -> None:
+    """Forked processes do not name their requests alike."""
+    with running(tmp_path / "log", *TWO, server__drain_s=0.0) as service:
+        await started(service, 2)
+        for _ in range(40):
+            await ask_once(service.port, "/health/live")
+        service.process.send_signal(signal.SIGTERM)
+        assert await exit_status(service.process) == 0
+
+        ids = [each["request_id"] for each in service.events("http.request")]
+        assert len(set(ids)) == len(ids) == 40
+
+
+async def test_a_second_signal_ends_workers_at_once(tmp_path: Path) -> None:
+    """Nobody waits for a drain of minutes who signals twice."""
+    long = {"server__drain_s": 1_000.0, "server__shutdown_grace_s": 2_000.0}
+    with running(tmp_path / "log", *TWO, **long) as service:
+        await started(service, 2)
+        service.process.send_signal(signal.SIGTERM)
+        await until_unready(service.port)
+        service.process.send_signal(signal.SIGTERM)
+
+        assert await exit_status(service.process) == 0
+
+
+def test_a_port_in_use_is_told(settings: MakeSettings) -> None:
+    """Where the port is taken, no worker is started, and one line says why."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = settings(server={"port": taken.getsockname()[1]})
+        with pytest.raises(CannotStart, match=r"cannot listen: .*in use"):
+            listen(given.server)
+
+
+def test_one_worker_is_the_default() -> None:
+    """As shipped there is one process, which needs no master."""
+    assert load().settings.server.workers == 1
