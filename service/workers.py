@@ -91,8 +91,8 @@ class Workers(BaseApplication):
             "errorlog": None,
             "loglevel": "warning",
             "when_ready": self._when_ready,
-            "post_worker_init": _note_start,
-            "child_exit": _note_exit,
+            "post_worker_init": note_start,
+            "child_exit": note_exit,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
@@ -160,12 +160,13 @@ def _url_of(listener: socket.socket) -> str:
     return str(URL.build(scheme="http", host=host, port=port))
 
 
-def _note_start(worker: Any) -> None:
+def note_start(worker: Any) -> None:
+    """Called in a worker that is about to serve."""
     log.info("worker.started", **{"process.pid": worker.pid})
 
 
-def _note_exit(_master: Arbiter, worker: Any) -> None:
-    """Called in the master, for each worker that has ended in any way."""
+def note_exit(_master: Arbiter, worker: Any) -> None:
+    """Called in the master for each worker that has ended, in whatever way."""
     metrics.child_exited(worker.pid)
     log.info("worker.exited", **{"process.pid": worker.pid})
 

@@ -13,15 +13,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 import redis.asyncio
 import structlog
+from aiohttp import web
+from msgspec.structs import replace
 from structlog.typing import EventDict
 
-from service import logs
+from service import logs, workers
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
+from service.serving import listening
+from service.settings import load
 from service.usage.period import CurrentPeriod
 from tests.conftest import GIVE_UP_S, Client, MakeClient, always, message, report
 from tests.redis_double import RedisDouble
@@ -469,6 +474,9 @@ async def play_everything(
     await play_the_circuit(client, sandbox)
     sandbox.sandbox.faults = Faults()
     await play_sharing(client, monkeypatch)
+    await play_connections()
+    workers.note_start(Mock(pid=1))
+    workers.note_exit(Mock(), Mock(pid=1))
     monkeypatch.setattr(CurrentPeriod, "view", None)
     await get(await client())
 
@@ -482,6 +490,18 @@ async def play_the_circuit(client: MakeClient, sandbox: RunningSandbox) -> None:
     await get(service)
     sandbox.sandbox.faults = Faults(server_error=1)
     await get(await client(upstream={"retry_floor": 0, "retry_rate": 0.0}))
+
+
+async def play_connections() -> None:
+    """One caller sends what is no request, another does not end what is one."""
+    server = replace(load().settings.server, port=0, drain_s=0.0, header_timeout_s=0.2)
+    async with listening(web.Application(), server) as url:
+        for sent in (b"hello\r\n\r\n", b"GET / HTTP/1.1\r\n"):
+            reader, writer = await asyncio.open_connection(*url[7:].split(":"))
+            writer.write(sent)
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
 
 
 async def play_sharing(client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
