@@ -1,9 +1,9 @@
 """Limits on what callers may ask: all of them together at once, and each over time.
 
 Requests in flight are counted, and those beyond a bound are refused before any work.
-The rate of each caller is held by a token bucket, off by default. That one is our own:
-the packages for it keep no bound on the callers that they remember, or tell nothing to
-put into headers, and a bucket is a single number.
+The rate of each caller is held by a token bucket, off by default. It is our own: a
+bucket is a single number, and the package that was looked at keeps no bound on the
+callers that it remembers. `docs/decisions/limits.md` has more.
 """
 
 import math
@@ -195,12 +195,17 @@ RATE_HEADERS: Final = web.RequestKey("rate_headers", dict[str, str])
 """What a caller is told of their rate, where there is one; names and values."""
 
 
+def is_exempt(path: str) -> bool:
+    """Whether no limit applies: to those who watch the service, never."""
+    return path in EXEMPT_PATHS or path.startswith(EXEMPT_PREFIX)
+
+
 def limited(limits: Limits) -> Middleware:
     """The middleware that applies them; health and metrics are exempt."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in EXEMPT_PATHS or request.path.startswith(EXEMPT_PREFIX):
+        if is_exempt(request.path):
             return await handler(request)
         limits.admit(request)
         try:

@@ -18,6 +18,7 @@ from aiohttp import web
 from service.web import docs, problems
 from service.web.context import REQUEST_ID_HEADER
 from service.web.index import NAME, VERSION
+from service.web.limits import is_exempt
 from service.web.problems import Problem, ProblemKind
 from service.web.routes import Endpoint, Endpoints
 
@@ -26,6 +27,8 @@ Json = dict[str, Any]
 OPENAPI_VERSION: Final = "3.1.0"
 COMMON_PROBLEMS: Final = (problems.INVALID_PARAMETER, problems.INTERNAL_ERROR)
 """What every operation may answer: parameters are checked everywhere."""
+LIMITS: Final = (problems.OVERLOADED, problems.RATE_LIMITED)
+"""What every operation may answer that limits apply to (`limits.is_exempt`)."""
 
 _SCHEMAS: Final = "#/components/schemas/"
 _EXAMPLES: Final = "#/components/examples/"
@@ -256,7 +259,8 @@ def _headers(described: dict[str, str]) -> Json:
 def _problem_answers(endpoint: Endpoint) -> Json:
     """One answer for each status, whatever the number of problems behind it."""
     by_status: dict[int, list[ProblemKind]] = {}
-    for kind in dict.fromkeys((*endpoint.problems, *COMMON_PROBLEMS)):
+    limits = () if all(map(is_exempt, endpoint.paths)) else LIMITS
+    for kind in dict.fromkeys((*endpoint.problems, *COMMON_PROBLEMS, *limits)):
         by_status.setdefault(int(kind.status), []).append(kind)
     return {
         str(status): _problem_answer(status, by_status[status])
@@ -268,7 +272,7 @@ def _problem_answer(status: int, kinds: list[ProblemKind]) -> Json:
     codes = [kind.code for kind in kinds]
     narrowed = {"properties": {"code": {"enum": codes}, "status": {"const": status}}}
     headers = _headers({})
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in problems.TEMPORARY:
         headers["Retry-After"] = {"$ref": "#/components/headers/Retry-After"}
     return {
         "description": ". ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
