@@ -6,12 +6,14 @@ Records of libraries that log through the stdlib join it at their own, slower pa
 
 import asyncio
 import atexit
+import fcntl
 import logging
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, BinaryIO, Final, Literal
+from typing import IO, Any, BinaryIO, Final, Literal
 
 import msgspec
 import structlog
@@ -79,6 +81,31 @@ def _format_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+class OutputLock:
+    """Lets one process after the other write, where several share standard output.
+
+    A pipe that is full takes long writes in parts, and would mix their lines.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+
+    def share(self) -> None:
+        """Hold it with all processes forked from now on."""
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is held to the end
+
+    def __enter__(self) -> None:
+        if self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_error: object) -> None:
+        if self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+output_lock: Final = OutputLock()
+
+
 class BatchingLogger:
     """Writes the lines of a few milliseconds in one go.
 
@@ -111,8 +138,9 @@ class BatchingLogger:
         self._flushing_on = None
         if self._lines:
             lines, self._lines = self._lines, []
-            self._file.write(b"\n".join([*lines, b""]))
-            self._file.flush()
+            with output_lock:
+                self._file.write(b"\n".join([*lines, b""]))
+                self._file.flush()
 
 
 def _shared_processors(form: Format) -> list[Processor]:
@@ -146,7 +174,10 @@ def _join_stdlib(level: str, form: Format) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_shared_processors(form), structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[
+                *_shared_processors(form),
+                structlog.stdlib.add_logger_name,
+            ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 as_text,

@@ -20,7 +20,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from yarl import URL
 
-from service import metrics
+from service import logs, metrics
 from service.app import create_app
 from service.serving import (
     LISTEN_BACKLOG,
@@ -46,6 +46,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     listener = listen(settings.server)
     metrics.prepare_workers()
+    logs.output_lock.share()
     Workers(settings, listener, announce).run()
 
 

@@ -4,7 +4,10 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -13,6 +16,7 @@ from service.settings import load
 from service.workers import listen
 from tests.conftest import GIVE_UP_S, MakeSettings
 from tests.running import (
+    ROOT,
     Answer,
     Running,
     ask_once,
@@ -23,7 +27,7 @@ from tests.running import (
     until_unready,
 )
 
-TWO: tuple[str, ...] = ("--workers", "2")
+TWO: Final = ("--workers", "2")
 
 
 async def started(service: Running, count: int) -> list[int]:
@@ -92,6 +96,36 @@ async def test_a_second_signal_ends_workers_at_once(tmp_path: Path) -> None:
         service.process.send_signal(signal.SIGTERM)
 
         assert await exit_status(service.process) == 0
+
+
+SHARING_OUTPUT: Final = """
+import asyncio, os, sys
+from service.logs import BatchingLogger, output_lock
+
+async def write(mark):
+    logger = BatchingLogger(sys.stdout.buffer)
+    for _ in range(100):
+        for _ in range(100):
+            logger.msg(mark * 1_000)
+        logger.flush()
+
+output_lock.share()
+child = os.fork()
+asyncio.run(write(b"x" if child else b"y"))
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+def test_workers_do_not_mix_their_lines() -> None:
+    """A pipe takes long writes in parts; each line of the log is whole all the same."""
+    command = [sys.executable, "-c", SHARING_OUTPUT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:  # noqa: S603
+        assert process.stdout is not None
+        lines = [line.rstrip(b"\n") for line in process.stdout]
+
+    assert sorted(set(lines)) == [b"x" * 1_000, b"y" * 1_000]
+    assert len(lines) == 20_000
 
 
 def test_a_port_in_use_is_told(settings: MakeSettings) -> None:
