@@ -182,7 +182,7 @@ def test_credits_are_numbers_of_two_decimals_at_most(prices: list[float]) -> Non
     ledger = ledger_of(
         (message(1, report_id=each) for each in range(len(prices))), found
     )
-    body = to_json(ledger).decode()
+    body = bytes(to_json(ledger)).decode()
     written = re.findall(r'"credits_used":(\d+\.\d{1,2})\}', body)
     assert list(map(float, written)) == prices
     assert [row[3] for row in read_csv(to_csv(ledger))[1:]] == written
