@@ -171,7 +171,7 @@ def family(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process and all below it hold in memory (RSS, shared pages each time)."""
+    """What a process and all below it hold in memory; shared pages count once (PSS)."""
     return sum(map(_resident_bytes, family(pid)))
 
 
@@ -186,10 +186,10 @@ def get(
 
 def _resident_bytes(pid: int) -> int:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        sums = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
-    sizes = [line.split()[1] for line in status.splitlines() if "VmRSS" in line]
+    sizes = [line.split()[1] for line in sums.splitlines() if line.startswith("Pss:")]
     return sum(map(int, sizes)) * 1024
 
 
