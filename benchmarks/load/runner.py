@@ -100,7 +100,8 @@ def _stopper(requests: int, runner: Any) -> Listener:
 
     def listen(**_told: object) -> None:
         if runner.stats.total.num_requests >= requests:
-            runner.shape_greenlet.kill(block=False)
+            if runner.shape_greenlet is not None:  # it ends by itself, too
+                runner.shape_greenlet.kill(block=False)
 
     return listen
 
