@@ -99,9 +99,9 @@ def _stopper(requests: int, runner: Any) -> Listener:
     """Ends the run with the last request that it may send."""
 
     def listen(**_told: object) -> None:
-        if runner.stats.total.num_requests >= requests:
-            if runner.shape_greenlet is not None:  # it ends by itself, too
-                runner.shape_greenlet.kill(block=False)
+        is_enough = runner.stats.total.num_requests >= requests
+        if is_enough and runner.shape_greenlet is not None:  # it ends by itself, too
+            runner.shape_greenlet.kill(block=False)
 
     return listen
 
