@@ -2,8 +2,9 @@
 
 Every stage gets an empty directory that stands for the image's file system; its
 commands may name paths under /app only. What is installed is then started by the
-image's own entry point, asked by its own health check, and must stop on SIGTERM with
-status 0. A step that fails or overruns its time ends the script with status 1.
+image's own entry point, asked by its own health check and for its dashboard, and must
+stop on SIGTERM with status 0. A step that fails or overruns its time ends the script
+with status 1. Without Node.js the stages that need it are left out, but not in CI.
 """
 
 import json
@@ -18,13 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from http import HTTPStatus
 from pathlib import Path, PurePath
 
 PROJECT = Path(__file__).resolve().parent.parent
 IMAGE_PORT = 8000
+DASHBOARD = "/dashboard/"
 STEP_TIMEOUT_S = 300
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 30
@@ -74,27 +79,36 @@ def copy_context(source: str, target: Path) -> None:
     if is_left_out(PurePath(source), patterns):
         raise BrokenImageError(f".dockerignore leaves {source} out")
     if (PROJECT / source).is_dir():
-        shutil.copytree(PROJECT / source, target, ignore=left_out)
+        shutil.copytree(PROJECT / source, target, ignore=left_out, dirs_exist_ok=True)
     else:
         shutil.copy(PROJECT / source, target)
 
 
 class Image:
-    """What the instructions have made so far; `root` is the stage at work."""
+    """What the instructions have made so far; `root` is the stage at work.
 
-    def __init__(self, scratch: Path) -> None:
+    Stages that need a Node.js which is not there are skipped, and give nothing.
+    """
+
+    def __init__(self, scratch: Path, node: Path | None) -> None:
+        self.node = node
         self.root = scratch / "root"
         self.workdir = self.root
         self.env: dict[str, str] = {}
         self.argv: dict[str, list[str]] = {}
         self._base_env = host_environment(scratch)
         self._stage = ""
+        self._skipped: set[str] = set()
 
     def apply(self, name: str, arguments: str) -> None:
-        """Carry one instruction out."""
+        """Carry one instruction out, if it is of a stage that is not skipped."""
+        if name == "FROM":
+            self._begin_stage(arguments)
+        elif self._stage not in self._skipped:
+            self._carry_out(name, arguments)
+
+    def _carry_out(self, name: str, arguments: str) -> None:
         match name:
-            case "FROM":
-                self._begin_stage(arguments)
             case "WORKDIR":
                 self.workdir = self._inside(arguments)
                 self.workdir.mkdir(parents=True, exist_ok=True)
@@ -107,7 +121,7 @@ class Image:
                 self.env[key] = string.Template(value).substitute(self.env)
             case "ENTRYPOINT" | "CMD" | "HEALTHCHECK":
                 self.argv[name] = exec_form(arguments)
-            case "USER" | "EXPOSE":
+            case "USER" | "EXPOSE" | "VOLUME":
                 pass
             case _:
                 raise BrokenImageError(f"{name} is not known to this script")
@@ -128,10 +142,16 @@ class Image:
     def _begin_stage(self, arguments: str) -> None:
         if self.root.exists():
             self.root.rename(self.root.with_name(self._stage))
-        self._stage = arguments.rpartition(" AS ")[2]
+        base, _, self._stage = arguments.partition(" AS ")
         self.workdir = self.root
         self.workdir.mkdir()
         self.env = dict(self._base_env)
+        if not base.startswith("node:"):
+            return
+        if self.node is None:
+            self._skipped.add(self._stage)
+        else:
+            self.env["PATH"] = f"{self.node.parent}:{self.env['PATH']}"
 
     def _build(self, command: str) -> None:
         done = self.run(["sh", "-c", command])
@@ -145,9 +165,12 @@ class Image:
             for source in sources:
                 copy_context(source, target)
             return
-        stage = self.root.with_name(sources.pop(0).removeprefix("--from="))
+        stage = sources.pop(0).removeprefix("--from=")
+        if stage in self._skipped:
+            return
         for source in sources:
-            shutil.copytree(stage / source.lstrip("/"), target, symlinks=True)
+            found = self.root.with_name(stage) / source.lstrip("/")
+            shutil.copytree(found, target, symlinks=True)
 
     def _inside(self, path: str) -> Path:
         return self.root / path[1:] if path.startswith("/") else self.workdir / path
@@ -192,12 +215,13 @@ def started(image: Image, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def exercise(image: Image) -> None:
-    """Start what was installed on a free port, ask its health, stop it."""
+    """Start what was installed on a free port, ask it for all it has, stop it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with started(image, port) as server:
         await_health(image, port, server)
+        ask_dashboard(f"http://127.0.0.1:{port}", is_built=image.node is not None)
         server.terminate()
         if server.wait(STOP_TIMEOUT_S):
             raise BrokenImageError(f"SIGTERM ended it with {server.returncode}")
@@ -217,12 +241,58 @@ def await_health(image: Image, port: int, server: subprocess.Popen[bytes]) -> No
     raise BrokenImageError("the service never passed its health check")
 
 
+def ask_dashboard(url: str, *, is_built: bool) -> None:
+    """Ask for the page and its assets; where none was built, for the word on that."""
+    status, page = fetch(url + DASHBOARD)
+    if not is_built:
+        if status != HTTPStatus.NOT_FOUND or "make dashboard" not in page:
+            raise BrokenImageError(f"without a page, {DASHBOARD} answers {status}")
+        return
+    assets = re.findall(rf'"({DASHBOARD}assets/[^"]+)"', page)
+    if status != HTTPStatus.OK or not assets:
+        raise BrokenImageError(f"{DASHBOARD} answers {status}, assets: {assets}")
+    for asset in assets:
+        status, _ = fetch(url + asset)
+        if status != HTTPStatus.OK:
+            raise BrokenImageError(f"{asset} answers {status}")
+
+
+def fetch(url: str) -> tuple[int, str]:
+    """Give an answer's status and text."""
+    try:
+        with urllib.request.urlopen(  # noqa: S310 - a server of our own
+            url, timeout=START_TIMEOUT_S
+        ) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def find_node() -> Path | None:
+    """Find the Node.js that builds the dashboard, if there is one new enough."""
+    checked = subprocess.run(
+        [PROJECT / "scripts" / "has-node"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=STEP_TIMEOUT_S,
+        check=False,
+    )
+    found = shutil.which("node")
+    if checked.returncode == 0 and found is not None:
+        return Path(found)
+    if os.environ.get("CI"):
+        raise BrokenImageError(f"CI needs Node.js: {checked.stdout.strip()}")
+    sys.stdout.write("Dockerfile: no Node.js here, so its stage is left out\n")
+    return None
+
+
 def main() -> None:
     """Replay the Dockerfile and say in one line how it went."""
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        image = Image(Path(scratch))
         try:
+            image = Image(Path(scratch), find_node())
             for name, arguments in instructions((PROJECT / "Dockerfile").read_text()):
                 image.apply(name, arguments)
             exercise(image)

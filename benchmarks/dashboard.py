@@ -1,0 +1,236 @@
+"""What the page costs its readers: its script, its first paint, each press of theirs.
+
+A browser on a computer four times slower than this one looks at an ordinary period; at
+full speed it sorts a large one. A press is measured until the next paint, as browsers
+tell it; sorting until the paint of the sorted rows. What cannot be measured is missed,
+and says why.
+"""
+
+import gzip
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+
+from benchmarks.load.processes import (
+    CORES,
+    ROOT,
+    Missing,
+    get,
+    sandbox,
+    service,
+    tool,
+)
+from benchmarks.report import ROUNDS, Result, at_most
+
+BUILT: Final = ROOT / "service/web/static/dashboard"
+ORDINARY: Final = 110
+LARGE: Final = 100_000
+SLOWDOWN: Final = 4
+SCRIPT_KB: Final = 180.0
+PAINT_MS: Final = 1_000.0
+PRESS_MS: Final = 200.0
+SORT_MS: Final = 300.0
+WAIT_MS: Final = 60_000.0
+SHORTEST_TOLD_MS: Final = 16.0
+"""Browsers say nothing of presses that were answered faster."""
+
+UNMEASURED: Final = (Missing, Error, OSError)
+
+OBSERVE: Final = """
+window.presses = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) {
+    if (entry.interactionId) window.presses.push(entry.duration);
+  }
+}).observe({ type: "event", durationThreshold: 16, buffered: true });
+"""
+AFTER_PAINT: Final = """
+() => new Promise((done) => {
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)));
+})
+"""
+SLOWEST: Final = "Math.max(0, ...window.presses.splice(0))"
+PAINTED: Final = """
+() => performance.getEntriesByName("first-contentful-paint")[0].startTime
+"""
+
+ROWS: Final = "tr.message-row"
+TIME_A_SORT: Final = """
+(title) => void (window.sorted = new Promise((done) => {
+  const firstRow = () => document.querySelector("tr.message-row").textContent;
+  const before = firstRow();
+  const button = [...document.querySelectorAll("thead button")]
+    .find((each) => each.textContent.includes(title));
+  button.addEventListener("click", ({ timeStamp }) => {
+    const look = () => requestAnimationFrame(() => {
+      if (firstRow() === before) return look();
+      const { port1, port2 } = new MessageChannel();
+      // A message sent from a frame arrives when that frame has been painted.
+      port1.onmessage = () => done(performance.now() - timeStamp);
+      port2.postMessage(null);
+    });
+    look();
+  }, { once: true, capture: true });
+}))
+"""
+SORT_TOOK: Final = "() => window.sorted"
+
+
+class Press(NamedTuple):
+    """Something that readers do, and what they do before it is measured again."""
+
+    name: str
+    act: Callable[[Page], object]
+    undo: Callable[[Page], object]
+
+
+PRESSES: Final = (
+    Press(
+        "sorting",
+        lambda page: page.get_by_role("button", name="Credits Used").click(),
+        lambda page: None,
+    ),
+    Press(
+        "typing a filter",
+        lambda page: page.get_by_role("searchbox").press_sequentially("lease"),
+        lambda page: page.get_by_role("searchbox").fill(""),
+    ),
+    Press(
+        "opening a row",
+        lambda page: page.locator(f"{ROWS} button").first.click(),
+        lambda page: page.locator(f"{ROWS} button").first.click(),
+    ),
+    Press(
+        "clicking a bar",
+        lambda page: page.locator(".chart-bar").first.click(),
+        lambda page: page.locator(".chart-bar").first.click(),
+    ),
+)
+
+
+def run() -> list[Result]:
+    """All parts."""
+    parts = {
+        "script": script,
+        "first paint and presses": ordinary,
+        f"sorting {LARGE:,} messages": large,
+    }
+    results: list[Result] = []
+    for name, measure in parts.items():
+        try:
+            results += measure()
+        except UNMEASURED as error:
+            note = f"not measured: {error}".splitlines()[0]
+            results.append(Result(name, "–", "", is_met=False, note=note))
+    return results
+
+
+def script() -> list[Result]:
+    """All JavaScript of the page, in the coding that every browser reads."""
+    files = sorted(BUILT.rglob("*.js"))
+    if not files:
+        raise Missing("the page is not built: make dashboard")
+    kilobytes = sum(map(_gzipped_bytes, files)) / 1_000
+    note = f"{kilobytes:.1f} kB in {len(files)} files"
+    ratio = kilobytes / SCRIPT_KB
+    return [at_most(f"script, gzipped, to {SCRIPT_KB:g} kB", ratio, 1, note)]
+
+
+def ordinary() -> list[Result]:
+    """First paint and presses on a slow computer."""
+    with _page(ORDINARY) as (page, url):
+        session = page.context.new_cdp_session(page)
+        session.send("Emulation.setCPUThrottlingRate", {"rate": SLOWDOWN})
+        paints = [_first_paint(page, url) for _ in range(ROUNDS)]
+        page.locator(ROWS).first.wait_for()
+        return [
+            _judge("first contentful paint", paints, PAINT_MS),
+            *(_judge(each.name, _presses(page, each), PRESS_MS) for each in PRESSES),
+        ]
+
+
+def large() -> list[Result]:
+    """Sorting a large period, from the click to the paint of the sorted rows."""
+    with _page(LARGE) as (page, url):
+        page.goto(url)
+        page.locator(ROWS).first.wait_for()
+        results = []
+        for title in ("Credits Used", "Report Name"):
+            took = [_sort(page, title) for _ in range(ROUNDS)]
+            name = f"sorting {LARGE:,} messages by {title}"
+            results.append(_judge(name, took, SORT_MS, slowdown=1))
+        return results
+
+
+def _judge(
+    name: str, measured_ms: list[float], target_ms: float, slowdown: int = SLOWDOWN
+) -> Result:
+    median = statistics.median(measured_ms)
+    speed = f", {slowdown}× slower" if slowdown > 1 else ""
+    note = f"{median:.0f} ms, at worst {max(measured_ms):.0f} ms{speed}"
+    return at_most(f"{name}, to {target_ms:g} ms", median / target_ms, 1, note)
+
+
+def _first_paint(page: Page, url: str) -> float:
+    page.goto(url)
+    page.locator(ROWS).first.wait_for()
+    painted: float = page.evaluate(PAINTED)
+    return painted
+
+
+def _presses(page: Page, press: Press) -> list[float]:
+    """The slowest answer to a key or a click, each time that it is all done."""
+    taken: list[float] = []
+    for _ in range(ROUNDS):
+        page.evaluate(AFTER_PAINT)
+        page.evaluate(SLOWEST)
+        press.act(page)
+        page.evaluate(AFTER_PAINT)
+        slowest: float = page.evaluate(SLOWEST)
+        taken.append(max(slowest, SHORTEST_TOLD_MS))
+        press.undo(page)
+    return taken
+
+
+def _sort(page: Page, title: str) -> float:
+    page.evaluate(TIME_A_SORT, title)
+    page.get_by_role("button", name=title).click()
+    took: float = page.evaluate(SORT_TOOK)
+    return took
+
+
+def _gzipped_bytes(file: Path) -> int:
+    beside = file.with_name(file.name + ".gz")
+    return (
+        beside.stat().st_size
+        if beside.exists()
+        else len(gzip.compress(file.read_bytes()))
+    )
+
+
+@contextmanager
+def _page(messages: int) -> Iterator[tuple[Page, str]]:
+    """A browser before the service, whose period has so many messages."""
+    with (
+        sandbox("--messages", str(messages), "--reports", "40") as upstream,
+        service(upstream.url, cores=CORES, cache__ttl_s="3600") as server,
+        _browser() as browser,
+    ):
+        get(f"{server.url}/usage")
+        page = browser.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.add_init_script(OBSERVE)
+        yield page, f"{server.url}/dashboard/"
+
+
+@contextmanager
+def _browser() -> Iterator[Browser]:
+    program = tool("chromium", "chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program)
+        yield browser
+        browser.close()

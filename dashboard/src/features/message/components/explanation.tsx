@@ -1,0 +1,35 @@
+// Why one message costs what it costs, in words.
+import { isMessageId, useExplanation } from "../api/use-explanation";
+import { ExplanationError } from "./explanation-error";
+import { PriceSentence } from "./price-sentence";
+import { StepsTable } from "./steps-table";
+
+interface Props {
+  /** As the row shows it. */
+  messageId: string;
+  plan: string | null;
+  /** The row's price in hundredths of a credit; null where it cannot be read. */
+  hundredths: number | null;
+}
+
+export function Explanation({ messageId, plan, hundredths }: Props) {
+  const { data, error, refetch } = useExplanation(messageId, plan);
+  if (!isMessageId(messageId)) {
+    return <p>This message’s id cannot be read, so its steps cannot be shown.</p>;
+  }
+  if (data) {
+    return (
+      <div className="explanation">
+        <PriceSentence explanation={data} />
+        {hundredths !== null && hundredths !== data.hundredths && (
+          <p className="notice">
+            This id occurs more than once; these steps are of another message with it.
+          </p>
+        )}
+        <StepsTable steps={data.steps} />
+      </div>
+    );
+  }
+  if (error) return <ExplanationError error={error} onRetry={() => void refetch()} />;
+  return <p role="status">Looking up how this price was made…</p>;
+}

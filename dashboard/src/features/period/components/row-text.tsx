@@ -1,0 +1,17 @@
+// A text that others wrote: any length, any direction. What does not fit is clamped, and
+// is there as a whole where the pointer rests and in the open row.
+
+interface Props {
+  text: string;
+}
+
+/** A text this short fits everywhere. */
+const SHORT = 24;
+
+export function RowText({ text }: Props) {
+  return (
+    <bdi className="row-text" title={text.length > SHORT ? text : undefined}>
+      {text}
+    </bdi>
+  );
+}

@@ -1,0 +1,9 @@
+// What every test of the page starts from.
+import "@testing-library/jest-dom/vitest";
+import { cleanup } from "@testing-library/react";
+import { afterEach } from "vitest";
+
+afterEach(() => {
+  cleanup();
+  history.replaceState(null, "", "/dashboard/");
+});

@@ -1,0 +1,99 @@
+"""The page as its readers find things on it: by roles, labels and texts."""
+
+from typing import Final
+
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from tests.browser.watch import Watch
+
+IN_BROWSER: Final = [
+    pytest.mark.services,
+    # The browser belongs to one event loop, so all its tests run in that.
+    pytest.mark.asyncio(loop_scope="session"),
+]
+MINUS: Final = "\N{MINUS SIGN}"
+"""What the page writes before amounts below zero."""
+
+TABBABLE: Final = 400
+"""Tab is not pressed more often than this to get anywhere."""
+
+GO: Final = """
+(query) => {
+  history.pushState(null, "", query);
+  dispatchEvent(new PopStateEvent("popstate"));
+}
+"""
+CELLS: Final = """
+(rows) => rows.map((row) => [...row.cells].map((cell) => cell.innerText.trim()))
+"""
+
+
+class Dashboard:
+    """One page of the dashboard."""
+
+    def __init__(self, page: Page, url: str, watch: Watch) -> None:
+        self.page = page
+        self.url = url
+        self.watch = watch
+        self.scroll = page.locator(".table-scroll[role=region][aria-label=Messages]")
+        self.table = self.scroll.locator("table").first
+        self.rows = self.table.locator("tbody tr:has(button[aria-expanded])")
+        self.total = self.table.locator("tfoot")
+        self.filters = page.get_by_role("search", name="Filters")
+        self.shown = self.filters.get_by_role("status")
+        self.plans = page.get_by_role("group", name="Pricing plan")
+        self.problem = page.get_by_role("alert")
+        self.day = page.get_by_label("Day", exact=True)
+        self.report = page.get_by_label("Report", exact=True)
+        self.chosen_report = self.report.locator("option:checked")
+        self.search = page.get_by_role("searchbox", name="Report name contains")
+        self.clear = page.get_by_role("button", name="Clear filters")
+        self.bars = page.locator(".chart-bar")
+
+    async def open(self, query: str = "") -> None:
+        """Go to the page, with a query that starts with its question mark."""
+        await self.page.goto(f"{self.url}/dashboard/{query}")
+
+    async def go(self, query: str) -> None:
+        """Change the address of the open page, as a history's entry would."""
+        await self.page.evaluate(GO, query or "?")
+
+    def header(self, title: str) -> Locator:
+        """A column's header."""
+        return self.table.locator("thead th").filter(has_text=title)
+
+    def sorter(self, title: str) -> Locator:
+        """The button that sorts by a column."""
+        return self.header(title).get_by_role("button")
+
+    def opener(self, message_id: int | str) -> Locator:
+        """The button that opens a message's row."""
+        name = f"Message {message_id}, show how its price was made"
+        return self.table.get_by_role("button", name=name, exact=True)
+
+    async def ids(self) -> list[str]:
+        """The message ids of the rows that are there, from the top."""
+        return [row[0] for row in await self.cells()]
+
+    async def cells(self) -> list[list[str]]:
+        """The cells of the rows that are there, from the top."""
+        rows: list[list[str]] = await self.rows.evaluate_all(CELLS)
+        return rows
+
+    async def expect_ids(self, *ids: int) -> None:
+        """Wait for these rows, in this order, and no others."""
+        openers = self.rows.locator("button[aria-expanded]")
+        await expect(openers).to_have_text([str(each) for each in ids])
+
+    async def expect_query(self, query: str) -> None:
+        """Wait for the address to have this query."""
+        await expect(self.page).to_have_url(f"{self.url}/dashboard/{query}")
+
+    async def tab_to(self, wanted: Locator) -> None:
+        """Get somewhere with the Tab key alone."""
+        for _ in range(TABBABLE):
+            if await wanted.evaluate("(it) => it === document.activeElement"):
+                return
+            await self.page.keyboard.press("Tab")
+        raise AssertionError(f"the keyboard does not reach {wanted}")

@@ -1,0 +1,146 @@
+"""Data as nobody expects it: shown as it came, run never, and breaking nothing."""
+
+import json
+from typing import Any, Final
+
+from playwright.async_api import Route, expect
+
+from service.sandbox.server import RunningSandbox
+from tests.browser.conftest import NewPage, OpenPage
+from tests.browser.dashboard import IN_BROWSER, MINUS
+from tests.conftest import message, report
+
+pytestmark = IN_BROWSER
+
+MARKUP: Final = '<img src=x onerror="alert(1)"><script>alert(2)</script><b>Lease</b>'
+RIGHT_TO_LEFT: Final = "دعوى إيجار \u202eevil"
+LONG: Final = "A very long report " * 520 + "with an end"
+WIDTH: Final = "document.documentElement.scrollWidth - innerWidth"
+NO_WIDER: Final = 0
+
+NAMES: Final = (
+    MARKUP,
+    RIGHT_TO_LEFT,
+    LONG,
+    "x" * 10_000,
+    "a\u0001\u0007\u001bb",
+    "${alert(1)} {{alert(2)}} %s",
+    "__proto__",
+    "All reports",
+    "   ",
+)
+
+
+async def test_report_names_are_text(
+    open_page: OpenPage, upstream: RunningSandbox
+) -> None:
+    """Names of any text are shown, can be chosen, and do not widen the page."""
+    upstream.sandbox.set_messages(
+        [message(at, report_id=at) for at in range(len(NAMES))]
+    )
+    for at, name in enumerate(NAMES):
+        upstream.sandbox.set_report(at, report(at, name, 5))
+    dashboard = await open_page(viewport={"width": 375, "height": 800})
+    texts = await dashboard.rows.locator("td:nth-child(3)").all_text_contents()
+    assert texts == list(NAMES)
+    for at in range(len(NAMES)):
+        await dashboard.opener(at).click()
+    await expect(dashboard.table.locator("table")).to_have_count(len(NAMES))
+    assert await dashboard.page.evaluate(WIDTH) == NO_WIDER
+    await expect(dashboard.page.locator("main :is(script, img, b)")).to_have_count(0)
+    await dashboard.sorter("Report Name").click()
+    await expect(dashboard.header("Report Name")).to_have_attribute(
+        "aria-sort", "ascending"
+    )
+    chosen = set()
+    for option in range(2, 2 + len(NAMES)):
+        await dashboard.report.select_option(index=option)
+        value = await dashboard.report.input_value()
+        at = next(at for at, name in enumerate(NAMES) if value.endswith(name))
+        await dashboard.expect_ids(at)
+        chosen.add(at)
+    assert len(chosen) == len(NAMES)
+    assert await dashboard.page.evaluate(WIDTH) == NO_WIDER
+
+
+UNUSUAL: Final[list[Any]] = [
+    {"message_id": 1, "timestamp": "2024-04-29T02:08:29.375Z", "credits_used": 2},
+    None,
+    [],
+    5,
+    "row",
+    {},
+    {"message_id": None, "timestamp": None, "report_name": None, "credits_used": None},
+    {"message_id": {"a": 1}, "timestamp": 5, "report_name": [1], "credits_used": "7"},
+    {"message_id": "<b>9</b>", "timestamp": "yesterday", "credits_used": 1e308},
+    {"message_id": 1, "timestamp": "2024-04-30", "credits_used": -3.5},
+    {"message_id": 2**60, "timestamp": "0001-01-01T00:00:00Z", "credits_used": 0},
+    {"message_id": -1, "timestamp": "9999-12-31T23:59:59Z", "credits_used": 0.1},
+    {
+        "message_id": 12,
+        "timestamp": "2024-04-29T23:30:00-05:00",
+        "credits_used": 0.2,
+        "report_name": "",
+        "toString": "x",
+    },
+]
+
+
+async def test_unusual_rows_are_shown_as_they_came(new_page: NewPage) -> None:
+    """Rows of any shape are rows; what cannot be read is counted and not added up."""
+    dashboard = await new_page()
+    body = json.dumps({"usage": UNUSUAL, "more": True})
+
+    async def answer_so(route: Route) -> None:
+        await route.fulfill(status=200, content_type="application/json", body=body)
+
+    await dashboard.page.route("**/usage", answer_so)
+    await dashboard.open()
+    await expect(dashboard.rows).to_have_count(len(UNUSUAL))
+    await expect(dashboard.page.locator(".notice")).to_contain_text("8 messages")
+    await expect(dashboard.total).to_contain_text(f"{MINUS}1.20")
+    cells = await dashboard.cells()
+    assert cells[0] == ["1", "29-04-2024 02:08", "", "2.00"]
+    assert [row[3] for row in cells[1:9]] == ["–"] * 8
+    assert cells[8][:2] == ["<b>9</b>", "yesterday"]
+    assert cells[12][1] == "30-04-2024 04:30"
+    for _ in range(2):
+        await dashboard.sorter("Credits Used").click()
+    await expect(dashboard.rows.first.locator("td").last).to_have_text("2.00")
+    await dashboard.opener("<b>9</b>").click()
+    await expect(dashboard.table.locator("tr.details-row, tr + tr")).to_contain_text(
+        "cannot be"
+    )
+
+
+async def test_many_long_names_share_the_page(
+    open_page: OpenPage, upstream: RunningSandbox
+) -> None:
+    """A hundred long names neither widen the page nor hide each other."""
+    names = [f"{number:03} {LONG}" for number in range(100)]
+    for number, name in enumerate(names):
+        upstream.sandbox.set_report(number, report(number, name, number))
+    upstream.sandbox.set_messages(
+        [message(number, report_id=number) for number in range(100)]
+    )
+    dashboard = await open_page()
+    await expect(dashboard.rows).to_have_count(100)
+    assert await dashboard.page.evaluate(WIDTH) == NO_WIDER
+    await dashboard.search.fill("042 a very")
+    await dashboard.expect_ids(42)
+
+
+async def test_same_id_twice_is_two_rows(
+    open_page: OpenPage, upstream: RunningSandbox
+) -> None:
+    """Two messages of one id open and close each by itself, and say what that means."""
+    upstream.sandbox.set_messages(
+        [message(5, "rent rent"), message(5, "Are there any restrictions?")]
+    )
+    dashboard = await open_page()
+    await dashboard.rows.last.get_by_role("button").click()
+    expanded = dashboard.table.locator("button[aria-expanded=true]")
+    await expect(expanded).to_have_count(1)
+    await expect(dashboard.table).to_contain_text("occurs more than once")
+    await dashboard.rows.first.get_by_role("button").click()
+    await expect(expanded).to_have_count(2)
