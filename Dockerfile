@@ -1,7 +1,15 @@
 # The service in an image: dependencies by hash from requirements.lock, the
-# project as a wheel, and nothing of the build left in what is shipped.
+# project as a wheel with the built dashboard in it, and nothing of the build left in
+# what is shipped.
 # scripts/check_dockerfile.py replays it without Docker, which is why all that is
 # installed lies under /app.
+
+FROM node:20-slim AS dashboard
+WORKDIR /app/dashboard
+COPY dashboard/package.json dashboard/package-lock.json dashboard/.npmrc ./
+RUN npm ci
+COPY dashboard ./
+RUN npm run build
 
 FROM python:3.13-slim AS build
 WORKDIR /app/src
@@ -14,6 +22,7 @@ RUN /app/build/bin/pip --python /app/venv/bin/python install --quiet \
 COPY pyproject.toml ./
 COPY config config
 COPY service service
+COPY --from=dashboard /app/service/web/static service/web/static
 RUN /app/build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . \
     && /app/build/bin/pip --python /app/venv/bin/python install --quiet \
         --no-deps --no-index dist/*.whl
@@ -22,6 +31,9 @@ FROM python:3.13-slim
 COPY --from=build /app/venv /app/venv
 ENV PATH=/app/venv/bin:$PATH
 WORKDIR /app
+# For events kept by SQLite; open to whichever user an orchestrator picks.
+RUN mkdir -m 1777 var
+VOLUME /app/var
 # By number, so that an orchestrator can tell it is not root.
 USER 10001:10001
 EXPOSE 8000

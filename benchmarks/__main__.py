@@ -14,6 +14,10 @@ NAMES: Final = (
     "stalls",
     "throughput",
     "big_period",
+    "dashboard",
+    "events",
+    "asking",
+    "client",
 )
 
 

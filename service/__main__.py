@@ -1,9 +1,10 @@
-"""The command line: `copilot-usage serve`, `sandbox`, `rate` and `config`.
+"""The command line: `copilot-usage serve`, `sandbox`, `rate`, `config`, `keys` …
 
 It only declares the commands, and what their errors mean to whoever called: 1 is a
 failure on the way, 2 an option, a setting or a file that is of no use.
 """
 
+import asyncio
 import os
 import sys
 from enum import StrEnum
@@ -15,8 +16,13 @@ import typer
 
 from service import logs, serving, terminal
 from service.app import create_app
+from service.events import commands as key_commands
+from service.events.keys import SANDBOX_KEY, BadKey, KeyNotFound
 from service.sandbox import command as sandbox_command
-from service.settings import Loaded, SettingsError, load
+from service.settings import Loaded, Settings, SettingsError, load
+from service.storage.database import migrate as migrate_storage
+from service.storage.errors import StorageError
+from service.terminal import ConfigFile
 from service.usage import files
 from service.usage.errors import UnknownPlan
 from service.usage.period import find_plan
@@ -24,21 +30,24 @@ from service.usage.rating import TEXT_RULES
 from service.workers import run as run_workers
 
 NAME: Final = "copilot-usage"
-WHERE_TO_LOOK: Final = {"usage": "/usage", "documentation": "/docs"}
+WHERE_TO_LOOK: Final = {
+    "dashboard": "/dashboard/",
+    "usage": "/usage",
+    "documentation": "/docs",
+}
 EXIT_STATUS: Final[dict[type[Exception], int]] = {
     files.BadMessage: 1,
     serving.CannotStart: 1,
+    StorageError: 1,
     terminal.OutputFailed: 1,
+    BadKey: 2,
+    KeyNotFound: 2,
     files.UnreadableFile: 2,
     sandbox_command.BadOption: 2,
     SettingsError: 2,
     UnknownPlan: 2,
 }
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="A TOML file over the defaults."),
-]
 HOST: Final = typer.Option(help="The address to listen on.")
 PORT: Final = typer.Option(
     min=0, max=65_535, help="The port to listen on; 0 takes a free one."
@@ -97,7 +106,7 @@ def serve(
     logs.configure(settings.logging.level, settings.logging.format)
 
     def announce(url: str) -> None:
-        terminal.announce(url, WHERE_TO_LOOK, err=True)
+        terminal.announce(url, WHERE_TO_LOOK, *_notes(settings), err=True)
 
     if settings.server.workers > 1:
         run_workers(settings, announce)
@@ -166,13 +175,35 @@ def show_config(config: ConfigFile = None) -> None:
     terminal.print_settings(_load(config))
 
 
+@cli.command()
+def migrate(config: ConfigFile = None) -> None:
+    """Bring the database of events into the shape that this version needs.
+
+    For PostgreSQL, before this version is served; SQLite is migrated at the start.
+    """
+    settings = _load(config).settings
+    revision = asyncio.run(migrate_storage(settings.storage))
+    typer.echo(f"The database has the shape {revision}.")
+
+
+cli.add_typer(key_commands.cli, name="keys")
+
+
 def main() -> None:
     """The console script."""
     try:
         cli(prog_name=NAME)
     except tuple(EXIT_STATUS) as error:
         typer.echo(f"{NAME}: {error}", err=True)
-        sys.exit(EXIT_STATUS[type(error)])
+        ancestry = (EXIT_STATUS.get(each) for each in type(error).__mro__)
+        sys.exit(next(filter(None, ancestry)))
+
+
+def _notes(settings: Settings) -> list[str]:
+    """What to know of the sandbox, where it runs."""
+    if not (settings.sandbox.enabled and settings.events.enabled):
+        return []
+    return [f"key for /events, in the sandbox only: {SANDBOX_KEY}"]
 
 
 def _load(config: Path | None, **options: dict[str, Any]) -> Loaded:

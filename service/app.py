@@ -4,8 +4,9 @@
 opened when it starts and closed, in reverse, when it ends.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import ModuleType
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -13,16 +14,23 @@ from msgspec.structs import replace
 
 from service import metrics as counted
 from service import telemetry
+from service.events import handlers as events
+from service.events import messages as collected
+from service.events.collector import open_collector
+from service.events.keys import KeyRing, sandbox_key
 from service.sandbox.options import SandboxOptions
 from service.sandbox.server import running_sandbox
 from service.settings import Settings
+from service.storage.database import Database, open_database
 from service.upstream.client import open_client
 from service.usage import handlers as usage
 from service.usage import text
+from service.usage.messages import CollectedMessages, MessageSource, UpstreamMessages
 from service.usage.period import CurrentPeriod
 from service.usage.sharing import open_store
-from service.web import health, index, metrics
+from service.web import dashboard, health, index, metrics
 from service.web.context import ACCESS_LOG, request_context
+from service.web.keys import GATE, Gate
 from service.web.limits import LIMITS, Limits, add_rate_headers, limited
 from service.web.openapi import add_documentation
 from service.web.routes import Endpoints
@@ -31,8 +39,14 @@ from service.web.tracing import trace_request
 CleanupContext = Callable[[web.Application], AsyncIterator[None]]
 
 
-def create_app(settings: Settings) -> web.Application:
-    """The whole service, ready to be served."""
+def create_app(
+    settings: Settings, *, is_storage_checked: bool = False
+) -> web.Application:
+    """The whole service, ready to be served.
+
+    `is_storage_checked` says that `check_events` has been called: a storage that has
+    gone away since then does not keep it from starting.
+    """
     limits = Limits(settings)
     app = web.Application(
         middlewares=[*_middlewares(settings), limited(limits)],
@@ -43,12 +57,20 @@ def create_app(settings: Settings) -> web.Application:
     app[health.TRAFFIC] = health.Traffic()
     if limits.has_rates:
         app.on_response_prepare.append(add_rate_headers)
-    declared = (usage, index, health, metrics)
+    app[dashboard.DASHBOARD] = dashboard.read_dashboard()
+    declared = (usage, *_optional(settings), dashboard, index, health, metrics)
     endpoints = Endpoints(each for module in declared for each in module.endpoints)
     app.add_routes(endpoints.routes())
+    app.add_routes(dashboard.file_routes())
     add_documentation(app, endpoints)
-    app.cleanup_ctx.append(_resources(settings))
+    app.cleanup_ctx.append(_resources(settings, is_storage_checked=is_storage_checked))
     return app
+
+
+def _optional(settings: Settings) -> Iterator[ModuleType]:
+    """The domains that can be turned off."""
+    if settings.events.enabled:
+        yield events
 
 
 def _middlewares(settings: Settings) -> list[Middleware]:
@@ -56,7 +78,7 @@ def _middlewares(settings: Settings) -> list[Middleware]:
     return [trace_request, context] if settings.telemetry.traces else [context]
 
 
-def _resources(settings: Settings) -> CleanupContext:
+def _resources(settings: Settings, *, is_storage_checked: bool) -> CleanupContext:
     async def opened(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(counted.flush)
@@ -69,14 +91,49 @@ def _resources(settings: Settings) -> CleanupContext:
                 upstream = replace(settings.upstream, base_url=sandbox.url)
                 calling = replace(settings, upstream=upstream)
             client = await stack.enter_async_context(open_client(calling))
+            messages: MessageSource = UpstreamMessages(client)
+            if settings.events.enabled:
+                database = await stack.enter_async_context(
+                    open_database(settings.storage, is_checked=is_storage_checked)
+                )
+                await stack.enter_async_context(_collecting(app, settings, database))
+                if settings.usage.source == "events":
+                    kept = collected.CollectedMessages(database)
+                    messages = CollectedMessages(kept)
             store = await stack.enter_async_context(open_store(settings))
             text.prepare()
-            period = CurrentPeriod(settings, client, store=store)
+            period = CurrentPeriod(settings, client, messages=messages, store=store)
             stack.push_async_callback(period.close)
             app[usage.PERIOD] = period
             yield
 
     return opened
+
+
+@asynccontextmanager
+async def _collecting(
+    app: web.Application, settings: Settings, database: Database
+) -> AsyncIterator[None]:
+    """Collect events of whoever has a key."""
+    fixed = [sandbox_key()] if settings.sandbox.enabled else []
+    ring = KeyRing(database, settings.events.key_ttl_s, fixed=fixed)
+    app[GATE] = Gate(settings, ring)
+    async with open_collector(settings.events, database) as collector:
+        app[events.COLLECTOR] = collector
+        yield
+
+
+async def check_events(settings: Settings) -> None:
+    """Open what events need, once, before workers do: none is to fail by itself.
+
+    Raises `StorageUnusable`, and `SettingsError` for types of no use.
+    """
+    if settings.events.enabled:
+        async with (
+            open_database(settings.storage) as database,
+            open_collector(settings.events, database),
+        ):
+            pass
 
 
 def sandbox_options(settings: Settings) -> SandboxOptions:

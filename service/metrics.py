@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +66,21 @@ REFRESH_BUCKETS_S: Final = (
     20,
     30,
     60,
+)
+
+COMMIT_BUCKETS_S: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
 )
 
 FETCHED_AT: Final = "copilot_usage_held_fetched_timestamp_seconds"
@@ -212,6 +227,48 @@ class PeriodMetrics:
         )
 
 
+class EventMetrics:
+    """Events of applications: what comes, and how it reaches the disk."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.received = Counter(
+            "copilot_usage_events",
+            "Events by what became of them: accepted, duplicate, conflict or failed.",
+            ("result",),
+            registry=registry,
+        )
+        self.errors = Counter(
+            "copilot_usage_events_errors",
+            "Errors of failed events, by code.",
+            ("code",),
+            registry=registry,
+        )
+        self.replayed = Counter(
+            "copilot_usage_events_replayed",
+            "Failed events that were accepted later, by what became of them.",
+            ("result",),
+            registry=registry,
+        )
+        self.removed = Counter(
+            "copilot_usage_events_removed",
+            "Events, failed ones too, that were kept long enough.",
+            registry=registry,
+        )
+        self.commit_duration = Histogram(
+            "copilot_usage_events_commit_duration_seconds",
+            "Duration of writing a group of events to disk, by outcome.",
+            ("outcome",),
+            buckets=COMMIT_BUCKETS_S,
+            registry=registry,
+        )
+        self.backlog = Gauge(
+            "copilot_usage_events_backlog",
+            "Events that wait to be written.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+
+
 class Metrics:
     """Every metric; made anew where workers are going to share them."""
 
@@ -226,6 +283,7 @@ class Metrics:
         self.server = ServerMetrics(registry)
         self.upstream = UpstreamMetrics(registry)
         self.period = PeriodMetrics(registry)
+        self.events = EventMetrics(registry)
         counted: Collector = registry
         if folder:
             counted = multiprocess.MultiProcessCollector(None)  # type: ignore[no-untyped-call]
@@ -386,6 +444,37 @@ def period_held(plan: str, messages: int, credits_used: float, age_s: float) -> 
 def reports_held(reports: int) -> None:
     """Note how many reports are held."""
     _metrics.period.reports.set(reports)
+
+
+# --- events -------------------------------------------------------------------------
+
+
+def events_received(results: Mapping[str, int], error_codes: Iterable[str]) -> None:
+    """Count the events of one request, by result, and the errors of the failed ones."""
+    for result, events in results.items():
+        _metrics.events.received.labels(result).inc(events)
+    for code in error_codes:
+        _metrics.events.errors.labels(code).inc()
+
+
+def event_replayed(result: str) -> None:
+    """Count a failed event that keeps its contract by now."""
+    _metrics.events.replayed.labels(result).inc()
+
+
+def events_removed(events: int) -> None:
+    """Count events that were kept long enough."""
+    _metrics.events.removed.inc(events)
+
+
+def commit_ended(outcome: str, duration_s: float) -> None:
+    """Count a group's way to disk; `outcome` is success, or the error's class."""
+    _metrics.events.commit_duration.labels(outcome).observe(duration_s)
+
+
+def backlog_changed(events: int) -> None:
+    """Note how many events wait to be written."""
+    _metrics.events.backlog.set(events)
 
 
 # --- scraping, and many workers -----------------------------------------------------

@@ -6,6 +6,7 @@ no more, finishing what is in flight.
 """
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -102,10 +103,20 @@ async def _until_signalled(server: Listening, announce: Callable[[str], None]) -
             raise CannotStart(f"cannot listen: {reason}") from error
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, signalled.set)
+        settle_memory()
         announce(url)
         await signalled.wait()
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
+
+
+def settle_memory() -> None:
+    """Leave what start-up has made out of garbage collections: it is there to stay.
+
+    A full collection would look at all of it, and the loop would stand still for that.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

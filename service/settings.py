@@ -6,6 +6,7 @@ command-line options. Anything unknown or impossible stops the start.
 """
 
 import importlib.util
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
@@ -15,12 +16,22 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 ENVIRONMENT_PREFIX: Final = "COPILOT_USAGE_"
 SECRET_WORDS: Final = ("password", "secret", "token", "key")
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
-URL_SETTINGS: Final = {"upstream": "upstream.base_url", "cache": "cache.redis_url"}
+STORAGE_SCHEMES: Final = ("sqlite+aiosqlite", "postgresql+asyncpg")
+URL_SETTINGS: Final = {
+    "upstream": "upstream.base_url",
+    "cache": "cache.redis_url",
+    "storage": "storage.url",
+}
 """What is at fault where a section as a whole is impossible."""
+# Up to the last @: where a password has characters that it should not have, rather
+# too much is hidden than a part of it shown.
+PASSWORD_IN_URL: Final = re.compile(r"(?<=//)([^/?#:@]*):[^\n]*@")
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 WaitSeconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -113,6 +124,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     """How a period is priced."""
 
     plan: Literal["text-rules", "token-estimate"]
+    source: Literal["upstream", "events"]
     on_report_error: Literal["fail", "text"]
     own_process_bytes: Bytes
 
@@ -140,6 +152,48 @@ class Cache(Struct, frozen=True, kw_only=True):
         if parts.query or parts.fragment:
             raise ValueError("expected a URL without options")
         _ = parts.port  # raises where it is no port
+
+
+class Storage(Struct, frozen=True, kw_only=True):
+    """Where events are kept."""
+
+    url: str
+    connections: Annotated[int, Meta(ge=1, le=1_000)]
+    lock_timeout_s: Seconds
+    timeout_s: Seconds
+
+    def __post_init__(self) -> None:
+        scheme = self.url.partition("://")[0]
+        if scheme not in STORAGE_SCHEMES:
+            allowed = " or ".join(f"{each}://" for each in STORAGE_SCHEMES)
+            raise ValueError(f"expected a URL that begins with {allowed}")
+        try:
+            url = make_url(self.url)
+        except (ArgumentError, ValueError) as error:  # such as a port that is none
+            raise ValueError("expected a URL of SQLAlchemy") from error
+        if url.database in {None, "", ":memory:"}:
+            raise ValueError("expected a URL with a file or a database")
+        if "password" in url.query:
+            raise ValueError("expected the password before the host")
+
+
+class Events(Struct, frozen=True, kw_only=True):
+    """How events are collected."""
+
+    enabled: bool
+    types_folder: str
+    unknown_types: Literal["accept", "fail"]
+    future_skew_s: WaitSeconds
+    max_events: Count
+    max_body_bytes: Bytes
+    body_timeout_s: Seconds
+    commit_wait_ms: Annotated[float, Meta(ge=0, le=1_000)]
+    commit_max_events: Count
+    max_backlog: Count
+    key_ttl_s: WaitSeconds
+    key_rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)]
+    retention_s: LongSeconds
+    retention_interval_s: Seconds
 
 
 class Logging(Struct, frozen=True, kw_only=True):
@@ -187,9 +241,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     breaker: Breaker
     usage: Usage
     cache: Cache
+    storage: Storage
+    events: Events
     logging: Logging
     telemetry: Telemetry
     sandbox: Sandbox
+
+    def __post_init__(self) -> None:
+        if self.usage.source == "events" and not self.events.enabled:
+            raise ValueError("usage.source: events are not enabled")
 
 
 class SettingsError(Exception):
@@ -241,18 +301,11 @@ def is_installed(module: str) -> bool:
 
 def mask_secrets(name: str, value: object) -> object:
     """The value as it may be shown: secrets, and passwords inside URLs, are hidden."""
+    if not isinstance(value, str):
+        return value  # a number is none, though it be key_ttl_s
     if any(word in name.rsplit(".", 1)[-1].split("_") for word in SECRET_WORDS):
         return "***"
-    if isinstance(value, str) and (password := _password_in(value)):
-        return value.replace(f":{password}@", ":***@", 1)
-    return value
-
-
-def _password_in(value: str) -> str | None:
-    try:
-        return urlsplit(value).password
-    except ValueError:
-        return None
+    return PASSWORD_IN_URL.sub(r"\1:***@", value)
 
 
 def _file_layer(file: Path) -> Layer:
@@ -338,4 +391,5 @@ def _explain(error: msgspec.ValidationError, origins: Mapping[str, str]) -> str:
     section = str(error).partition(" - at `$.")[2].rstrip("`")
     if url := URL_SETTINGS.get(section):
         return f"{url}: {text} (from {origins.get(url, 'nowhere')})"
-    return f"{section}: {text}"
+    # What is wrong with the whole names its setting by itself.
+    return f"{section}: {text}" if section else text

@@ -3,10 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, Final
 
 import typer
 from rich.console import Console
@@ -15,6 +15,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from service.settings import Loaded, mask_secrets
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="A TOML file over the defaults."),
+]
+"""The option of every command that has settings."""
+WIDE_CHARS: Final = 2_000
+"""Wider than any row: a program gets each on a line of its own."""
 
 
 class OutputFailed(Exception):
@@ -55,11 +63,13 @@ def progress_on(source: BinaryIO) -> Iterator[BinaryIO]:
         yield watched
 
 
-def announce(url: str, paths: Mapping[str, str], *, err: bool) -> None:
-    """Say where a server listens and what is to be found there."""
+def announce(url: str, paths: Mapping[str, str], *notes: str, err: bool) -> None:
+    """Say where a server listens, what is to be found there, and what else to know."""
     typer.echo(f"Listening on {url}, until Ctrl-C", err=err)
     for what, path in paths.items():
         typer.echo(f"  {what}: {url}{path}", err=err)
+    for note in notes:
+        typer.echo(f"  {note}", err=err)
 
 
 def print_settings(loaded: Loaded) -> None:
@@ -69,19 +79,21 @@ def print_settings(loaded: Loaded) -> None:
         for name, origin in loaded.origins.items()
     ]
     if sys.stdout.isatty():
-        Console().print(_as_table(rows))
+        print_table(("setting", "value", "from"), rows)
         return
     for name, value, origin in rows:
         typer.echo(f"{name} = {value}  # {origin}")
 
 
-def _as_table(rows: list[tuple[str, str, str]]) -> Table:
+def print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    """Rows under the names of their columns, folded where a terminal is too narrow."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("setting", "value", "from"):
+    for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
-    return table
+    width = None if sys.stdout.isatty() else WIDE_CHARS
+    Console(width=width).print(table)
 
 
 def _value(loaded: Loaded, name: str) -> object:

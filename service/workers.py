@@ -4,6 +4,7 @@ Each worker makes the whole application for itself, with all that it holds. SIGT
 Ctrl-C drain them all, as they do a single process; a second one ends them at once.
 """
 
+import asyncio
 import os
 import signal
 import socket
@@ -21,12 +22,13 @@ from gunicorn.config import Config
 from yarl import URL
 
 from service import logs, metrics
-from service.app import create_app
+from service.app import check_events, create_app
 from service.serving import (
     LISTEN_BACKLOG,
     STOP_SIGNALS,
     CannotStart,
     ServiceRunner,
+    settle_memory,
 )
 from service.settings import Server, Settings
 
@@ -42,9 +44,11 @@ log = structlog.get_logger()
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve with `server.workers` processes until a signal; ends this process.
 
-    `announce` is given the URL. Raises `CannotStart`.
+    `announce` is given the URL. Raises `CannotStart`, `StorageUnusable` and
+    `SettingsError`.
     """
     listener = listen(settings.server)
+    asyncio.run(check_events(settings))
     metrics.prepare_workers()
     logs.output_lock.share()
     Workers(settings, listener, announce).run()
@@ -104,7 +108,9 @@ class Workers(BaseApplication):
         """What a worker, and only a worker, calls to make its application."""
 
         async def make() -> ServiceRunner:
-            return ServiceRunner(create_app(self._settings), self._settings.server)
+            # One that takes a dead one's place has to start whatever storage does.
+            app = create_app(self._settings, is_storage_checked=True)
+            return ServiceRunner(app, self._settings.server)
 
         return make
 
@@ -163,6 +169,7 @@ def _url_of(listener: socket.socket) -> str:
 
 def note_start(worker: Any) -> None:
     """Called in a worker that is about to serve."""
+    settle_memory()
     log.info("worker.started", **{"process.pid": worker.pid})
 
 

@@ -7,12 +7,15 @@ our own on another. `mocked_upstream` fakes single failures that no socket gives
 import asyncio
 import logging
 import os
+import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any, Final, Protocol
 from unittest.mock import Mock
 
 import aioresponses.core
+import asyncpg
 import msgspec
 import pytest
 import structlog
@@ -21,6 +24,7 @@ from aiohttp.client_middlewares import build_client_middlewares
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.test_utils import TestClient
 from aioresponses import aioresponses as AioResponses  # noqa: N812
+from msgspec.structs import replace
 from pytest_aiohttp.plugin import AiohttpClient
 from structlog.contextvars import clear_contextvars, merge_contextvars
 from structlog.typing import EventDict
@@ -29,9 +33,12 @@ from yarl import URL
 from service.app import create_app
 from service.sandbox.options import Faults, SandboxOptions
 from service.sandbox.server import RunningSandbox, running_sandbox
-from service.settings import Settings, load
+from service.settings import Settings, Storage, load
+from service.storage.database import Database, migrate, open_database
 
 SERVICES_REQUIRED: Final = os.environ.get("SERVICES") == "required"
+POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432/test"
+"""Where tests marked `services` find it; each takes a schema of its own."""
 GIVE_UP_S: Final = 10.0
 """No promise of ours takes so long: a test that does has hung."""
 
@@ -84,7 +91,9 @@ def settings() -> MakeSettings:
     def make(**sections: dict[str, Any]) -> Settings:
         upstream = NO_WAITS | sections.pop("upstream", {})
         cache = NOTHING_HELD | sections.pop("cache", {})
-        options = {**sections, "upstream": upstream, "cache": cache}
+        events = {"enabled": False} | sections.pop("events", {})
+        parts = {"upstream": upstream, "cache": cache, "events": events}
+        options = {**sections, **parts}
         return load(options=options).settings
 
     return make
@@ -144,6 +153,44 @@ def _forget_cached_loggers() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("service."):
             getattr(module, "log", Mock()).__dict__.pop("bind", None)
+
+
+# --- storage ------------------------------------------------------------------------
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)]
+)
+async def storage(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Storage]:
+    """An empty database in shape: a file, and a schema of its own in PostgreSQL."""
+    if request.param == "sqlite":
+        yield storage_at(f"sqlite+aiosqlite:///{tmp_path}/events.db")
+        return
+    schema = f"test_{secrets.token_hex(8)}"
+    connection = await asyncpg.connect(POSTGRESQL)
+    await connection.execute(f"CREATE SCHEMA {schema}")
+    try:
+        url = POSTGRESQL.replace("postgresql", "postgresql+asyncpg")
+        settings = storage_at(f"{url}?schema={schema}")
+        await migrate(settings)
+        yield settings
+    finally:
+        await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+        await connection.close()
+
+
+@pytest.fixture
+async def database(storage: Storage) -> AsyncIterator[Database]:
+    """The same, open."""
+    async with open_database(storage) as opened:
+        yield opened
+
+
+def storage_at(url: str) -> Storage:
+    """The storage settings as shipped, but for the URL."""
+    return replace(load().settings.storage, url=url)
 
 
 # --- aioresponses, mended -----------------------------------------------------------

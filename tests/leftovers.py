@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.conftest import GIVE_UP_S
 
-KEPT_BY_PYTHON = "resource_tracker"
-"""A helper that multiprocessing starts once, and keeps."""
+KEPT = ("resource_tracker", "playwright")
+"""What is started once and kept: multiprocessing's helper, the browser's driver."""
 
 
 def open_files() -> list[str]:
@@ -31,7 +31,8 @@ def child_pids() -> set[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         parent = int(stat.rpartition(")")[2].split()[1])
-        if parent == os.getpid() and KEPT_BY_PYTHON not in command:
+        is_kept = any(each in command for each in KEPT)
+        if parent == os.getpid() and not is_kept:
             children.add(int(entry.name))
     return children
 

@@ -18,6 +18,8 @@ COMMAND: Final = (
 )
 GIVE_UP_S: Final = 30.0
 LOOK_AGAIN_S: Final = 0.01
+NOTHING_KEPT: Final = {"events__enabled": False}
+"""Unless a test is about events, it makes no database in the working directory."""
 READY: Final = "/health/ready"
 
 
@@ -37,7 +39,10 @@ class Running(NamedTuple):
 @contextmanager
 def running(log: Path, *options: str, **settings: object) -> Iterator[Running]:
     """Serve on the sandbox; `server__drain_s=1` sets `server.drain_s`."""
-    given = {f"COPILOT_USAGE_{key.upper()}": str(settings[key]) for key in settings}
+    given = {
+        f"COPILOT_USAGE_{key.upper()}": str(value)
+        for key, value in (NOTHING_KEPT | settings).items()
+    }
     with (
         log.open("wb") as out,
         subprocess.Popen(  # noqa: S603

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import io
+import os
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -125,3 +127,42 @@ async def test_a_request_body_is_refused_or_ignored(client: MakeClient) -> None:
 
     assert response.status == 405
     assert (await service.get("/health/live")).status == 200
+
+
+async def test_without_events_no_storage_is_opened(
+    settings: MakeSettings, aiohttp_client: AiohttpClient, tmp_path: Path
+) -> None:
+    """Events that are off make no file, and there is nobody to send any to."""
+    file = tmp_path / "var" / "events.db"
+    app = create_app(
+        settings(
+            events={"enabled": False},
+            sandbox={"enabled": True},
+            storage={"url": f"sqlite+aiosqlite:///{file}"},
+        )
+    )
+    client = await aiohttp_client(app)
+
+    assert (await client.get("/usage")).status == 200
+    assert (await client.post("/events", json={})).status == 404
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - Path's own may block the loop
+
+
+async def test_a_storage_that_went_away_keeps_no_worker_from_starting(
+    settings: MakeSettings, aiohttp_client: AiohttpClient
+) -> None:
+    """Usage is served on; events get 503 until the storage is back."""
+    away = settings(
+        sandbox={"enabled": True, "messages": 3, "reports": 1},
+        events={"enabled": True},
+        storage={"url": "postgresql+asyncpg://nobody@127.0.0.1:1/none"},
+    )
+    client = await aiohttp_client(create_app(away, is_storage_checked=True))
+
+    usage = await client.get("/usage")
+    events = await client.get("/events", headers={"X-API-Key": "cu_someone"})
+    problem = await events.json(content_type="application/problem+json")
+
+    assert usage.status == 200
+    assert (events.status, problem["code"]) == (503, "storage_unavailable")
+    assert "Retry-After" in events.headers

@@ -23,12 +23,26 @@ from msgspec.structs import replace
 from structlog.typing import EventDict
 
 from service import logs, workers
+from service.events.client import EventsClient
+from service.events.keys import add_key
+from service.events.retention import Retention
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.serving import listening
 from service.settings import load
+from service.storage.database import Database, open_database
+from service.storage.errors import StorageUnavailable
 from service.usage.period import CurrentPeriod
-from tests.conftest import GIVE_UP_S, Client, MakeClient, always, message, report
+from tests.conftest import (
+    GIVE_UP_S,
+    Client,
+    MakeClient,
+    always,
+    message,
+    report,
+    storage_at,
+)
+from tests.events.conftest import event
 from tests.redis_double import RedisDouble
 
 ROOT = Path(__file__).parents[1]
@@ -464,7 +478,10 @@ def test_the_table_tells_the_levels_of_the_code() -> None:
 
 
 async def play_everything(
-    client: MakeClient, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+    client: MakeClient,
+    sandbox: RunningSandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Make every event happen."""
     no_waits = {"timeout_s": 5.0, "attempts": 2}
@@ -475,6 +492,7 @@ async def play_everything(
     sandbox.sandbox.faults = Faults()
     await play_sharing(client, monkeypatch)
     await play_connections()
+    await play_events(client, tmp_path, monkeypatch)
     workers.note_start(Mock(pid=1))
     workers.note_exit(Mock(), Mock(pid=1))
     monkeypatch.setattr(CurrentPeriod, "view", None)
@@ -504,6 +522,54 @@ async def play_connections() -> None:
             await writer.wait_closed()
 
 
+async def play_events(
+    client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event fails, is replayed and removed; then the database is away."""
+    storage = storage_at(f"sqlite+aiosqlite:///{tmp_path}/events.db")
+    async with open_database(storage) as database:
+        key = await add_key(database, "shop")
+        own = {"url": storage.url}
+        headers = {"X-API-Key": key}
+        strange = event(category="strange")
+        options = {"enabled": True, "unknown_types": "fail"}
+        strict = await client(events=options, storage=own)
+        await strict.post("/events", json=strange, headers=headers)
+        mended = await client(events={"enabled": True}, storage=own)
+        failed = await (await mended.get("/events/failed", headers=headers)).json()
+        failed_id = failed["failed"][0]["id"]
+        await mended.post(f"/events/failed/{failed_id}/replay", headers=headers)
+        kept = replace(load().settings.events, retention_s=1e-6)
+        await Retention(kept, database).remove()
+        away = Mock(side_effect=StorageUnavailable("away"))
+        monkeypatch.setattr(Database, "writing", away)
+        url = str(mended.make_url("/"))
+        await play_client(EventsClient(url, key, close_timeout_s=0.3))
+        upset = Mock(side_effect=ZeroDivisionError)
+        await play_client(
+            EventsClient(url, key, close_timeout_s=0, on_undelivered=upset)
+        )
+        await play_retention(Retention(kept, database), away)
+    monkeypatch.undo()
+
+
+async def play_client(sender: EventsClient) -> None:
+    """It cannot deliver what it was given."""
+    async with sender:
+        await sender.send("page interaction", "pageview", {}, session_id="1")
+
+
+async def play_retention(retention: Retention, away: Mock) -> None:
+    """It is its time, but the database is away."""
+    away.reset_mock()
+    removing = asyncio.create_task(retention.run())
+    async with asyncio.timeout(GIVE_UP_S):
+        while not away.called:  # noqa: ASYNC110 - a failure sets no event
+            await asyncio.sleep(0)
+    removing.cancel()
+    await asyncio.wait([removing])
+
+
 async def play_sharing(client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A period is taken over from a Redis, which then is spoiled, refuses and goes."""
     double, sharing = RedisDouble(), {"redis_url": "redis://a.test", "ttl_s": 60.0}
@@ -528,10 +594,11 @@ async def test_the_table_tells_what_is_logged(
     client: MakeClient,
     period: RunningSandbox,
     log_entries: list[EventDict],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every event happens with the levels and exactly the values of its row."""
-    await play_everything(client, period, monkeypatch)
+    await play_everything(client, period, tmp_path, monkeypatch)
 
     seen: dict[str, Documented] = {}
     for entry in log_entries:

@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -21,12 +22,16 @@ import pytest
 from typer.testing import CliRunner
 
 from service.__main__ import EXIT_STATUS, cli, main
+from service.events.keys import SANDBOX_KEY
+from service.storage.migrations import revisions
 from service.usage.rating import PLANS
+from tests.events.conftest import event
 
 ROOT: Final = Path(__file__).parent.parent
 COMMAND: Final = (sys.executable, "-m", "service")
-COMMANDS: Final = ["serve", "sandbox", "rate", "config"]
+COMMANDS: Final = ["serve", "sandbox", "rate", "config", "migrate", "keys"]
 GIVE_UP_S: Final = 30
+SHAPE: Final = revisions()[-1]
 
 MESSAGES: Final = b'{"id":1,"text":"a"}\n{"id":2,"text":"rent rent","report_id":7}\n'
 PRICED: Final = (
@@ -64,6 +69,14 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("COPILOT_USAGE_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a database that is not there yet, which the settings name."""
+    file = tmp_path / "var" / "events.db"
+    monkeypatch.setenv("COPILOT_USAGE_STORAGE__URL", f"sqlite+aiosqlite:///{file}")
+    return file
 
 
 @pytest.fixture
@@ -110,7 +123,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
         def run(*arguments: str) -> Server:
             log = stack.enter_context((tmp_path / "log").open("wb"))
-            says = {"serve": "stderr", "sandbox": "stdout"}[arguments[0]]
+            to_say = {"serve": ("stderr", 5), "sandbox": ("stdout", 3)}
+            says, count = to_say[arguments[0]]
             streams: dict[str, Any] = {
                 "stdout": log,
                 "stderr": log,
@@ -123,7 +137,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             stack.callback(process.kill)
             said = process.stdout or process.stderr
             assert said is not None
-            lines = [said.readline().decode().rstrip("\n") for _ in range(3)]
+            lines = [said.readline().decode().rstrip("\n") for _ in range(count)]
             return Server(process, lines, tmp_path / "log")
 
         yield run
@@ -152,14 +166,17 @@ def url_of(line: str) -> str:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+@pytest.mark.usefixtures("kept")
 def test_serve(stop: signal.Signals, start: Start) -> None:
     """It says where to look, answers there, and ends in order on a signal."""
     server = start("serve", "--sandbox", "--port", "0")
     url = url_of(server.lines[0])
     assert server.lines == [
         f"Listening on {url}, until Ctrl-C",
+        f"  dashboard: {url}/dashboard/",
         f"  usage: {url}/usage",
         f"  documentation: {url}/docs",
+        "  key for /events, in the sandbox only: cu_sandbox",
     ]
     assert get(f"{url}/health/live")
     assert len(json.loads(get(f"{url}/usage"))["usage"]) == 110
@@ -200,6 +217,7 @@ def test_sandbox_leaves_requests_at_once(start: Start) -> None:
         assert server.process.wait(GIVE_UP_S) == 0
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("command", ["serve", "sandbox"])
 def test_a_port_in_use(command: str) -> None:
     """Where the port is taken, that is the one line said, and a failure."""
@@ -341,6 +359,167 @@ def test_a_file_that_is_not_utf8(tmp_path: Path, call: Call) -> None:
     file = tmp_path / "utf16.ndjson"
     file.write_bytes(MESSAGES.decode().encode("utf-16"))
     assert call("rate", str(file)) == (2, "", "copilot-usage: line 1: not UTF-8\n")
+
+
+# --- events' storage and keys -------------------------------------------------------
+
+
+def key_in(printed: str) -> str:
+    """The key that `keys add` has printed: its last word."""
+    return printed.rsplit(maxsplit=1)[-1]
+
+
+def post_event(url: str, key: str) -> int:
+    """The status of sending an event with a key."""
+    request = urllib.request.Request(  # noqa: S310
+        f"{url}/events",
+        data=json.dumps(event()).encode(),
+        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=GIVE_UP_S) as answer:  # noqa: S310
+            status: int = answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    return status
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_keys_are_made_and_revoked_while_a_service_runs(
+    workers: str, start: Start
+) -> None:
+    """A new key lets in, and a revoked one no more, without a restart."""
+    options = ("--sandbox", "--port", "0", "--workers", workers)
+    url = url_of(start("serve", *options).lines[0])
+    made = finished("keys", "add", "shop")
+    key = key_in(made.stdout.decode())
+
+    def answers() -> set[int]:
+        """Of both workers, if there are so many."""
+        return {post_event(url, key) for _ in range(20)}
+
+    assert (made.returncode, made.stderr) == (0, b"")
+    assert post_event(url, SANDBOX_KEY) == 202
+    until(lambda: answers() == {202})
+    assert finished("keys", "revoke", "shop").stdout == b"Keys revoked: 1\n"
+    until(lambda: answers() == {401})
+    assert post_event(url, SANDBOX_KEY) == 202
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Ask a service until it has noticed what another process has done."""
+    deadline = time.monotonic() + GIVE_UP_S
+    while not holds():
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.usefixtures("kept")
+def test_keys_are_listed_and_not_shown(call: Call) -> None:
+    """A table tells all but the key; a revoked one stays in it, and by id goes one."""
+    shop = key_in(call("keys", "add", "shop")[1])
+    call("keys", "add", "shop")
+    board = key_in(call("keys", "add", "the board", "--read-all", "--rate", "2.5")[1])
+    _, before, _ = call("keys", "list")
+    first_id = before.splitlines()[1].split()[0]
+    call("keys", "revoke", first_id)
+    status, after, said = call("keys", "list")
+
+    header, first, second, third = after.splitlines()
+    assert (status, said) == (0, "")
+    assert header.split() == ["id", "application", "rights", "rate", "made", "revoked"]
+    moment = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    assert re.fullmatch(rf"{first_id} +shop +own +default +{moment} +{moment}", first)
+    assert re.fullmatch(rf"\w{{12}} +shop +own +default +{moment} +", second)
+    assert re.fullmatch(rf"\w{{12}} +the board +read-all +2.5/s +{moment} +", third)
+    assert shop not in after
+    assert board not in after
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (("add", " "), "an application's name has printable characters, and some"),
+        (("add", "a\nb"), "an application's name has printable characters, and some"),
+        (("add", "\udcff"), "an application's name has printable characters, and some"),
+        (("add", "a" * 201), "an application's name has at most 200 characters"),
+        *(
+            (
+                ("add", "a", "--rate", rate),
+                "a rate is more than 0 and at most 1,000",
+            )
+            for rate in ("0", "-1", "nan", "inf")
+        ),
+    ],
+)
+def test_keys_that_cannot_be_made(
+    arguments: tuple[str, ...], reason: str, kept: Path, call: Call
+) -> None:
+    """A name or a rate of no use is refused in one line, and no key is made."""
+    status, printed, said = call("keys", *arguments)
+    assert (status, printed) == (2, "")
+    assert said.startswith(f"copilot-usage: {reason}")
+    assert said.count("\n") == 1
+    assert kept.exists()
+    assert len(call("keys", "list")[1].splitlines()) == 1
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("name, status", [("shop", 2), ("nobody", 2), ("\udcff", 1)])
+def test_no_key_to_revoke(name: str, status: int, call: Call) -> None:
+    """A key that is revoked already, or never was, is named in one line."""
+    call("keys", "add", "shop")
+    call("keys", "revoke", "shop")
+    given, printed, said = call("keys", "revoke", name)
+    assert (given, printed) == (status, "")
+    assert said.startswith("copilot-usage: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("list",), ("revoke", "shop")])
+def test_no_database_is_made_to_look_into(
+    command: tuple[str, ...], kept: Path, call: Call
+) -> None:
+    """In a wrong folder, `keys list` makes no file; it says that there is none."""
+    said = f"storage.url: sqlite+aiosqlite:///{kept}: there is no such file"
+    assert call("keys", *command) == (1, "", f"copilot-usage: {said}\n")
+    assert not kept.parent.exists()
+
+
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+def test_no_server_of_the_database(command: str, call: Call) -> None:
+    """One clear line, in which the password is hidden."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        at = f"127.0.0.1:{bound.getsockname()[1]}/test"
+        url = f"postgresql+asyncpg://me:pa55@{at}"
+        done = finished(command, environment={"COPILOT_USAGE_STORAGE__URL": url})
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert re.fullmatch(
+        rf"copilot-usage: storage\.url: postgresql\+asyncpg://me:\*\*\*@{at}: .+\n",
+        done.stderr.decode(),
+    )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_bad_file_is_left_alone(workers: str, kept: Path) -> None:
+    """No service starts on a file that is no database, and none takes its place."""
+    kept.parent.mkdir()
+    kept.write_bytes(b"not a database " * 100)
+    done = finished("serve", "--port", "0", "--workers", workers)
+    said = f"storage.url: sqlite+aiosqlite:///{kept}: file is not a database"
+    assert done.stderr.decode() == f"copilot-usage: {said}\n"
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert kept.read_bytes() == b"not a database " * 100
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_migrate(kept: Path, call: Call) -> None:
+    """It says which shape the database has, the first time and any other."""
+    for _ in range(2):
+        assert call("migrate") == (0, f"The database has the shape {SHAPE}.\n", "")
+    assert kept.exists()
 
 
 # --- config -------------------------------------------------------------------------

@@ -448,6 +448,40 @@ def test_one_process_has_no_files(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# --- events -------------------------------------------------------------------------
+
+
+def test_events_are_counted_by_what_became_of_them(added: Read) -> None:
+    """Each result and each error code by itself, over requests."""
+    metrics.events_received({"accepted": 2, "failed": 1}, ["missing", "missing"])
+    metrics.events_received({"accepted": 1, "conflict": 1}, ["conflict"])
+    metrics.event_replayed("accepted")
+    metrics.events_removed(7)
+
+    events = "copilot_usage_events"
+    results = {"accepted": 3, "failed": 1, "conflict": 1, "duplicate": 0}
+    for result, number in results.items():
+        assert added(f"{events}_total", result=result) == number
+    assert added(f"{events}_errors_total", code="missing") == 2
+    assert added(f"{events}_errors_total", code="conflict") == 1
+    assert added(f"{events}_replayed_total", result="accepted") == 1
+    assert added(f"{events}_removed_total") == 7
+
+
+def test_commits_and_the_backlog_are_measured(added: Read) -> None:
+    """A commit counts under its outcome, the backlog is what it was last."""
+    metrics.commit_ended(metrics.SUCCESS, 0.004)
+    metrics.commit_ended("StorageUnavailable", 5.0)
+    metrics.backlog_changed(12)
+
+    commit = "copilot_usage_events_commit_duration_seconds"
+    assert added(f"{commit}_count", outcome="success") == 1
+    assert added(f"{commit}_sum", outcome="success") == pytest.approx(0.004)
+    assert added(f"{commit}_count", outcome="StorageUnavailable") == 1
+    assert value("copilot_usage_events_backlog") == 12
+    metrics.backlog_changed(0)
+
+
 # --- the documented table -----------------------------------------------------------
 
 
@@ -490,5 +524,10 @@ def test_the_table_lists_the_metrics_of_the_code() -> None:
     metrics.period_held("text-rules/1", 1, 1.0, 0.0)
     with metrics.refreshing(lambda: 0.0):
         pass
+    metrics.events_received({"accepted": 1}, ["schema"])
+    metrics.event_replayed("accepted")
+    metrics.events_removed(1)
+    metrics.commit_ended(metrics.SUCCESS, 0.1)
+    metrics.backlog_changed(0)
 
     assert documented() == defined()

@@ -5,6 +5,8 @@ pipelines of `curl`, `jq`, `grep`, `echo` and our own command; all are played he
 that the tests need none of them on the machine.
 """
 
+import ast
+import asyncio
 import json
 import os
 import re
@@ -56,12 +58,19 @@ RUNNABLE: Final = [
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """What `make run` runs, on a free port."""
-    log = tmp_path_factory.mktemp("readme") / "usage.log"
+    """What `make run` runs, on a free port and with a database of its own."""
+    folder = tmp_path_factory.mktemp("readme")
+    log = folder / "usage.log"
+    storage = f"sqlite+aiosqlite:///{folder}/events.db"
     command = [sys.executable, "-m", "service", "serve", "--sandbox", "--port", "0"]
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603
-            command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=ROOT
+            command,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "COPILOT_USAGE_STORAGE__URL": storage},
         )
     assert process.stderr is not None
     port = next(
@@ -87,6 +96,28 @@ def test_readme_example(example: Example, service: Service) -> None:
         assert given == example.output
     else:
         assert given
+
+
+def test_the_python_example_sends_an_event(service: Service) -> None:
+    """The client, used as the README shows it, has the service accept its event."""
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    url = f"http://{service.address}"
+    code = block.replace("http://127.0.0.1:8000", url)
+    before = events_accepted(service)
+
+    program = compile(code, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    asyncio.run(eval(program, {"key": "cu_sandbox"}))  # noqa: S307
+
+    assert events_accepted(service) == before + 1
+
+
+def events_accepted(service: Service) -> float:
+    """How many events the service has accepted by now."""
+    told = curl(["localhost:8000/metrics"], service)
+    found = re.search(
+        r'^copilot_usage_events_total{result="accepted"} (.+)$', told, re.M
+    )
+    return float(found[1]) if found else 0.0
 
 
 def test_the_first_example_is_a_request() -> None:
@@ -142,15 +173,18 @@ def run(stage: list[str], given: str, service: Service) -> str:
 
 
 def curl(arguments: list[str], service: Service) -> str:
-    """GET with the headers given by -H; `-s` changes nothing here."""
-    headers = {}
+    """GET with the headers given by -H, or POST --json; `-s` changes nothing here."""
+    headers, body = {}, None
     while arguments[0].startswith("-"):
         option = arguments.pop(0)
         if option == "-H":
             header, _, value = arguments.pop(0).partition(": ")
             headers[header] = value
+        if option == "--json":
+            headers["Content-Type"] = "application/json"
+            body = arguments.pop(0).encode()
     url = arguments[0].replace("localhost:8000", f"http://{service.address}")
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310
+    request = urllib.request.Request(url, body, headers)  # noqa: S310
     with urllib.request.urlopen(request, timeout=START_S) as answer:  # noqa: S310
         text: str = answer.read().decode()
     # A body without a line feed at its end is shown as if it had one.

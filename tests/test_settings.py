@@ -213,6 +213,36 @@ def test_environment_is_read_by_type(name: str, text: str, value: object) -> Non
             "cache.redis_url: expected a URL without options",
         ),
         (
+            "STORAGE__URL",
+            "mysql://me:pa55@h/d",
+            (
+                "storage.url: expected a URL that begins with sqlite+aiosqlite:// "
+                "or postgresql+asyncpg://"
+            ),
+        ),
+        (
+            "STORAGE__URL",
+            "postgresql+asyncpg://me:pa55@h:port/d",
+            "storage.url: expected a URL of SQLAlchemy",
+        ),
+        (
+            "STORAGE__URL",
+            "postgresql+asyncpg://h/d?password=pa55",
+            "storage.url: expected the password before the host",
+        ),
+        *(
+            (
+                "STORAGE__URL",
+                url,
+                "storage.url: expected a URL with a file or a database",
+            )
+            for url in (
+                "sqlite+aiosqlite://",
+                "sqlite+aiosqlite:///:memory:",
+                "postgresql+asyncpg://h",
+            )
+        ),
+        (
             "CACHE__REDIS_URL",
             "redis://cache.test:70000",
             "cache.redis_url: port out of range 0-65535",
@@ -286,6 +316,13 @@ def test_unreadable_files_are_named(
         ("events.api_key", "pa55", "***"),
         ("events.password", "pa55", "***"),
         ("cache.max_keys", 5, 5),
+        ("events.key_ttl_s", 1.0, 1.0),
+        ("storage.url", "sqlite+aiosqlite:///a@b.db", "sqlite+aiosqlite:///a@b.db"),
+        (
+            "storage.url",
+            "postgresql+asyncpg://me:p/a#5@5@h/d",
+            "postgresql+asyncpg://me:***@h/d",
+        ),
         ("server.port", 8000, 8000),
     ],
 )
@@ -309,3 +346,14 @@ def test_settings_that_contradict_each_other() -> None:
     with pytest.raises(SettingsError) as raised:
         load(options=options)
     assert str(raised.value) == "breaker: minimum_calls is larger than window_calls"
+
+
+def test_usage_from_events_needs_events() -> None:
+    """Nothing would be priced where nothing is collected: the setting is named."""
+    options: dict[str, dict[str, object]] = {
+        "usage": {"source": "events"},
+        "events": {"enabled": False},
+    }
+    with pytest.raises(SettingsError) as raised:
+        load(options=options)
+    assert str(raised.value) == "usage.source: events are not enabled"

@@ -100,7 +100,7 @@ def test_the_table_hides_secrets(
     pretend_terminal(monkeypatch)
     print_settings(load(environment=PASSWORD))
     printed = capsys.readouterr().out
-    assert '"http://me:***@up.test/a"' in printed
+    assert '"http://me:***@' in printed  # and the rest, where it has room
     assert " = " not in printed
     assert "pa55" not in printed
 

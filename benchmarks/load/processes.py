@@ -133,6 +133,7 @@ def service(
         environment={
             "COPILOT_USAGE_UPSTREAM__BASE_URL": upstream_url,
             "COPILOT_USAGE_LOGGING__FORMAT": "json",
+            "COPILOT_USAGE_EVENTS__ENABLED": "false",
             **given,
         },
     ) as server:

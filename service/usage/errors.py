@@ -8,14 +8,12 @@ UsageError
 │   └── BooksLost            the process that kept a large period is gone
 ├── MessageNotFound          the period has no such message
 ├── UnknownPlan              no plan of that name
-├── InvalidParameter         a parameter of a question makes no sense
 └── CursorExpired            the page's starting point is gone
 """
 
 from collections.abc import Iterable
-from typing import Final
 
-MAX_QUOTED_CHARACTERS: Final = 80
+from service.parameters import quoted
 
 
 class UsageError(Exception):
@@ -71,24 +69,5 @@ class UnknownPlan(UsageError):
         )
 
 
-class InvalidParameter(UsageError):
-    """A parameter of a question makes no sense; the text says what would."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name = name
-
-    def __str__(self) -> str:
-        name, reason = self.args
-        return f"{quoted(name)}: {reason}"
-
-
 class CursorExpired(UsageError):
     """The message at which the previous page ended is not in the period any more."""
-
-
-def quoted(given: str) -> str:
-    """What a caller gave, cut to what an error may repeat of it."""
-    if len(given) <= MAX_QUOTED_CHARACTERS:
-        return given
-    return given[: MAX_QUOTED_CHARACTERS - 1] + "…"

@@ -1,4 +1,4 @@
-"""The endpoints of usage: the period, its messages one by one, and its sums."""
+"""The endpoints of usage: the period, its messages one by one, its sums, the plans."""
 
 import re
 from functools import lru_cache
@@ -8,19 +8,25 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from service.parameters import encode_cursor, parse_cursor, parse_instant
 from service.usage.encodings import CONTENT_TYPES
 from service.usage.errors import MessageNotFound
 from service.usage.formats import FORMATS
 from service.usage.held import View
-from service.usage.model import DailyUsage, Explanation, UsageAnswer, UsageByReport
+from service.usage.model import (
+    DailyUsage,
+    Explanation,
+    PlanItem,
+    PlansAnswer,
+    UsageAnswer,
+    UsageByReport,
+)
 from service.usage.period import CurrentPeriod
+from service.usage.rating import PLANS
 from service.usage.selection import (
     MAX_LIMIT,
     Cursor,
     Selection,
-    encode_cursor,
-    parse_cursor,
-    parse_instant,
     parse_sort,
 )
 from service.usage.summaries import parse_zone
@@ -28,7 +34,7 @@ from service.web import problems
 from service.web.context import CACHE_RESULT
 from service.web.held import held_headers, send_held
 from service.web.negotiation import choose
-from service.web.routes import Endpoints, json_answer
+from service.web.routes import Endpoints, NoParameters, json_answer
 
 _MESSAGE_ID: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
@@ -95,7 +101,7 @@ class UsageParameters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             until=parse_instant("to", self.until),
             sort=parse_sort(self.sort),
             limit=self.limit,
-            cursor=parse_cursor(self.cursor),
+            cursor=parse_cursor(self.cursor, Cursor),
         )
 
 
@@ -165,6 +171,18 @@ async def read_usage_by_report(
     return _answer(request, view, await view.by_report())
 
 
+# Before the messages, or it would be one of them.
+@endpoints.get("/usage/plans", parameters=NoParameters, answer=PlansAnswer)
+async def read_plans(
+    request: web.Request, _parameters: NoParameters
+) -> web.StreamResponse:
+    """The plans that `plan` may name, the default one first."""
+    default = request.app[PERIOD].default_plan
+    others = (plan for plan in PLANS.values() if plan is not default)
+    offered = [PlanItem(each.id, each is default) for each in (default, *others)]
+    return json_answer(PlansAnswer(offered))
+
+
 @endpoints.get(
     "/usage/{message_id}",
     parameters=PlanParameters,
@@ -188,7 +206,7 @@ def _media_type_for(request: web.Request) -> str:
 
 def _answer(request: web.Request, view: View, value: Struct) -> web.Response:
     request[CACHE_RESULT] = view.freshness.result
-    return json_answer(value, **held_headers(view.headers, view.freshness))
+    return json_answer(value, held_headers(view.headers, view.freshness))
 
 
 def _link_to_next(request: web.Request, cursor: Cursor) -> str:

@@ -125,3 +125,16 @@ class UsageByReport(Struct, frozen=True):
 
     reports: list[ReportUsage]
     text: TextUsage
+
+
+class PlanItem(Struct, frozen=True):
+    """A plan that `?plan=` takes; the default one prices where none is asked for."""
+
+    plan: str
+    is_default: bool
+
+
+class PlansAnswer(Struct, frozen=True):
+    """Every plan with its version, the default one first."""
+
+    plans: list[PlanItem]

@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -17,7 +17,6 @@ import structlog
 from service import metrics, telemetry
 from service.settings import Settings
 from service.upstream.client import Reader, UpstreamClient
-from service.upstream.errors import UpstreamError
 from service.usage.bookkeeping import (
     Bookkeeper,
     InlineBookkeeper,
@@ -29,7 +28,6 @@ from service.usage.encodings import Answer
 from service.usage.errors import (
     BooksLost,
     DeadlineExceeded,
-    MessagesUnavailable,
     RefreshFailed,
     UnknownPlan,
 )
@@ -37,6 +35,7 @@ from service.usage.formats import JSON
 from service.usage.freshness import Forward, Freshness, Policy
 from service.usage.generations import Generation, Offer
 from service.usage.held import HeldPeriod, View
+from service.usage.messages import MessageSource, UpstreamMessages
 from service.usage.price_log import log_prices
 from service.usage.rating import PLANS, Plan
 from service.usage.report_cache import ReportCache
@@ -46,7 +45,6 @@ from service.usage.shared_reports import share_reports
 from service.usage.shared_store import SharedStore
 from service.usage.sharing import Wish, share_periods
 
-MESSAGES_PATH: Final = "/messages/current-period"
 log = structlog.get_logger()
 
 
@@ -59,9 +57,10 @@ class CurrentPeriod:
         client: UpstreamClient,
         clock: Callable[[], float] = time.monotonic,
         *,
+        messages: MessageSource | None = None,
         store: SharedStore | None = None,
     ) -> None:
-        self._client = client
+        self._messages = messages or UpstreamMessages(client)
         self._shared = share_periods(settings, store)
         self.clock = clock
         self._policy = Policy.of(settings.cache)
@@ -83,6 +82,11 @@ class CurrentPeriod:
         self._publishing: asyncio.Task[None] | None = None
         self._paused_until = -math.inf
         self._renewed_at = -math.inf
+
+    @property
+    def default_plan(self) -> Plan:
+        """The plan that prices where a question names none."""
+        return self._plan
 
     async def view(self, plan_name: str | None = None) -> View:
         """The period under a plan, the configured one by default.
@@ -380,12 +384,7 @@ class CurrentPeriod:
         # What is not here has to be read again, even if upstream has nothing newer.
         etag = before.etag if before and _has_books(before) else None
         read: Reader[tuple[Bookkeeper, Contents, bytearray]] = load
-        try:
-            fetched = await self._client.fetch(MESSAGES_PATH, read, etag=etag)
-        except UpstreamError as error:
-            raise MessagesUnavailable(
-                str(error), retry_after_s=error.retry_after_s
-            ) from error
+        fetched = await self._messages.fetch(read, etag)
         if fetched.value is None:
             return None
         return _Fetched(*fetched.value, fetched.etag)

@@ -4,8 +4,6 @@ A cursor names the message at which a page ended, not a position, so that messag
 which arrive between two pages neither shift nor repeat any.
 """
 
-import base64
-import binascii
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -13,9 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.usage.errors import CursorExpired, InvalidParameter
+from service.parameters import InvalidParameter
+from service.usage.errors import CursorExpired
 from service.usage.ledger import Ledger, Rows
-from service.usage.timestamps import read_instant
 
 MAX_LIMIT: Final = 100_000
 DIRECTIONS: Final = ("asc", "desc")
@@ -62,17 +60,6 @@ def select(ledger: Ledger, selection: Selection) -> Page:
     return Page(rows, Cursor(last, int(ledger.messages.ids[last])))
 
 
-def parse_instant(name: str, value: str | None) -> int | None:
-    """Read a parameter that is a moment; `InvalidParameter` where it is none."""
-    if value is None:
-        return None
-    try:
-        return read_instant(value)
-    except ValueError:
-        wanted = "an ISO 8601 date or time such as 2024-04-29T02:08:29Z"
-        raise InvalidParameter(name, f"expected {wanted}") from None
-
-
 def parse_sort(value: str | None) -> tuple[tuple[str, bool], ...]:
     """Read `column:direction;…` into (column, is descending) pairs.
 
@@ -84,24 +71,6 @@ def parse_sort(value: str | None) -> tuple[tuple[str, bool], ...]:
         if pair:
             columns.setdefault(*_parse_sort_pair(pair))
     return tuple(columns.items())
-
-
-def encode_cursor(cursor: Cursor) -> str:
-    """The cursor as callers carry it: opaque, and safe in a URL."""
-    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
-
-
-def parse_cursor(value: str | None) -> Cursor | None:
-    """Read a cursor back; `InvalidParameter` where it is not one of ours."""
-    if value is None:
-        return None
-    try:
-        padded = value + "=" * (-len(value) % 4)
-        raw = base64.b64decode(padded, altchars=b"-_", validate=True)
-        return msgspec.json.decode(raw, type=Cursor)
-    except (binascii.Error, ValueError, msgspec.DecodeError):
-        wanted = "expected a cursor from a Link header of this endpoint"
-        raise InvalidParameter("cursor", wanted) from None
 
 
 def _parse_sort_pair(pair: str) -> tuple[str, bool]:

@@ -6,12 +6,14 @@ what follows from each failure.
 """
 
 import asyncio
+import platform
 import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -382,6 +384,21 @@ def namespace_of(settings: Settings) -> str:
     if settings.sandbox.enabled:
         upstream = settings.sandbox
     usage = settings.usage
-    decides = [FORMAT, upstream, sorted(PLANS), usage.plan, usage.on_report_error]
+    decides = [
+        *(FORMAT, upstream, sorted(PLANS)),
+        *(usage.source, _database_of(settings), usage.plan, usage.on_report_error),
+    ]
     digest = blake2b(msgspec.json.encode(decides), digest_size=_TOKEN_BYTES)
     return f"copilot-usage:{digest.hexdigest()}"
+
+
+def _database_of(settings: Settings) -> list[str]:
+    """The database that the messages come from, if they do.
+
+    A file is another one on another machine, or below another working directory.
+    """
+    if settings.usage.source != "events":
+        return []
+    url = settings.storage.url
+    is_file = url.startswith("sqlite")
+    return [url, platform.node(), str(Path.cwd())] if is_file else [url]

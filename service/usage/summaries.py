@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from service.usage.errors import InvalidParameter
+from service.instants import US_PER_S
+from service.parameters import InvalidParameter
 from service.usage.ledger import BY_TEXT, Ledger, to_credits
 from service.usage.model import (
     DailyUsage,
@@ -16,7 +17,7 @@ from service.usage.model import (
     TextUsage,
     UsageByReport,
 )
-from service.usage.timestamps import US_PER_S, Instants
+from service.usage.timestamps import Instants
 
 S_PER_DAY: Final = 86_400
 S_PER_QUARTER: Final = 900

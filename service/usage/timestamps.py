@@ -5,35 +5,23 @@ without an offset is UTC.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Instants = NDArray[np.int64]
+from service.instants import US_PER_S, read_instant
 
-US_PER_S: Final = 1_000_000
+Instants = NDArray[np.int64]
 
 BATCH: Final = 4096
 """Timestamps read at once; more would only fall out of the processor's cache."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 _COMMON_FORM: Final = "0000-00-00T00:00:00.000Z"
 _ROW: Final = np.frombuffer(f"{_COMMON_FORM}\n".encode(), np.uint8)
 _HIGHEST: Final = np.uint8(9) * (_ROW == ord("0"))
 _FIELDS: Final = ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19), (20, 23))
 """Where year, month, day, hour, minute, second and milliseconds stand."""
-
-
-def read_instant(timestamp: str) -> int:
-    """Read one ISO 8601 timestamp; `ValueError` where it is unreadable."""
-    moment = datetime.fromisoformat(timestamp)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // _MICROSECOND
 
 
 def read_instants(timestamps: Sequence[str]) -> Instants:

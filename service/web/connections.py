@@ -50,7 +50,8 @@ class Connection(web.RequestHandler):
     __slots__ = ("_bounds", "_gone", "_has_begun", "_header_timer", "_write_timer")
 
     def __init__(self, manager: web.Server, bounds: Bounds, **options: Any) -> None:
-        super().__init__(manager, **options)
+        # Who reads a body undoes its coding: of one that is refused, nothing is undone.
+        super().__init__(manager, auto_decompress=False, **options)
         self._bounds = bounds
         self._gone: asyncio.Future[None] | None = None
         self._has_begun = False

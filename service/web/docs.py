@@ -4,8 +4,6 @@ The page is rendered when the service starts, from the document alone. It has no
 and loads nothing, so its Content-Security-Policy forbids all but its own style.
 """
 
-import base64
-import hashlib
 import html
 import re
 from collections.abc import Iterable
@@ -17,6 +15,7 @@ from aiohttp import web
 from markupsafe import Markup, escape
 
 from service.web.docs_view import Json, Operation, View
+from service.web.pages import page_headers, style_source
 from service.web.routes import Endpoints, NoParameters
 
 DOCUMENT: Final = web.AppKey("openapi_document", bytes)
@@ -27,15 +26,8 @@ HOST_MARK: Final = "host.invalid"
 
 _FOLDER: Final = Path(__file__).parent
 _STYLE: Final = (_FOLDER / "docs.css").read_text(encoding="utf-8")
-_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
-PAGE_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; img-src data:; "
-    f"style-src 'sha256-{_STYLE_HASH}'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+PAGE_HEADERS: Final = page_headers("img-src data:", style_source(_STYLE))
 
 endpoints = Endpoints()
 

@@ -3,6 +3,7 @@
 It reads nothing but the document, so the page can't tell anything else than that.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
@@ -12,8 +13,9 @@ Json = dict[str, Any]
 JSON_MEDIA_TYPE: Final = "application/json"
 
 _LIMITS: Final = {
-    "minimum": "at least",
-    "maximum": "at most",
+    "minimum": "at least {}",
+    "maximum": "at most {}",
+    "maxLength": "at most {} characters",
 }
 
 
@@ -37,6 +39,14 @@ class Answer(NamedTuple):
     members: list[Field]
 
 
+class RequestBody(NamedTuple):
+    """What an operation takes."""
+
+    description: str
+    media_types: list[str]
+    members: list[Field]
+
+
 class Operation(NamedTuple):
     """One operation, once for all its paths."""
 
@@ -47,7 +57,9 @@ class Operation(NamedTuple):
     aliases: list[str]
     summary: str
     description: str
+    needs_key: bool
     parameters: list[Field]
+    body: RequestBody | None
     answer: Answer
     problems: list[tuple[str, str]]
     """Status and code of each."""
@@ -94,10 +106,12 @@ class View:
             aliases=list(self._aliases(operation["operationId"])),
             summary=operation["summary"],
             description=operation.get("description", ""),
+            needs_key="security" in operation,
             parameters=[self._parameter(each) for each in _own(operation)],
-            answer=self._answer(responses["200"]),
+            body=self._body(operation),
+            answer=self._answer(_good(responses)),
             problems=list(_problems(responses)),
-            commands=list(self._commands(path, operation)),
+            commands=list(self._commands(path, method, operation)),
         )
 
     def _aliases(self, operation_id: str) -> Iterator[str]:
@@ -123,6 +137,17 @@ class View:
     def _header(self, name: str, header: Json) -> Field:
         return Field(name, self._kind(header["schema"]), "", header["description"], [])
 
+    def _body(self, operation: Json) -> RequestBody | None:
+        body = operation.get("requestBody")
+        if body is None:
+            return None
+        schema = body["content"].get(JSON_MEDIA_TYPE, {}).get("schema", {})
+        return RequestBody(
+            description=body["description"],
+            media_types=list(body["content"]),
+            members=list(self._members(schema)),
+        )
+
     def _answer(self, response: Json) -> Answer:
         schema = response["content"].get(JSON_MEDIA_TYPE, {}).get("schema", {})
         return Answer(
@@ -139,6 +164,8 @@ class View:
     def _members(self, schema: Json) -> Iterator[Field]:
         """The members of an object, or of the objects in an array."""
         schema = self._follow(schema)
+        # Of one or many it is the one.
+        schema = self._follow(next(iter(schema.get("anyOf", ())), schema))
         schema = self._follow(schema.get("items", schema))
         for name, member in schema.get("properties", {}).items():
             yield Field(
@@ -165,23 +192,32 @@ class View:
         inner = schema.get("items") or schema.get("additionalProperties")
         if inner:
             words = f"{words} of {self._kind(inner)}"
-        limits = [f"{_LIMITS[key]} {schema[key]}" for key in _LIMITS if key in schema]
+        limits = [_LIMITS[key].format(schema[key]) for key in _LIMITS if key in schema]
         return ", ".join([words, *limits])
 
-    def _commands(self, path: str, operation: Json) -> Iterator[str]:
+    def _commands(self, path: str, method: str, operation: Json) -> Iterator[str]:
         """How to ask with curl: plainly, with examples, for each other media type."""
         # Braces would be curl's own patterns.
         plain = self._host + path.replace("{", "<").replace("}", ">")
-        yield f"curl '{plain}'"
+        curl = "curl"
+        if "security" in operation:
+            curl += " -H 'Authorization: Bearer <key>'"
+        if "requestBody" in operation:
+            content = operation["requestBody"]["content"][JSON_MEDIA_TYPE]
+            yield f"{curl} '{plain}' --json '{json.dumps(content['example'])}'"
+            return
+        if method != "get":
+            curl += f" -X {method.upper()}"
+        yield f"{curl} '{plain}'"
         examples = {
             each["name"]: each["schema"]["examples"][0]
             for each in _own(operation)
             if "examples" in each["schema"]
         }
         if examples:
-            yield f"curl '{plain}?{urlencode(examples, safe=':;,')}'"
-        for media_type in list(operation["responses"]["200"]["content"])[1:]:
-            yield f"curl -H 'Accept: {media_type}' '{plain}'"
+            yield f"{curl} '{plain}?{urlencode(examples, safe=':;,')}'"
+        for media_type in list(_good(operation["responses"])["content"])[1:]:
+            yield f"{curl} -H 'Accept: {media_type}' '{plain}'"
 
     def _follow(self, node: Json) -> Json:
         """What a `$ref` points to; any other node itself."""
@@ -191,6 +227,11 @@ class View:
         for step in node["$ref"].removeprefix("#/").split("/"):
             target = target[step]
         return {**target, **{k: v for k, v in node.items() if k != "$ref"}}
+
+
+def _good(responses: Json) -> Json:
+    """The answer when all is well."""
+    return next(each for status, each in responses.items() if status.startswith("2"))
 
 
 def _own(operation: Json) -> list[Json]:

@@ -40,7 +40,7 @@ async def read_liveness(
     _request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
     """Whether the process answers; says nothing of upstream."""
-    return json_answer(Liveness(), **NO_STORE)
+    return json_answer(Liveness(), NO_STORE)
 
 
 @endpoints.get(
@@ -55,4 +55,4 @@ async def read_readiness(
     """
     if request.app[TRAFFIC].is_draining:
         raise RequestProblem(NOT_READY, "draining")
-    return json_answer(Readiness(), **NO_STORE)
+    return json_answer(Readiness(), NO_STORE)

@@ -88,12 +88,14 @@ def held_headers(
 
 
 @lru_cache(maxsize=256)
-def codings_for(accept_encoding: str) -> tuple[Coding, ...]:
+def codings_for(
+    accept_encoding: str, offered: tuple[Coding, ...] = CODINGS
+) -> tuple[Coding, ...]:
     """The codings that a caller takes, by their wish and then by ours.
 
     The plain bytes are for whoever takes nothing else that there is, always.
     """
-    qualities = {coding: quality_of(coding, accept_encoding) for coding in CODINGS}
+    qualities = {coding: quality_of(coding, accept_encoding) for coding in offered}
     taken = [coding for coding, quality in qualities.items() if quality > 0]
     taken.sort(key=qualities.__getitem__, reverse=True)
     return tuple(taken) if IDENTITY in taken else (*taken, IDENTITY)
@@ -104,20 +106,20 @@ def choose_variant(
 ) -> tuple[Variant, int]:
     """The best variant by `Accept-Encoding`; 304 if `If-None-Match` names it."""
     variant = answer.best(codings_for(accepted or ""))
-    return variant, _NOT_MODIFIED if _is_known(known, variant) else _OK
+    return variant, _NOT_MODIFIED if is_known(known, variant) else _OK
 
 
-def keeps_connection(request: web.BaseRequest) -> bool:
-    """Whether the connection stays open, by the rules of HTTP/1.1."""
-    return request.keep_alive and request.version == HttpVersion11
-
-
-def _is_known(known: str | None, variant: Variant) -> bool:
+def is_known(known: str | None, variant: Variant) -> bool:
     """Whether `If-None-Match` names this variant (RFC 9110 §13.1.2)."""
     if known is None:
         return False
     tags = (tag.strip().removeprefix("W/") for tag in known.split(","))
     return known.strip() == "*" or variant.etag in tags
+
+
+def keeps_connection(request: web.BaseRequest) -> bool:
+    """Whether the connection stays open, by the rules of HTTP/1.1."""
+    return request.keep_alive and request.version == HttpVersion11
 
 
 def _headers(

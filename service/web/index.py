@@ -11,7 +11,7 @@ from service.web.routes import Endpoints, NoParameters, json_answer
 
 NAME: Final = "copilot-usage"
 VERSION: Final = version(NAME)
-PAGE: Final = "/docs"
+PAGE: Final = "/dashboard/"
 """Where a browser is sent on to."""
 
 endpoints = Endpoints()
@@ -26,6 +26,7 @@ class Index(Struct, frozen=True):
 
 
 LINKS: Final = {
+    "dashboard": "/dashboard/",
     "usage": "/usage",
     "daily": "/usage/daily",
     "reports": "/usage/reports",
@@ -44,4 +45,4 @@ async def read_index(
     accept = ",".join(request.headers.getall("Accept", ()))
     if choose(accept, ("application/json", "text/html")) == "text/html":
         raise web.HTTPSeeOther(PAGE, headers={"Vary": "Accept"})
-    return json_answer(Index(NAME, VERSION, LINKS), Vary="Accept")
+    return json_answer(Index(NAME, VERSION, LINKS), {"Vary": "Accept"})

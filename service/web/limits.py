@@ -36,6 +36,13 @@ REMEMBERED_ADDRESSES: Final = 16_384
 IPAddress = IPv4Address | IPv6Address
 
 
+class Rate(NamedTuple):
+    """How often a caller may ask: in the long run, and at once."""
+
+    per_s: float
+    burst: int
+
+
 class Quota(NamedTuple):
     """What a caller has left, after a request that was allowed or not."""
 
@@ -62,8 +69,7 @@ class TokenBuckets:
     def __init__(
         self, limits: LimitSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.rate_per_s = limits.rate_per_s
-        self.burst = limits.burst
+        self._rate = Rate(limits.rate_per_s, limits.burst)
         self._max_clients = limits.max_clients
         self._clock = clock
         self._full_at: OrderedDict[str | bytes, float] = OrderedDict()
@@ -71,15 +77,16 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, client: str | bytes) -> Quota:
-        """Take one token of a client, if it has one."""
+    def take(self, client: str | bytes, rate: Rate | None = None) -> Quota:
+        """Take one token of a client, if it has one; `rate` is a rate of its own."""
+        per_s, burst = rate or self._rate
         now = self._clock()
         full_at = max(now, self._full_at.get(client, now))
-        tokens = self.burst - (full_at - now) * self.rate_per_s
+        tokens = burst - (full_at - now) * per_s
         if tokens < 1:
-            wait_s = math.ceil((1 - tokens) / self.rate_per_s)
+            wait_s = math.ceil((1 - tokens) / per_s)
             return Quota(is_allowed=False, remaining=0, reset_s=wait_s)
-        self._full_at[client] = full_at = full_at + 1 / self.rate_per_s
+        self._full_at[client] = full_at = full_at + 1 / per_s
         self._full_at.move_to_end(client)
         if len(self._full_at) > self._max_clients:
             self._full_at.popitem(last=False)
@@ -97,7 +104,7 @@ class Callers:
 
     def identify(self, request: web.BaseRequest) -> str | bytes:
         """Who asks; equal for all requests of one caller."""
-        credential = _credential_of(request) if self._by_credentials else None
+        credential = credential_of(request) if self._by_credentials else None
         if credential:
             key = credential.encode("utf-8", "surrogateescape")
             return blake2b(key, key=self._secret, digest_size=16).digest()
@@ -254,7 +261,8 @@ def group_of(text: str) -> str:
     return str(address or text)
 
 
-def _credential_of(request: web.BaseRequest) -> str | None:
+def credential_of(request: web.BaseRequest) -> str | None:
+    """The key that a request carries, as a bearer token or by itself."""
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()

@@ -8,7 +8,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from http import HTTPStatus
 from importlib.metadata import metadata
 from typing import Any, Final, NamedTuple, get_args
 
@@ -18,17 +17,23 @@ from aiohttp import web
 from service.web import docs, problems
 from service.web.context import REQUEST_ID_HEADER
 from service.web.index import NAME, VERSION
-from service.web.limits import is_exempt
+from service.web.limits import API_KEY, is_exempt
 from service.web.problems import Problem, ProblemKind
-from service.web.routes import Endpoint, Endpoints
+from service.web.routes import Body, Endpoint, Endpoints, OwnQuery
 
 Json = dict[str, Any]
 
 OPENAPI_VERSION: Final = "3.1.0"
-COMMON_PROBLEMS: Final = (problems.INVALID_PARAMETER, problems.INTERNAL_ERROR)
-"""What every operation may answer: parameters are checked everywhere."""
+REFUSALS: Final = (problems.INVALID_PARAMETER,)
+"""What every operation may answer that reads its query."""
 LIMITS: Final = (problems.OVERLOADED, problems.RATE_LIMITED)
 """What every operation may answer that limits apply to (`limits.is_exempt`)."""
+
+SECURITY_SCHEMES: Final[dict[str, Json]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": API_KEY},
+}
+"""The two ways to send an application's key."""
 
 _SCHEMAS: Final = "#/components/schemas/"
 _EXAMPLES: Final = "#/components/examples/"
@@ -81,8 +86,9 @@ class Schemas(NamedTuple):
         """The schemas of the endpoints' parameters and bodies, and of problems."""
         parameters = [each.parameters for each in endpoints]
         answers = [each.answer for each in endpoints if each.answer is not None]
+        bodies = [kind for each in endpoints for kind in _body_types(each.body)]
         structs = list(_structs(answers))
-        types = list(dict.fromkeys([*parameters, *answers, *structs, Problem]))
+        types = list(dict.fromkeys([*parameters, *answers, *bodies, *structs, Problem]))
         references, components = msgspec.json.schema_components(
             types, ref_template=_SCHEMAS + "{name}"
         )
@@ -102,6 +108,12 @@ class Schemas(NamedTuple):
         """What stands under `components`, by name."""
         names = sorted(self.components.keys() - self.parameters)
         return {name: self.components[name] for name in names}
+
+
+def _body_types(body: Body | None) -> list[Any]:
+    """The types of a request's body, where it is JSON."""
+    kinds = body.media_types.values() if body else ()
+    return [kind for kind in kinds if kind is not None]
 
 
 def _component_name(reference: Json) -> str:
@@ -169,8 +181,13 @@ def _operation(endpoint: Endpoint, path: str, schemas: Schemas) -> Json:
     if path != endpoint.paths[0]:
         operation["x-alias-of"] = endpoint.name
     operation["parameters"] = _parameters(endpoint, path, schemas)
+    if endpoint.needs_key:
+        operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
+    if endpoint.body is not None:
+        operation["requestBody"] = _request_body(endpoint.body, schemas)
     operation["responses"] = {
-        str(int(HTTPStatus.OK)): _answer(endpoint, schemas),
+        str(int(endpoint.status)): _answer(endpoint, schemas),
+        **_other_answers(endpoint),
         **_problem_answers(endpoint),
     }
     return operation
@@ -231,7 +248,7 @@ def _answer(endpoint: Endpoint, schemas: Schemas) -> Json:
     if endpoint.answer is not None:
         schema = schemas.resolve(endpoint.answer)
     return {
-        "description": schema.get("description", HTTPStatus.OK.phrase),
+        "description": schema.get("description", endpoint.status.phrase),
         "headers": _headers(endpoint.headers),
         "content": {
             media_type: {"schema": _body_schema(endpoint, media_type, schemas)}
@@ -240,10 +257,36 @@ def _answer(endpoint: Endpoint, schemas: Schemas) -> Json:
     }
 
 
+def _other_answers(endpoint: Endpoint) -> Json:
+    """Answers of other statuses that are no problems, as text."""
+    content = {each: {"schema": {"type": "string"}} for each in endpoint.media_types}
+    return {
+        str(int(status)): {
+            "description": description,
+            "headers": _headers({}),
+            "content": content,
+        }
+        for status, description in endpoint.also.items()
+    }
+
+
 def _body_schema(endpoint: Endpoint, media_type: str, schemas: Schemas) -> Json:
     if not media_type.endswith(("/json", "+json")):
         return {"type": "string"}
     return schemas.references.get(endpoint.answer, {})
+
+
+def _request_body(body: Body, schemas: Schemas) -> Json:
+    return {
+        "description": body.description,
+        "required": True,
+        "content": {
+            media_type: {"schema": {"type": "string"}}
+            if kind is None
+            else {"schema": schemas.references[kind], "example": body.example}
+            for media_type, kind in body.media_types.items()
+        },
+    }
 
 
 def _headers(described: dict[str, str]) -> Json:
@@ -260,7 +303,9 @@ def _problem_answers(endpoint: Endpoint) -> Json:
     """One answer for each status, whatever the number of problems behind it."""
     by_status: dict[int, list[ProblemKind]] = {}
     limits = () if all(map(is_exempt, endpoint.paths)) else LIMITS
-    for kind in dict.fromkeys((*endpoint.problems, *COMMON_PROBLEMS, *limits)):
+    refusals = () if endpoint.parameters is OwnQuery else REFUSALS
+    common = (*refusals, problems.INTERNAL_ERROR, *limits)
+    for kind in dict.fromkeys((*endpoint.problems, *common)):
         by_status.setdefault(int(kind.status), []).append(kind)
     return {
         str(status): _problem_answer(status, by_status[status])
@@ -289,6 +334,7 @@ def _problem_answer(status: int, kinds: list[ProblemKind]) -> Json:
 def _components(schemas: Schemas) -> Json:
     return {
         "schemas": schemas.published(),
+        "securitySchemes": SECURITY_SCHEMES,
         "parameters": {REQUEST_ID_HEADER: _request_id_parameter()},
         "headers": {
             REQUEST_ID_HEADER: {

@@ -12,6 +12,9 @@ from typing import Final, NamedTuple
 import msgspec
 from aiohttp import web
 
+from service.events import errors as events
+from service.parameters import InvalidParameter
+from service.storage import errors as storage
 from service.usage import errors as usage
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -77,6 +80,49 @@ NOT_ACCEPTABLE: Final = ProblemKind(
 REQUEST_REFUSED: Final = ProblemKind(
     "request_refused", HTTPStatus.BAD_REQUEST, "The request cannot be handled"
 )
+NOT_JSON: Final = ProblemKind(
+    "not_json", HTTPStatus.BAD_REQUEST, "The body is not JSON"
+)
+BODY_INCOMPLETE: Final = ProblemKind(
+    "body_incomplete", HTTPStatus.BAD_REQUEST, "The body has not come whole"
+)
+BODY_TOO_SLOW: Final = ProblemKind(
+    "body_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The body has not come in time"
+)
+BODY_TOO_LARGE: Final = ProblemKind(
+    "body_too_large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"
+)
+TOO_MANY_EVENTS: Final = ProblemKind(
+    "too_many_events",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "The body has too many events",
+)
+UNSUPPORTED_MEDIA_TYPE: Final = ProblemKind(
+    "unsupported_media_type",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "The body is of a type or coding that is not taken",
+)
+UNAUTHORIZED: Final = ProblemKind(
+    "unauthorized", HTTPStatus.UNAUTHORIZED, "A key is needed"
+)
+FORBIDDEN: Final = ProblemKind(
+    "forbidden", HTTPStatus.FORBIDDEN, "The key has no right to this"
+)
+SESSION_NOT_FOUND: Final = ProblemKind(
+    "session_not_found", HTTPStatus.NOT_FOUND, "There are no events of this session"
+)
+FAILED_EVENT_NOT_FOUND: Final = ProblemKind(
+    "failed_event_not_found", HTTPStatus.NOT_FOUND, "There is no such failed event"
+)
+REPLAY_REFUSED: Final = ProblemKind(
+    "replay_refused", HTTPStatus.CONFLICT, "The event fails still"
+)
+BACKLOG_FULL: Final = ProblemKind(
+    "backlog_full", HTTPStatus.SERVICE_UNAVAILABLE, "Too many events wait to be stored"
+)
+STORAGE_UNAVAILABLE: Final = ProblemKind(
+    "storage_unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Events cannot be stored now"
+)
 MESSAGES_UNAVAILABLE: Final = ProblemKind(
     "messages_unavailable",
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -109,7 +155,7 @@ INTERNAL_ERROR: Final = ProblemKind(
 )
 
 KINDS: Final[dict[type[BaseException], ProblemKind]] = {
-    usage.InvalidParameter: INVALID_PARAMETER,
+    InvalidParameter: INVALID_PARAMETER,
     usage.UnknownPlan: UNKNOWN_PLAN,
     usage.CursorExpired: CURSOR_EXPIRED,
     usage.MessageNotFound: MESSAGE_NOT_FOUND,
@@ -117,10 +163,25 @@ KINDS: Final[dict[type[BaseException], ProblemKind]] = {
     usage.ReportUnavailable: REPORT_UNAVAILABLE,
     usage.DeadlineExceeded: DEADLINE_EXCEEDED,
     usage.BooksLost: PERIOD_LOST,
+    events.NotJson: NOT_JSON,
+    events.TooManyEvents: TOO_MANY_EVENTS,
+    events.BacklogFull: BACKLOG_FULL,
+    events.SessionNotFound: SESSION_NOT_FOUND,
+    events.FailedEventNotFound: FAILED_EVENT_NOT_FOUND,
+    events.ReplayRefused: REPLAY_REFUSED,
+    storage.StorageError: STORAGE_UNAVAILABLE,
     web.HTTPNotFound: NOT_FOUND,
     web.HTTPMethodNotAllowed: METHOD_NOT_ALLOWED,
     web.HTTPClientError: REQUEST_REFUSED,
 }
+
+UNHARMED: Final = {
+    BACKLOG_FULL: "nothing was stored",
+    # A connection that is lost while it commits leaves open whether it did.
+    STORAGE_UNAVAILABLE: "nothing was lost, and what is sent again is stored once",
+}
+"""What a temporary failure of events has left behind."""
+TRY_AGAIN: Final = "; try again after the time in Retry-After"
 
 
 def kind_of(error: BaseException) -> ProblemKind:
@@ -166,13 +227,15 @@ def _detail(error: BaseException, kind: ProblemKind) -> str:
         return str(error)
     if kind is INTERNAL_ERROR:
         return "the log tells more under this request id"
-    return "nothing was charged or lost; try again after the time in Retry-After"
+    return UNHARMED.get(kind, "nothing was charged or lost") + TRY_AGAIN
 
 
 def _headers(error: BaseException, kind: ProblemKind) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+    if kind is UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     if kind.status in TEMPORARY:
         asked_s = getattr(error, "retry_after_s", None)
         wait_s = DEFAULT_RETRY_AFTER_S if asked_s is None else asked_s

@@ -6,14 +6,16 @@ say something else than the other.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 from aiohttp import web
 
-from service.usage.errors import InvalidParameter
+from service.parameters import InvalidParameter
 from service.web.problems import ProblemKind
 
 ROUTES: Final = "routes"
@@ -26,6 +28,20 @@ class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The parameters of an endpoint that has none."""
 
 
+class Body(NamedTuple):
+    """What a request's body may be."""
+
+    media_types: dict[str, Any]
+    """The type of each form that is taken, for the document; None is plain text."""
+    description: str
+    example: Any
+    """A JSON body that does something."""
+
+
+class OwnQuery(msgspec.Struct, frozen=True):
+    """A query that only the page itself reads: it is passed over, whatever it says."""
+
+
 class Endpoint(NamedTuple):
     """One operation of the API."""
 
@@ -35,11 +51,18 @@ class Endpoint(NamedTuple):
     parameters: type[msgspec.Struct]
     """The query's parameters; field names (or their encoded names) are theirs."""
     answer: Any
-    """The type of the 200 answer's body, or None where it is no JSON of ours."""
+    """The type of the good answer's body, or None where it is no JSON of ours."""
     media_types: tuple[str, ...]
     problems: tuple[ProblemKind, ...]
     headers: dict[str, str]
-    """Headers of the 200 answer, with a description of each."""
+    """Headers of the good answer, with a description of each."""
+    status: HTTPStatus = HTTPStatus.OK
+    """The status of the good answer."""
+    body: Body | None = None
+    needs_key: bool = False
+    """Whether only applications with a key may ask."""
+    also: Mapping[HTTPStatus, str] = MappingProxyType({})
+    """Other statuses that have a body of these media types, described."""
 
     @property
     def name(self) -> str:
@@ -51,45 +74,68 @@ class Endpoint(NamedTuple):
         return await self.handler(request, read_parameters(request, self.parameters))
 
 
+class Options(TypedDict, total=False):
+    """What a declaration may say beyond path and parameters; see `Endpoint`."""
+
+    answer: Any
+    media_types: tuple[str, ...]
+    problems: tuple[ProblemKind, ...]
+    headers: dict[str, str]
+    status: HTTPStatus
+    body: Body | None
+    needs_key: bool
+    also: Mapping[HTTPStatus, str]
+
+
 class Endpoints(list[Endpoint]):
     """The endpoints of one domain, filled by decorating their handlers."""
 
     def get(
-        self,
-        *paths: str,
-        parameters: type[P],
-        answer: Any = None,
-        media_types: tuple[str, ...] = ("application/json",),
-        problems: tuple[ProblemKind, ...] = (),
-        headers: dict[str, str] | None = None,
+        self, *paths: str, parameters: type[P], **options: Unpack["Options"]
     ) -> Callable[[EndpointHandler[P]], EndpointHandler[P]]:
         """Declare a GET (and HEAD) endpoint; its docstring becomes its description."""
+        return self._declare("GET", paths, parameters, options)
 
+    def post(
+        self, *paths: str, parameters: type[P], **options: Unpack["Options"]
+    ) -> Callable[[EndpointHandler[P]], EndpointHandler[P]]:
+        """Declare a POST endpoint; its handler reads the body."""
+        return self._declare("POST", paths, parameters, options)
+
+    def _declare(
+        self,
+        method: str,
+        paths: tuple[str, ...],
+        parameters: type[P],
+        options: "Options",
+    ) -> Callable[[EndpointHandler[P]], EndpointHandler[P]]:
         def declare(handler: EndpointHandler[P]) -> EndpointHandler[P]:
-            self.append(
-                Endpoint(
-                    method="GET",
-                    paths=paths,
-                    handler=handler,
-                    parameters=parameters,
-                    answer=answer,
-                    media_types=media_types,
-                    problems=problems,
-                    headers=headers or {},
-                )
-            )
+            given: Options = {
+                "answer": None,
+                "media_types": ("application/json",),
+                "problems": (),
+                "headers": {},
+                **options,
+            }
+            self.append(Endpoint(method, paths, handler, parameters, **given))
             return handler
 
         return declare
 
     def routes(self) -> list[web.RouteDef]:
         """The endpoints as aiohttp's routes."""
-        return [web.get(path, each.serve) for each in self for path in each.paths]
+        return [
+            web.get(path, each.serve)
+            if each.method == "GET"
+            else web.route(each.method, path, each.serve)
+            for each in self
+            for path in each.paths
+        ]
 
 
 def read_parameters(request: web.Request, struct: type[P]) -> P:
     """Decode the query; `InvalidParameter` names what is unknown, double or wrong."""
-    if not request.query_string:
+    if not request.query_string or struct is OwnQuery:
         return cast("P", _defaults(struct))
     known = [field.encode_name for field in msgspec.structs.fields(struct)]
     for name, count in Counter(name for name, _ in request.query.items()).items():
@@ -121,9 +167,15 @@ def _wanted(struct: type[msgspec.Struct], name: str) -> str:
     return "expected " + ", ".join(f"{word} {value}" for word, value in allowed.items())
 
 
-def json_answer(value: object, **headers: str) -> web.Response:
+def json_answer(
+    value: object,
+    headers: Mapping[str, str] | None = None,
+    *,
+    status: HTTPStatus = HTTPStatus.OK,
+) -> web.Response:
     """A struct as a JSON answer."""
     return web.Response(
+        status=status,
         body=msgspec.json.encode(value),
         content_type="application/json",
         headers=headers,

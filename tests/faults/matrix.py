@@ -277,6 +277,7 @@ def settings_for(cell: Cell, url: str) -> Settings:
             "max_body_bytes": 100_000,
         },
         "usage": {"on_report_error": target.on_report_error},
+        "events": {"enabled": False},
         "cache": {
             "ttl_s": TTL_S,
             "stale_while_revalidate_s": 0,

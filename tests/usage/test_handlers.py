@@ -115,7 +115,15 @@ async def test_an_empty_period(client: MakeClient) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/health/live", "/usage", "/usage?limit=2", "/usage/1001", "/usage/daily"],
+    [
+        "/",
+        "/health/live",
+        "/usage",
+        "/usage?limit=2",
+        "/usage/1001",
+        "/usage/daily",
+        "/usage/plans",
+    ],
 )
 async def test_head_answers_as_get_without_a_body(service: Client, path: str) -> None:
     """Whoever asks for the headers alone gets the same ones."""
@@ -288,6 +296,46 @@ async def test_another_plan(
     assert response.headers["Usage-Plan"] == header
     assert usage[1]["credits_used"] == credits_used
     assert usage[0]["credits_used"] == 79.0
+
+
+@pytest.mark.parametrize(
+    "configured, other",
+    [
+        ("text-rules/1", "token-estimate/1"),
+        ("token-estimate/1", "text-rules/1"),
+    ],
+)
+async def test_the_plans_that_can_be_asked_for(
+    client: MakeClient, sandbox: RunningSandbox, configured: str, other: str
+) -> None:
+    """The default comes first, whichever it is, and upstream is not needed for it."""
+    name, _, _ = configured.partition("/")
+    response = await (await client(usage={"plan": name})).get("/usage/plans")
+
+    assert response.status == 200
+    assert await response.json() == {
+        "plans": [
+            {"plan": configured, "is_default": True},
+            {"plan": other, "is_default": False},
+        ]
+    }
+    assert not sandbox.sandbox.calls
+
+
+async def test_every_plan_offered_is_taken(service: Client) -> None:
+    """A plan goes into `?plan=` as it stands in the list."""
+    offered = (await (await service.get("/usage/plans")).json())["plans"]
+    plans = [each["plan"] for each in offered]
+    taken = [await service.get("/usage", params={"plan": plan}) for plan in plans]
+
+    assert [each.headers["Usage-Plan"] for each in taken] == plans
+
+
+async def test_plans_have_no_parameters(service: Client) -> None:
+    """A parameter that would be ignored is refused."""
+    problem = await problem_at(service, "/usage/plans?plan=text-rules")
+
+    assert problem["code"] == "invalid_parameter"
 
 
 # --- one message, and the sums ------------------------------------------------------

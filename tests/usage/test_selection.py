@@ -12,20 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.usage.errors import CursorExpired, InvalidParameter
+from service.instants import read_instant
+from service.parameters import (
+    InvalidParameter,
+    encode_cursor,
+    parse_cursor,
+    parse_instant,
+)
+from service.usage.errors import CursorExpired
 from service.usage.ledger import Ledger
 from service.usage.selection import (
     MAX_LIMIT,
     SORT_COLUMNS,
     Cursor,
     Selection,
-    encode_cursor,
-    parse_cursor,
-    parse_instant,
     parse_sort,
     select,
 )
-from service.usage.timestamps import read_instant
 from tests.reference import items_of, ledger_of, message, report, unhurried
 
 Sort = tuple[tuple[str, bool], ...]
@@ -96,7 +99,7 @@ def pages(ledger: Ledger, selection: Selection) -> Iterable[list[int]]:
         yield page.rows.tolist()
         if page.next is None:
             return
-        cursor = parse_cursor(encode_cursor(page.next))
+        cursor = parse_cursor(encode_cursor(page.next), Cursor)
         selection = selection._replace(cursor=cursor)
     pytest.fail("the pages do not come to an end")
 
@@ -335,14 +338,14 @@ def written(raw: bytes) -> str:
 def test_cursor_survives_the_way_through_a_url(row: int, message_id: int) -> None:
     """What is given out is read back the same, and needs no escaping."""
     carried = encode_cursor(Cursor(row, message_id))
-    assert parse_cursor(carried) == Cursor(row, message_id)
+    assert parse_cursor(carried, Cursor) == Cursor(row, message_id)
     assert carried.replace("-", "").replace("_", "").isalnum()
     assert carried.isascii()
 
 
 def test_no_cursor_is_none() -> None:
     """Most questions carry no cursor."""
-    assert parse_cursor(None) is None
+    assert parse_cursor(None, Cursor) is None
 
 
 @pytest.mark.parametrize(
@@ -358,7 +361,7 @@ def test_no_cursor_is_none() -> None:
 def test_cursor_not_of_our_making_is_refused(value: str) -> None:
     """Garbage, other JSON and nesting without end are the caller's error."""
     with pytest.raises(InvalidParameter, match="Link header") as error:
-        parse_cursor(value)
+        parse_cursor(value, Cursor)
     assert error.value.name == "cursor"
 
 
@@ -372,7 +375,8 @@ def test_cursor_not_of_our_making_is_refused(value: str) -> None:
 )
 def test_forged_cursor_has_expired(cursor: Cursor) -> None:
     """A row or id that does not exist leads to no message, and to no crash."""
-    forged = parse_cursor(written(msgspec.json.encode([cursor.row, cursor.message_id])))
+    text = written(msgspec.json.encode([cursor.row, cursor.message_id]))
+    forged = parse_cursor(text, Cursor)
     assert forged == cursor
     with pytest.raises(CursorExpired):
         select(LEDGER, Selection(cursor=forged))
@@ -390,5 +394,7 @@ def test_forged_cursor_has_expired(cursor: Cursor) -> None:
 def test_no_cursor_leads_to_another_error(value: str, sort: Sort) -> None:
     """Whatever is sent as a cursor gives a page, or one of two errors."""
     with suppress(InvalidParameter, CursorExpired):
-        page = select(LEDGER, Selection(sort=sort, limit=3, cursor=parse_cursor(value)))
+        page = select(
+            LEDGER, Selection(sort=sort, limit=3, cursor=parse_cursor(value, Cursor))
+        )
         assert np.isin(page.rows, np.arange(len(LEDGER))).all()

@@ -957,6 +957,7 @@ class Process:
             for key, value in keys.items()
             if section in {"upstream", "cache"}
         }
+        variables["COPILOT_USAGE_EVENTS__ENABLED"] = "false"
         command = [sys.executable, "-m", "service", "serve", "--port", "0"]
         self.process = subprocess.Popen(  # noqa: S603
             command,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.usage.errors import InvalidParameter
+from service.parameters import InvalidParameter
 from service.usage.ledger import Ledger
 from service.usage.model import DailyUsage, DayUsage, ReportUsage, TextUsage
 from service.usage.summaries import daily_usage, parse_zone, usage_by_report

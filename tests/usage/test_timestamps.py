@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.usage.timestamps import BATCH, read_instant, read_instants
+from service.instants import read_instant
+from service.usage.timestamps import BATCH, read_instants
 from tests.reference import unhurried
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -48,7 +48,8 @@ class Page(HTMLParser):
 @pytest.fixture
 def document(settings: MakeSettings) -> Json:
     """The document of the real application."""
-    decoded: Json = msgspec.json.decode(create_app(settings())[DOCUMENT])
+    with_events = settings(events={"enabled": True})
+    decoded: Json = msgspec.json.decode(create_app(with_events)[DOCUMENT])
     return decoded
 
 
@@ -193,6 +194,23 @@ def test_answer_shows_its_members_inside_one_another(document: Json) -> None:
         ("report_name", "optional"),
         ("credits_used", ""),
     ]
+
+
+def test_sending_reads_as_people_need_it(document: Json) -> None:
+    """What is taken, its members, the status, and a command that does something."""
+    view = View(document, "host")
+    sending = next(each for each in view.operations() if each.id == "send_events")
+    assert sending.needs_key
+    assert sending.body is not None
+    assert sending.body.media_types == ["application/json", "application/x-ndjson"]
+    members = {each.name: each for each in sending.body.members}
+    required = {"session_id", "category", "name", "data", "timestamp"}
+    assert required < members.keys()
+    assert {each for each in members if members[each].presence == ""} == required
+    assert ("413", "too_many_events") in sending.problems
+    (command,) = sending.commands
+    assert command.startswith("curl -H 'Authorization: Bearer <key>' 'host/events' ")
+    assert "--json '{" in command
 
 
 def test_path_variable_is_no_pattern_of_curl(document: Json) -> None:

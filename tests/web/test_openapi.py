@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -14,10 +15,11 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from service.app import create_app
+from service.events import handlers as events
 from service.sandbox.server import RunningSandbox
 from service.usage import handlers as usage
 from service.usage.selection import MAX_LIMIT
-from service.web import problems
+from service.web import dashboard, problems
 from service.web.docs import DOCUMENT
 from service.web.openapi import Json, describe
 from service.web.problems import ProblemKind
@@ -30,7 +32,8 @@ PROBLEM_TYPE: Final = "application/problem+json"
 @pytest.fixture
 def document(settings: MakeSettings) -> Json:
     """The document of the real application, without serving it."""
-    decoded: Json = msgspec.json.decode(create_app(settings())[DOCUMENT])
+    with_events = settings(events={"enabled": True})
+    decoded: Json = msgspec.json.decode(create_app(with_events)[DOCUMENT])
     return decoded
 
 
@@ -58,9 +61,13 @@ def faults_of(document: Json, schema: Json, body: object) -> list[str]:
 # --- the whole ----------------------------------------------------------------------
 
 
-async def test_served_document_is_valid(client: MakeClient, document: Json) -> None:
+async def test_served_document_is_valid(
+    client: MakeClient, document: Json, tmp_path: Path
+) -> None:
     """`/openapi.json` serves a valid OpenAPI 3.1 document as JSON."""
-    answer = await (await client()).get("/openapi.json")
+    storage = {"url": f"sqlite+aiosqlite:///{tmp_path}/events.db"}
+    service = await client(events={"enabled": True}, storage=storage)
+    answer = await service.get("/openapi.json")
     assert answer.content_type == "application/json"
     served = await answer.json()
     assert served == document
@@ -75,7 +82,15 @@ def test_document_tells_what_it_describes(document: Json) -> None:
     assert info["version"] == "0.1.0"
     assert "credits" in info["description"]
     described = {tag["name"]: tag["description"] for tag in document["tags"]}
-    assert list(described) == ["usage", "index", "health", "metrics", "docs"]
+    assert list(described) == [
+        "usage",
+        "events",
+        "dashboard",
+        "index",
+        "health",
+        "metrics",
+        "docs",
+    ]
     assert described["usage"].startswith("The endpoints of usage")
     assert {each["tags"][0] for _, _, each in operations(document)} == set(described)
 
@@ -107,12 +122,16 @@ def test_document_is_the_same_in_every_process() -> None:
 def test_document_and_router_know_the_same_paths(
     settings: MakeSettings, document: Json
 ) -> None:
-    """No route is missing in the document, and it has none that is not served."""
+    """No route is missing in the document, and it has none that is not served.
+
+    But for the dashboard's files, which only the page itself asks for.
+    """
     served = {
         (route.resource.canonical, route.method.lower())
-        for route in create_app(settings()).router.routes()
+        for route in create_app(settings(events={"enabled": True})).router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
+    served -= {(route.path, "get") for route in dashboard.file_routes()}
     assert {(path, method) for path, method, _ in operations(document)} == served
 
 
@@ -194,6 +213,7 @@ def test_answer_headers_are_described(document: Json) -> None:
         ("/usage?limit=1", "/v1/usage"),
         ("/usage/daily", "/usage/daily"),
         ("/usage/reports", "/usage/reports"),
+        ("/usage/plans", "/usage/plans"),
         ("/usage/1", "/usage/{message_id}"),
         ("/usage/2", "/usage/{message_id}"),
         ("/", "/"),
@@ -235,26 +255,62 @@ def test_schema_refuses_what_breaks_the_contract(document: Json, item: Json) -> 
 # --- problems -----------------------------------------------------------------------
 
 
-def declared_problems() -> list[tuple[str, ProblemKind]]:
-    """Each problem that an endpoint of usage declares, with each of its paths."""
+def declared_problems() -> list[tuple[str, str, ProblemKind]]:
+    """Each problem that an endpoint of a domain declares, with each of its paths."""
     return [
-        (path, kind)
-        for endpoint in usage.endpoints
+        (path, endpoint.method.lower(), kind)
+        for endpoint in (*usage.endpoints, *events.endpoints)
         for path in endpoint.paths
         for kind in endpoint.problems
     ]
 
 
 @pytest.mark.parametrize(
-    "path, kind",
+    "path, method, kind",
     declared_problems(),
-    ids=[f"{path} {kind.code}" for path, kind in declared_problems()],
+    ids=[
+        " ".join([method, path, kind.code])
+        for path, method, kind in declared_problems()
+    ],
 )
 def test_declared_problem_is_documented(
-    document: Json, path: str, kind: ProblemKind
+    document: Json, path: str, method: str, kind: ProblemKind
 ) -> None:
     """Every code that a handler may answer stands under its status."""
-    assert kind.code in codes(document["paths"][path]["get"], kind.status)
+    assert kind.code in codes(document["paths"][path][method], kind.status)
+
+
+def test_what_needs_a_key_says_so(document: Json) -> None:
+    """Every operation about events, either way of sending the key; and no other."""
+    schemes = document["components"]["securitySchemes"]
+    for path, _, operation in operations(document):
+        needed = [name for each in operation.get("security", []) for name in each]
+        assert bool(needed) == (operation["tags"] == ["events"]), path
+        assert not needed or needed == list(schemes)
+        assert not needed or codes(operation, 401) == ["unauthorized"]
+    assert schemes["key"] == {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+
+
+def test_a_body_is_described_by_what_decodes_it(document: Json) -> None:
+    """One event or a list; the example keeps the schema, a wrong event does not."""
+    body = document["paths"]["/events"]["post"]["requestBody"]
+    content = body["content"]["application/json"]
+    assert body["required"] is True
+    assert body["content"]["application/x-ndjson"] == {"schema": {"type": "string"}}
+    example = content["example"]
+    assert faults_of(document, content["schema"], example) == []
+    assert faults_of(document, content["schema"], [example, example]) == []
+    for wrong in ({**example, "session_id": ""}, {**example, "colour": "red"}, 1):
+        assert faults_of(document, content["schema"], wrong)
+
+
+def test_a_good_answer_has_the_status_that_is_declared(document: Json) -> None:
+    """Sending events is answered by 202, and says nothing of 200."""
+    responses = document["paths"]["/events"]["post"]["responses"]
+    assert "200" not in responses
+    schema = responses["202"]["content"]["application/json"]["schema"]
+    receipt = {"accepted": 0, "duplicates": 0, "failed": 0, "results": []}
+    assert faults_of(document, schema, receipt) == []
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,14 @@
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from aiohttp import web
 
+from service.events import errors as events
+from service.parameters import InvalidParameter
+from service.storage import errors as storage
 from service.usage import errors as usage
 from service.web import problems
 from service.web.problems import (
@@ -32,13 +36,21 @@ class Unknown(Exception):
 @pytest.mark.parametrize(
     "error, code, status",
     [
-        (usage.InvalidParameter("limit", "expected more"), "invalid_parameter", 400),
+        (InvalidParameter("limit", "expected more"), "invalid_parameter", 400),
         (usage.UnknownPlan("x", ["a", "b"]), "unknown_plan", 400),
         (usage.MessageNotFound(7), "message_not_found", 404),
         (usage.CursorExpired("gone"), "cursor_expired", 410),
         (usage.MessagesUnavailable(SECRET), "messages_unavailable", 503),
         (usage.ReportUnavailable(SECRET), "report_unavailable", 503),
         (usage.DeadlineExceeded(SECRET), "deadline_exceeded", 503),
+        (events.NotJson("the body is not JSON"), "not_json", 400),
+        (events.TooManyEvents("1001 events"), "too_many_events", 413),
+        (events.SessionNotFound("none"), "session_not_found", 404),
+        (events.FailedEventNotFound("none"), "failed_event_not_found", 404),
+        (events.ReplayRefused("still"), "replay_refused", 409),
+        (events.BacklogFull(SECRET), "backlog_full", 503),
+        (storage.StorageUnavailable(SECRET), "storage_unavailable", 503),
+        (storage.Collided(SECRET), "storage_unavailable", 503),
         (web.HTTPNotFound(), "not_found", 404),
         (web.HTTPMethodNotAllowed("PUT", ["GET"]), "method_not_allowed", 405),
         (web.HTTPBadRequest(), "request_refused", 400),
@@ -75,12 +87,25 @@ def test_an_error_becomes_a_problem(error: Exception, code: str, status: int) ->
 @pytest.mark.parametrize(
     "error, detail",
     [
-        (usage.InvalidParameter("limit", "expected more"), "limit: expected more"),
+        (InvalidParameter("limit", "expected more"), "limit: expected more"),
         (usage.UnknownPlan("x", ["a", "b"]), "unknown plan 'x'; known: a, b"),
         (usage.MessageNotFound(7), "the current period has no message 7"),
         (web.HTTPMethodNotAllowed("PUT", ["HEAD", "GET"]), "allowed: GET, HEAD"),
         (web.HTTPNotFound(text=SECRET), "Not Found"),
         (Unknown("secret"), "the log tells more under this request id"),
+        (
+            usage.MessagesUnavailable(SECRET),
+            "nothing was charged or lost; try again after the time in Retry-After",
+        ),
+        (
+            events.BacklogFull(SECRET),
+            "nothing was stored; try again after the time in Retry-After",
+        ),
+        (
+            storage.StorageUnavailable(SECRET),
+            "nothing was lost, and what is sent again is stored once"
+            + problems.TRY_AGAIN,
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
@@ -95,7 +120,7 @@ def test_the_detail_helps_the_caller(error: Exception, detail: str) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        usage.InvalidParameter("x" * 5000, "unknown"),
+        InvalidParameter("x" * 5000, "unknown"),
         usage.UnknownPlan("x" * 5000, ["a"]),
         usage.MessageNotFound("x" * 5000),
     ],
@@ -140,17 +165,37 @@ def test_other_problems_do_not_say_so(error: Exception) -> None:
     assert "Retry-After" not in answer_problem(error, "").headers
 
 
-def test_every_error_of_usage_is_in_the_table() -> None:
-    """No error of the domain is answered as a mistake of ours."""
+@pytest.mark.parametrize(
+    "module, root",
+    [
+        (usage, usage.UsageError),
+        (events, events.EventsError),
+        (storage, storage.StorageError),
+    ],
+    ids=["usage", "events", "storage"],
+)
+def test_every_error_of_a_domain_is_in_the_table(
+    module: ModuleType, root: type[Exception]
+) -> None:
+    """None is answered as a mistake of ours."""
     leaves = [
         kind
-        for kind in vars(usage).values()
+        for kind in vars(module).values()
         if isinstance(kind, type)
-        and issubclass(kind, usage.UsageError)
+        and issubclass(kind, root)
         and not kind.__subclasses__()
     ]
 
-    assert [kind for kind in leaves if kind not in KINDS] == []
+    assert leaves
+    assert [kind for kind in leaves if not set(kind.__mro__) & KINDS.keys()] == []
+
+
+def test_who_needs_a_key_is_told_how_to_send_it() -> None:
+    """401 names the scheme, as HTTP wants; no other problem does."""
+    refused = RequestProblem(problems.UNAUTHORIZED, "send a key")
+    assert answer_problem(refused, "").headers["WWW-Authenticate"] == "Bearer"
+    forbidden = RequestProblem(problems.FORBIDDEN, "not yours")
+    assert "WWW-Authenticate" not in answer_problem(forbidden, "").headers
 
 
 def test_codes_are_different() -> None:

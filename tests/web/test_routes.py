@@ -5,7 +5,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from service.usage.errors import InvalidParameter
+from service.parameters import InvalidParameter
 from service.web.routes import Endpoints, NoParameters, json_answer, read_parameters
 from tests.conftest import MakeClient
 
@@ -15,6 +15,7 @@ PATHS = [
     "/usage",
     "/usage/1",
     "/usage/daily",
+    "/usage/plans",
     "/usage/reports",
     "/v1/usage",
 ]
@@ -111,7 +112,7 @@ def test_a_declaration_makes_a_route_for_each_path() -> None:
 
 def test_a_json_answer_is_encoded_and_typed() -> None:
     """A struct becomes JSON, with the headers that are asked for."""
-    response = json_answer(Parameters(word="x"), Vary="Accept")
+    response = json_answer(Parameters(word="x"), {"Vary": "Accept"})
 
     assert response.body == b'{"word":"x","number":null,"from":null}'
     assert response.content_type == "application/json"

@@ -1,0 +1,1 @@
+"""Events of client applications: collected once each, kept, and asked for."""

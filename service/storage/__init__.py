@@ -1,0 +1,1 @@
+"""What events and vehicles keep: the database, its migrations, its failures."""

@@ -1,0 +1,14 @@
+"""The catalogue of all tables; each domain adds its own, and migrations build them."""
+
+from typing import Final
+
+from sqlalchemy import MetaData
+
+# Constraints have names, so that migrations can speak of them on any database.
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)

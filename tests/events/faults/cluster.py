@@ -1,0 +1,101 @@
+"""A PostgreSQL of the test's own, to stop and start as it likes."""
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+from aiohttp.test_utils import unused_port
+
+from tests.running import GIVE_UP_S, LOOK_AGAIN_S
+
+USER: Final = "postgres"
+INSTALLED: Final = Path("/usr/lib/postgresql")
+"""Where Debian keeps it, a folder for each version; it is not on the PATH there."""
+
+
+class Cluster:
+    """A server in a folder of its own, always at the same port; not started yet."""
+
+    def __init__(self) -> None:
+        self.port = unused_port()
+        self.url = f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
+        # Not a folder of pytest's: those are closed to the server's user.
+        self._folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        if os.geteuid() == 0:
+            shutil.chown(self._folder, USER, USER)
+
+    async def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        if not (self._folder / "data").exists():
+            self._make()
+        place = [f"-p{self.port}", "-h127.0.0.1", f"-k{self._folder}"]
+        self._process = self._run("postgres", *place)
+        async with asyncio.timeout(GIVE_UP_S):
+            while not await self._is_up():  # noqa: ASYNC110 - it sets no event of ours
+                await asyncio.sleep(LOOK_AGAIN_S)
+
+    def stop(self) -> None:
+        """End it at once, all connections and transactions with it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(GIVE_UP_S)
+            self._process = None
+
+    def remove(self) -> None:
+        """End it for good."""
+        self.stop()
+        shutil.rmtree(self._folder)
+
+    async def execute(self, *statements: str) -> None:
+        """Say something to it."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def _is_up(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "log").read_text()
+        try:
+            await self.execute("SELECT 1")
+        except (OSError, asyncpg.PostgresError):
+            return False
+        return True
+
+    def _make(self) -> None:
+        options = [*("--auth", "trust"), *("--username", USER), "--no-sync"]
+        making = self._run("initdb", *options, "--encoding=UTF8", "--locale=C")
+        assert making.wait(GIVE_UP_S) == 0, (self._folder / "log").read_text()
+
+    def _run(self, program: str, *options: str) -> subprocess.Popen[bytes]:
+        """Run one of its programs as its user, for it refuses to run as root."""
+        user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            group = pwd.getpwnam(USER).pw_gid
+            user = {"user": USER, "group": group, "extra_groups": []}
+        data = self._folder / "data"
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(  # noqa: S603
+                [_path_of(program), "-D", str(data), *options],
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                **user,
+            )
+
+
+def _path_of(program: str) -> str:
+    found = sorted(INSTALLED.glob(f"*/bin/{program}"))
+    path = str(found[-1]) if found else shutil.which(program)
+    assert path, f"{program} is not installed: apt-get install postgresql"
+    return path

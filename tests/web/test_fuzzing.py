@@ -1,0 +1,69 @@
+"""The whole API as its OpenAPI document describes it, fuzzed by schemathesis.
+
+Every operation is sent what the document allows and what it does not, over a socket and
+with a key. Whatever comes, the answer is a documented one, of its documented shape, and
+never a fault of ours.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from service.events.keys import add_key
+from service.storage.database import open_database
+from tests.conftest import MakeClient, storage_at
+
+COMMAND: Final = Path(sys.executable).with_name("schemathesis")
+GIVE_UP_S: Final = 300.0
+SEED: Final = "20240501"
+EXAMPLES: Final = "25"
+CONFIGURATION: Final = """
+[checks]
+# A cursor, a plan or a moment is more than the string that a schema can say.
+positive_data_acceptance.enabled = false
+# It leaves the good key of `--header` in; `tests/events/test_api.py` takes it away.
+ignored_auth.enabled = false
+
+[[operations]]
+include-name = "POST /events"
+# What breaks an event's schema is kept as a failed event, and its request accepted.
+checks.negative_data_rejection.enabled = false
+"""
+
+
+@pytest.mark.parametrize("phase", ["examples", "coverage", "fuzzing"])
+async def test_every_answer_is_as_documented(
+    client: MakeClient, tmp_path: Path, phase: str
+) -> None:
+    """Statuses, media types, headers and bodies are those of the document, always."""
+    configuration = tmp_path / "schemathesis.toml"
+    configuration.write_text(CONFIGURATION)
+    storage = storage_at(f"sqlite+aiosqlite:///{tmp_path}/events.db")
+    async with open_database(storage) as database:
+        key = await add_key(database, "fuzzer", can_read_all=True)
+    service = await client(events={"enabled": True}, storage={"url": storage.url})
+    process = await asyncio.create_subprocess_exec(
+        *(
+            COMMAND,
+            "--config-file",
+            configuration,
+            "run",
+            str(service.make_url("/openapi.json")),
+        ),
+        *("--phases", phase, "--max-examples", EXAMPLES, "--seed", SEED),
+        *("--header", f"X-API-Key: {key}", "--generation-database", "none"),
+        *("--no-color", "--continue-on-failure"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=tmp_path,
+    )
+    try:
+        async with asyncio.timeout(GIVE_UP_S):
+            told, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0, told.decode()
