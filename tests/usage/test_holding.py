@@ -386,6 +386,18 @@ async def test_reports_are_asked_for_again_in_their_own_time(
 
 
 @pytest.fixture
+def the_child() -> Callable[[], int]:
+    """Tells which process, begun in this test, keeps the books."""
+    others = child_pids()
+
+    def find() -> int:
+        (pid,) = child_pids() - others
+        return pid
+
+    return find
+
+
+@pytest.fixture
 async def large(client: MakeClient, sandbox: RunningSandbox, clock: Clock) -> Client:
     """As `service`, but every period counts as large."""
     sandbox.sandbox.set_report(7, LEASE)
@@ -395,12 +407,6 @@ async def large(client: MakeClient, sandbox: RunningSandbox, clock: Clock) -> Cl
     )
     assert await Told.by(service) == (200, OLD_BILL, "fwd=miss; stored")
     return service
-
-
-def the_child() -> int:
-    """The process that keeps the books."""
-    (pid,) = child_pids()
-    return pid
 
 
 PATHS: Final = (
@@ -430,7 +436,11 @@ def without_request_id(body: bytes) -> Any:
 
 @pytest.mark.parametrize("is_same", [True, False], ids=["304", "news"])
 async def test_a_child_that_was_killed_heals_with_the_next_request(
-    large: Client, sandbox: RunningSandbox, *, is_same: bool
+    the_child: Callable[[], int],
+    large: Client,
+    sandbox: RunningSandbox,
+    *,
+    is_same: bool,
 ) -> None:
     """Fresh or not, what is lost is fetched again, even if upstream has nothing new."""
     killed = the_child()
@@ -448,7 +458,7 @@ async def test_a_child_that_was_killed_heals_with_the_next_request(
 
 
 async def test_a_child_that_was_killed_leaves_the_answer_that_is_held(
-    large: Client, sandbox: RunningSandbox
+    the_child: Callable[[], int], large: Client, sandbox: RunningSandbox
 ) -> None:
     """While upstream fails, the whole bill is still sent; questions are refused."""
     os.kill(the_child(), signal.SIGKILL)
