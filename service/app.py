@@ -20,14 +20,18 @@ from service.events.collector import open_collector
 from service.events.keys import KeyRing, sandbox_key
 from service.sandbox.options import SandboxOptions
 from service.sandbox.server import running_sandbox
+from service.sandbox.vpic import VPIC_PATH
 from service.settings import Settings
 from service.storage.database import Database, open_database
+from service.storage.shared_store import SharedStore
 from service.upstream.client import open_client
 from service.usage import handlers as usage
 from service.usage import text
 from service.usage.messages import CollectedMessages, MessageSource, UpstreamMessages
 from service.usage.period import CurrentPeriod
 from service.usage.sharing import open_store
+from service.vehicles import handlers as vehicles
+from service.vehicles.lookup import open_lookups
 from service.web import dashboard, health, index, metrics
 from service.web.context import ACCESS_LOG, request_context
 from service.web.keys import GATE, Gate
@@ -44,7 +48,7 @@ def create_app(
 ) -> web.Application:
     """The whole service, ready to be served.
 
-    `is_storage_checked` says that `check_events` has been called: a storage that has
+    `is_storage_checked` says that `check_storage` has been called: a storage that has
     gone away since then does not keep it from starting.
     """
     limits = Limits(settings)
@@ -71,6 +75,8 @@ def _optional(settings: Settings) -> Iterator[ModuleType]:
     """The domains that can be turned off."""
     if settings.events.enabled:
         yield events
+    if settings.vehicles.enabled:
+        yield vehicles
 
 
 def _middlewares(settings: Settings) -> list[Middleware]:
@@ -88,19 +94,18 @@ def _resources(settings: Settings, *, is_storage_checked: bool) -> CleanupContex
                 sandbox = await stack.enter_async_context(
                     running_sandbox(sandbox_options(settings))
                 )
-                upstream = replace(settings.upstream, base_url=sandbox.url)
-                calling = replace(settings, upstream=upstream)
+                calling = _calling(settings, sandbox.url)
             client = await stack.enter_async_context(open_client(calling))
+            store = await stack.enter_async_context(open_store(settings))
             messages: MessageSource = UpstreamMessages(client)
-            if settings.events.enabled:
+            if settings.needs_storage:
                 database = await stack.enter_async_context(
                     open_database(settings.storage, is_checked=is_storage_checked)
                 )
-                await stack.enter_async_context(_collecting(app, settings, database))
+                await stack.enter_async_context(_keeping(app, calling, database, store))
                 if settings.usage.source == "events":
                     kept = collected.CollectedMessages(database)
                     messages = CollectedMessages(kept)
-            store = await stack.enter_async_context(open_store(settings))
             text.prepare()
             period = CurrentPeriod(settings, client, messages=messages, store=store)
             stack.push_async_callback(period.close)
@@ -110,30 +115,49 @@ def _resources(settings: Settings, *, is_storage_checked: bool) -> CleanupContex
     return opened
 
 
+def _calling(settings: Settings, sandbox_url: str) -> Settings:
+    """The settings with the sandbox in the place of all who are called."""
+    return replace(
+        settings,
+        upstream=replace(settings.upstream, base_url=sandbox_url),
+        vehicles=replace(settings.vehicles, base_url=sandbox_url + VPIC_PATH),
+    )
+
+
 @asynccontextmanager
-async def _collecting(
-    app: web.Application, settings: Settings, database: Database
+async def _keeping(
+    app: web.Application,
+    settings: Settings,
+    database: Database,
+    store: SharedStore | None,
 ) -> AsyncIterator[None]:
-    """Collect events of whoever has a key."""
-    fixed = [sandbox_key()] if settings.sandbox.enabled else []
-    ring = KeyRing(database, settings.events.key_ttl_s, fixed=fixed)
-    app[GATE] = Gate(settings, ring)
-    async with open_collector(settings.events, database) as collector:
-        app[events.COLLECTOR] = collector
+    """Collect events of whoever has a key, and look vehicles up, where wanted."""
+    async with AsyncExitStack() as stack:
+        if settings.events.enabled:
+            fixed = [sandbox_key()] if settings.sandbox.enabled else []
+            ring = KeyRing(database, settings.events.key_ttl_s, fixed=fixed)
+            app[GATE] = Gate(settings, ring)
+            app[events.COLLECTOR] = await stack.enter_async_context(
+                open_collector(settings.events, database)
+            )
+        if settings.vehicles.enabled:
+            app[vehicles.LOOKUPS] = await stack.enter_async_context(
+                open_lookups(settings, database, store)
+            )
         yield
 
 
-async def check_events(settings: Settings) -> None:
-    """Open what events need, once, before workers do: none is to fail by itself.
+async def check_storage(settings: Settings) -> None:
+    """Open what is kept on disk, once, before workers do: none is to fail by itself.
 
     Raises `StorageUnusable`, and `SettingsError` for types of no use.
     """
-    if settings.events.enabled:
-        async with (
-            open_database(settings.storage) as database,
-            open_collector(settings.events, database),
-        ):
-            pass
+    if not settings.needs_storage:
+        return
+    async with open_database(settings.storage) as database:
+        if settings.events.enabled:
+            async with open_collector(settings.events, database):
+                pass
 
 
 def sandbox_options(settings: Settings) -> SandboxOptions:

@@ -161,20 +161,20 @@ class UpstreamMetrics:
         )
         self.retries = Counter(
             "copilot_usage_upstream_retries",
-            "Tries that were repeated, by why.",
-            ("reason",),
+            "Tries that were repeated, by whom they called and why.",
+            ("upstream", "reason"),
             registry=registry,
         )
         self.refused_retries = Counter(
             "copilot_usage_upstream_retries_refused",
             "Failed tries that were not repeated, by what refused: circuit or budget.",
-            ("reason",),
+            ("upstream", "reason"),
             registry=registry,
         )
         self.breaker = Gauge(
             "copilot_usage_upstream_breaker_state",
-            "1 for the state that the circuit is in; with many workers, their number.",
-            ("state",),
+            "1 for the state that a circuit is in; with many workers, their number.",
+            ("upstream", "state"),
             multiprocess_mode="livesum",
             registry=registry,
         )
@@ -269,6 +269,34 @@ class EventMetrics:
         )
 
 
+class VehicleMetrics:
+    """Vehicles: where look-ups are answered from."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.lookups = Counter(
+            "copilot_usage_vehicles_lookups",
+            "VINs looked up, by result: hit, stale, miss, offline or failed.",
+            ("result",),
+            registry=registry,
+        )
+        self.removed = Counter(
+            "copilot_usage_vehicles_removed",
+            "VINs that were to be removed, by whether they were kept.",
+            ("was_kept",),
+            registry=registry,
+        )
+        self.exports = Counter(
+            "copilot_usage_vehicles_exports",
+            "Exports by outcome: success, or the error's class.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.results = {
+            result: self.lookups.labels(result)
+            for result in ("hit", "stale", "miss", "offline", "failed")
+        }
+
+
 class Metrics:
     """Every metric; made anew where workers are going to share them."""
 
@@ -284,6 +312,7 @@ class Metrics:
         self.upstream = UpstreamMetrics(registry)
         self.period = PeriodMetrics(registry)
         self.events = EventMetrics(registry)
+        self.vehicles = VehicleMetrics(registry)
         counted: Collector = registry
         if folder:
             counted = multiprocess.MultiProcessCollector(None)  # type: ignore[no-untyped-call]
@@ -398,20 +427,20 @@ def try_ended(
     duration.labels(_known(method), url_template, outcome).observe(duration_s)
 
 
-def retried(reason: str) -> None:
+def retried(upstream: str, reason: str) -> None:
     """Count a try that is repeated; `reason` is the status or error of the last."""
-    _metrics.upstream.retries.labels(reason).inc()
+    _metrics.upstream.retries.labels(upstream, reason).inc()
 
 
-def retry_refused(reason: str) -> None:
+def retry_refused(upstream: str, reason: str) -> None:
     """Count a try that may not be repeated; `reason` is `circuit` or `budget`."""
-    _metrics.upstream.refused_retries.labels(reason).inc()
+    _metrics.upstream.refused_retries.labels(upstream, reason).inc()
 
 
-def breaker_changed(state: str) -> None:
-    """Note the state that this process's circuit is in now."""
+def breaker_changed(upstream: str, state: str) -> None:
+    """Note the state that this process's circuit for one upstream is in now."""
     for each in BREAKER_STATES:
-        _metrics.upstream.breaker.labels(each).set(each == state)
+        _metrics.upstream.breaker.labels(upstream, each).set(each == state)
 
 
 # --- the period ---------------------------------------------------------------------
@@ -475,6 +504,24 @@ def commit_ended(outcome: str, duration_s: float) -> None:
 def backlog_changed(events: int) -> None:
     """Note how many events wait to be written."""
     _metrics.events.backlog.set(events)
+
+
+# --- vehicles -----------------------------------------------------------------------
+
+
+def vehicle_looked_up(result: str) -> None:
+    """Count a VIN that was looked up, by where the answer came from."""
+    _metrics.vehicles.results[result].inc()
+
+
+def vehicle_removed(*, was_kept: bool) -> None:
+    """Count a VIN that was to be removed."""
+    _metrics.vehicles.removed.labels(str(was_kept).lower()).inc()
+
+
+def export_ended(outcome: str) -> None:
+    """Count an export; `outcome` is success, or the error's class."""
+    _metrics.vehicles.exports.labels(outcome).inc()
 
 
 # --- scraping, and many workers -----------------------------------------------------

@@ -25,6 +25,7 @@ REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
 STORAGE_SCHEMES: Final = ("sqlite+aiosqlite", "postgresql+asyncpg")
 URL_SETTINGS: Final = {
     "upstream": "upstream.base_url",
+    "vehicles": "vehicles.base_url",
     "cache": "cache.redis_url",
     "storage": "storage.url",
 }
@@ -96,12 +97,7 @@ class Upstream(Struct, frozen=True, kw_only=True):
     max_body_bytes: Bytes
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("expected an http or https URL with a host")
-        if parts.query or parts.fragment:
-            raise ValueError("expected a URL to which paths can be appended")
-        _ = parts.port  # raises where it is no port
+        _check_base_url(self.base_url)
 
 
 class Breaker(Struct, frozen=True, kw_only=True):
@@ -155,7 +151,7 @@ class Cache(Struct, frozen=True, kw_only=True):
 
 
 class Storage(Struct, frozen=True, kw_only=True):
-    """Where events are kept."""
+    """Where events and vehicles are kept."""
 
     url: str
     connections: Annotated[int, Meta(ge=1, le=1_000)]
@@ -194,6 +190,27 @@ class Events(Struct, frozen=True, kw_only=True):
     key_rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)]
     retention_s: LongSeconds
     retention_interval_s: Seconds
+
+
+class Vehicles(Struct, frozen=True, kw_only=True):
+    """How vehicles are looked up, and how long what was learnt is believed."""
+
+    enabled: bool
+    base_url: str
+    ttl_s: Annotated[float, Meta(ge=0, le=315_360_000)]
+    missing_ttl_s: LongSeconds
+    held_s: WaitSeconds
+    max_held: Count
+    requests_per_s: Annotated[float, Meta(ge=0, le=1_000_000)]
+    concurrency: Count
+    attempts: Annotated[int, Meta(ge=1, le=20)]
+    timeout_s: Seconds
+    deadline_s: Seconds
+    max_body_bytes: Bytes
+    offline: bool
+
+    def __post_init__(self) -> None:
+        _check_base_url(self.base_url)
 
 
 class Logging(Struct, frozen=True, kw_only=True):
@@ -243,6 +260,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     cache: Cache
     storage: Storage
     events: Events
+    vehicles: Vehicles
     logging: Logging
     telemetry: Telemetry
     sandbox: Sandbox
@@ -250,6 +268,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.usage.source == "events" and not self.events.enabled:
             raise ValueError("usage.source: events are not enabled")
+        if self.vehicles.offline and not is_installed("ultravin"):
+            missing = "needs copilot-usage[vin-offline] to be installed"
+            raise ValueError(f"vehicles.offline: {missing}")
+
+    @property
+    def needs_storage(self) -> bool:
+        """Whether anything is kept in the database."""
+        return self.events.enabled or self.vehicles.enabled
 
 
 class SettingsError(Exception):
@@ -289,6 +315,15 @@ def load(
     layers.append(_environment_layer(environment or {}))
     layers.append(Layer("command line", options or {}))
     return _merge(layers)
+
+
+def _check_base_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("expected an http or https URL with a host")
+    if parts.query or parts.fragment:
+        raise ValueError("expected a URL to which paths can be appended")
+    _ = parts.port  # raises where it is no port
 
 
 def is_installed(module: str) -> bool:

@@ -22,7 +22,7 @@ from gunicorn.config import Config
 from yarl import URL
 
 from service import logs, metrics
-from service.app import check_events, create_app
+from service.app import check_storage, create_app
 from service.serving import (
     LISTEN_BACKLOG,
     STOP_SIGNALS,
@@ -48,7 +48,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     `SettingsError`.
     """
     listener = listen(settings.server)
-    asyncio.run(check_events(settings))
+    asyncio.run(check_storage(settings))
     metrics.prepare_workers()
     logs.output_lock.share()
     Workers(settings, listener, announce).run()

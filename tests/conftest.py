@@ -33,6 +33,7 @@ from yarl import URL
 from service.app import create_app
 from service.sandbox.options import Faults, SandboxOptions
 from service.sandbox.server import RunningSandbox, running_sandbox
+from service.sandbox.vpic import VPIC_PATH
 from service.settings import Settings, Storage, load
 from service.storage.database import Database, migrate, open_database
 
@@ -51,6 +52,8 @@ NOTHING_HELD: Final = {
     "missing_report_ttl_s": 0.0,
 }
 """Every request refreshes, unless a test is about holding answers."""
+UNPACED: Final = {"enabled": False, "requests_per_s": 0.0}
+"""Vehicles are looked up only where a test is about them, as fast as can be."""
 MOCKED_BODY_BYTES: Final = 1024 * 1024 * 1024
 
 Client = TestClient[web.Request, web.Application]
@@ -92,8 +95,9 @@ def settings() -> MakeSettings:
         upstream = NO_WAITS | sections.pop("upstream", {})
         cache = NOTHING_HELD | sections.pop("cache", {})
         events = {"enabled": False} | sections.pop("events", {})
+        vehicles = UNPACED | sections.pop("vehicles", {})
         parts = {"upstream": upstream, "cache": cache, "events": events}
-        options = {**sections, **parts}
+        options = {**sections, **parts, "vehicles": vehicles}
         return load(options=options).settings
 
     return make
@@ -114,7 +118,9 @@ def client(
 
     async def make(**sections: dict[str, Any]) -> Client:
         upstream = {"base_url": sandbox.url} | sections.pop("upstream", {})
-        return await aiohttp_client(create_app(settings(**sections, upstream=upstream)))
+        vehicles = {"base_url": sandbox.url + VPIC_PATH} | sections.pop("vehicles", {})
+        made = settings(**sections, upstream=upstream, vehicles=vehicles)
+        return await aiohttp_client(create_app(made))
 
     return make
 

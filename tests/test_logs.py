@@ -574,7 +574,7 @@ async def play_sharing(client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> N
     """A period is taken over from a Redis, which then is spoiled, refuses and goes."""
     double, sharing = RedisDouble(), {"redis_url": "redis://a.test", "ttl_s": 60.0}
     monkeypatch.setattr(redis.asyncio.Redis, "from_url", double.from_url)
-    monkeypatch.setattr("service.usage.shared_store.PING_EVERY_S", 0.0)
+    monkeypatch.setattr("service.storage.shared_store.PING_EVERY_S", 0.0)
     for _ in range(2):
         await get(await client(cache=sharing))
     for key in double.values:

@@ -123,7 +123,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
         def run(*arguments: str) -> Server:
             log = stack.enter_context((tmp_path / "log").open("wb"))
-            to_say = {"serve": ("stderr", 5), "sandbox": ("stdout", 3)}
+            to_say = {"serve": ("stderr", 5), "sandbox": ("stdout", 5)}
             says, count = to_say[arguments[0]]
             streams: dict[str, Any] = {
                 "stdout": log,
@@ -189,7 +189,7 @@ def test_serve(stop: signal.Signals, start: Start) -> None:
 
 
 def test_sandbox(start: Start) -> None:
-    """It says where both calls are, answers them, and faults as it was told to."""
+    """It says where its calls are, answers them, and faults as it was told to."""
     faults = ["--not-found", "--fault-path", "/reports"]
     server = start("sandbox", "--port", "0", "--messages", "3", *faults)
     url = url_of(server.lines[0])
@@ -197,6 +197,8 @@ def test_sandbox(start: Start) -> None:
         f"Listening on {url}, until Ctrl-C",
         f"  messages: {url}/messages/current-period",
         f"  a report: {url}/reports/{{id}}",
+        f"  a vehicle: {url}/api/vehicles/DecodeVinValues/{{vin}}?format=json",
+        f"  vehicles, by POST: {url}/api/vehicles/DecodeVINValuesBatch/",
     ]
     assert len(json.loads(get(f"{url}/messages/current-period"))["messages"]) == 3
     with pytest.raises(urllib.error.HTTPError, match="404"):

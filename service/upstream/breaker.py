@@ -18,6 +18,7 @@ import structlog
 
 from service.settings import Breaker
 from service.upstream import errors
+from service.upstream.peers import COPILOT
 from service.upstream.retries import RETRIED_STATUSES
 
 Clock = Callable[[], float]
@@ -47,8 +48,14 @@ class CircuitBreaker:
     stays `OPEN` while nobody calls. `on_change` is called with each new state.
     """
 
-    def __init__(self, settings: Breaker, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Breaker,
+        clock: Clock = time.monotonic,
+        upstream: str = COPILOT.name,
+    ) -> None:
         self.on_change: Callable[[State], None] | None = None
+        self._upstream = upstream
         self._settings = settings
         self._clock = clock
         self._state = State.CLOSED
@@ -155,6 +162,7 @@ class CircuitBreaker:
     def _open(self) -> None:
         log.warning(
             "upstream.breaker.opened",
+            upstream=self._upstream,
             **self._calls.summary(),
             open_s=self._settings.open_s,
         )
@@ -162,11 +170,13 @@ class CircuitBreaker:
 
     def _half_open(self) -> None:
         open_s = round(self._clock() - self._since_s, 3)
-        log.info("upstream.breaker.half_opened", open_s=open_s)
+        log.info("upstream.breaker.half_opened", upstream=self._upstream, open_s=open_s)
         self._enter(State.HALF_OPEN, self._settings.half_open_calls)
 
     def _close(self) -> None:
-        log.info("upstream.breaker.closed", **self._calls.summary())
+        log.info(
+            "upstream.breaker.closed", upstream=self._upstream, **self._calls.summary()
+        )
         self._enter(State.CLOSED, self._settings.window_calls)
 
     def _enter(self, state: State, window_calls: int) -> None:
@@ -217,10 +227,14 @@ class _RecentCalls:
 def is_failure(error: errors.UpstreamError) -> bool:
     """Whether an error is a sign of upstream's ill health, rather than of the asking.
 
-    No answer, a broken one, 5xx and "too much" are; what upstream answers soundly and
-    would answer again, such as 404 or a body of another shape, is not.
+    No answer, a broken one, 5xx, "too much" and being shut out are; what upstream
+    answers soundly and would answer again, such as 404 or a body of another shape, is
+    not.
     """
     if isinstance(error, errors.UnexpectedStatus):
         is_server_error = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        return is_server_error or error.status in RETRIED_STATUSES
-    return isinstance(error, errors.Unreachable | errors.MalformedBody)
+        is_busy = error.status in RETRIED_STATUSES
+        return is_server_error or is_busy or isinstance(error, errors.ShutOut)
+    return isinstance(
+        error, errors.Unreachable | errors.MalformedBody | errors.WrongMediaType
+    )

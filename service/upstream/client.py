@@ -1,4 +1,4 @@
-"""The one client for all calls to upstream.
+"""The one client for all calls to others.
 
 A call is up to `attempts` tries, each as the client's `Protection` allows it; a try
 has its own time-out, follows no redirect and reads at most `max_body_bytes`, counted
@@ -7,7 +7,7 @@ after decompression. Whatever happens comes out as a value or as an `UpstreamErr
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -15,6 +15,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 import aiohttp
 import msgspec
 import structlog
+from aiohttp import hdrs
 from aiohttp_retry import RetryClient
 from yarl import URL
 
@@ -22,6 +23,7 @@ from service import metrics, telemetry
 from service.settings import Settings
 from service.upstream import errors
 from service.upstream.breaker import CircuitBreaker, Clock
+from service.upstream.peers import COPILOT, Peer
 from service.upstream.protection import ProtectedBackoff, Protection
 from service.upstream.retries import unexpected_status
 
@@ -68,10 +70,12 @@ class UpstreamClient:
         *,
         etag: str | None = None,
         template: str | None = None,
+        form: Mapping[str, str] | None = None,
     ) -> Fetched[T]:
         """GET `base_url` + `path` (already percent-encoded) and read its JSON body.
 
-        `template` is what metrics call the path, where it has variables.
+        `template` is what metrics call the path, where it has variables. A `form` is
+        asked by POST; it is repeated as GET is, so it may only ask.
         `read` turns the body into a value; a `msgspec.DecodeError` of its own becomes
         `MalformedBody`, a `ValidationError` becomes `ContractBroken`. Raises
         `UpstreamError`.
@@ -81,7 +85,7 @@ class UpstreamClient:
         headers = {"If-None-Match": etag} if etag else {}
         try:
             with translated():
-                return await call.run(self._session, self._url(path), headers)
+                return await call.run(self._session, self._url(path), headers, form)
         except errors.UpstreamError as error:
             error.attempts = call.attempts
             if open_s := self.breaker.refuses_for_s:
@@ -112,12 +116,21 @@ class _Call(Generic[T]):
         self.template = ""
 
     async def run(
-        self, session: aiohttp.ClientSession, url: URL, headers: dict[str, str]
+        self,
+        session: aiohttp.ClientSession,
+        url: URL,
+        headers: dict[str, str],
+        form: Mapping[str, str] | None,
     ) -> Fetched[T]:
         self._is_conditional = "If-None-Match" in headers
         retrying = RetryClient(session, retry_options=self._backoff)
-        request = retrying.get(
-            url, headers=headers, allow_redirects=False, middlewares=(self._try,)
+        request = retrying.request(
+            hdrs.METH_GET if form is None else hdrs.METH_POST,
+            url,
+            headers=headers,
+            data=form,
+            allow_redirects=False,
+            middlewares=(self._try,),
         )
         async with request as response:
             etag = response.headers.get("ETag")
@@ -182,7 +195,9 @@ class _Call(Generic[T]):
                 return response
             if response.status != HTTPStatus.OK:
                 retry_after = response.headers.get("Retry-After")
-                raise unexpected_status(response.status, retry_after)
+                peer = self._protection.peer
+                raise unexpected_status(response.status, retry_after, peer)
+            self._check_type(response)
             body = await read_bounded(response, self._settings.max_body_bytes)
             self._values.append(await decode(body, self._read))
         except BaseException:
@@ -190,6 +205,11 @@ class _Call(Generic[T]):
             response.release()
             raise
         return response
+
+    def _check_type(self, response: aiohttp.ClientResponse) -> None:
+        wanted = self._protection.peer.media_type
+        if wanted is not None and response.content_type != wanted:
+            raise errors.WrongMediaType(f"expected {wanted}, not a page of any kind")
 
     def _note_try(
         self,
@@ -253,11 +273,12 @@ async def decode(body: bytearray, read: Reader[T]) -> T:
 
 @asynccontextmanager
 async def open_client(
-    settings: Settings, clock: Clock = time.monotonic
+    settings: Settings, clock: Clock = time.monotonic, peer: Peer = COPILOT
 ) -> AsyncIterator[UpstreamClient]:
-    """A client with its own connections, closed at the end.
+    """A client of one server, with its own connections, closed at the end.
 
-    `clock` is what its protection measures time by.
+    It calls as `settings.upstream` says; `clock` is what its protection measures time
+    by.
     """
     connector = aiohttp.TCPConnector(
         limit=settings.upstream.concurrency, keepalive_timeout=IDLE_CONNECTION_S
@@ -270,4 +291,4 @@ async def open_client(
         read_bufsize=READ_SIZE_BYTES,
     )
     async with session:
-        yield UpstreamClient(settings, session, Protection(settings, clock))
+        yield UpstreamClient(settings, session, Protection(settings, clock, peer))

@@ -6,7 +6,9 @@ UpstreamError
 │   ├── ConnectionDropped   it was made, and lost
 │   └── TryTimedOut         one try took longer than it may
 ├── UnexpectedStatus        an answer came, with a status that is no success
+│   └── ShutOut             the status says that we are not wanted
 ├── UnusableBody            an answer came whose body cannot be used
+│   ├── WrongMediaType      it is of another type than was agreed, such as a page
 │   ├── MalformedBody       it is cut off, wrongly encoded, or not JSON
 │   ├── BodyTooLarge        it is larger than allowed, once decompressed
 │   └── ContractBroken      it is JSON, but not what was agreed
@@ -62,8 +64,16 @@ class UnexpectedStatus(UpstreamError):
         return str(self.status)
 
 
+class ShutOut(UnexpectedStatus):
+    """The status says that we are not wanted."""
+
+
 class UnusableBody(UpstreamError):
     """Upstream answered, but its body cannot be used."""
+
+
+class WrongMediaType(UnusableBody):
+    """The body is of another type than was agreed, such as a page for people."""
 
 
 class MalformedBody(UnusableBody):

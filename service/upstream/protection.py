@@ -1,4 +1,4 @@
-"""What stands between our calls and upstream: slots, the circuit, the retry budget.
+"""What stands between our calls and upstream: pace, slots, circuit, retry budget.
 
 Each is shared by all calls of a client, so that together they never ask more of
 upstream than it can bear.
@@ -8,15 +8,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
+from aiolimiter import AsyncLimiter
 
 from service import metrics
 from service.settings import Settings
 from service.upstream import errors
 from service.upstream.breaker import CircuitBreaker, Clock
 from service.upstream.budget import RetryBudget
+from service.upstream.peers import COPILOT, Peer
 from service.upstream.retries import Backoff
 
 log = structlog.get_logger()
@@ -25,10 +28,17 @@ log = structlog.get_logger()
 class Protection:
     """Decides which tries of a client may be made, and when."""
 
-    def __init__(self, settings: Settings, clock: Clock = time.monotonic) -> None:
-        self.breaker = CircuitBreaker(settings.breaker, clock)
-        self.breaker.on_change = metrics.breaker_changed
-        metrics.breaker_changed(self.breaker.state)
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock = time.monotonic,
+        peer: Peer = COPILOT,
+    ) -> None:
+        self.peer = peer
+        self.breaker = CircuitBreaker(settings.breaker, clock, peer.name)
+        self.breaker.on_change = partial(metrics.breaker_changed, peer.name)
+        metrics.breaker_changed(peer.name, self.breaker.state)
+        self._pace = _pace(peer.requests_per_s)
         self._budget = RetryBudget(settings.upstream, clock)
         self._slots = asyncio.Semaphore(settings.upstream.concurrency)
 
@@ -40,6 +50,8 @@ class Protection:
         refuse at once, and again after it, as it may have opened meanwhile.
         """
         self.breaker.refuse_if_open()
+        if self._pace is not None:
+            await self._pace.acquire()
         async with self._slots, self.breaker.guard():
             if number == 1:
                 self._budget.record_call()
@@ -53,16 +65,23 @@ class Protection:
             reason = "budget"
         else:
             return
-        metrics.retry_refused(reason)
-        log.warning("upstream.retry_refused", reason=reason)
+        metrics.retry_refused(self.peer.name, reason)
+        log.warning("upstream.retry_refused", upstream=self.peer.name, reason=reason)
         raise failure
+
+
+def _pace(per_s: float) -> AsyncLimiter | None:
+    """Room for a second's tries at once, where a second has more than one."""
+    if not per_s:
+        return None
+    return AsyncLimiter(per_s, 1.0) if per_s >= 1 else AsyncLimiter(1, 1 / per_s)
 
 
 class ProtectedBackoff(Backoff):
     """The retries of one call, as far as its client's protection lets it make them."""
 
     def __init__(self, settings: Settings, protection: Protection) -> None:
-        super().__init__(settings.upstream)
+        super().__init__(settings.upstream, protection.peer)
         self._protection = protection
 
     def get_timeout(self, attempt: int, response: Any = None) -> float:

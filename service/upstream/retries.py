@@ -17,9 +17,11 @@ from aiohttp_retry import RetryOptionsBase
 from service import metrics
 from service.settings import Upstream
 from service.upstream import errors
+from service.upstream.peers import COPILOT, Peer
 
 RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-RETRIED_METHODS: Final = frozenset({"GET"})
+# POST too: here it asks what is too long for a URL, and changes nothing.
+RETRIED_METHODS: Final = frozenset({"GET", "POST"})
 
 log = structlog.get_logger()
 
@@ -38,7 +40,7 @@ class Backoff(RetryOptionsBase):
     none on.
     """
 
-    def __init__(self, settings: Upstream) -> None:
+    def __init__(self, settings: Upstream, peer: Peer = COPILOT) -> None:
         super().__init__(
             attempts=settings.attempts,
             statuses=frozenset(),
@@ -48,14 +50,20 @@ class Backoff(RetryOptionsBase):
             evaluate_response_callback=None,
         )
         self._settings = settings
+        self._peer = peer
         self.failure: errors.UpstreamError | None = None
 
     def get_timeout(self, attempt: int, response: Any = None) -> float:
         """Seconds to wait after try number `attempt`, counted from 1."""
         wait_s = self._wait_s(attempt)
         reason = self.failure.error_type if self.failure else "unknown"
-        metrics.retried(reason)
-        log.warning("upstream.retry", wait_s=round(wait_s, 4), reason=reason)
+        metrics.retried(self._peer.name, reason)
+        log.warning(
+            "upstream.retry",
+            upstream=self._peer.name,
+            wait_s=round(wait_s, 4),
+            reason=reason,
+        )
         return wait_s
 
     def _wait_s(self, attempt: int) -> float:
@@ -66,9 +74,13 @@ class Backoff(RetryOptionsBase):
         return random.uniform(0, min(bound_s, self._settings.backoff_max_s))  # noqa: S311
 
 
-def unexpected_status(status: int, retry_after: str | None) -> errors.UnexpectedStatus:
+def unexpected_status(
+    status: int, retry_after: str | None, peer: Peer = COPILOT
+) -> errors.UnexpectedStatus:
     """The error for a status, of the class that says whether to try again."""
     kind = RetriedStatus if status in RETRIED_STATUSES else errors.UnexpectedStatus
+    if status in peer.refusals:
+        kind = errors.ShutOut
     return kind(status, parse_retry_after(retry_after))
 
 

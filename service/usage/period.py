@@ -16,6 +16,7 @@ import structlog
 
 from service import metrics, telemetry
 from service.settings import Settings
+from service.storage.shared_store import SharedStore
 from service.upstream.client import Reader, UpstreamClient
 from service.usage.bookkeeping import (
     Bookkeeper,
@@ -42,7 +43,6 @@ from service.usage.report_cache import ReportCache
 from service.usage.reports import Reports, Settled, log_invalid_id
 from service.usage.shared_parts import Packed
 from service.usage.shared_reports import share_reports
-from service.usage.shared_store import SharedStore
 from service.usage.sharing import Wish, share_periods
 
 log = structlog.get_logger()

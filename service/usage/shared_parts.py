@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 from redis.asyncio.client import Pipeline
 
-from service.usage.shared_store import SharedStore
+from service.storage.shared_store import SharedStore
 
 CHUNK_BYTES: Final = 1024 * 1024
 MOST_PART_BYTES: Final = 512 * 1024 * 1024

@@ -12,15 +12,15 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio.client import Pipeline
 
-from service.usage.model import Report
-from service.usage.report_cache import CachedReport, ReportCache, Reported
-from service.usage.shared_store import (
+from service.storage.shared_store import (
     SharedStore,
     StoreAway,
     seal,
     server_time,
     unseal,
 )
+from service.usage.model import Report
+from service.usage.report_cache import CachedReport, ReportCache, Reported
 
 KEYS_AT_ONCE: Final = 200
 """Reports in one command, so that packing them holds up nobody."""

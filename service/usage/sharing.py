@@ -20,6 +20,13 @@ import msgspec
 from msgspec import Struct
 
 from service.settings import Settings
+from service.storage.shared_store import (
+    SharedStore,
+    StoreAway,
+    seal,
+    server_time,
+    unseal,
+)
 from service.usage.encodings import Answer
 from service.usage.errors import (
     DeadlineExceeded,
@@ -40,13 +47,6 @@ from service.usage.generations import (
 )
 from service.usage.rating import PLANS
 from service.usage.shared_parts import MOST_PART_BYTES, Packed, Parts, Unreadable
-from service.usage.shared_store import (
-    SharedStore,
-    StoreAway,
-    seal,
-    server_time,
-    unseal,
-)
 
 LONGEST_KEPT_S: Final = 86_400.0
 LOCK_MARGIN_S: Final = 5.0

@@ -16,6 +16,7 @@ from service.events import errors as events
 from service.parameters import InvalidParameter
 from service.storage import errors as storage
 from service.usage import errors as usage
+from service.vehicles import errors as vehicles
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:copilot-usage:problem:"
@@ -97,6 +98,9 @@ TOO_MANY_EVENTS: Final = ProblemKind(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "The body has too many events",
 )
+INVALID_BODY: Final = ProblemKind(
+    "invalid_body", HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not as described"
+)
 UNSUPPORTED_MEDIA_TYPE: Final = ProblemKind(
     "unsupported_media_type",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -121,7 +125,31 @@ BACKLOG_FULL: Final = ProblemKind(
     "backlog_full", HTTPStatus.SERVICE_UNAVAILABLE, "Too many events wait to be stored"
 )
 STORAGE_UNAVAILABLE: Final = ProblemKind(
-    "storage_unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Events cannot be stored now"
+    "storage_unavailable",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The database cannot be used now",
+)
+INVALID_VIN: Final = ProblemKind(
+    "invalid_vin", HTTPStatus.UNPROCESSABLE_ENTITY, "It is no VIN"
+)
+TOO_MANY_VINS: Final = ProblemKind(
+    "too_many_vins", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body has too many VINs"
+)
+VIN_NOT_DECODED: Final = ProblemKind(
+    "vin_not_decoded", HTTPStatus.NOT_FOUND, "No vehicle is known of this VIN"
+)
+VEHICLE_UNAVAILABLE: Final = ProblemKind(
+    "vehicle_unavailable",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The VIN cannot be decoded now",
+)
+TOO_MANY_EXPORTS: Final = ProblemKind(
+    "too_many_exports",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Too many exports are under way",
+)
+EXPORT_FAILED: Final = ProblemKind(
+    "export_failed", HTTPStatus.SERVICE_UNAVAILABLE, "The file cannot be made now"
 )
 MESSAGES_UNAVAILABLE: Final = ProblemKind(
     "messages_unavailable",
@@ -169,6 +197,12 @@ KINDS: Final[dict[type[BaseException], ProblemKind]] = {
     events.SessionNotFound: SESSION_NOT_FOUND,
     events.FailedEventNotFound: FAILED_EVENT_NOT_FOUND,
     events.ReplayRefused: REPLAY_REFUSED,
+    vehicles.InvalidVin: INVALID_VIN,
+    vehicles.TooManyVins: TOO_MANY_VINS,
+    vehicles.VinNotDecoded: VIN_NOT_DECODED,
+    vehicles.VehicleUnavailable: VEHICLE_UNAVAILABLE,
+    vehicles.TooManyExports: TOO_MANY_EXPORTS,
+    vehicles.ExportFailed: EXPORT_FAILED,
     storage.StorageError: STORAGE_UNAVAILABLE,
     web.HTTPNotFound: NOT_FOUND,
     web.HTTPMethodNotAllowed: METHOD_NOT_ALLOWED,
@@ -179,8 +213,11 @@ UNHARMED: Final = {
     BACKLOG_FULL: "nothing was stored",
     # A connection that is lost while it commits leaves open whether it did.
     STORAGE_UNAVAILABLE: "nothing was lost, and what is sent again is stored once",
+    VEHICLE_UNAVAILABLE: "it is not kept here, and vPIC does not tell",
+    TOO_MANY_EXPORTS: "each takes a process of its own",
+    EXPORT_FAILED: "nothing was changed",
 }
-"""What a temporary failure of events has left behind."""
+"""What a temporary failure has left behind."""
 TRY_AGAIN: Final = "; try again after the time in Retry-After"
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 from aiohttp import web
+from multidict import MultiMapping
 
 from service.parameters import InvalidParameter
 from service.web.problems import ProblemKind
@@ -102,6 +103,12 @@ class Endpoints(list[Endpoint]):
         """Declare a POST endpoint; its handler reads the body."""
         return self._declare("POST", paths, parameters, options)
 
+    def delete(
+        self, *paths: str, parameters: type[P], **options: Unpack["Options"]
+    ) -> Callable[[EndpointHandler[P]], EndpointHandler[P]]:
+        """Declare a DELETE endpoint."""
+        return self._declare("DELETE", paths, parameters, options)
+
     def _declare(
         self,
         method: str,
@@ -135,22 +142,30 @@ class Endpoints(list[Endpoint]):
 
 def read_parameters(request: web.Request, struct: type[P]) -> P:
     """Decode the query; `InvalidParameter` names what is unknown, double or wrong."""
-    if not request.query_string or struct is OwnQuery:
+    fields = msgspec.structs.fields(struct)
+    missing = [each.encode_name for each in fields if each.required]
+    if struct is OwnQuery or not (missing or request.query_string):
         return cast("P", _defaults(struct))
-    known = [field.encode_name for field in msgspec.structs.fields(struct)]
-    for name, count in Counter(name for name, _ in request.query.items()).items():
-        if name not in known:
-            allowed = ", ".join(known) or "none"
-            raise InvalidParameter(name, f"unknown parameter; known: {allowed}")
-        if count > 1:
-            raise InvalidParameter(name, "given more than once")
-        if request.query[name].lower() in {"", "null"}:  # to msgspec, null is absent
-            raise InvalidParameter(name, "given without a value")
+    _check_names(request.query, [field.encode_name for field in fields])
+    for name in missing:
+        if name not in request.query:
+            raise InvalidParameter(name, "not given")
     try:
         return msgspec.convert(dict(request.query), struct, strict=False)
     except msgspec.ValidationError as error:
         name = str(error).partition(" - at `$.")[2].rstrip("`")
         raise InvalidParameter(name, _wanted(struct, name)) from None
+
+
+def _check_names(query: MultiMapping[str], known: list[str]) -> None:
+    for name, count in Counter(query.keys()).items():
+        if name not in known:
+            allowed = ", ".join(known) or "none"
+            raise InvalidParameter(name, f"unknown parameter; known: {allowed}")
+        if count > 1:
+            raise InvalidParameter(name, "given more than once")
+        if query[name].lower() in {"", "null"}:  # to msgspec, null is absent
+            raise InvalidParameter(name, "given without a value")
 
 
 @cache

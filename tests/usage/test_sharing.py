@@ -42,7 +42,7 @@ from service.usage.handlers import PERIOD
 from service.usage.held import HeldPeriod
 from service.usage.period import CurrentPeriod
 from service.usage.shared_parts import CHUNK_BYTES, Packed, Part, Parts, Unreadable
-from service.usage.shared_store import SharedStore, StoreAway, seal, unseal
+from service.storage.shared_store import SharedStore, StoreAway, seal, unseal
 from service.usage.sharing import RedisPeriods, Wish, namespace_of
 from tests.conftest import GIVE_UP_S, MakeSettings, always, message, report
 from tests.redis_double import RedisDouble, RedisServer
@@ -802,7 +802,7 @@ async def test_while_the_store_is_away_nobody_asks_it(
     double: RedisDouble, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     """One command finds out; the next fail at once, until a ping succeeds."""
-    monkeypatch.setattr("service.usage.shared_store.PING_EVERY_S", 0.0)
+    monkeypatch.setattr("service.storage.shared_store.PING_EVERY_S", 0.0)
     store = SharedStore("redis://a.test", "test")
     double.failure = redis.ConnectionError("gone")
     with pytest.raises(StoreAway):
@@ -832,7 +832,7 @@ async def test_redis_may_be_missing_at_the_start_and_go_at_any_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No request fails; each end and each return is told once by each service."""
-    monkeypatch.setattr("service.usage.shared_store.PING_EVERY_S", 0.01)
+    monkeypatch.setattr("service.storage.shared_store.PING_EVERY_S", 0.01)
     server.kill()
     first = await serve(server.url)
     assert (await first.get("/usage")).status == 200
@@ -863,7 +863,7 @@ async def test_after_its_return_redis_is_shared_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An empty Redis that is back is filled by the next refresh, also one of 304."""
-    monkeypatch.setattr("service.usage.shared_store.PING_EVERY_S", 0.01)
+    monkeypatch.setattr("service.storage.shared_store.PING_EVERY_S", 0.01)
     first = await serve(server.url)
     expected = await bodies(first, *QUESTIONS)
     await published(first, until)

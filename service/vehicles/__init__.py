@@ -1,0 +1,1 @@
+"""Vehicles by their VIN: asked of vPIC once, kept, and given while vPIC is away."""

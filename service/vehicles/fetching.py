@@ -1,0 +1,188 @@
+"""Fetching what is not in memory: from the database, else by asking vPIC.
+
+Each VIN's outcome is handed over as soon as it is known. What vPIC tells is kept before
+that; if it cannot be, it is told all the same.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from service.instants import US_PER_S, now_us
+from service.settings import Vehicles
+from service.storage.errors import StorageError
+from service.upstream.errors import UpstreamError
+from service.vehicles.errors import VehicleUnavailable
+from service.vehicles.memory import Memory
+from service.vehicles.model import Entry, Vin
+from service.vehicles.store import Kept, VehicleStore
+from service.vehicles.turns import Turns
+from service.vehicles.vpic import MAX_BATCH, Told, Vpic
+
+log = structlog.get_logger()
+
+
+class Outcome(NamedTuple):
+    """What came of fetching a VIN."""
+
+    entry: Entry | None
+    """What is known of it; with an error, what was known before."""
+    is_told: bool = False
+    """Whether vPIC has told it just now."""
+    error: Exception | None = None
+    """Why it could not be had."""
+
+
+Land = Callable[[Vin, Outcome], None]
+"""Takes the outcome of a VIN."""
+
+
+class Fetcher:
+    """Fetches VINs; one for each process."""
+
+    def __init__(
+        self, settings: Vehicles, store: VehicleStore, vpic: Vpic, turns: Turns
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._vpic = vpic
+        self._turns = turns
+        self.memory = Memory(settings)
+
+    def recall(self, vin: Vin) -> Entry | None:
+        """What is in memory of a VIN and fresh."""
+        entry = self.memory.find(vin)
+        return entry if entry and self._is_fresh(entry) else None
+
+    async def fetch(self, vins: Collection[Vin], land: Land) -> None:
+        """Fetch each VIN within the deadline; every one of them lands."""
+        flown: set[Vin] = set()
+        kept: dict[Vin, Kept] = {}
+
+        def landed(vin: Vin, outcome: Outcome) -> None:
+            flown.add(vin)
+            land(vin, outcome)
+
+        error: Exception = VehicleUnavailable("it was given up")
+        try:
+            async with asyncio.timeout(self._settings.deadline_s):
+                kept |= await self._find(vins, landed)
+                missing = [vin for vin in vins if vin not in flown]
+                await self._ask_in_turn(missing, kept, landed)
+        except TimeoutError:
+            error = VehicleUnavailable("no answer in time")
+        except Exception as unexpected:  # noqa: BLE001 - raised where it was asked
+            error = unexpected
+        finally:
+            for vin in set(vins) - flown:
+                before = kept[vin].entry if vin in kept else None
+                land(vin, Outcome(before, error=error))
+
+    async def remove(self, vin: Vin, *, is_looked_up: bool) -> bool:
+        """Forget a VIN; whether it was kept. Raises `StorageError`."""
+        self.memory.remove(vin)
+        was_kept = await self._store.remove(vin, is_looked_up=is_looked_up)
+        # Once more: it may have been read from the database in between.
+        self.memory.remove(vin)
+        return was_kept
+
+    async def _find(self, vins: Collection[Vin], land: Land) -> dict[Vin, Kept]:
+        """Land what the database has fresh; gives all that it has."""
+        removals = self.memory.removals
+        kept = await self._store.find(vins)
+        for vin, (entry, _) in kept.items():
+            if entry is not None and self._is_fresh(entry):
+                self.memory.put(vin, entry, removals)
+                land(vin, Outcome(entry))
+        return kept
+
+    async def _ask_in_turn(
+        self, vins: Collection[Vin], kept: dict[Vin, Kept], land: Land
+    ) -> None:
+        """Ask for each, or wait for another process that does."""
+        waiting = dict.fromkeys(vins)
+        while waiting:
+            ours = await self._turns.take(waiting)
+            await self._ask_all([vin for vin in waiting if vin in ours], kept, land)
+            waiting = {vin: None for vin in waiting if vin not in ours}
+            if waiting:
+                failed = await self._turns.wait(waiting)
+                for vin in failed:
+                    error = VehicleUnavailable("another process could not have it")
+                    land(vin, Outcome(kept[vin].entry, error=error))
+                left = [vin for vin in waiting if vin not in failed]
+                found = await self._find(left, land)
+                kept |= found
+                waiting = {
+                    vin: None for vin in left if not self._is_settled(found[vin])
+                }
+
+    async def _ask_all(
+        self, vins: Sequence[Vin], kept: Mapping[Vin, Kept], land: Land
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            for batch in _batches(vins):
+                group.create_task(self._ask(batch, kept, land))
+
+    async def _ask(
+        self, vins: Sequence[Vin], kept: Mapping[Vin, Kept], land: Land
+    ) -> None:
+        """Ask vPIC for a batch, keep what it tells, and land all of it."""
+        unsettled = set(vins)
+        try:
+            told = await self._vpic.decode(vins)
+            entries = self._entries(told)
+            await self._keep(entries, kept)
+            unsettled -= set(told)
+            for vin in vins:
+                if vin in told:
+                    land(vin, Outcome(entries[vin], is_told=True))
+                else:
+                    error = VehicleUnavailable("vPIC gave no row for this VIN")
+                    land(vin, Outcome(kept[vin].entry, error=error))
+        except UpstreamError as error:
+            log.warning(
+                "vehicle.failed", vins=len(vins), **{"error.type": error.error_type}
+            )
+            unavailable = VehicleUnavailable(str(error), error.retry_after_s)
+            for vin in vins:
+                land(vin, Outcome(kept[vin].entry, error=unavailable))
+        finally:
+            await self._turns.end([vin for vin in vins if vin not in unsettled])
+            await self._turns.end(unsettled, failed=True)
+
+    async def _keep(
+        self, entries: Mapping[Vin, Entry], kept: Mapping[Vin, Kept]
+    ) -> None:
+        """Keep what was told, but for what was removed meanwhile."""
+        removals = self.memory.removals
+        before = {vin: kept[vin].removals for vin in entries}
+        try:
+            stored = await self._store.keep(entries, before)
+        except StorageError as error:
+            log.warning("vehicle.not_kept", vins=len(entries), reason=str(error))
+            return
+        for vin in stored:
+            self.memory.put(vin, entries[vin], removals)
+
+    def _entries(self, told: Told) -> dict[Vin, Entry]:
+        now = now_us()
+        for vin, vehicle in told.items():
+            event = "vehicle.decoded" if vehicle else "vehicle.not_decoded"
+            log.info(event, vin=vin)
+        return {vin: Entry(vehicle, now) for vin, vehicle in told.items()}
+
+    def _is_fresh(self, entry: Entry) -> bool:
+        settings = self._settings
+        ttl_s = settings.ttl_s if entry.vehicle else settings.missing_ttl_s
+        return now_us() - entry.fetched_at < ttl_s * US_PER_S
+
+    def _is_settled(self, kept: Kept) -> bool:
+        return kept.entry is not None and self._is_fresh(kept.entry)
+
+
+def _batches(vins: Sequence[Vin]) -> Iterator[Sequence[Vin]]:
+    for at in range(0, len(vins), MAX_BATCH):
+        yield vins[at : at + MAX_BATCH]

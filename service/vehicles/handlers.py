@@ -1,0 +1,201 @@
+"""The endpoints of vehicles: looking up, removing, and the whole cache as a file."""
+
+from typing import Annotated, Final
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct
+from msgspec.structs import asdict
+
+from service.vehicles.errors import InvalidVin, TooManyVins, VehiclesError
+from service.vehicles.lookup import Lookups
+from service.vehicles.model import (
+    BatchItem,
+    Found,
+    LookedUp,
+    LookupAnswer,
+    LookupBody,
+    Removed,
+    Vin,
+)
+from service.vehicles.vin import check_digit_fails, parse_vin, shown
+from service.web import problems
+from service.web.bodies import read_body
+from service.web.context import CACHE_RESULT
+from service.web.problems import RequestProblem
+from service.web.routes import Body, Endpoints, NoParameters, json_answer
+
+LOOKUPS: Final = web.AppKey("lookups", Lookups)
+MAX_VINS: Final = 500
+MAX_BODY_BYTES: Final = 65_536
+"""Room for as many VINs, however they are spaced, and for some mistakes."""
+BODY_TIMEOUT_S: Final = 10.0
+CACHE_NAME: Final = "copilot-usage"
+
+EXAMPLE_VIN: Final = "1XPWD40X1ED215307"
+LOOKUP_PROBLEMS: Final = (problems.VEHICLE_UNAVAILABLE, problems.STORAGE_UNAVAILABLE)
+CACHE_HEADERS: Final = {
+    "Cache-Status": "Whether it was kept here, and if it is stale.",
+    "Age": "Seconds since vPIC told it.",
+}
+
+endpoints = Endpoints()
+
+
+class VinParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of what is about one VIN."""
+
+    vin: Annotated[
+        str,
+        Meta(
+            description="17 letters or digits, in capitals or not; no I, O or Q.",
+            examples=[EXAMPLE_VIN],
+        ),
+    ]
+
+
+@endpoints.get(
+    "/vehicles/lookup",
+    parameters=VinParameters,
+    answer=LookedUp,
+    headers=CACHE_HEADERS,
+    problems=(*LOOKUP_PROBLEMS, problems.INVALID_VIN, problems.VIN_NOT_DECODED),
+)
+async def look_vehicle_up(
+    request: web.Request, parameters: VinParameters
+) -> web.StreamResponse:
+    """A vehicle's make, model, year and body class, by its VIN.
+
+    vPIC is asked for what is not kept here, or was told too long ago; if it is away,
+    what was kept is given however old.
+    """
+    vin = parse_vin(parameters.vin)
+    found = await request.app[LOOKUPS].look_up(vin)
+    request[CACHE_RESULT] = found.result
+    return json_answer(_looked_up(vin, found), _headers(found))
+
+
+@endpoints.post(
+    "/vehicles/lookup",
+    parameters=NoParameters,
+    body=Body(
+        {"application/json": LookupBody},
+        f"At most {MAX_VINS} VINs.",
+        example={"vins": [EXAMPLE_VIN, "1XKWDB0X57J211825"]},
+    ),
+    answer=LookupAnswer,
+    problems=(
+        problems.STORAGE_UNAVAILABLE,
+        problems.NOT_JSON,
+        problems.INVALID_BODY,
+        problems.BODY_INCOMPLETE,
+        problems.BODY_TOO_SLOW,
+        problems.BODY_TOO_LARGE,
+        problems.TOO_MANY_VINS,
+        problems.UNSUPPORTED_MEDIA_TYPE,
+    ),
+)
+async def look_vehicles_up(
+    request: web.Request, _parameters: NoParameters
+) -> web.StreamResponse:
+    """Many vehicles at once, in the order asked; each that fails says why.
+
+    An `error` is the code that the same VIN alone would be answered with.
+    """
+    texts = await _read_vins(request)
+    vins: dict[str, Vin] = {}
+    results: dict[str, Found | VehiclesError] = {}
+    for text in dict.fromkeys(texts):
+        try:
+            vins[text] = parse_vin(text)
+        except InvalidVin as error:
+            results[text] = error
+    told = await request.app[LOOKUPS].look_up_all(vins.values())
+    results |= {text: told[vin] for text, vin in vins.items()}
+    answers = LookupAnswer([_one_of_many(text, results[text]) for text in texts])
+    return json_answer(answers, {"Cache-Control": "no-store"})
+
+
+@endpoints.delete(
+    "/vehicles/remove",
+    parameters=VinParameters,
+    answer=Removed,
+    problems=(problems.INVALID_VIN, problems.STORAGE_UNAVAILABLE),
+)
+async def remove_vehicle(
+    request: web.Request, parameters: VinParameters
+) -> web.StreamResponse:
+    """Forget what is kept of a VIN; false where nothing was.
+
+    What is asked of vPIC at that moment is not kept either.
+    """
+    vin = parse_vin(parameters.vin)
+    was_kept = await request.app[LOOKUPS].remove(vin)
+    return json_answer(Removed(vin, was_kept), {"Cache-Control": "no-store"})
+
+
+@endpoints.post(
+    "/vehicles/remove",
+    parameters=VinParameters,
+    answer=Removed,
+    problems=(problems.INVALID_VIN, problems.STORAGE_UNAVAILABLE),
+)
+async def remove_vehicle_by_post(
+    request: web.Request, parameters: VinParameters
+) -> web.StreamResponse:
+    """The same, for callers who cannot send DELETE."""
+    return await remove_vehicle(request, parameters)
+
+
+async def _read_vins(request: web.Request) -> list[str]:
+    body = await read_body(
+        request,
+        ("application/json",),
+        most=MAX_BODY_BYTES,
+        within_s=BODY_TIMEOUT_S,
+    )
+    try:
+        vins = msgspec.json.decode(body, type=LookupBody).vins
+    except msgspec.ValidationError as error:
+        raise RequestProblem(problems.INVALID_BODY, str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestProblem(problems.NOT_JSON, str(error)) from None
+    if len(vins) > MAX_VINS:
+        raise TooManyVins(f"at most {MAX_VINS} VINs, not {len(vins)}")
+    return vins
+
+
+def _one_of_many(text: str, result: Found | VehiclesError) -> BatchItem:
+    if isinstance(result, VehiclesError):
+        return BatchItem(vin=shown(text), error=result.code, detail=str(result))
+    return BatchItem(**asdict(_looked_up(parse_vin(text), result)))
+
+
+def _looked_up(vin: Vin, found: Found) -> LookedUp:
+    vehicle = found.vehicle
+    return LookedUp(
+        vin=vin,
+        make=vehicle.make,
+        model=vehicle.model,
+        model_year=vehicle.model_year,
+        body_class=vehicle.body_class,
+        cached_result=found.result in {"hit", "stale"},
+        warnings=["check_digit"] if check_digit_fails(vin) else UNSET,
+        source="offline" if found.result == "offline" else UNSET,
+    )
+
+
+def _headers(found: Found) -> dict[str, str]:
+    """Where the answer comes from (RFC 9211), and how old it is."""
+    if found.result in {"miss", "offline"}:
+        stored = "; stored" if found.result == "miss" else ""
+        status = f"{CACHE_NAME}; fwd=miss{stored}"
+    else:
+        detail = "; detail=stale" if found.result == "stale" else ""
+        status = f"{CACHE_NAME}; hit{detail}"
+    return {
+        # No other cache would learn of a removal.
+        "Cache-Control": "no-store",
+        "Cache-Status": status,
+        "Age": str(int(found.age_s)),
+    }

@@ -1,0 +1,166 @@
+"""Looking VINs up: what each caller is told, and one flight for all who ask alike."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import structlog
+from msgspec.structs import replace
+
+from service import metrics
+from service.instants import US_PER_S, now_us
+from service.settings import Settings
+from service.storage.database import Database
+from service.storage.shared_store import SharedStore
+from service.upstream.client import open_client
+from service.vehicles.errors import VehicleUnavailable, VinNotDecoded
+from service.vehicles.fetching import Fetcher, Outcome
+from service.vehicles.model import Found, Source, Vin
+from service.vehicles.offline import OfflineDecoder, load_decoder
+from service.vehicles.store import VehicleStore
+from service.vehicles.turns import share_turns
+from service.vehicles.vpic import Vpic, vpic_peer
+
+Flight = asyncio.Future[Outcome]
+
+Refused = VinNotDecoded | VehicleUnavailable
+
+log = structlog.get_logger()
+
+
+def source_of(settings: Settings) -> Source:
+    """Who tells of vehicles under these settings."""
+    if settings.sandbox.enabled:
+        return Source("sandbox")
+    return Source(settings.vehicles.base_url.rstrip("/"))
+
+
+class Lookups:
+    """Looks VINs up and removes them; one for each process."""
+
+    def __init__(self, fetcher: Fetcher, offline: OfflineDecoder | None = None) -> None:
+        self._fetcher = fetcher
+        self._offline = offline
+        self._flights: dict[Vin, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def look_up(self, vin: Vin) -> Found:
+        """The vehicle of a VIN.
+
+        Raises `VinNotDecoded`, `VehicleUnavailable` and `StorageError`.
+        """
+        entry = self._fetcher.recall(vin)
+        if entry is not None:
+            return self._judge(vin, Outcome(entry))
+        (outcome,) = await self._fetch([vin])
+        return self._judge(vin, outcome)
+
+    async def look_up_all(self, vins: Collection[Vin]) -> dict[Vin, Found | Refused]:
+        """The vehicle of each VIN, or why there is none. Raises `StorageError`."""
+        recalled = {vin: self._fetcher.recall(vin) for vin in vins}
+        missing = [vin for vin, entry in recalled.items() if entry is None]
+        fetched = dict(zip(missing, await self._fetch(missing), strict=True))
+        told: dict[Vin, Found | Refused] = {}
+        for vin, entry in recalled.items():
+            outcome = Outcome(entry) if entry else fetched[vin]
+            try:
+                told[vin] = self._judge(vin, outcome)
+            except (VinNotDecoded, VehicleUnavailable) as error:
+                told[vin] = error
+        return told
+
+    async def remove(self, vin: Vin) -> bool:
+        """Forget a VIN; whether it was kept. Raises `StorageError`.
+
+        A look-up that is under way still answers those who wait for it, but what it
+        learns is not kept.
+        """
+        is_looked_up = self._flights.pop(vin, None) is not None
+        was_kept = await self._fetcher.remove(vin, is_looked_up=is_looked_up)
+        metrics.vehicle_removed(was_kept=was_kept)
+        log.info("vehicle.removed", vin=vin, was_kept=was_kept)
+        return was_kept
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _fetch(self, vins: Sequence[Vin]) -> list[Outcome]:
+        """The outcomes of flights, begun or joined, in the order of the VINs."""
+        if not vins:
+            return []
+        self._begin([vin for vin in vins if vin not in self._flights])
+        flights = [self._flights[vin] for vin in vins]
+        # Who leaves while waiting does not end what others wait for.
+        await asyncio.wait(flights)
+        return [flight.result() for flight in flights]
+
+    def _begin(self, vins: Sequence[Vin]) -> None:
+        if not vins:
+            return
+        loop = asyncio.get_running_loop()
+        begun: dict[Vin, Flight] = {vin: loop.create_future() for vin in vins}
+        self._flights |= begun
+
+        def land(vin: Vin, outcome: Outcome) -> None:
+            begun[vin].set_result(outcome)
+            if self._flights.get(vin) is begun[vin]:
+                del self._flights[vin]
+
+        task = loop.create_task(self._fetcher.fetch(vins, land))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _judge(self, vin: Vin, outcome: Outcome) -> Found:
+        """What an outcome means to who asked; raises what it does not give."""
+        entry, is_told, error = outcome
+        if error is not None and not isinstance(error, VehicleUnavailable):
+            raise error
+        if entry is None:
+            return self._decode_offline(vin, error)
+        result: Literal["hit", "stale", "miss"]
+        result = "stale" if error else "miss" if is_told else "hit"
+        metrics.vehicle_looked_up(result)
+        if entry.vehicle is None:
+            raise VinNotDecoded("vPIC knows no vehicle of this VIN")
+        age_s = max(0.0, (now_us() - entry.fetched_at) / US_PER_S)
+        return Found(entry.vehicle, result, age_s)
+
+    def _decode_offline(self, vin: Vin, error: Exception | None) -> Found:
+        vehicle = self._offline(vin) if self._offline else None
+        metrics.vehicle_looked_up("offline" if vehicle else "failed")
+        if vehicle is not None:
+            return Found(vehicle, "offline", 0.0)
+        raise error or VehicleUnavailable("nothing is known of this VIN")
+
+
+@asynccontextmanager
+async def open_lookups(
+    settings: Settings, database: Database, shared: SharedStore | None
+) -> AsyncIterator[Lookups]:
+    """Look vehicles up as long as this lasts, with connections of its own."""
+    vehicles, source = settings.vehicles, source_of(settings)
+    calls = replace(
+        settings.upstream,
+        base_url=vehicles.base_url,
+        concurrency=vehicles.concurrency,
+        attempts=vehicles.attempts,
+        timeout_s=vehicles.timeout_s,
+        max_body_bytes=vehicles.max_body_bytes,
+    )
+    calling = replace(settings, upstream=calls)
+    async with open_client(calling, peer=vpic_peer(settings)) as client:
+        fetcher = Fetcher(
+            vehicles,
+            VehicleStore(database, source),
+            Vpic(client),
+            share_turns(shared, settings, source),
+        )
+        lookups = Lookups(fetcher, load_decoder() if vehicles.offline else None)
+        try:
+            yield lookups
+        finally:
+            await lookups.close()

@@ -1,0 +1,122 @@
+"""NHTSA's vPIC: asking it for one VIN or for many, and reading what it answers.
+
+It answers 200 to nearly everything, with texts for all values and empty ones for what
+it does not know; whether a VIN was decoded is to be seen in the row. The API is
+described at https://vpic.nhtsa.dot.gov/api/; what it does beyond that was observed.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from service.settings import Settings
+from service.upstream.client import UpstreamClient
+from service.upstream.errors import ContractBroken
+from service.upstream.peers import Peer
+from service.vehicles.model import Vehicle, Vin
+
+MAX_BATCH: Final = 50
+"""VINs in one batch; vPIC leaves further ones out."""
+FORBIDDEN: Final = 403
+"""How it answers those that it has blocked; or with a page that says so."""
+
+ONE_PATH: Final = "/vehicles/DecodeVinValues/{vin}"
+ONE_QUERY: Final = "?format=json"
+BATCH_PATH: Final = "/vehicles/DecodeVINValuesBatch/"
+
+UNDECODED_CODES: Final = frozenset({"7", "11", "400"})
+"""Unknown manufacturer, bad year, invalid characters: what else is told is a guess."""
+
+Text: TypeAlias = Annotated[str, Meta(max_length=1_000)] | None
+
+Told: TypeAlias = dict[Vin, Vehicle | None]
+"""What was told of each VIN: a vehicle, or None for none. Some may be missing."""
+
+
+class Row(Struct, frozen=True, rename="pascal"):
+    """The fields of a result that we need. None of them is ever left out."""
+
+    vin: Text = msgspec.field(name="VIN")
+    make: Text
+    model: Text
+    model_year: Text
+    body_class: Text
+    error_code: Text
+
+    @property
+    def vehicle(self) -> Vehicle | None:
+        """The vehicle, if the VIN was decoded: make and year are there, and sure."""
+        codes = {each.strip() for each in (self.error_code or "").split(",")}
+        vehicle = Vehicle(
+            make=_clean(self.make),
+            model=_clean(self.model),
+            model_year=_clean(self.model_year),
+            body_class=_clean(self.body_class),
+        )
+        is_sure = not codes & UNDECODED_CODES
+        return vehicle if vehicle.make and vehicle.model_year and is_sure else None
+
+
+class Results(Struct, frozen=True, rename="pascal"):
+    """An answer; its other members are not to be relied on."""
+
+    results: list[msgspec.Raw]
+
+
+_decoder: Final = msgspec.json.Decoder(Results)
+_row_decoder: Final = msgspec.json.Decoder(Row)
+
+
+class Vpic:
+    """Decodes VINs by asking vPIC, or who speaks as it does."""
+
+    def __init__(self, client: UpstreamClient) -> None:
+        self._client = client
+
+    async def decode(self, vins: Sequence[Vin]) -> Told:
+        """Decode up to `MAX_BATCH` VINs by one call. Raises `UpstreamError`.
+
+        What vPIC gives no row for, or no sound one, is missing.
+        """
+        if len(vins) == 1:
+            path = ONE_PATH.replace("{vin}", vins[0]) + ONE_QUERY
+            fetched = await self._client.fetch(path, read_answer, template=ONE_PATH)
+        else:
+            form = {"format": "json", "data": ";".join(vins)}
+            fetched = await self._client.fetch(BATCH_PATH, read_answer, form=form)
+        return _of_those(vins, fetched.value)
+
+
+def read_answer(body: bytes | bytearray) -> Told:
+    """What an answer tells of the VINs that it names, wherever they stand in it.
+
+    A row that is not as agreed says nothing, and takes nothing from the others. Raises
+    `msgspec.DecodeError` where the whole is not as agreed.
+    """
+    told: Told = {}
+    for raw in _decoder.decode(body).results:
+        with suppress(msgspec.ValidationError):
+            row = _row_decoder.decode(raw)
+            told.setdefault(Vin(_clean(row.vin).upper()), row.vehicle)
+    return told
+
+
+def vpic_peer(settings: Settings) -> Peer:
+    """vPIC as its client has to know it; each worker has its share of the pace."""
+    per_s = settings.vehicles.requests_per_s / settings.server.workers
+    return Peer("vpic", "application/json", frozenset({FORBIDDEN}), per_s)
+
+
+def _of_those(vins: Sequence[Vin], told: Told | None) -> Told:
+    """The part that was asked for; an answer about others alone breaks the contract."""
+    asked = {vin: told[vin] for vin in vins if vin in told} if told else {}
+    if not asked:
+        raise ContractBroken("the answer has no row for what was asked")
+    return asked
+
+
+def _clean(text: str | None) -> str:
+    return (text or "").strip()
