@@ -17,10 +17,17 @@ from msgspec import Struct
 from typer.core import TyperCommand
 
 from service.sandbox.faults import MESSAGES_PATH, REPORTS_PREFIX
-from service.sandbox.options import Faults, Probability, SandboxOptions
+from service.sandbox.options import SWITCHES as FAULT_SWITCHES
+from service.sandbox.options import Faults, SandboxOptions
 from service.sandbox.server import running_sandbox
+from service.sandbox.vpic import BATCH_PATH, VEHICLE_PREFIX
 
-PATHS: Final = {"messages": MESSAGES_PATH, "a report": REPORTS_PREFIX + "{id}"}
+PATHS: Final = {
+    "messages": MESSAGES_PATH,
+    "a report": REPORTS_PREFIX + "{id}",
+    "a vehicle": VEHICLE_PREFIX + "{vin}?format=json",
+    "vehicles, by POST": BATCH_PATH,
+}
 ALWAYS: Final = "1"
 FAULT_OPTIONS: Final = {"path": "fault_path", "times": "fault_times"}
 """Fields whose bare name would not say that they are about faults."""
@@ -35,12 +42,8 @@ def option_name(field: str) -> str:
     return "--" + FAULT_OPTIONS.get(field, field).replace("_", "-")
 
 
-SWITCHES: Final = frozenset(
-    option_name(name)
-    for name, annotation in get_type_hints(Faults, include_extras=True).items()
-    if annotation == Probability
-)
-"""The options that make a fault strike; the others of `Faults` only shape it."""
+SWITCHES: Final = frozenset(map(option_name, FAULT_SWITCHES))
+"""The options that make a fault strike."""
 
 
 class SandboxCommand(TyperCommand):

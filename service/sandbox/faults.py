@@ -6,14 +6,14 @@ import os
 import socket
 import struct
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from random import Random
 from typing import Final, NamedTuple
 
 from aiohttp import web
 
-from service.sandbox.options import Faults
+from service.sandbox.options import SWITCHES, Faults
 
 MESSAGES_PATH: Final = "/messages/current-period"
 REPORTS_PREFIX: Final = "/reports/"
@@ -36,11 +36,12 @@ HTML: Final = (
 
 
 class Reply(NamedTuple):
-    """What a healthy upstream answers: a JSON body, and its tag if it has one."""
+    """What a healthy upstream answers: a body, and its tag if it has one."""
 
     status: int
     body: bytes
     etag: str | None = None
+    content_type: str = "application/json"
 
 
 class Call(NamedTuple):
@@ -128,8 +129,11 @@ async def gzip_bomb(_: Call) -> web.StreamResponse:
 
 
 async def redirect(call: Call) -> web.StreamResponse:
-    location = ELSEWHERE + call.request.rel_url.raw_path
-    return web.Response(status=302, headers={"Location": location})
+    request = call.request
+    location = ELSEWHERE + request.rel_url.raw_path_qs
+    # Who follows a 302 asks by GET, whatever was asked before.
+    status = 307 if request.method == "POST" else 302
+    return web.Response(status=status, headers={"Location": location})
 
 
 async def huge_body(call: Call) -> web.StreamResponse:
@@ -159,7 +163,7 @@ FAULTS: Final[dict[str, Fault]] = {
         huge_body,
     )
 }
-"""Every switch of `Faults` by its name, in the order in which they are drawn."""
+"""The switches that are for any upstream, by their names, in their order."""
 
 
 class FaultDraw:
@@ -169,20 +173,21 @@ class FaultDraw:
         self._faults = faults
         self._rng = rng
         self._left: float = faults.times or math.inf
-        self._switches = [
-            (probability, fault)
-            for name, fault in FAULTS.items()
+        self._chances = {
+            name: probability
+            for name in SWITCHES
             if (probability := getattr(faults, name))
-        ]
+        }
 
-    def draw(self, path: str) -> Fault | None:
-        """Pick the fault for a request to this raw path; `None` lets it be."""
-        if not self._switches or not self._matches(path):
+    def draw(self, path: str, known: Mapping[str, Fault] = FAULTS) -> Fault | None:
+        """Pick the known fault for a request to this raw path; `None` lets it be."""
+        due = [each for each in self._chances.items() if each[0] in known]
+        if not due or not self._matches(path):
             return None
         self._left -= 1
-        for probability, fault in self._switches:
+        for name, probability in due:
             if self._rng.random() < probability:
-                return fault
+                return known[name]
         return None
 
     def _matches(self, path: str) -> bool:
@@ -223,7 +228,8 @@ def _spoil(call: Call, *, message: bytes, report: bytes) -> web.Response:
 
 
 async def _start(call: Call, length: int | None) -> web.StreamResponse:
-    response = web.StreamResponse(status=call.reply.status, headers=JSON)
+    headers = {"Content-Type": call.reply.content_type}
+    response = web.StreamResponse(status=call.reply.status, headers=headers)
     response.content_length = length
     await response.prepare(call.request)
     return response

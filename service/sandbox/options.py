@@ -1,6 +1,6 @@
 """What a sandbox is asked to play: sizes, speed, and a switch for each fault."""
 
-from typing import Annotated
+from typing import Annotated, Final, get_type_hints
 
 from msgspec import Meta, Struct
 
@@ -43,9 +43,20 @@ class Faults(Struct, frozen=True, kw_only=True):
     gzip_bomb: Probability = 0.0
     """About 1 MiB of gzip on the wire that unpacks to 1 GiB."""
     redirect: Probability = 0.0
-    """302 to another path of the same server, where the sound answer is."""
+    """302 (307 after POST) to another path of the same server, where the sound
+    answer is."""
     huge_body: Probability = 0.0
     """A plain body that ends only when the client leaves."""
+    forbidden: Probability = 0.0
+    """vPIC only: 403 with a page of HTML, which is how it blocks."""
+    xml: Probability = 0.0
+    """vPIC only: the sound answer, but as XML."""
+    empty_list: Probability = 0.0
+    """vPIC only: 200 without any row."""
+    other_vins: Probability = 0.0
+    """vPIC only: the rows of other VINs than were asked for."""
+    missing_rows: Probability = 0.0
+    """vPIC only: the rows of half of the VINs, rounded down."""
 
     retry_after: str = "1"
     """The `Retry-After` of 429 and 503, as it goes on the wire; empty for none."""
@@ -53,6 +64,14 @@ class Faults(Struct, frozen=True, kw_only=True):
     """Only requests whose path starts with this are faulted."""
     times: Annotated[int, Meta(ge=0)] = 0
     """Only the first so many matching requests are faulted; 0 is all of them."""
+
+
+SWITCHES: Final = tuple(
+    name
+    for name, annotation in get_type_hints(Faults, include_extras=True).items()
+    if annotation == Probability
+)
+"""The fields of `Faults` that make a fault strike; the others only shape it."""
 
 
 class SandboxOptions(Struct, frozen=True, kw_only=True):

@@ -1,32 +1,23 @@
-"""The sandbox's server: plays both upstream calls, counts them, faults on demand."""
+"""The sandbox's server: plays copilot's API and vPIC, counts, faults on demand."""
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from hashlib import blake2b
 from random import Random
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
 
-from service.sandbox.faults import (
-    ELSEWHERE,
-    FAULTS,
-    JSON,
-    MESSAGES_PATH,
-    REPORTS_PREFIX,
-    Call,
-    FaultDraw,
-    Reply,
-)
+from service.sandbox.copilot import Copilot
+from service.sandbox.faults import ELSEWHERE, FAULTS, Call, FaultDraw, Reply
 from service.sandbox.options import Faults, SandboxOptions
-from service.sandbox.periods import Period, generate_period
+from service.sandbox.periods import Period
+from service.sandbox.vpic import VPIC_PATH, Vpic, is_vpic
+from service.sandbox.vpic_faults import VPIC_FAULTS
 
 DEFAULTS: Final = SandboxOptions()
-UNKNOWN: Final = Reply(404, b'{"error":"no such thing"}')
 BACKLOG: Final = 1024
 SHUTDOWN_TIMEOUT_S: Final = 1.0
 
@@ -34,8 +25,8 @@ SHUTDOWN_TIMEOUT_S: Final = 1.0
 class Sandbox:
     """What the sandbox answers, how, and what it has been asked.
 
-    Everything may be changed while it runs. `calls` counts the GET requests
-    received, faulted ones too, by the path as it was sent, percent-encoded.
+    Everything may be changed while it runs. `calls` counts the requests received,
+    faulted ones too, by the path as it was sent, percent-encoded.
     """
 
     def __init__(self, options: SandboxOptions) -> None:
@@ -45,8 +36,8 @@ class Sandbox:
         self._options = options
         self._rng = Random(options.seed)  # noqa: S311
         self._draw = FaultDraw(options.faults, self._rng)
-        self._period: Period | None = None
-        self._messages = UNKNOWN
+        self._copilot = Copilot(options)
+        self._vpic = Vpic(options.seed)
 
     @property
     def in_flight(self) -> int:
@@ -63,8 +54,8 @@ class Sandbox:
         previous, self._options = self._options, options
         if options.faults is not previous.faults:
             self.faults = options.faults
-        if _what_decides_the_period(options) != _what_decides_the_period(previous):
-            self._period = None
+        self._copilot.take(options)
+        self._vpic.seed = options.seed
 
     @property
     def faults(self) -> Faults:
@@ -79,46 +70,30 @@ class Sandbox:
     @property
     def period(self) -> Period:
         """The period served, generated when first needed."""
-        period = self._period
-        if period is None:
-            period = self.period = generate_period(self._options)
-        return period
+        return self._copilot.period
 
     @period.setter
     def period(self, period: Period) -> None:
-        self._period = period
-        body = period.messages_body
-        if body is not self._messages.body:
-            etag = blake2b(body, digest_size=16).hexdigest()
-            self._messages = Reply(200, body, etag)
+        self._copilot.period = period
+
+    @property
+    def vins(self) -> Counter[str]:
+        """How often each VIN, in capitals, was asked for; faulted requests count."""
+        return self._vpic.vins
 
     def set_messages(self, messages: Sequence[Mapping[str, object]] | bytes) -> None:
         """Serve these messages, or these very bytes as the whole body."""
-        is_body = isinstance(messages, bytes)
-        body = _as_body(messages if is_body else {"messages": messages})
-        self.period = msgspec.structs.replace(self.period, messages_body=body)
+        self._copilot.set_messages(messages)
 
     def set_report(
         self, report_id: int | str, report: Mapping[str, object] | bytes | None
     ) -> None:
         """Serve this report, or these very bytes, for the id; `None` is a 404."""
-        reports = dict(self.period.reports)
-        reports.pop(str(report_id), None)
-        if report is not None:
-            reports[str(report_id)] = _as_body(report)
-        self.period = msgspec.structs.replace(self.period, reports=reports)
+        self._copilot.set_report(report_id, report)
 
-    def look_up(self, path: str) -> Reply:
-        """Find the healthy answer for a raw path."""
-        place = path.removeprefix(ELSEWHERE)
-        period = self.period
-        if place == MESSAGES_PATH:
-            return self._messages
-        segment = place.removeprefix(REPORTS_PREFIX)
-        if segment == place or "/" in segment:
-            return UNKNOWN
-        body = period.reports.get(unquote(segment))
-        return UNKNOWN if body is None else Reply(200, body)
+    def set_vehicle(self, vin: str, fields: Mapping[str, object] | None) -> None:
+        """Answer these fields for a VIN instead of the decoded ones; `None` resets."""
+        self._vpic.set_vehicle(vin, fields)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request and account for it."""
@@ -142,12 +117,16 @@ class Sandbox:
         path = request.rel_url.raw_path
         self.calls[path] += 1
         options = self._options
-        fault = self._draw.draw(path)
+        question = await self._vpic.receive(request) if is_vpic(path) else None
+        fault = self._draw.draw(path, FAULTS if question is None else VPIC_FAULTS)
         if fault is None and self._rng.random() < options.error_rate:
             fault = FAULTS["server_error"]
         if options.latency_ms:
             await asyncio.sleep(options.latency_ms / 1000)
-        reply = self.look_up(path)
+        if question is None:
+            reply = self._copilot.look_up(path)
+        else:
+            reply = self._vpic.answer(question)
         if fault is None:
             return _send(request, reply)
         return await fault(Call(request, reply, options.faults.retry_after))
@@ -168,6 +147,8 @@ def create_sandbox(options: SandboxOptions = DEFAULTS) -> web.Application:
     app = web.Application()
     app[SANDBOX] = Sandbox(options)
     app.router.add_get("/{path:(?s:.*)}", app[SANDBOX].handle, allow_head=False)
+    for start in (VPIC_PATH, ELSEWHERE + VPIC_PATH):
+        app.router.add_post(start + "/{path:(?s:.*)}", app[SANDBOX].handle)
     app.on_startup.append(_generate)
     app.on_shutdown.append(_leave_all)
     return app
@@ -203,18 +184,11 @@ async def _leave_all(app: web.Application) -> None:
     app[SANDBOX].leave_all()
 
 
-def _what_decides_the_period(options: SandboxOptions) -> tuple[int, int, int]:
-    return options.messages, options.reports, options.seed
-
-
-def _as_body(given: object) -> bytes:
-    return given if isinstance(given, bytes) else msgspec.json.encode(given)
-
-
 def _send(request: web.Request, reply: Reply) -> web.Response:
+    headers = {"Content-Type": reply.content_type}
     if reply.etag is None:
-        return web.Response(status=reply.status, body=reply.body, headers=JSON)
-    headers = {**JSON, "ETag": f'"{reply.etag}"'}
+        return web.Response(status=reply.status, body=reply.body, headers=headers)
+    headers["ETag"] = f'"{reply.etag}"'
     if _is_held(request, reply.etag):
         return web.Response(status=304, headers=headers)
     return web.Response(status=reply.status, body=reply.body, headers=headers)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from service import __main__, serving
 from service.sandbox import command
 from service.sandbox.command import SWITCHES, BadOption, option_name, sandbox_options
-from service.sandbox.faults import FAULTS
 from service.sandbox.options import Faults, SandboxOptions
+from service.sandbox.vpic_faults import VPIC_FAULTS
 
 FIELDS: Final = [
     *(name for name in SandboxOptions.__struct_fields__ if name != "faults"),
@@ -37,7 +37,7 @@ def ask(*arguments: str) -> str:
 
 def test_every_fault_is_an_option() -> None:
     """The options that make faults strike are the faults that the sandbox can play."""
-    assert sorted(map(option_name, FAULTS)) == sorted(SWITCHES)
+    assert sorted(map(option_name, VPIC_FAULTS)) == sorted(SWITCHES)
 
 
 def test_help_lists_every_option(monkeypatch: pytest.MonkeyPatch) -> None:

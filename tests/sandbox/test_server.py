@@ -93,7 +93,7 @@ async def test_what_does_not_exist_is_404_with_json(
 async def test_only_get_is_answered(
     running: RunningSandbox, session: ClientSession, method: str
 ) -> None:
-    """Another method is 405 and not counted: upstream has only GET."""
+    """Another method is 405 and not counted: copilot's API has only GET."""
     async with session.request(method, MESSAGES) as response:
         assert response.status == 405
     assert running.sandbox.calls == {}
