@@ -493,6 +493,7 @@ async def play_everything(
     await play_sharing(client, monkeypatch)
     await play_connections()
     await play_events(client, tmp_path, monkeypatch)
+    await play_vehicles(client, sandbox, tmp_path, monkeypatch)
     workers.note_start(Mock(pid=1))
     workers.note_exit(Mock(), Mock(pid=1))
     monkeypatch.setattr(CurrentPeriod, "view", None)
@@ -551,6 +552,27 @@ async def play_events(
         )
         await play_retention(Retention(kept, database), away)
     monkeypatch.undo()
+
+
+async def play_vehicles(
+    client: MakeClient,
+    sandbox: RunningSandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """VINs are decoded and not, not kept, removed; then vPIC is away."""
+    storage = {"url": f"sqlite+aiosqlite:///{tmp_path}/vehicles.db"}
+    service = await client(vehicles={"enabled": True}, storage=storage)
+    known, unknown = "1XPWD40X1ED215307", "12345678901234567"
+    await service.get("/vehicles/lookup", params={"vin": unknown})
+    with monkeypatch.context() as patched:
+        away = Mock(side_effect=StorageUnavailable("away"))
+        patched.setattr(Database, "writing", away)
+        await service.get("/vehicles/lookup", params={"vin": known})
+    await service.delete("/vehicles/remove", params={"vin": known})
+    sandbox.sandbox.faults = always("forbidden")
+    await service.get("/vehicles/lookup", params={"vin": known})
+    sandbox.sandbox.faults = Faults()
 
 
 async def play_client(sender: EventsClient) -> None:

@@ -310,7 +310,7 @@ async def test_retries_are_counted_by_their_reason(
 
     tried = {"http_request_method": "GET", "url_template": "/messages/current-period"}
     assert added(f"{TRY}_count", **tried, outcome=outcome) == 3
-    assert added("copilot_usage_upstream_retries_total", reason=outcome) == 2
+    assert added("copilot_usage_upstream_retries_total", upstream="copilot", reason=outcome) == 2
 
 
 async def test_refused_retries_are_counted(
@@ -323,8 +323,8 @@ async def test_refused_retries_are_counted(
     await (await client(upstream=upstream)).get("/usage")
 
     refused = "copilot_usage_upstream_retries_refused_total"
-    assert added(refused, reason="budget") == 1
-    assert added("copilot_usage_upstream_retries_total", reason="500") == 1
+    assert added(refused, upstream="copilot", reason="budget") == 1
+    assert added("copilot_usage_upstream_retries_total", upstream="copilot", reason="500") == 1
 
 
 async def test_the_state_of_the_circuit_is_told(
@@ -334,7 +334,7 @@ async def test_the_state_of_the_circuit_is_told(
 
     def states() -> dict[str, float]:
         name = "copilot_usage_upstream_breaker_state"
-        return {each: value(name, state=each) for each in State}
+        return {each: value(name, upstream="copilot", state=each) for each in State}
 
     sandbox.sandbox.faults = always("server_error")
     breaker = {"window_calls": 2, "minimum_calls": 2}
@@ -369,7 +369,7 @@ def work(age_s, messages, answered):
     metrics.request_started("GET")
     for _ in range(answered):
         metrics.request_answered("GET", "/usage", 200, 0.1, "hit")
-    metrics.breaker_changed("open")
+    metrics.breaker_changed("copilot", "open")
     metrics.period_held("some-plan", messages, 2.5, age_s)
     metrics.reports_held(messages)
     metrics.flush()
@@ -422,7 +422,7 @@ def test_many_workers_are_told_of_together(tmp_path: Path, where: str) -> None:
     count = "http_server_request_duration_seconds_count ['/usage', '200', 'GET']"
     active = "http_server_active_requests ['GET']"
     age = "copilot_usage_held_age_seconds ['some-plan']"
-    opened = "copilot_usage_upstream_breaker_state ['open']"
+    opened = "copilot_usage_upstream_breaker_state ['copilot', 'open']"
     messages = "copilot_usage_period_messages ['some-plan']"
     hits = "copilot_usage_cache_results_total ['hit']"
     assert not {count, active, age, opened, messages, hits} & before.keys()
@@ -518,9 +518,9 @@ def test_the_table_lists_the_metrics_of_the_code() -> None:
     metrics.request_started("GET")
     metrics.request_ended("GET")
     metrics.try_ended("GET", "/", "200", 0.1)
-    metrics.retried("500")
-    metrics.retry_refused("budget")
-    metrics.breaker_changed("closed")
+    metrics.retried("copilot", "500")
+    metrics.retry_refused("copilot", "budget")
+    metrics.breaker_changed("copilot", "closed")
     metrics.period_held("text-rules/1", 1, 1.0, 0.0)
     with metrics.refreshing(lambda: 0.0):
         pass
@@ -529,5 +529,7 @@ def test_the_table_lists_the_metrics_of_the_code() -> None:
     metrics.events_removed(1)
     metrics.commit_ended(metrics.SUCCESS, 0.1)
     metrics.backlog_changed(0)
+    metrics.vehicle_removed(was_kept=True)
+    metrics.export_ended(metrics.SUCCESS)
 
     assert documented() == defined()

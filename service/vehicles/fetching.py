@@ -170,8 +170,10 @@ class Fetcher:
     def _entries(self, told: Told) -> dict[Vin, Entry]:
         now = now_us()
         for vin, vehicle in told.items():
-            event = "vehicle.decoded" if vehicle else "vehicle.not_decoded"
-            log.info(event, vin=vin)
+            if vehicle is None:
+                log.info("vehicle.not_decoded", vin=vin)
+            else:
+                log.info("vehicle.decoded", vin=vin)
         return {vin: Entry(vehicle, now) for vin, vehicle in told.items()}
 
     def _is_fresh(self, entry: Entry) -> bool:

@@ -158,7 +158,7 @@ def read_parameters(request: web.Request, struct: type[P]) -> P:
 
 
 def _check_names(query: MultiMapping[str], known: list[str]) -> None:
-    for name, count in Counter(query.keys()).items():
+    for name, count in Counter(name for name, _ in query.items()).items():
         if name not in known:
             allowed = ", ".join(known) or "none"
             raise InvalidParameter(name, f"unknown parameter; known: {allowed}")

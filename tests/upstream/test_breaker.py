@@ -336,8 +336,9 @@ def test_each_change_is_logged_and_told_once(log_entries: list[EventDict]) -> No
     """A change has one entry with what it was decided by; nothing else is logged."""
     pair = follow("good", "bad", "bad", "wait", "bad", "wait", "good", "good", "good")
 
-    opened = {"event": "upstream.breaker.opened", "log_level": "warning"}
-    half_opened = {"event": "upstream.breaker.half_opened", "log_level": "info"}
+    of = {"upstream": "copilot"}
+    opened = {**of, "event": "upstream.breaker.opened", "log_level": "warning"}
+    half_opened = {**of, "event": "upstream.breaker.half_opened", "log_level": "info"}
     assert pair.changes == [CLOSED, OPEN, HALF_OPEN, OPEN, HALF_OPEN, CLOSED]
     assert log_entries == [
         {**opened, "failure_rate": 0.5, "slow_rate": 0.0, "calls": 2, "open_s": OPEN_S},
@@ -345,6 +346,7 @@ def test_each_change_is_logged_and_told_once(log_entries: list[EventDict]) -> No
         {**opened, "failure_rate": 1.0, "slow_rate": 0.0, "calls": 1, "open_s": OPEN_S},
         {**half_opened, "open_s": OPEN_S},
         {
+            **of,
             "event": "upstream.breaker.closed",
             "log_level": "info",
             "failure_rate": 0.0,
@@ -364,6 +366,8 @@ def test_each_change_is_logged_and_told_once(log_entries: list[EventDict]) -> No
         (errors.ConnectionDropped(), True),
         (errors.TryTimedOut(), True),
         (errors.MalformedBody(), True),
+        (errors.WrongMediaType(), True),
+        (errors.ShutOut(403), True),
         (errors.ContractBroken(), False),
         (errors.BodyTooLarge(1), False),
         (errors.BadRequestUrl(), False),

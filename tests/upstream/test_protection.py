@@ -288,6 +288,7 @@ async def test_without_budget_the_last_error_is_final(
     assert log_entries[1] == {
         "event": "upstream.retry_refused",
         "log_level": "warning",
+        "upstream": "copilot",
         "reason": "budget",
     }
 

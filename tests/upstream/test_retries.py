@@ -173,11 +173,11 @@ async def test_a_body_larger_than_a_buffer_is_read_whole(
     assert fetched.value == "x" * 300_000
 
 
-def test_only_get_is_ever_repeated(patient: Settings) -> None:
-    """No request that may change something upstream is sent twice."""
+def test_only_questions_are_repeated(patient: Settings) -> None:
+    """No request that may change something upstream is sent twice; POST only asks."""
     options = Backoff(patient.upstream)
 
-    assert options.methods == {"GET"}
+    assert options.methods == {"GET", "POST"}
     assert options.retry_all_server_errors is False
     assert not options.statuses
 
@@ -296,6 +296,7 @@ async def test_the_waits_are_those_that_are_logged(
         {
             "event": "upstream.retry",
             "log_level": "warning",
+            "upstream": "copilot",
             "wait_s": wait_s,
             "reason": reason,
         }
