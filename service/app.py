@@ -89,12 +89,7 @@ def _resources(settings: Settings, *, is_storage_checked: bool) -> CleanupContex
         async with AsyncExitStack() as stack:
             stack.callback(counted.flush)
             await stack.enter_async_context(telemetry.tracing(settings.telemetry))
-            calling = settings
-            if settings.sandbox.enabled:
-                sandbox = await stack.enter_async_context(
-                    running_sandbox(sandbox_options(settings))
-                )
-                calling = _calling(settings, sandbox.url)
+            calling = await stack.enter_async_context(called(settings))
             client = await stack.enter_async_context(open_client(calling))
             store = await stack.enter_async_context(open_store(settings))
             messages: MessageSource = UpstreamMessages(client)
@@ -115,13 +110,21 @@ def _resources(settings: Settings, *, is_storage_checked: bool) -> CleanupContex
     return opened
 
 
-def _calling(settings: Settings, sandbox_url: str) -> Settings:
-    """The settings with the sandbox in the place of all who are called."""
-    return replace(
-        settings,
-        upstream=replace(settings.upstream, base_url=sandbox_url),
-        vehicles=replace(settings.vehicles, base_url=sandbox_url + VPIC_PATH),
-    )
+@asynccontextmanager
+async def called(settings: Settings) -> AsyncIterator[Settings]:
+    """The settings by which others are called; the sandbox, if wanted, runs meanwhile.
+
+    It then stands in the place of all of them.
+    """
+    if not settings.sandbox.enabled:
+        yield settings
+        return
+    async with running_sandbox(sandbox_options(settings)) as sandbox:
+        yield replace(
+            settings,
+            upstream=replace(settings.upstream, base_url=sandbox.url),
+            vehicles=replace(settings.vehicles, base_url=sandbox.url + VPIC_PATH),
+        )
 
 
 @asynccontextmanager
