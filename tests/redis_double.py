@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,8 +77,12 @@ class PipelineDouble:
     def unlink(self, *keys: str) -> None:
         self._commands.append(lambda: [self._values.pop(key, None) for key in keys])
 
-    def eval(self, _script: str, _keys: int, *arguments: Any) -> None:
-        self._commands.append(lambda: self._release(*arguments))
+    def eval(self, script: str, keys: int, *arguments: Any) -> None:
+        if "ipairs" in script:
+            names, rest = arguments[:keys], arguments[keys:]
+            self._commands.append(lambda: self._end_turns(names, *rest))
+        else:
+            self._commands.append(lambda: self._release(*arguments))
 
     def _set(self, key: str, value: str | bytes, *, nx: bool) -> bool:
         if nx and key in self._values:
@@ -94,6 +98,15 @@ class PipelineDouble:
         del self._values[lock]
         if told:
             self._values[failure] = told
+
+    def _end_turns(
+        self, names: Sequence[str], token: bytes, left: bytes, _after_ms: int
+    ) -> None:
+        for name in names:
+            if self._values.get(name) == token:
+                del self._values[name]
+                if left:
+                    self._values[name] = left
 
 
 class RedisServer:

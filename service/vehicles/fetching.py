@@ -13,7 +13,7 @@ import structlog
 from service.instants import US_PER_S, now_us
 from service.settings import Vehicles
 from service.storage.errors import StorageError
-from service.upstream.errors import UpstreamError
+from service.upstream.errors import ContractBroken, UpstreamError
 from service.vehicles.errors import VehicleUnavailable
 from service.vehicles.memory import Memory
 from service.vehicles.model import Entry, Vin
@@ -31,6 +31,8 @@ class Outcome(NamedTuple):
     """What is known of it; with an error, what was known before."""
     is_told: bool = False
     """Whether vPIC has told it just now."""
+    is_kept: bool = True
+    """Whether what was told could be kept."""
     error: Exception | None = None
     """Why it could not be had."""
 
@@ -73,6 +75,7 @@ class Fetcher:
                 await self._ask_in_turn(missing, kept, landed)
         except TimeoutError:
             error = VehicleUnavailable("no answer in time")
+            _note_failure(len(set(vins) - flown), "TimeoutError")
         except Exception as unexpected:  # noqa: BLE001 - raised where it was asked
             error = unexpected
         finally:
@@ -80,10 +83,10 @@ class Fetcher:
                 before = kept[vin].entry if vin in kept else None
                 land(vin, Outcome(before, error=error))
 
-    async def remove(self, vin: Vin, *, is_looked_up: bool) -> bool:
+    async def remove(self, vin: Vin) -> bool:
         """Forget a VIN; whether it was kept. Raises `StorageError`."""
         self.memory.remove(vin)
-        was_kept = await self._store.remove(vin, is_looked_up=is_looked_up)
+        was_kept = await self._store.remove(vin)
         # Once more: it may have been read from the database in between.
         self.memory.remove(vin)
         return was_kept
@@ -130,42 +133,47 @@ class Fetcher:
         self, vins: Sequence[Vin], kept: Mapping[Vin, Kept], land: Land
     ) -> None:
         """Ask vPIC for a batch, keep what it tells, and land all of it."""
-        unsettled = set(vins)
+        failed: list[Vin] = []
+        try:
+            told, error = await self._decode(vins)
+            entries = self._entries(told)
+            stored = await self._keep(entries, kept)
+            for vin, entry in entries.items():
+                land(vin, Outcome(entry, is_told=True, is_kept=vin in stored))
+            failed = [vin for vin in vins if vin not in told]
+            for vin in failed:
+                land(vin, Outcome(kept[vin].entry, error=error))
+        finally:
+            # Who is broken off has not failed: others may go on.
+            await self._turns.end([vin for vin in vins if vin not in failed])
+            await self._turns.end(failed, failed=True)
+
+    async def _decode(self, vins: Sequence[Vin]) -> tuple[Told, VehicleUnavailable]:
+        """What vPIC tells, and why it tells nothing of the others."""
+        told: Told = {}
+        error: UpstreamError = ContractBroken("vPIC gave no row for this VIN")
         try:
             told = await self._vpic.decode(vins)
-            entries = self._entries(told)
-            await self._keep(entries, kept)
-            unsettled -= set(told)
-            for vin in vins:
-                if vin in told:
-                    land(vin, Outcome(entries[vin], is_told=True))
-                else:
-                    error = VehicleUnavailable("vPIC gave no row for this VIN")
-                    land(vin, Outcome(kept[vin].entry, error=error))
-        except UpstreamError as error:
-            log.warning(
-                "vehicle.failed", vins=len(vins), **{"error.type": error.error_type}
-            )
-            unavailable = VehicleUnavailable(str(error), error.retry_after_s)
-            for vin in vins:
-                land(vin, Outcome(kept[vin].entry, error=unavailable))
-        finally:
-            await self._turns.end([vin for vin in vins if vin not in unsettled])
-            await self._turns.end(unsettled, failed=True)
+        except UpstreamError as met:
+            error = met
+        if missing := len(vins) - len(told):
+            _note_failure(missing, error.error_type)
+        return told, VehicleUnavailable(str(error), error.retry_after_s)
 
     async def _keep(
         self, entries: Mapping[Vin, Entry], kept: Mapping[Vin, Kept]
-    ) -> None:
-        """Keep what was told, but for what was removed meanwhile."""
+    ) -> set[Vin]:
+        """Keep what was told and not removed meanwhile; gives what is kept."""
         removals = self.memory.removals
         before = {vin: kept[vin].removals for vin in entries}
         try:
             stored = await self._store.keep(entries, before)
         except StorageError as error:
             log.warning("vehicle.not_kept", vins=len(entries), reason=str(error))
-            return
+            return set()
         for vin in stored:
             self.memory.put(vin, entries[vin], removals)
+        return stored
 
     def _entries(self, told: Told) -> dict[Vin, Entry]:
         now = now_us()
@@ -183,6 +191,10 @@ class Fetcher:
 
     def _is_settled(self, kept: Kept) -> bool:
         return kept.entry is not None and self._is_fresh(kept.entry)
+
+
+def _note_failure(vins: int, reason: str) -> None:
+    log.warning("vehicle.failed", vins=vins, **{"error.type": reason})
 
 
 def _batches(vins: Sequence[Vin]) -> Iterator[Sequence[Vin]]:

@@ -38,6 +38,8 @@ class Found(NamedTuple):
     result: Literal["hit", "stale", "miss", "offline"]
     age_s: float
     """How long ago it was told; 0 where it was just now."""
+    is_kept: bool
+    """Whether it is kept here, as far as is known."""
 
 
 class LookedUp(Struct, frozen=True, kw_only=True):

@@ -32,15 +32,14 @@ _INSERTS: Final[dict[str, Any]] = {
 }
 
 _FIND: Final = select(vehicles).where(_SOURCE, _VINS)
+_EMPTY: Final[dict[str, Any]] = {
+    "is_decoded": False,
+    **dict.fromkeys(("make", "model", "model_year", "body_class"), ""),
+}
 _REMOVE: Final = (
     update(vehicles)
     .where(_SOURCE, _VIN, vehicles.c.removed_at.is_(None))
-    .values(
-        removed_at=bindparam("now"),
-        removals=vehicles.c.removals + 1,
-        is_decoded=False,
-        **dict.fromkeys(("make", "model", "model_year", "body_class"), ""),
-    )
+    .values(removed_at=bindparam("now"), removals=vehicles.c.removals + 1, **_EMPTY)
 )
 _FORGET_MARKS: Final = delete(vehicles).where(
     vehicles.c.removed_at < bindparam("before")
@@ -58,10 +57,18 @@ def _keep(dialect: str) -> Any:
 
 
 def _mark(dialect: str) -> Any:
-    """Note the removal of a VIN that is not kept, or was removed before."""
-    return _INSERTS[dialect].on_conflict_do_update(
+    """Note the removal of a VIN that is not kept, or was removed before.
+
+    One that another process has kept since it was looked for is removed with it.
+    """
+    insert = _INSERTS[dialect]
+    return insert.on_conflict_do_update(
         index_elements=[vehicles.c.source, vehicles.c.vin],
-        set_={"removals": vehicles.c.removals + 1},
+        set_={
+            "removed_at": insert.excluded.removed_at,
+            "removals": vehicles.c.removals + 1,
+            **_EMPTY,
+        },
     )
 
 
@@ -114,10 +121,10 @@ class VehicleStore:
             kept = await connection.execute(statement, rows)
             return {Vin(vin) for (vin,) in kept}
 
-    async def remove(self, vin: Vin, *, is_looked_up: bool) -> bool:
+    async def remove(self, vin: Vin) -> bool:
         """Remove a VIN; whether it was kept. Raises `StorageError`.
 
-        One that `is_looked_up` now is marked even if it is not kept yet.
+        One that is not is marked too: some process may be looking it up.
         """
         now = now_us()
         one = {"of": self._source, "one": vin, "now": now}
@@ -125,7 +132,7 @@ class VehicleStore:
             before = {"before": now - MARK_KEPT_S * US_PER_S}
             await connection.execute(_FORGET_MARKS, before)
             was_kept = bool((await connection.execute(_REMOVE, one)).rowcount)
-            if not was_kept and is_looked_up:
+            if not was_kept:
                 mark = self._row(vin, Entry(None, now), 1) | {"removed_at": now}
                 await connection.execute(_MARK[connection.dialect.name], mark)
         return was_kept

@@ -1,12 +1,14 @@
 """Whose turn it is to ask for a VIN: one process asks, the others wait for its news.
 
-A turn is a key in the shared store, taken for as long as a look-up may last. Whoever
-waits looks at it until it is gone and then into the database, where what was learnt is;
-only a failure is left in the key's place for a moment. Without a store, or while it is
-away, every process is alone: then two of them may ask for the same.
+A turn is a key in the shared store. Whoever waits looks at it until it is gone and then
+into the database, where what was learnt is; only a failure is left in the key's place
+for a moment. The key of a process that has died goes after half of a look-up's time:
+who waited has the other half to ask. Without a store, or while it is away, every
+process is alone: then two of them may ask for the same.
 """
 
 import asyncio
+import math
 import random
 import secrets
 from collections.abc import Collection, Sequence
@@ -18,8 +20,8 @@ from service.settings import Settings
 from service.storage.shared_store import SharedStore, StoreAway
 from service.vehicles.model import Source, Vin
 
-MARGIN_S: Final = 5.0
-"""What a look-up may take beyond its deadline, to keep what it has learnt."""
+LASTS: Final = 0.5
+"""How long a turn lasts, as a share of a look-up's deadline."""
 FAILED: Final = b"failed"
 FAILED_MS: Final = 500
 """How long those who waited can see that a look-up has failed."""
@@ -70,7 +72,7 @@ class RedisTurns:
     def __init__(self, store: SharedStore, settings: Settings, source: Source) -> None:
         self._store = store
         self._source = source
-        self._lasts_ms = int((settings.vehicles.deadline_s + MARGIN_S) * 1_000)
+        self._lasts_ms = math.ceil(settings.vehicles.deadline_s * LASTS * 1_000)
         self._token = secrets.token_hex(TOKEN_BYTES).encode()
 
     async def take(self, vins: Collection[Vin]) -> set[Vin]:

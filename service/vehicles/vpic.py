@@ -98,7 +98,7 @@ def read_answer(body: bytes | bytearray) -> Told:
     """
     told: Told = {}
     for raw in _decoder.decode(body).results:
-        with suppress(msgspec.ValidationError):
+        with suppress(msgspec.ValidationError, UnicodeDecodeError):
             row = _row_decoder.decode(raw)
             told.setdefault(Vin(_clean(row.vin).upper()), row.vehicle)
     return told
@@ -119,4 +119,5 @@ def _of_those(vins: Sequence[Vin], told: Told | None) -> Told:
 
 
 def _clean(text: str | None) -> str:
-    return (text or "").strip()
+    """A value without what pads it, nor NUL, which PostgreSQL does not take."""
+    return (text or "").replace("\0", "").strip()
