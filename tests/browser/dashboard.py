@@ -36,7 +36,7 @@ class Dashboard:
         self.page = page
         self.url = url
         self.watch = watch
-        self.scroll = page.locator(".table-scroll[role=region][aria-label=Messages]")
+        self.scroll = page.locator(".table-scroll[role=region]")
         self.table = self.scroll.locator("table").first
         self.rows = self.table.locator("tbody tr:has(button[aria-expanded])")
         self.total = self.table.locator("tfoot")

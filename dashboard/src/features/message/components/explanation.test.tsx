@@ -162,6 +162,8 @@ describe("Explanation", () => {
     answer(BY_TEXT);
     await user.click(screen.getByRole("button", { name: "Try again" }));
     expect(await stepRows()).toHaveLength(4);
+    expect(document.activeElement).toContainElement(screen.getByRole("table"));
+    expect(document.body).not.toHaveFocus();
     expect(screen.queryByRole("alert")).toBeNull();
   });
 

@@ -1,4 +1,6 @@
 // Why one message costs what it costs, in words.
+import { useRef } from "react";
+
 import { isMessageId, useExplanation } from "../api/use-explanation";
 import { ExplanationError } from "./explanation-error";
 import { PriceSentence } from "./price-sentence";
@@ -12,8 +14,27 @@ interface Props {
   hundredths: number | null;
 }
 
-export function Explanation({ messageId, plan, hundredths }: Props) {
+export function Explanation(props: Props) {
+  const box = useRef<HTMLDivElement>(null);
+  // The button that is pressed goes with the failure: the focus stays in its place.
+  return (
+    <div ref={box} tabIndex={-1} className="explanation-box">
+      <Steps {...props} onRetry={() => box.current?.focus()} />
+    </div>
+  );
+}
+
+function Steps({
+  messageId,
+  plan,
+  hundredths,
+  onRetry,
+}: Props & { onRetry: () => void }) {
   const { data, error, refetch } = useExplanation(messageId, plan);
+  const retry = () => {
+    onRetry();
+    void refetch();
+  };
   if (!isMessageId(messageId)) {
     return <p>This message’s id cannot be read, so its steps cannot be shown.</p>;
   }
@@ -30,6 +51,6 @@ export function Explanation({ messageId, plan, hundredths }: Props) {
       </div>
     );
   }
-  if (error) return <ExplanationError error={error} onRetry={() => void refetch()} />;
+  if (error) return <ExplanationError error={error} onRetry={retry} />;
   return <p role="status">Looking up how this price was made…</p>;
 }

@@ -113,10 +113,9 @@ describe("UsageTable", () => {
 
   it("scrolls by keyboard, as a region with a name", () => {
     render(<Table />);
-    expect(screen.getByRole("region", { name: "Messages" })).toHaveAttribute(
-      "tabindex",
-      "0",
-    );
+    expect(
+      screen.getByRole("region", { name: "Table of messages, scrolls" }),
+    ).toHaveAttribute("tabindex", "0");
   });
 });
 
@@ -232,7 +231,7 @@ describe("sorting", () => {
   it("scrolls back to the first row", async () => {
     const user = userEvent.setup();
     render(<Table />);
-    const scroller = screen.getByRole("region", { name: "Messages" });
+    const scroller = screen.getByRole("region", { name: "Table of messages, scrolls" });
     scroller.scrollTop = 300;
     await user.click(sortButton("Credits Used"));
     expect(scroller.scrollTop).toBe(0);
@@ -337,7 +336,7 @@ describe("a long table", { timeout: LONG_TABLE_TIMEOUT_MS }, () => {
 
   it("draws the rows that it is scrolled to", () => {
     render(<Table rows={manyRows(10_000)} />);
-    const scroller = screen.getByLabelText("Messages");
+    const scroller = screen.getByLabelText("Table of messages, scrolls");
     fireEvent.scroll(scroller, { target: { scrollTop: 5_000 * ROW_PX } });
     expect(ids()).toContain("6000");
     expect(ids()).not.toContain("1000");
@@ -354,7 +353,7 @@ describe("a long table", { timeout: LONG_TABLE_TIMEOUT_MS }, () => {
   it("keeps a row open that was scrolled out of sight", () => {
     render(<Table rows={manyRows(10_000)} />);
     fireEvent.click(rowButton("1000"));
-    const scroller = screen.getByLabelText("Messages");
+    const scroller = screen.getByLabelText("Table of messages, scrolls");
     fireEvent.scroll(scroller, { target: { scrollTop: 5_000 * ROW_PX } });
     expect(screen.queryByText("Steps of 1000")).toBeNull();
     fireEvent.scroll(scroller, { target: { scrollTop: 0 } });

@@ -38,7 +38,7 @@ export function UsageTable({ rows, sorting, onSort, renderDetails }: Props) {
       <div
         className="table-scroll"
         role="region"
-        aria-label="Messages"
+        aria-label="Table of messages, scrolls"
         // Who has only a keyboard scrolls what has the focus.
         // eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex
         tabIndex={0}
