@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from service import logs, serving, terminal
-from service.app import create_app
+from service.app import called, create_app
 from service.events import commands as key_commands
 from service.events.keys import SANDBOX_KEY, BadKey, KeyNotFound
 from service.sandbox import command as sandbox_command
@@ -27,6 +27,8 @@ from service.usage import files
 from service.usage.errors import UnknownPlan
 from service.usage.period import find_plan
 from service.usage.rating import TEXT_RULES
+from service.vehicles import commands as vehicle_commands
+from service.vehicles import files as vin_files
 from service.workers import run as run_workers
 
 NAME: Final = "copilot-usage"
@@ -46,6 +48,8 @@ EXIT_STATUS: Final[dict[type[Exception], int]] = {
     sandbox_command.BadOption: 2,
     SettingsError: 2,
     UnknownPlan: 2,
+    terminal.UnusableOutput: 2,
+    vin_files.UnreadableFile: 2,
 }
 
 HOST: Final = typer.Option(help="The address to listen on.")
@@ -187,6 +191,7 @@ def migrate(config: ConfigFile = None) -> None:
 
 
 cli.add_typer(key_commands.cli, name="keys")
+cli.add_typer(vehicle_commands.make_cli(called), name="vehicles")
 
 
 def main() -> None:

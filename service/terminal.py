@@ -1,8 +1,12 @@
 """What the commands show to people, and how they write for programs."""
 
+import errno
 import json
 import os
+import secrets
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +30,11 @@ WIDE_CHARS: Final = 2_000
 
 
 class OutputFailed(Exception):
-    """Standard output takes no more, and not because its reader has left."""
+    """The output takes no more, and not because its reader has left."""
+
+
+class UnusableOutput(OutputFailed):
+    """The output that was named cannot be written at all."""
 
 
 @contextmanager
@@ -49,15 +57,39 @@ def standard_output() -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def progress_on(source: BinaryIO) -> Iterator[BinaryIO]:
+def output_to(path: Path | None, *, is_streamed: bool = True) -> Iterator[BinaryIO]:
+    """A file, or standard output for None: in parts if `is_streamed`, else whole.
+
+    A file is written beside its name, and takes it at the end: until then, and where
+    anything fails, what was there stays. Raises `OutputFailed`.
+    """
+    if path is not None:
+        with _replacing(path) as sink:
+            yield sink
+    elif is_streamed:
+        with standard_output() as sink:
+            yield sink
+    else:
+        with _named("temporary file"), tempfile.TemporaryFile() as whole:
+            yield whole
+            whole.seek(0)
+            with standard_output() as sink:
+                shutil.copyfileobj(whole, sink)
+
+
+@contextmanager
+def progress_on(
+    source: BinaryIO, what: str = "Pricing", *, is_output_elsewhere: bool = False
+) -> Iterator[BinaryIO]:
     """Show how much of a file is read, where that is a terminal's only content."""
-    is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
+    is_free = is_output_elsewhere or not sys.stdout.isatty()
+    is_shown = sys.stderr.isatty() and is_free
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
     with Progress(
         *columns, console=Console(stderr=True), transient=True, disable=not is_shown
     ) as progress:
         size_bytes = os.fstat(source.fileno()).st_size
-        watched = progress.wrap_file(source, size_bytes, description="Pricing")
+        watched = progress.wrap_file(source, size_bytes, description=what)
         # Pipes have no size; without a total the bar only moves.
         progress.tasks[0].total = size_bytes or None
         yield watched
@@ -108,6 +140,45 @@ def _as_toml(value: object) -> str:
 
 def _printable(text: str) -> str:
     return "".join(mark if mark.isprintable() else "?" for mark in text)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    with _named(path, UnusableOutput):
+        target = path.resolve(strict=False)  # a link stays one
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # What is no file, such as a pipe, cannot be replaced.
+        is_other = target.exists() and not target.is_file()
+        name = f"{target.name}.{secrets.token_hex(4)}.part"
+        part = target if is_other else target.with_name(name)
+        sink = part.open("wb")
+    try:
+        with _named(path), sink:
+            yield sink
+            if not is_other:
+                _put_in_place(sink, part, target)
+    except BaseException:
+        if not is_other:
+            part.unlink(missing_ok=True)
+        raise
+
+
+def _put_in_place(sink: BinaryIO, part: Path, target: Path) -> None:
+    sink.flush()
+    os.fsync(sink.fileno())
+    if target.exists():
+        shutil.copymode(target, part)
+    part.replace(target)
+
+
+@contextmanager
+def _named(what: object, failed: type[OutputFailed] = OutputFailed) -> Iterator[None]:
+    """Name what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise failed(f"{what}: {error.strerror}") from error
 
 
 def _discard_output() -> None:

@@ -29,7 +29,7 @@ from tests.events.conftest import event
 
 ROOT: Final = Path(__file__).parent.parent
 COMMAND: Final = (sys.executable, "-m", "service")
-COMMANDS: Final = ["serve", "sandbox", "rate", "config", "migrate", "keys"]
+COMMANDS: Final = ["serve", "sandbox", "rate", "config", "migrate", "keys", "vehicles"]
 GIVE_UP_S: Final = 30
 SHAPE: Final = revisions()[-1]
 
