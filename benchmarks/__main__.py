@@ -18,6 +18,7 @@ NAMES: Final = (
     "events",
     "asking",
     "client",
+    "vehicles",
 )
 
 

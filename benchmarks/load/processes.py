@@ -134,6 +134,7 @@ def service(
             "COPILOT_USAGE_UPSTREAM__BASE_URL": upstream_url,
             "COPILOT_USAGE_LOGGING__FORMAT": "json",
             "COPILOT_USAGE_EVENTS__ENABLED": "false",
+            "COPILOT_USAGE_VEHICLES__ENABLED": "false",
             **given,
         },
     ) as server:

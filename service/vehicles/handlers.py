@@ -8,9 +8,10 @@ from msgspec import UNSET, Meta, Struct
 from msgspec.structs import asdict
 
 from service.vehicles.errors import InvalidVin, TooManyVins, VehiclesError
-from service.vehicles.lookup import Lookups
+from service.vehicles.lookup import Lookups, age_s
 from service.vehicles.model import (
     BatchItem,
+    Entry,
     Found,
     LookedUp,
     LookupAnswer,
@@ -25,6 +26,7 @@ from service.web.context import CACHE_RESULT
 from service.web.problems import RequestProblem
 from service.web.routes import Body, Endpoints, NoParameters, json_answer
 
+LOOKUP_PATH: Final = "/vehicles/lookup"
 LOOKUPS: Final = web.AppKey("lookups", Lookups)
 MAX_VINS: Final = 500
 MAX_BODY_BYTES: Final = 65_536
@@ -55,7 +57,7 @@ class VinParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @endpoints.get(
-    "/vehicles/lookup",
+    LOOKUP_PATH,
     parameters=VinParameters,
     answer=LookedUp,
     headers=CACHE_HEADERS,
@@ -72,11 +74,17 @@ async def look_vehicle_up(
     vin = parse_vin(parameters.vin)
     found = await request.app[LOOKUPS].look_up(vin)
     request[CACHE_RESULT] = found.result
-    return json_answer(_looked_up(vin, found), _headers(found))
+    return _answer(vin, found)
+
+
+def answer_kept(vin: Vin, entry: Entry) -> web.Response:
+    """The answer for a VIN that is kept, fresh and decoded."""
+    assert entry.vehicle is not None  # noqa: S101 - the caller has seen to that
+    return _answer(vin, Found(entry.vehicle, "hit", age_s(entry), is_kept=True))
 
 
 @endpoints.post(
-    "/vehicles/lookup",
+    LOOKUP_PATH,
     parameters=NoParameters,
     body=Body(
         {"application/json": LookupBody},
@@ -112,7 +120,9 @@ async def look_vehicles_up(
             results[text] = error
     told = await request.app[LOOKUPS].look_up_all(vins.values())
     results |= {text: told[vin] for text, vin in vins.items()}
-    answers = LookupAnswer([_one_of_many(text, results[text]) for text in texts])
+    answers = LookupAnswer(
+        [_one_of_many(vins.get(text), text, results[text]) for text in texts]
+    )
     return json_answer(answers, {"Cache-Control": "no-store"})
 
 
@@ -165,10 +175,12 @@ async def _read_vins(request: web.Request) -> list[str]:
     return vins
 
 
-def _one_of_many(text: str, result: Found | VehiclesError) -> BatchItem:
+def _one_of_many(
+    vin: Vin | None, text: str, result: Found | VehiclesError
+) -> BatchItem:
     if isinstance(result, VehiclesError):
-        return BatchItem(vin=shown(text), error=result.code, detail=str(result))
-    return BatchItem(**asdict(_looked_up(parse_vin(text), result)))
+        return BatchItem(vin=vin or shown(text), error=result.code, detail=str(result))
+    return BatchItem(**asdict(_looked_up(vin or parse_vin(text), result)))
 
 
 def _looked_up(vin: Vin, found: Found) -> LookedUp:
@@ -185,10 +197,14 @@ def _looked_up(vin: Vin, found: Found) -> LookedUp:
     )
 
 
+def _answer(vin: Vin, found: Found) -> web.Response:
+    return json_answer(_looked_up(vin, found), _headers(found))
+
+
 def _headers(found: Found) -> dict[str, str]:
     """Where the answer comes from (RFC 9211), and how old it is."""
     if found.result in {"miss", "offline"}:
-        stored = "; stored" if found.result == "miss" else ""
+        stored = "; stored" if found.is_kept else ""
         status = f"{CACHE_NAME}; fwd=miss{stored}"
     else:
         detail = "; detail=stale" if found.result == "stale" else ""

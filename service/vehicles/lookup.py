@@ -16,7 +16,7 @@ from service.storage.shared_store import SharedStore
 from service.upstream.client import open_client
 from service.vehicles.errors import VehicleUnavailable, VinNotDecoded
 from service.vehicles.fetching import Fetcher, Outcome
-from service.vehicles.model import Found, Source, Vin
+from service.vehicles.model import Entry, Found, Source, Vin
 from service.vehicles.offline import OfflineDecoder, load_decoder
 from service.vehicles.store import VehicleStore
 from service.vehicles.turns import share_turns
@@ -36,6 +36,11 @@ def source_of(settings: Settings) -> Source:
     return Source(settings.vehicles.base_url.rstrip("/"))
 
 
+def age_s(entry: Entry) -> float:
+    """How long ago an entry was told."""
+    return max(0.0, (now_us() - entry.fetched_at) / US_PER_S)
+
+
 class Lookups:
     """Looks VINs up and removes them; one for each process."""
 
@@ -44,6 +49,11 @@ class Lookups:
         self._offline = offline
         self._flights: dict[Vin, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def recall(self, vin: Vin) -> Entry | None:
+        """What is in memory of a VIN, fresh and decoded; never waits."""
+        entry = self._fetcher.recall(vin)
+        return entry if entry and entry.vehicle else None
 
     async def look_up(self, vin: Vin) -> Found:
         """The vehicle of a VIN.
@@ -76,8 +86,8 @@ class Lookups:
         A look-up that is under way still answers those who wait for it, but what it
         learns is not kept.
         """
-        is_looked_up = self._flights.pop(vin, None) is not None
-        was_kept = await self._fetcher.remove(vin, is_looked_up=is_looked_up)
+        self._flights.pop(vin, None)
+        was_kept = await self._fetcher.remove(vin)
         metrics.vehicle_removed(was_kept=was_kept)
         log.info("vehicle.removed", vin=vin, was_kept=was_kept)
         return was_kept
@@ -116,8 +126,9 @@ class Lookups:
 
     def _judge(self, vin: Vin, outcome: Outcome) -> Found:
         """What an outcome means to who asked; raises what it does not give."""
-        entry, is_told, error = outcome
+        entry, is_told, is_kept, error = outcome
         if error is not None and not isinstance(error, VehicleUnavailable):
+            metrics.vehicle_looked_up("failed")
             raise error
         if entry is None:
             return self._decode_offline(vin, error)
@@ -126,14 +137,13 @@ class Lookups:
         metrics.vehicle_looked_up(result)
         if entry.vehicle is None:
             raise VinNotDecoded("vPIC knows no vehicle of this VIN")
-        age_s = max(0.0, (now_us() - entry.fetched_at) / US_PER_S)
-        return Found(entry.vehicle, result, age_s)
+        return Found(entry.vehicle, result, age_s(entry), is_kept)
 
     def _decode_offline(self, vin: Vin, error: Exception | None) -> Found:
         vehicle = self._offline(vin) if self._offline else None
         metrics.vehicle_looked_up("offline" if vehicle else "failed")
         if vehicle is not None:
-            return Found(vehicle, "offline", 0.0)
+            return Found(vehicle, "offline", 0.0, is_kept=False)
         raise error or VehicleUnavailable("nothing is known of this VIN")
 
 

@@ -68,10 +68,23 @@ def prepare_block(
     if len(body) > LARGEST_BLOCK_BYTES:
         return None
     headers = _headers(answer, variant, freshness, status)
+    return status, _head(status, headers), body
+
+
+def block_of(response: web.Response) -> tuple[int, bytes, Buffer]:
+    """Status, head and body of an answer that aiohttp would send, as of now."""
+    body = response.body
+    assert isinstance(body, bytes)  # noqa: S101 - ours are
+    headers = {**response.headers, hdrs.CONTENT_LENGTH: str(len(body))}
+    return response.status, _head(response.status, headers), body
+
+
+def _head(status: int, headers: dict[str, str]) -> bytes:
+    """The head of a block: without the lines that are the request's own."""
     headers[hdrs.DATE] = rfc822_formatted_time()
     headers[hdrs.SERVER] = SERVER_SOFTWARE
     lines = [_STATUS_LINES[status], *(f"{name}: {headers[name]}" for name in headers)]
-    return status, ("\r\n".join(lines) + "\r\n").encode("latin-1"), body
+    return ("\r\n".join(lines) + "\r\n").encode("latin-1")
 
 
 def held_headers(
