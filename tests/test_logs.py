@@ -560,9 +560,11 @@ async def play_vehicles(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """VINs are decoded and not, not kept, removed; then vPIC is away."""
+    """VINs are decoded and not, not kept, removed; then vPIC is away, and its copy."""
     storage = {"url": f"sqlite+aiosqlite:///{tmp_path}/vehicles.db"}
-    service = await client(vehicles={"enabled": True}, storage=storage)
+    monkeypatch.setattr("ultravin.decode", Mock(side_effect=ZeroDivisionError))
+    vehicles = {"enabled": True, "offline": True}
+    service = await client(vehicles=vehicles, storage=storage)
     known, unknown = "1XPWD40X1ED215307", "12345678901234567"
     await service.get("/vehicles/lookup", params={"vin": unknown})
     with monkeypatch.context() as patched:

@@ -4,11 +4,25 @@ The copy is of some month in the past, so it knows nothing newer: it is asked on
 vPIC cannot be, and what it says is not kept. A decode takes some 30 microseconds.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
 
 from service.vehicles.model import Vehicle, Vin
 from service.vehicles.vpic import Row
+
+NAMES: Final = {
+    "Make": "Make",
+    "Model": "Model",
+    "ModelYear": "Model Year",
+    "BodyClass": "Body Class",
+    "ErrorCode": "Error Code",
+}
+"""What it calls the fields of vPIC."""
+
+log = structlog.get_logger()
 
 
 class OfflineDecoder(Protocol):
@@ -24,19 +38,19 @@ def load_decoder() -> OfflineDecoder:
     tell: Callable[[str], dict[str, Any]] = ultravin.decode
 
     def decode(vin: Vin) -> Vehicle | None:
-        return read_attributes(tell(vin)["attributes"])
+        try:
+            return read_attributes(tell(vin)["attributes"])
+        except Exception as error:  # noqa: BLE001 - it stands in, and may only help
+            log.warning("vehicle.offline_failed", vin=vin, reason=repr(error))
+            return None
 
     return decode
 
 
-def read_attributes(told: dict[str, Any]) -> Vehicle | None:
-    """The vehicle by the same rules as of a row of vPIC, which names them otherwise."""
-    row = Row(
-        vin="",
-        make=told.get("Make"),
-        model=told.get("Model"),
-        model_year=told.get("Model Year"),
-        body_class=told.get("Body Class"),
-        error_code=told.get("Error Code"),
-    )
-    return row.vehicle
+def read_attributes(told: Mapping[str, object]) -> Vehicle | None:
+    """The vehicle by the same rules as of a row of vPIC.
+
+    Raises `msgspec.ValidationError` where a value is no text.
+    """
+    row = {field: told.get(name) for field, name in NAMES.items()}
+    return msgspec.convert({"VIN": "", **row}, Row).vehicle
