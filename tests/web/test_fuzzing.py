@@ -44,7 +44,11 @@ async def test_every_answer_is_as_documented(
     storage = storage_at(f"sqlite+aiosqlite:///{tmp_path}/events.db")
     async with open_database(storage) as database:
         key = await add_key(database, "fuzzer", can_read_all=True)
-    service = await client(events={"enabled": True}, storage={"url": storage.url})
+    service = await client(
+        events={"enabled": True},
+        vehicles={"enabled": True},
+        storage={"url": storage.url},
+    )
     process = await asyncio.create_subprocess_exec(
         *(
             COMMAND,

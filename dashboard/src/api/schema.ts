@@ -198,6 +198,71 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/vehicles/lookup": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A vehicle's make, model, year and body class, by its VIN.
+         * @description vPIC is asked for what is not kept here, or was told too long ago; if it is away, what was kept is given however old.
+         */
+        get: operations["look_vehicle_up"];
+        put?: never;
+        /**
+         * Many vehicles at once, in the order asked; each that fails says why.
+         * @description An `error` is the code that the same VIN alone would be answered with.
+         */
+        post: operations["look_vehicles_up"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/vehicles/remove": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** The same, for callers who cannot send DELETE. */
+        post: operations["remove_vehicle_by_post"];
+        /**
+         * Forget what is kept of a VIN; false where nothing was.
+         * @description What is asked of vPIC at that moment is not kept either.
+         */
+        delete: operations["remove_vehicle"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/vehicles/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * All vehicles that are kept, as a Parquet file in the order of their VINs.
+         * @description Its columns are vin, make, model, model_year, body_class and fetched_at. It is sent while it is made: if that fails midway, the connection breaks.
+         */
+        get: operations["export_vehicles"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/dashboard/": {
         parameters: {
             query?: never;
@@ -328,6 +393,23 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * BatchItem
+         * @description A vehicle as it is alone, or the `error` and `detail` in its place.
+         */
+        BatchItem: {
+            vin: string;
+            make?: string;
+            model?: string;
+            model_year?: string;
+            body_class?: string;
+            cached_result?: boolean;
+            warnings?: "check_digit"[];
+            /** @enum {unknown} */
+            source?: "offline";
+            error?: string;
+            detail?: string;
+        };
+        /**
          * Count
          * @description How many there are of one kind.
          */
@@ -438,6 +520,35 @@ export interface components {
             status: "live";
         };
         /**
+         * LookedUp
+         * @description A vehicle; empty texts are unknown.
+         */
+        LookedUp: {
+            vin: string;
+            make: string;
+            model: string;
+            model_year: string;
+            body_class: string;
+            cached_result: boolean;
+            warnings?: "check_digit"[];
+            /** @enum {unknown} */
+            source?: "offline";
+        };
+        /**
+         * LookupAnswer
+         * @description What came of each VIN of a batch, in the order asked.
+         */
+        LookupAnswer: {
+            results: components["schemas"]["BatchItem"][];
+        };
+        /**
+         * LookupBody
+         * @description VINs to look up together.
+         */
+        LookupBody: {
+            vins: string[];
+        };
+        /**
          * PlanItem
          * @description A plan that `?plan=` takes; the default one prices where none is asked for.
          */
@@ -484,6 +595,14 @@ export interface components {
             duplicates: number;
             failed: number;
             results: components["schemas"]["Result"][];
+        };
+        /**
+         * Removed
+         * @description Whether a VIN was kept here until now.
+         */
+        Removed: {
+            vin: string;
+            cache_delete_success: boolean;
         };
         /**
          * ReportUsage
@@ -1373,7 +1492,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: Events cannot be stored now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1537,7 +1656,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: Events cannot be stored now. `backlog_full`: Too many events wait to be stored. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database cannot be used now. `backlog_full`: Too many events wait to be stored. `overloaded`: Too many requests are in flight */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1672,7 +1791,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: Events cannot be stored now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1823,7 +1942,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: Events cannot be stored now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1954,7 +2073,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: Events cannot be stored now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2090,7 +2209,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: Events cannot be stored now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2101,6 +2220,584 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "storage_unavailable" | "overloaded";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    look_vehicle_up: {
+        parameters: {
+            query: {
+                /** @description 17 letters or digits, in capitals or not; no I, O or Q. */
+                vin: string;
+            };
+            header?: {
+                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A vehicle; empty texts are unknown. */
+            200: {
+                headers: {
+                    /** @description Whether it was kept here, and if it is stale. */
+                    "Cache-Status"?: string;
+                    /** @description Seconds since vPIC told it. */
+                    Age?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LookedUp"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `vin_not_decoded`: No vehicle is known of this VIN */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "vin_not_decoded";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `invalid_vin`: It is no VIN */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_vin";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The caller asks too often */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: Something of ours went wrong */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `vehicle_unavailable`: The VIN cannot be decoded now. `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "vehicle_unavailable" | "storage_unavailable" | "overloaded";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    look_vehicles_up: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description At most 500 VINs. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "vins": [
+                 *         "1XPWD40X1ED215307",
+                 *         "1XKWDB0X57J211825"
+                 *       ]
+                 *     }
+                 */
+                "application/json": components["schemas"]["LookupBody"];
+            };
+        };
+        responses: {
+            /** @description What came of each VIN of a batch, in the order asked. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LookupAnswer"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body has not come whole. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body has not come in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_vins`: The body has too many VINs */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_vins";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The body is of a type or coding that is not taken */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `invalid_body`: The body is not as described */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_body";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The caller asks too often */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: Something of ours went wrong */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    remove_vehicle_by_post: {
+        parameters: {
+            query: {
+                /** @description 17 letters or digits, in capitals or not; no I, O or Q. */
+                vin: string;
+            };
+            header?: {
+                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Whether a VIN was kept here until now. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Removed"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `invalid_vin`: It is no VIN */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_vin";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The caller asks too often */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: Something of ours went wrong */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    remove_vehicle: {
+        parameters: {
+            query: {
+                /** @description 17 letters or digits, in capitals or not; no I, O or Q. */
+                vin: string;
+            };
+            header?: {
+                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Whether a VIN was kept here until now. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Removed"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `invalid_vin`: It is no VIN */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_vin";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The caller asks too often */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: Something of ours went wrong */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    export_vehicles: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description The name of the file: vehicles.parquet. */
+                    "Content-Disposition"?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/vnd.apache.parquet": string;
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The caller asks too often */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: Something of ours went wrong */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `too_many_exports`: Too many exports are under way. `export_failed`: The file cannot be made now. `overloaded`: Too many requests are in flight */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "too_many_exports" | "export_failed" | "overloaded";
                         /** @constant */
                         status?: 503;
                     };
