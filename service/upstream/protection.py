@@ -50,12 +50,18 @@ class Protection:
         refuse at once, and again after it, as it may have opened meanwhile.
         """
         self.breaker.refuse_if_open()
+        async with self._slots:
+            await self._keep_pace()
+            async with self.breaker.guard():
+                if number == 1:
+                    self._budget.record_call()
+                yield
+
+    async def _keep_pace(self) -> None:
+        """Wait until a try may be made; with a slot, or leave would be saved up."""
         if self._pace is not None:
+            self.breaker.refuse_if_open()
             await self._pace.acquire()
-        async with self._slots, self.breaker.guard():
-            if number == 1:
-                self._budget.record_call()
-            yield
 
     def check_retry(self, failure: errors.UpstreamError) -> None:
         """Return if a retry may be made now; else raise `failure`, the last try's."""

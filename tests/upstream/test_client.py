@@ -13,10 +13,12 @@ from aiohttp.test_utils import unused_port
 from pytest_aiohttp.plugin import AiohttpServer
 from structlog.typing import EventDict
 
+from service import metrics
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.upstream import errors
 from service.upstream.client import Fetched, UpstreamClient, open_client
+from service.upstream.peers import Peer
 from service.usage.ledger import read_messages
 from tests.conftest import MakeSettings, always, message
 
@@ -431,3 +433,104 @@ async def test_each_try_is_logged(
         {**fixed, "log_level": "warning", "error.type": "ConnectionDropped", resent: 0},
         {**fixed, "log_level": "info", status: 200, resent: 1},
     ]
+
+
+# --- what is peculiar to one upstream -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content_type, is_taken",
+    [
+        ("application/json", True),
+        ("application/json; charset=utf-8", True),
+        ("Application/JSON", True),
+        ("text/html; charset=utf-8", False),
+        ("application/xml", False),
+        ("text/plain", False),
+        ("application/jsonp", False),
+    ],
+)
+async def test_only_the_agreed_type_is_read(
+    settings: MakeSettings,
+    aiohttp_server: AiohttpServer,
+    content_type: str,
+    *,
+    is_taken: bool,
+) -> None:
+    """Where a peer has one, another is refused by its header, and not tried again."""
+    calls = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        return web.Response(body=b"[1]", headers={"Content-Type": content_type})
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    server = await aiohttp_server(app)
+    options = {"base_url": str(server.make_url("")), "attempts": ATTEMPTS}
+    peer = Peer("other", media_type="application/json")
+    async with open_client(settings(upstream=options), peer=peer) as client:
+        if is_taken:
+            fetched = await client.fetch("/", msgspec.json.decode)
+            assert fetched == Fetched([1], 1)
+        else:
+            with pytest.raises(errors.WrongMediaType) as raised:
+                await client.fetch("/", msgspec.json.decode)
+            assert raised.value.attempts == 1
+        assert connections_in_use(client) == 0
+    assert calls == 1
+
+
+async def test_a_form_is_sent_with_every_try(
+    settings: MakeSettings, aiohttp_server: AiohttpServer
+) -> None:
+    """It goes by POST, whole each time, and what answers it is read as ever."""
+    seen: list[tuple[str, str, str]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        text = await request.text()
+        seen.append((request.method, request.content_type, text))
+        return web.json_response([1], status=200 if len(seen) == ATTEMPTS else 503)
+
+    app = web.Application()
+    app.router.add_route("*", "/batch/", answer)
+    server = await aiohttp_server(app)
+    options = {"base_url": str(server.make_url("")), "attempts": ATTEMPTS}
+    form = {"format": "json", "data": "A;B", "more": "é&="}
+    async with open_client(settings(upstream=options)) as client:
+        fetched = await client.fetch("/batch/", msgspec.json.decode, form=form)
+
+    assert fetched == Fetched([1], ATTEMPTS)
+    sent = "format=json&data=A;B&more=%C3%A9%26%3D".replace(";", "%3B")
+    assert seen == [("POST", "application/x-www-form-urlencoded", sent)] * ATTEMPTS
+
+
+async def test_a_form_follows_no_redirect(
+    upstream: UpstreamClient, sandbox: RunningSandbox
+) -> None:
+    """What was asked of one address is told to no other."""
+    sandbox.sandbox.faults = always("redirect")
+    path = "/api/vehicles/DecodeVINValuesBatch/"
+
+    with pytest.raises(errors.UnexpectedStatus) as raised:
+        await upstream.fetch(path, msgspec.json.decode, form={"data": "A"})
+
+    assert (raised.value.status, raised.value.attempts) == (307, 1)
+    assert sandbox.sandbox.calls == {path: 1}
+
+
+async def test_a_template_stands_for_the_path(
+    upstream: UpstreamClient, sandbox: RunningSandbox, log_entries: list[EventDict]
+) -> None:
+    """What varies in a path is logged, but is no label of a metric."""
+    sandbox.sandbox.set_report(7, {"id": 7})
+    labels = 'http_request_method="GET",outcome="200",url_template="/r/{id}"'
+
+    await upstream.fetch("/reports/7", msgspec.json.decode, template="/r/{id}")
+
+    counted, _ = metrics.expose("")
+    assert f"http_client_request_duration_seconds_count{{{labels}}} 1.0" in (
+        counted.decode()
+    )
+    assert [each["url.path"] for each in log_entries] == ["/reports/7"]

@@ -14,6 +14,7 @@ from service.sandbox.server import RunningSandbox
 from service.upstream import errors
 from service.upstream.breaker import State
 from service.upstream.client import UpstreamClient, open_client
+from service.upstream.peers import Peer
 from tests.conftest import MakeClient, MakeSettings, always
 
 PATH: Final = "/messages/current-period"
@@ -314,3 +315,208 @@ async def test_with_an_open_circuit_the_last_error_is_final(
     refusals = [each for each in log_entries if each["event"].endswith("_refused")]
     assert [each["reason"] for each in refusals] == ["circuit"]
     assert "upstream.retry" not in {each["event"] for each in log_entries}
+
+
+# --- a peer of its own --------------------------------------------------------------
+
+UNPACED: Final = Peer("other", "application/json", frozenset({403}))
+BATCH: Final = "/api/vehicles/DecodeVINValuesBatch/"
+
+
+@asynccontextmanager
+async def calling(
+    settings: MakeSettings,
+    sandbox: RunningSandbox,
+    peer: Peer,
+    minimum_calls: int = 1,
+    **upstream: Any,
+) -> AsyncIterator[UpstreamClient]:
+    """A client of the sandbox as of another peer; its circuit opens at the first."""
+    made = settings(
+        breaker={"minimum_calls": minimum_calls, "open_s": OPEN_S},
+        upstream={"base_url": sandbox.url, "attempts": 1, **upstream},
+    )
+    async with open_client(made, peer=peer) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "fault, error, opens",
+    [
+        ("forbidden", errors.ShutOut, True),
+        ("html", errors.WrongMediaType, True),
+        ("xml", errors.WrongMediaType, True),
+        ("redirect", errors.UnexpectedStatus, False),
+        ("not_found", errors.UnexpectedStatus, False),
+    ],
+)
+async def test_being_shut_out_opens_the_circuit(
+    settings: MakeSettings,
+    sandbox: RunningSandbox,
+    fault: str,
+    error: type[errors.UpstreamError],
+    *,
+    opens: bool,
+) -> None:
+    """To go on asking would make it worse, whether 403 says so or a page."""
+    sandbox.sandbox.faults = always(fault)
+    form = {"format": "json", "data": "A"}
+    async with calling(settings, sandbox, UNPACED, attempts=3) as client:
+        with pytest.raises(error):
+            await client.fetch(BATCH, msgspec.json.decode, form=form)
+
+        assert (client.breaker.state is State.OPEN) is opens
+    assert sandbox.sandbox.calls == {BATCH: 1}
+
+
+async def test_circuits_are_apart(
+    settings: MakeSettings, sandbox: RunningSandbox, log_entries: list[EventDict]
+) -> None:
+    """What one peer suffers is no other's, and is logged under its name."""
+    sandbox.sandbox.faults = always("server_error", times=1)
+    async with (
+        calling(settings, sandbox, UNPACED) as ill,
+        calling(settings, sandbox, Peer("well")) as well,
+    ):
+        await fail(ill)
+        await fetch(well)
+        assert isinstance(await fail(ill), errors.CircuitOpen)
+
+    opened = [each for each in log_entries if each["event"].endswith("opened")]
+    assert opened == [
+        {
+            "event": "upstream.breaker.opened",
+            "log_level": "warning",
+            "upstream": "other",
+            "failure_rate": 1.0,
+            "slow_rate": 0.0,
+            "calls": 1,
+            "open_s": OPEN_S,
+        }
+    ]
+
+
+# --- the pace -----------------------------------------------------------------------
+
+
+class LoopTime:
+    """The time of the running loop, which a test can let pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self._real = loop.time
+        self._passed_s = 0.0
+        monkeypatch.setattr(loop, "time", self)
+
+    def __call__(self) -> float:
+        return self._real() + self._passed_s
+
+    async def pass_s(self, seconds: float) -> None:
+        """Let so many seconds go by, and what was due by then run."""
+        self._passed_s += seconds
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+async def passers_by(settings: MakeSettings, sandbox: RunningSandbox) -> None:
+    """Make calls that nothing holds back: what could be sent before them was."""
+    async with open_client(settings(upstream={"base_url": sandbox.url})) as client:
+        for _ in range(3):
+            await client.fetch("/reports/1", bytes, template="/reports")
+
+
+async def test_tries_beyond_the_pace_wait(
+    settings: MakeSettings, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second's tries go at once, then each when its time has come."""
+    sandbox.sandbox.set_report(1, {"id": 1})
+    paced = Peer("paced", requests_per_s=3.0)
+    time = LoopTime(monkeypatch)
+    async with calling(settings, sandbox, paced, timeout_s=60.0) as client:
+        calls = [asyncio.create_task(fetch(client)) for _ in range(5)]
+        for expected in (3, 4, 5):
+            await passers_by(settings, sandbox)
+            assert sandbox.sandbox.calls[PATH] == expected
+            await time.pass_s(0.34)
+        await asyncio.gather(*calls)
+
+
+async def test_a_pace_below_one(
+    settings: MakeSettings, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every ten seconds one try, if it says so."""
+    sandbox.sandbox.set_report(1, {"id": 1})
+    slow = Peer("slow", requests_per_s=0.1)
+    time = LoopTime(monkeypatch)
+    async with calling(settings, sandbox, slow, timeout_s=60.0) as client:
+        calls = [asyncio.create_task(fetch(client)) for _ in range(2)]
+        await passers_by(settings, sandbox)
+        await time.pass_s(9.0)
+        await passers_by(settings, sandbox)
+        assert sandbox.sandbox.calls[PATH] == 1
+        await time.pass_s(1.1)
+        await asyncio.gather(*calls)
+
+
+async def test_retries_keep_the_pace_too(
+    settings: MakeSettings, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is repeated is one more try."""
+    sandbox.sandbox.set_report(1, {"id": 1})
+    sandbox.sandbox.faults = always("server_error", path=PATH)
+    paced = Peer("paced", requests_per_s=2.0)
+    time = LoopTime(monkeypatch)
+    async with calling(
+        settings, sandbox, paced, minimum_calls=9, attempts=3, timeout_s=60.0
+    ) as client:
+        call = asyncio.create_task(fail(client))
+        await passers_by(settings, sandbox)
+        assert sandbox.sandbox.calls[PATH] == 2
+        await time.pass_s(0.51)
+
+        assert (await call).attempts == 3
+
+
+async def test_leave_to_call_is_not_saved_up(
+    settings: MakeSettings,
+    sandbox: RunningSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    until: Until,
+) -> None:
+    """Who waited for a slot of a slow upstream does not burst out when it is well."""
+    sandbox.sandbox.set_report(1, {"id": 1})
+    sandbox.sandbox.faults = Faults(hang=1)
+    paced = Peer("paced", requests_per_s=1.0)
+    time = LoopTime(monkeypatch)
+    async with calling(
+        settings, sandbox, paced, concurrency=1, timeout_s=600.0
+    ) as client:
+        calls = [asyncio.create_task(fetch(client)) for _ in range(4)]
+        await until(lambda: sandbox.sandbox.in_flight == 1)
+        for _ in range(4):
+            await time.pass_s(1.0)
+        sandbox.sandbox.faults = Faults()
+        calls[0].cancel()
+        await until(lambda: sandbox.sandbox.calls[PATH] == 2)
+
+        await passers_by(settings, sandbox)
+
+        assert sandbox.sandbox.calls[PATH] == 2
+        for _ in range(3):
+            await time.pass_s(1.01)
+            await passers_by(settings, sandbox)
+        await asyncio.gather(*calls[1:])
+
+
+async def test_an_open_circuit_waits_for_no_pace(
+    settings: MakeSettings, sandbox: RunningSandbox
+) -> None:
+    """Who would be refused is so at once, and who waits as soon as its slot is free."""
+    sandbox.sandbox.faults = always("server_error")
+    slow = Peer("slow", requests_per_s=0.001)
+    async with calling(settings, sandbox, slow, concurrency=1) as client:
+        failures = await fail_often(client, 5)
+        assert isinstance(await fail(client), errors.CircuitOpen)
+
+    assert [each.error_type for each in failures] == ["500"] + ["CircuitOpen"] * 4
+    assert sandbox.sandbox.calls == {PATH: 1}

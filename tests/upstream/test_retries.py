@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Final
 
 import aiohttp
 import aiohttp_retry.client
@@ -19,7 +20,13 @@ from service.sandbox.server import RunningSandbox
 from service.settings import Settings
 from service.upstream import errors
 from service.upstream.client import Fetched, open_client
-from service.upstream.retries import Backoff, parse_retry_after, unexpected_status
+from service.upstream.peers import COPILOT, Peer
+from service.upstream.retries import (
+    RETRIED_ERRORS,
+    Backoff,
+    parse_retry_after,
+    unexpected_status,
+)
 from tests.conftest import MakeSettings, MockedUpstream
 
 BASE_URL = "http://upstream.example"
@@ -360,3 +367,44 @@ async def test_tries_of_different_calls_do_not_mix(
 
     assert {getattr(failure, "attempts", None) for failure in failures} == {2}
     assert set(sandbox.sandbox.calls.values()) == {2}
+
+
+# --- being shut out -----------------------------------------------------------------
+
+SHUTTING: Final = Peer("other", refusals=frozenset({403, 429}))
+
+
+@pytest.mark.parametrize(
+    "peer, status, is_shut_out, is_repeated",
+    [
+        (SHUTTING, 403, True, False),
+        (SHUTTING, 429, True, False),
+        (SHUTTING, 503, False, True),
+        (SHUTTING, 404, False, False),
+        (COPILOT, 403, False, False),
+        (COPILOT, 429, False, True),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_who_is_shut_out_does_not_insist(
+    peer: Peer, status: int, *, is_shut_out: bool, is_repeated: bool
+) -> None:
+    """By what statuses a peer shuts us out is its own; none of them is repeated."""
+    error = unexpected_status(status, "7", peer)
+
+    assert isinstance(error, errors.ShutOut) is is_shut_out
+    assert isinstance(error, RETRIED_ERRORS) is is_repeated
+    assert (error.status, error.retry_after_s) == (status, 7.0)
+
+
+async def test_one_call_is_made_where_we_are_shut_out(
+    settings: MakeSettings, sandbox: RunningSandbox
+) -> None:
+    """However many tries are allowed."""
+    made = settings(upstream={"base_url": sandbox.url, "attempts": 5})
+    sandbox.sandbox.faults = Faults(too_many_requests=1)
+    async with open_client(made, peer=SHUTTING) as client:
+        with pytest.raises(errors.ShutOut):
+            await client.fetch(PATH, msgspec.json.decode)
+
+    assert sandbox.sandbox.calls == {PATH: 1}
