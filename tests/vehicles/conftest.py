@@ -3,7 +3,15 @@
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +31,8 @@ from service.sandbox.server import RunningSandbox
 from service.sandbox.vpic import BATCH_PATH, VEHICLE_PREFIX, VPIC_PATH, Question, Vpic
 from service.settings import Settings, Storage
 from service.storage.database import SQLITE, migrate, open_database
-from service.vehicles.lookup import source_of
+from service.usage.sharing import open_store
+from service.vehicles.lookup import Lookups, open_lookups, source_of
 from service.vehicles.model import Entry, Vehicle, Vin
 from service.vehicles.store import VehicleStore
 from tests.conftest import Client, MakeSettings, storage_at
@@ -41,6 +50,9 @@ UNKNOWN: Final = Vin("AAAAAAAAAAAAAAAAA")
 """A VIN that keeps the rules, of a maker that nobody knows."""
 OTHER: Final = Vehicle("OTHER", "MAKE", "1999", "Van")
 """What no VIN of the tests is decoded to: it shows what was kept."""
+
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+Open = Callable[..., AbstractAsyncContextManager[Lookups]]
 
 DAY_US: Final = 86_400 * US_PER_S
 
@@ -173,8 +185,13 @@ def serve(
     aiohttp_client: AiohttpClient,
     sandbox: RunningSandbox,
     storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Serve:
-    """A factory of applications; each call makes one, on the same storage."""
+    """A factory of applications; each call makes one, on the same storage.
+
+    They have no documentation: nobody here reads it, and it takes a while to be made.
+    """
+    monkeypatch.setattr("service.app.add_documentation", lambda *_: None)
     return Serve(settings, aiohttp_client, sandbox, storage)
 
 
@@ -183,6 +200,23 @@ async def kept(serve: Serve, storage: Storage) -> AsyncIterator[VehicleStore]:
     """What these applications keep, as another process would see and change it."""
     async with open_database(storage) as database:
         yield VehicleStore(database, source_of(serve.settings()))
+
+
+@pytest.fixture
+def opened(serve: Serve) -> Open:
+    """A factory of look-ups without an application around them."""
+
+    @asynccontextmanager
+    async def make(**sections: dict[str, Any]) -> AsyncIterator[Lookups]:
+        settings = serve.settings(**sections)
+        async with (
+            open_database(settings.storage) as database,
+            open_store(settings) as shared,
+            open_lookups(settings, database, shared) as lookups,
+        ):
+            yield lookups
+
+    return make
 
 
 # --- what the sandbox was asked -----------------------------------------------------
