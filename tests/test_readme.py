@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,12 +204,14 @@ def filter_json(arguments: list[str], given: str, service: Service) -> str:
 def copilot_usage(arguments: list[str], given: str) -> str:
     """Our own command, as it is installed beside this interpreter."""
     command = [sys.executable, "-m", "service", *arguments]
-    return subprocess.run(  # noqa: S603
-        command,
-        input=given,
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env=os.environ,
-    ).stdout
+    with tempfile.TemporaryDirectory() as folder:
+        storage = f"sqlite+aiosqlite:///{folder}/vehicles.db"
+        return subprocess.run(  # noqa: S603
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "COPILOT_USAGE_STORAGE__URL": storage},
+        ).stdout
