@@ -128,3 +128,29 @@ async def until_unready(port: int) -> Answer:
         while (answer := await ask_once(port, READY)).status == 200:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_AGAIN_S)
     return answer
+
+
+def said_without(module: str, **sections: dict[str, object]) -> str:
+    """What a process without a module says of settings, once it has made the service.
+
+    It is told by the settings as shipped; these are those that need the module.
+    """
+    program = f"""
+import sys
+sys.modules[{module!r}] = None
+from service.app import create_app
+from service.settings import SettingsError, load
+create_app(load().settings)
+try:
+    load(options={sections!r})
+except SettingsError as error:
+    print(error)
+"""
+    ran = subprocess.run(  # noqa: S603 - it runs this interpreter
+        [sys.executable, "-c", program],
+        env=dict(os.environ),
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return ran.stdout.rstrip("\n")

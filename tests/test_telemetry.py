@@ -5,9 +5,6 @@ small upstream keeps the headers that reached it.
 """
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -28,6 +25,7 @@ from service.app import create_app
 from service.serving import listening
 from service.settings import SettingsError, is_installed, load
 from tests.conftest import Client, MakeClient, MakeSettings, message, report
+from tests.running import said_without
 
 TRACE_ID: Final = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID: Final = "b7ad6b7169203331"
@@ -437,31 +435,11 @@ async def test_off_nothing_is_made_up(
     assert [each[1:] for each in upstream.calls] == [(None, None)] * 2
 
 
-WITHOUT_THE_EXTRA: Final = """
-import sys
-sys.modules["opentelemetry"] = None
-from service.app import create_app
-from service.settings import SettingsError, load
-create_app(load().settings)
-try:
-    load(options={"telemetry": {"traces": True}})
-except SettingsError as error:
-    print(error)
-"""
-
-
 def test_the_extra_is_needed_only_where_traces_are_on() -> None:
     """Without it the service works; turning traces on names what is missing."""
-    ran = subprocess.run(  # noqa: S603 - it runs this interpreter
-        [sys.executable, "-c", WITHOUT_THE_EXTRA],
-        env=dict(os.environ),
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    assert ran.stdout == (
-        "telemetry: traces: needs copilot-usage[otel] to be installed\n"
-    )
+    said = said_without("opentelemetry", telemetry={"traces": True})
+
+    assert said == "telemetry: traces: needs copilot-usage[otel] to be installed"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,5 @@
 """Decoding while vPIC is away: when, how it is marked, and that it is not kept."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,6 +11,7 @@ from service.sandbox.server import RunningSandbox
 from service.vehicles.offline import load_decoder, read_attributes
 from service.vehicles.store import NOTHING, VehicleStore
 from tests.conftest import always
+from tests.running import said_without
 from tests.vehicles.conftest import (
     KNOWN,
     OTHER,
@@ -122,31 +120,12 @@ async def test_it_is_not_wanted(serve: Serve, sandbox: RunningSandbox) -> None:
 
 # --- the extra ----------------------------------------------------------------------
 
-WITHOUT_THE_EXTRA: Final = """
-import sys
-sys.modules["ultravin"] = None
-from service.app import create_app
-from service.settings import SettingsError, load
-create_app(load().settings)
-try:
-    load(options={"vehicles": {"offline": True}})
-except SettingsError as error:
-    print(error)
-"""
-
 
 def test_the_extra_is_needed_only_where_it_is_wanted() -> None:
     """Without it the service works; asking for it names what is missing."""
-    ran = subprocess.run(  # noqa: S603 - it runs this interpreter
-        [sys.executable, "-c", WITHOUT_THE_EXTRA],
-        env=dict(os.environ),
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    assert ran.stdout == (
-        "vehicles.offline: needs copilot-usage[vin-offline] to be installed\n"
-    )
+    said = said_without("ultravin", vehicles={"offline": True})
+
+    assert said == "vehicles.offline: needs copilot-usage[vin-offline] to be installed"
 
 
 def panic(_: str) -> dict[str, Any]:
