@@ -31,7 +31,8 @@ from service.usage.messages import CollectedMessages, MessageSource, UpstreamMes
 from service.usage.period import CurrentPeriod
 from service.usage.sharing import open_store
 from service.vehicles import handlers as vehicles
-from service.vehicles.lookup import open_lookups
+from service.vehicles.export import open_exports
+from service.vehicles.lookup import open_lookups, source_of
 from service.web import dashboard, health, index, metrics
 from service.web.context import ACCESS_LOG, request_context
 from service.web.keys import GATE, Gate
@@ -146,6 +147,9 @@ async def _keeping(
         if settings.vehicles.enabled:
             app[vehicles.LOOKUPS] = await stack.enter_async_context(
                 open_lookups(settings, database, store)
+            )
+            app[vehicles.EXPORTS] = await stack.enter_async_context(
+                open_exports(settings.storage, source_of(settings))
             )
         yield
 

@@ -560,7 +560,7 @@ async def play_vehicles(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """VINs are decoded and not, not kept, removed; then vPIC is away, and its copy."""
+    """VINs are decoded and not, not kept, removed, exported; then vPIC is away."""
     storage = {"url": f"sqlite+aiosqlite:///{tmp_path}/vehicles.db"}
     monkeypatch.setattr("ultravin.decode", Mock(side_effect=ZeroDivisionError))
     vehicles = {"enabled": True, "offline": True}
@@ -572,6 +572,10 @@ async def play_vehicles(
         patched.setattr(Database, "writing", away)
         await service.get("/vehicles/lookup", params={"vin": known})
     await service.delete("/vehicles/remove", params={"vin": known})
+    await get(service, "/vehicles/export")
+    with monkeypatch.context() as patched:
+        patched.setattr("service.vehicles.export.COMMAND", (str(tmp_path / "missing"),))
+        await get(service, "/vehicles/export")
     sandbox.sandbox.faults = always("forbidden")
     await service.get("/vehicles/lookup", params={"vin": known})
     sandbox.sandbox.faults = Faults()

@@ -1,13 +1,22 @@
 """The endpoints of vehicles: looking up, removing, and the whole cache as a file."""
 
+import os
+import socket
+import struct
 from typing import Annotated, Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import UNSET, Meta, Struct
 from msgspec.structs import asdict
 
-from service.vehicles.errors import InvalidVin, TooManyVins, VehiclesError
+from service.vehicles.errors import (
+    ExportFailed,
+    InvalidVin,
+    TooManyVins,
+    VehiclesError,
+)
+from service.vehicles.export import Exports
 from service.vehicles.lookup import Lookups, age_s
 from service.vehicles.model import (
     BatchItem,
@@ -22,12 +31,13 @@ from service.vehicles.model import (
 from service.vehicles.vin import check_digit_fails, parse_vin, shown
 from service.web import problems
 from service.web.bodies import read_body
-from service.web.context import CACHE_RESULT
+from service.web.context import CACHE_RESULT, REQUEST_ID, REQUEST_ID_HEADER
 from service.web.problems import RequestProblem
 from service.web.routes import Body, Endpoints, NoParameters, json_answer
 
 LOOKUP_PATH: Final = "/vehicles/lookup"
 LOOKUPS: Final = web.AppKey("lookups", Lookups)
+EXPORTS: Final = web.AppKey("exports", Exports)
 MAX_VINS: Final = 500
 MAX_BODY_BYTES: Final = 65_536
 """Room for as many VINs, however they are spaced, and for some mistakes."""
@@ -40,6 +50,13 @@ CACHE_HEADERS: Final = {
     "Cache-Status": "Whether it was kept here, and if it is stale.",
     "Age": "Seconds since vPIC told it.",
 }
+PARQUET: Final = "application/vnd.apache.parquet"
+EXPORT_HEADERS: Final = {
+    hdrs.CONTENT_TYPE: PARQUET,
+    hdrs.CONTENT_DISPOSITION: 'attachment; filename="vehicles.parquet"',
+    hdrs.CACHE_CONTROL: "no-store",
+}
+LINGER_NOT_AT_ALL: Final = struct.pack("ii", 1, 0)
 
 endpoints = Endpoints()
 
@@ -157,6 +174,40 @@ async def remove_vehicle_by_post(
     return await remove_vehicle(request, parameters)
 
 
+@endpoints.get(
+    "/vehicles/export",
+    parameters=NoParameters,
+    media_types=(PARQUET,),
+    headers={"Content-Disposition": "The name of the file: vehicles.parquet."},
+    problems=(problems.TOO_MANY_EXPORTS, problems.EXPORT_FAILED),
+)
+async def export_vehicles(
+    request: web.Request, _parameters: NoParameters
+) -> web.StreamResponse:
+    """All vehicles that are kept, as a Parquet file in the order of their VINs.
+
+    Its columns are vin, make, model, model_year, body_class and fetched_at. It is sent
+    while it is made: if that fails midway, the connection breaks.
+    """
+    headers = EXPORT_HEADERS | {REQUEST_ID_HEADER: request[REQUEST_ID]}
+    response = web.StreamResponse(headers=headers)
+    if request.method == hdrs.METH_HEAD:
+        return response
+    try:
+        async with request.app[EXPORTS].export() as export:
+            await response.prepare(request)
+            while chunk := await export.read():
+                await response.write(chunk)
+        await response.write_eof()
+    except BaseException as error:
+        if not response.prepared:
+            raise
+        _break_off(request)
+        if not isinstance(error, ExportFailed | ConnectionError):
+            raise
+    return response
+
+
 async def _read_vins(request: web.Request) -> list[str]:
     body = await read_body(
         request,
@@ -215,3 +266,15 @@ def _headers(found: Found) -> dict[str, str]:
         "Cache-Status": status,
         "Age": str(int(found.age_s)),
     }
+
+
+def _break_off(request: web.Request) -> None:
+    """Let the caller see that an answer is not whole, by any version of HTTP."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return
+    # By a duplicate, as some loops hide their sockets.
+    fileno = os.dup(transport.get_extra_info("socket").fileno())
+    with socket.socket(fileno=fileno) as duplicate:
+        duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT_AT_ALL)
+    transport.abort()
