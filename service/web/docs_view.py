@@ -196,7 +196,7 @@ class View:
         return ", ".join([words, *limits])
 
     def _commands(self, path: str, method: str, operation: Json) -> Iterator[str]:
-        """How to ask with curl: plainly, with examples, for each other media type."""
+        """How to ask with curl: plainly if one can, with examples, for other types."""
         # Braces would be curl's own patterns.
         plain = self._host + path.replace("{", "<").replace("}", ">")
         curl = "curl"
@@ -208,12 +208,14 @@ class View:
             return
         if method != "get":
             curl += f" -X {method.upper()}"
-        yield f"{curl} '{plain}'"
+        own = _own(operation)
         examples = {
             each["name"]: each["schema"]["examples"][0]
-            for each in _own(operation)
+            for each in own
             if "examples" in each["schema"]
         }
+        if not any(each["required"] and each["in"] == "query" for each in own):
+            yield f"{curl} '{plain}'"
         if examples:
             yield f"{curl} '{plain}?{urlencode(examples, safe=':;,')}'"
         for media_type in list(_good(operation["responses"])["content"])[1:]:

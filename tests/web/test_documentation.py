@@ -48,8 +48,8 @@ class Page(HTMLParser):
 @pytest.fixture
 def document(settings: MakeSettings) -> Json:
     """The document of the real application."""
-    with_events = settings(events={"enabled": True})
-    decoded: Json = msgspec.json.decode(create_app(with_events)[DOCUMENT])
+    with_all = settings(events={"enabled": True}, vehicles={"enabled": True})
+    decoded: Json = msgspec.json.decode(create_app(with_all)[DOCUMENT])
     return decoded
 
 
@@ -220,6 +220,15 @@ def test_path_variable_is_no_pattern_of_curl(document: Json) -> None:
     assert operation.commands == ["curl 'host/usage/<message_id>'"]
     assert operation.parameters[0].kind == "string, in the path"
     assert operation.parameters[0].presence == "required"
+
+
+def test_commands_have_what_is_required(document: Json) -> None:
+    """No command is shown that would only be refused."""
+    view = View(document, "host")
+    operation = next(each for each in view.operations() if each.id == "remove_vehicle")
+    assert operation.commands == [
+        "curl -X DELETE 'host/vehicles/remove?vin=1XPWD40X1ED215307'"
+    ]
 
 
 async def test_commands_call_the_host_that_was_asked(client: MakeClient) -> None:
