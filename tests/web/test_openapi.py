@@ -27,13 +27,14 @@ from service.web.routes import Endpoints, NoParameters
 from tests.conftest import MakeClient, MakeSettings, always, message, report
 
 PROBLEM_TYPE: Final = "application/problem+json"
+ALL: Final = {"events": {"enabled": True}, "vehicles": {"enabled": True}}
+"""What can be turned off."""
 
 
 @pytest.fixture
 def document(settings: MakeSettings) -> Json:
     """The document of the real application, without serving it."""
-    with_events = settings(events={"enabled": True})
-    decoded: Json = msgspec.json.decode(create_app(with_events)[DOCUMENT])
+    decoded: Json = msgspec.json.decode(create_app(settings(**ALL))[DOCUMENT])
     return decoded
 
 
@@ -66,7 +67,7 @@ async def test_served_document_is_valid(
 ) -> None:
     """`/openapi.json` serves a valid OpenAPI 3.1 document as JSON."""
     storage = {"url": f"sqlite+aiosqlite:///{tmp_path}/events.db"}
-    service = await client(events={"enabled": True}, storage=storage)
+    service = await client(**ALL, storage=storage)
     answer = await service.get("/openapi.json")
     assert answer.content_type == "application/json"
     served = await answer.json()
@@ -85,6 +86,7 @@ def test_document_tells_what_it_describes(document: Json) -> None:
     assert list(described) == [
         "usage",
         "events",
+        "vehicles",
         "dashboard",
         "index",
         "health",
@@ -128,7 +130,7 @@ def test_document_and_router_know_the_same_paths(
     """
     served = {
         (route.resource.canonical, route.method.lower())
-        for route in create_app(settings(events={"enabled": True})).router.routes()
+        for route in create_app(settings(**ALL)).router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
     served -= {(route.path, "get") for route in dashboard.file_routes()}
