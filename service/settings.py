@@ -30,6 +30,8 @@ URL_SETTINGS: Final = {
     "storage": "storage.url",
 }
 """What is at fault where a section as a whole is impossible."""
+LONGEST_LOOKUP_S: Final = 600
+"""Beyond any patience; removals are remembered for longer than this."""
 # Up to the last @: where a password has characters that it should not have, rather
 # too much is hidden than a part of it shown.
 PASSWORD_IN_URL: Final = re.compile(r"(?<=//)([^/?#:@]*):[^\n]*@")
@@ -205,7 +207,7 @@ class Vehicles(Struct, frozen=True, kw_only=True):
     concurrency: Count
     attempts: Annotated[int, Meta(ge=1, le=20)]
     timeout_s: Seconds
-    deadline_s: Seconds
+    deadline_s: Annotated[float, Meta(gt=0, le=LONGEST_LOOKUP_S)]
     max_body_bytes: Bytes
     offline: bool
 

@@ -12,12 +12,14 @@ from sqlalchemy import Row, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.instants import US_PER_S, now_us
+from service.settings import LONGEST_LOOKUP_S
 from service.storage.database import Database
 from service.vehicles.model import Entry, Source, Vehicle, Vin
 from service.vehicles.tables import vehicles
 
-MARK_KEPT_S: Final = 2 * 86_400
-"""How long a removal is remembered: longer than any look-up may take."""
+MARK_KEPT_S: Final = 2 * LONGEST_LOOKUP_S
+"""How long a removal is remembered: longer than any look-up may take, but no longer
+than that, since every VIN that there could be can be removed."""
 
 _SOURCE: Final = vehicles.c.source == bindparam("of")
 _VINS: Final = vehicles.c.vin.in_(bindparam("vins", expanding=True))
