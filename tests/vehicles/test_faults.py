@@ -45,12 +45,6 @@ FAULTS: Final = {
     "slow_drip": ATTEMPTS,
 }
 """How often each is tried: what would be answered the same way is not asked again."""
-ILL: Final = {
-    *("html", "forbidden", "xml", "too_many_requests", "server_error", "unavailable"),
-    *("hang", "reset", "truncated", "slow_drip"),
-}
-"""Those by which the circuit opens; the others are sound answers of another shape."""
-every_fault: Final = pytest.mark.parametrize("fault", FAULTS)
 
 
 def hasty(fault: str, **more: Any) -> dict[str, Any]:
@@ -85,7 +79,7 @@ def assert_unavailable(answer: Answer) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("count", [1, 3], ids=["single", "batch"])
-@every_fault
+@pytest.mark.parametrize("fault", FAULTS)
 async def test_a_fault_keeps_nothing_wrong(
     serve: Serve,
     kept: VehicleStore,
@@ -112,7 +106,13 @@ async def test_a_fault_keeps_nothing_wrong(
 
 
 @on_sqlite
-@every_fault
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *("html", "forbidden", "server_error", "hang", "truncated", "empty_list"),
+        *("other_vins", "missing_field", "wrong_type"),
+    ],
+)
 async def test_a_fault_takes_nothing_away(
     serve: Serve, kept: VehicleStore, sandbox: RunningSandbox, fault: str
 ) -> None:
@@ -130,9 +130,17 @@ async def test_a_fault_takes_nothing_away(
 
 
 @on_sqlite
-@every_fault
+@pytest.mark.parametrize(
+    "fault, opens",
+    [
+        *((fault, True) for fault in ("html", "forbidden", "xml", "too_many_requests")),
+        *((fault, True) for fault in ("server_error", "hang", "reset", "truncated")),
+        *((fault, False) for fault in ("not_found", "redirect", "empty_list")),
+        *((fault, False) for fault in ("wrong_type", "huge_body")),
+    ],
+)
 async def test_which_faults_open_the_circuit(
-    serve: Serve, sandbox: RunningSandbox, asked: Asked, fault: str
+    serve: Serve, sandbox: RunningSandbox, asked: Asked, fault: str, *, opens: bool
 ) -> None:
     """Being shut out is an illness too, although it is never tried again."""
     sandbox.sandbox.faults = always(fault, retry_after="0")
@@ -141,7 +149,7 @@ async def test_which_faults_open_the_circuit(
     for number in range(3):
         await one.look_up(vin(number))
 
-    assert asked.calls == (2 if fault in ILL else 3)
+    assert asked.calls == (2 if opens else 3)
 
 
 @on_sqlite

@@ -1,17 +1,24 @@
 """Removals while the same VIN is looked up: what was asked before is not kept."""
 
 import asyncio
+import sqlite3
+from collections.abc import Collection
+from contextlib import closing
 
 import pytest
 from sqlalchemy import delete
+from sqlalchemy.engine import make_url
 
+from service.settings import Storage
 from service.storage.database import Database
-from service.vehicles.store import VehicleStore
+from service.vehicles.model import Vin
+from service.vehicles.store import Kept, VehicleStore
 from service.vehicles.tables import vehicles
 from tests.vehicles.conftest import (
     VIN,
     Asked,
     Gate,
+    Open,
     Serve,
     Until,
     keep_old,
@@ -136,3 +143,51 @@ async def test_an_answer_and_a_removal_at_once(
         await asyncio.gather(asking, removing)
 
         assert (await kept.find([VIN]))[VIN].entry is None
+
+
+# --- what is read meanwhile ---------------------------------------------------------
+
+
+@on_sqlite
+async def test_what_is_read_before_a_removal_is_on_disk(
+    opened: Open, kept: VehicleStore, storage: Storage
+) -> None:
+    """Who reads while a removal still waits to be written holds nothing after it."""
+    await keep_old(kept, VIN, days=1)
+    async with opened() as lookups:
+        with closing(sqlite3.connect(str(make_url(storage.url).database))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            removing = asyncio.create_task(lookups.remove(VIN))
+            await asyncio.sleep(0)
+            assert (await lookups.look_up(VIN)).result == "hit"
+            other.rollback()
+
+        assert await removing is True
+        assert (await lookups.look_up(VIN)).result == "miss"
+
+
+@on_sqlite
+async def test_what_was_read_before_a_removal_is_not_held(
+    serve: Serve, kept: VehicleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow reader answers who waits for it, and nobody who comes later."""
+    await keep_old(kept, VIN, days=1)
+    one = await serve()
+    find, has_read, may_go_on = VehicleStore.find, asyncio.Event(), asyncio.Event()
+
+    async def find_slowly(
+        store: VehicleStore, vins: Collection[Vin]
+    ) -> dict[Vin, Kept]:
+        found = await find(store, vins)
+        has_read.set()
+        await may_go_on.wait()
+        return found
+
+    monkeypatch.setattr(VehicleStore, "find", find_slowly)
+    asking = asyncio.create_task(one.look_up(VIN))
+    await has_read.wait()
+    await one.remove(VIN)
+    may_go_on.set()
+
+    assert (await asking).body["cached_result"] is True
+    assert (await one.look_up(VIN)).body["cached_result"] is False

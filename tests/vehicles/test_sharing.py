@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from service.sandbox.server import RunningSandbox
 from service.settings import Settings
 from service.usage.sharing import open_store
 from service.vehicles.lookup import source_of
 from service.vehicles.store import VehicleStore
 from service.vehicles.turns import Turns, share_turns
-from tests.conftest import GIVE_UP_S
+from tests.conftest import GIVE_UP_S, always
 from tests.redis_double import RedisDouble
 from tests.vehicles.conftest import (
     VIN,
@@ -94,10 +95,12 @@ async def test_the_one_that_asks_fails(
     kept: VehicleStore,
     shared: Shared,
     asked: Asked,
+    monkeypatch: pytest.MonkeyPatch,
     *,
     is_kept: bool,
 ) -> None:
     """Who waits for it fails too, or gives what is kept, and asks nobody."""
+    monkeypatch.setattr("service.vehicles.turns.FAILED_MS", 60_000)
     if is_kept:
         await keep_old(kept, VIN)
     cache = {"redis_url": shared.url}
@@ -106,10 +109,39 @@ async def test_the_one_that_asks_fails(
         await turns.take([VIN])
         asking = asyncio.create_task(one.look_up(VIN))
         await turns.end([VIN], failed=True)
-        answer = await asking
+        async with asyncio.timeout(GIVE_UP_S):  # half of what a look-up may take
+            answer = await asking
 
     assert answer.status == (200 if is_kept else 503)
     assert asked.calls == 0
+
+
+@on_sqlite
+async def test_a_failure_is_shared(
+    serve: Serve,
+    sandbox: RunningSandbox,
+    *,
+    double: RedisDouble,
+    asked: Asked,
+    gate: Gate,
+    until: Until,
+) -> None:
+    """What one process could not have, the others do not ask for one by one."""
+    sandbox.sandbox.faults = always("server_error")
+    cache = {"redis_url": "redis://a.test"}
+    all_of_them = [await serve(cache=cache) for _ in range(3)]
+    gate.close()
+    asking = [asyncio.create_task(each.look_up(VIN)) for each in all_of_them]
+    await until(lambda: asked.calls == 1)
+    before = double.asked
+    await until(lambda: double.asked > before)
+    gate.open()
+
+    async with asyncio.timeout(GIVE_UP_S):
+        answers = await asyncio.gather(*asking)
+
+    assert {each.problem for each in answers} == {(503, "vehicle_unavailable")}
+    assert asked.calls == 1
 
 
 @on_sqlite

@@ -202,8 +202,8 @@ async def test_a_mark_is_forgotten_in_the_end(
 ) -> None:
     """A later removal, of any VIN, takes away marks that nobody can need."""
     first, second, third = vins(3)
-    for day, vin in ((0, first), (1, second)):
-        monkeypatch.setattr(NOW, lambda day=day: day * 86_400_000_000)
+    for at_s, vin in ((0, first), (MARK_KEPT_S // 2, second)):
+        monkeypatch.setattr(NOW, lambda at_s=at_s: at_s * 1_000_000)
         await store.remove(vin)
     assert await rows(database) == 2
 

@@ -22,8 +22,9 @@ Join = Callable[..., AbstractAsyncContextManager[Turns]]
 
 
 @pytest.fixture
-def join(settings: MakeSettings) -> Join:
-    """Takes part in turns, as one more process."""
+def join(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> Join:
+    """Takes part in turns, as one more process; failures are long remembered."""
+    monkeypatch.setattr("service.vehicles.turns.FAILED_MS", 60_000)
 
     @asynccontextmanager
     async def join(
@@ -168,8 +169,8 @@ async def test_a_turn_ends_before_those_who_wait_give_up(
 ) -> None:
     """Half of a look-up's time after a process has died, another asks."""
     async with (
-        join(shared.url, deadline_s=0.2) as dying,
-        join(shared.url, deadline_s=0.2) as other,
+        join(shared.url, deadline_s=1.0) as dying,
+        join(shared.url, deadline_s=1.0) as other,
     ):
         await dying.take([VIN])
         assert await other.take([VIN]) == set()
