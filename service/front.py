@@ -1,9 +1,9 @@
 """The front: the commonest requests are answered before routing.
 
 `GET /usage` of a fresh period and `GET /vehicles/lookup` of a VIN in memory are most of
-the traffic, and all that their answers take is known beforehand. Finding their route and
-wrapping their handler would cost more than the rest together, so they are answered here,
-with the same bytes; whatever is not exactly such a request goes the ordinary way.
+the traffic, and all that their answers take is known beforehand. Finding their route
+and wrapping their handler would cost more than the rest together, so they are answered
+here, with the same bytes; whatever is not exactly such a request goes the ordinary way.
 `docs/decisions/held-answers.md` has the measurements.
 """
 

@@ -201,6 +201,7 @@ class Vehicles(Struct, frozen=True, kw_only=True):
     base_url: str
     ttl_s: Annotated[float, Meta(ge=0, le=315_360_000)]
     missing_ttl_s: LongSeconds
+    stale_wait_s: WaitSeconds
     held_s: WaitSeconds
     max_held: Count
     requests_per_s: Annotated[float, Meta(ge=0, le=1_000_000)]

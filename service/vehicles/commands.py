@@ -201,7 +201,10 @@ def _run(
 @asynccontextmanager
 async def _opened(settings: Settings, called: Called) -> AsyncIterator[Asking]:
     """Ask over the database of the settings, with the pace of all workers."""
-    alone = replace(settings, server=replace(settings.server, workers=1))
+    # Nobody is kept waiting: what is kept for too long is given only if it must be.
+    patient = replace(settings.vehicles, stale_wait_s=settings.vehicles.deadline_s)
+    server = replace(settings.server, workers=1)
+    alone = replace(settings, server=server, vehicles=patient)
     async with (
         called(alone) as calling,
         open_database(replace(settings.storage, connections=CONNECTIONS)) as database,

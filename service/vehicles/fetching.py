@@ -33,12 +33,17 @@ class Outcome(NamedTuple):
     """Whether vPIC has told it just now."""
     is_kept: bool = True
     """Whether what was told could be kept."""
+    is_renewed: bool = False
+    """Whether something older was kept."""
     error: Exception | None = None
     """Why it could not be had."""
 
 
 Land = Callable[[Vin, Outcome], None]
 """Takes the outcome of a VIN."""
+
+Recognise = Callable[[Vin, Entry], None]
+"""Takes what is kept of a VIN that is asked for again, as it is too old."""
 
 
 class Fetcher:
@@ -58,8 +63,13 @@ class Fetcher:
         entry = self.memory.find(vin)
         return entry if entry and self._is_fresh(entry) else None
 
-    async def fetch(self, vins: Collection[Vin], land: Land) -> None:
-        """Fetch each VIN within the deadline; every one of them lands."""
+    async def fetch(
+        self, vins: Collection[Vin], land: Land, recognise: Recognise
+    ) -> None:
+        """Fetch each VIN within the deadline; every one of them lands.
+
+        Of those that are kept, but too old, that is told before vPIC is asked.
+        """
         flown: set[Vin] = set()
         kept: dict[Vin, Kept] = {}
 
@@ -72,6 +82,9 @@ class Fetcher:
             async with asyncio.timeout(self._settings.deadline_s):
                 kept |= await self._find(vins, landed)
                 missing = [vin for vin in vins if vin not in flown]
+                for vin in missing:
+                    if (before := kept[vin].entry) is not None:
+                        recognise(vin, before)
                 await self._ask_in_turn(missing, kept, landed)
         except TimeoutError:
             error = VehicleUnavailable("no answer in time")
@@ -139,7 +152,15 @@ class Fetcher:
             entries = self._entries(told)
             stored = await self._keep(entries, kept)
             for vin, entry in entries.items():
-                land(vin, Outcome(entry, is_told=True, is_kept=vin in stored))
+                land(
+                    vin,
+                    Outcome(
+                        entry,
+                        is_told=True,
+                        is_kept=vin in stored,
+                        is_renewed=kept[vin].entry is not None,
+                    ),
+                )
             failed = [vin for vin in vins if vin not in told]
             for vin in failed:
                 land(vin, Outcome(kept[vin].entry, error=error))

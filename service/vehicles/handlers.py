@@ -256,7 +256,8 @@ def _headers(found: Found) -> dict[str, str]:
     """Where the answer comes from (RFC 9211), and how old it is."""
     if found.result in {"miss", "offline"}:
         stored = "; stored" if found.is_kept else ""
-        status = f"{CACHE_NAME}; fwd=miss{stored}"
+        forwarded = "stale" if found.is_renewed else "miss"
+        status = f"{CACHE_NAME}; fwd={forwarded}{stored}"
     else:
         detail = "; detail=stale" if found.result == "stale" else ""
         status = f"{CACHE_NAME}; hit{detail}"

@@ -7,6 +7,7 @@ from typing import Literal
 
 import structlog
 from msgspec.structs import replace
+from yarl import URL
 
 from service import metrics
 from service.instants import US_PER_S, now_us
@@ -22,7 +23,23 @@ from service.vehicles.store import VehicleStore
 from service.vehicles.turns import share_turns
 from service.vehicles.vpic import Vpic, vpic_peer
 
-Flight = asyncio.Future[Outcome]
+
+class Flight:
+    """A VIN on its way."""
+
+    def __init__(self) -> None:
+        self.landing: asyncio.Future[Outcome] = asyncio.Future()
+        self.stale: Entry | None = None
+        """What is kept of it, if it is on its way again."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it has landed, or is seen while it has not."""
+        if self.landing.done():
+            return self.landing.result()
+        slow = VehicleUnavailable("vPIC has not answered yet")
+        return Outcome(self.stale, error=slow)
+
 
 Refused = VinNotDecoded | VehicleUnavailable
 
@@ -33,7 +50,8 @@ def source_of(settings: Settings) -> Source:
     """Who tells of vehicles under these settings."""
     if settings.sandbox.enabled:
         return Source("sandbox")
-    return Source(settings.vehicles.base_url.rstrip("/"))
+    # Who we are to them is no part of who they are, and is not for the database.
+    return Source(str(URL(settings.vehicles.base_url).with_user(None)).rstrip("/"))
 
 
 def age_s(entry: Entry) -> float:
@@ -44,8 +62,14 @@ def age_s(entry: Entry) -> float:
 class Lookups:
     """Looks VINs up and removes them; one for each process."""
 
-    def __init__(self, fetcher: Fetcher, offline: OfflineDecoder | None = None) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        stale_wait_s: float,
+        offline: OfflineDecoder | None = None,
+    ) -> None:
         self._fetcher = fetcher
+        self._stale_wait_s = stale_wait_s
         self._offline = offline
         self._flights: dict[Vin, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,28 +129,35 @@ class Lookups:
         self._begin([vin for vin in vins if vin not in self._flights])
         flights = [self._flights[vin] for vin in vins]
         # Who leaves while waiting does not end what others wait for.
-        await asyncio.wait(flights)
-        return [flight.result() for flight in flights]
+        landings = [flight.landing for flight in flights]
+        await asyncio.wait(landings, timeout=self._stale_wait_s)
+        late = [each.landing for each in flights if each.stale is None]
+        if late:
+            await asyncio.wait(late)
+        return [flight.outcome for flight in flights]
 
     def _begin(self, vins: Sequence[Vin]) -> None:
         if not vins:
             return
-        loop = asyncio.get_running_loop()
-        begun: dict[Vin, Flight] = {vin: loop.create_future() for vin in vins}
+        begun = {vin: Flight() for vin in vins}
         self._flights |= begun
 
         def land(vin: Vin, outcome: Outcome) -> None:
-            begun[vin].set_result(outcome)
+            begun[vin].landing.set_result(outcome)
             if self._flights.get(vin) is begun[vin]:
                 del self._flights[vin]
 
-        task = loop.create_task(self._fetcher.fetch(vins, land))
+        def recognise(vin: Vin, entry: Entry) -> None:
+            begun[vin].stale = entry
+
+        fetching = self._fetcher.fetch(vins, land, recognise)
+        task = asyncio.get_running_loop().create_task(fetching)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _judge(self, vin: Vin, outcome: Outcome) -> Found:
         """What an outcome means to who asked; raises what it does not give."""
-        entry, is_told, is_kept, error = outcome
+        entry, is_told, is_kept, is_renewed, error = outcome
         if error is not None and not isinstance(error, VehicleUnavailable):
             metrics.vehicle_looked_up("failed")
             raise error
@@ -137,7 +168,7 @@ class Lookups:
         metrics.vehicle_looked_up(result)
         if entry.vehicle is None:
             raise VinNotDecoded("vPIC knows no vehicle of this VIN")
-        return Found(entry.vehicle, result, age_s(entry), is_kept)
+        return Found(entry.vehicle, result, age_s(entry), is_kept, is_renewed)
 
     def _decode_offline(self, vin: Vin, error: Exception | None) -> Found:
         vehicle = self._offline(vin) if self._offline else None
@@ -169,7 +200,8 @@ async def open_lookups(
             Vpic(client),
             share_turns(shared, settings, source),
         )
-        lookups = Lookups(fetcher, load_decoder() if vehicles.offline else None)
+        offline = load_decoder() if vehicles.offline else None
+        lookups = Lookups(fetcher, vehicles.stale_wait_s, offline)
         try:
             yield lookups
         finally:

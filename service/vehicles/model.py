@@ -40,6 +40,8 @@ class Found(NamedTuple):
     """How long ago it was told; 0 where it was just now."""
     is_kept: bool
     """Whether it is kept here, as far as is known."""
+    is_renewed: bool = False
+    """Whether it was kept before, but for too long."""
 
 
 class LookedUp(Struct, frozen=True, kw_only=True):

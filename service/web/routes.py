@@ -143,13 +143,10 @@ class Endpoints(list[Endpoint]):
 def read_parameters(request: web.Request, struct: type[P]) -> P:
     """Decode the query; `InvalidParameter` names what is unknown, double or wrong."""
     fields = msgspec.structs.fields(struct)
-    missing = [each.encode_name for each in fields if each.required]
-    if struct is OwnQuery or not (missing or request.query_string):
+    required = [each.encode_name for each in fields if each.required]
+    if struct is OwnQuery or not (required or request.query_string):
         return cast("P", _defaults(struct))
-    _check_names(request.query, [field.encode_name for field in fields])
-    for name in missing:
-        if name not in request.query:
-            raise InvalidParameter(name, "not given")
+    _check_names(request.query, [field.encode_name for field in fields], required)
     try:
         return msgspec.convert(dict(request.query), struct, strict=False)
     except msgspec.ValidationError as error:
@@ -157,14 +154,20 @@ def read_parameters(request: web.Request, struct: type[P]) -> P:
         raise InvalidParameter(name, _wanted(struct, name)) from None
 
 
-def _check_names(query: MultiMapping[str], known: list[str]) -> None:
+def _check_names(
+    query: MultiMapping[str], known: list[str], required: list[str]
+) -> None:
+    for name in required:
+        if name not in query:
+            raise InvalidParameter(name, "not given")
     for name, count in Counter(name for name, _ in query.items()).items():
         if name not in known:
             allowed = ", ".join(known) or "none"
             raise InvalidParameter(name, f"unknown parameter; known: {allowed}")
         if count > 1:
             raise InvalidParameter(name, "given more than once")
-        if query[name].lower() in {"", "null"}:  # to msgspec, null is absent
+        # To msgspec, null is absent; what has to be there is judged by who reads it.
+        if name not in required and query[name].lower() in {"", "null"}:
             raise InvalidParameter(name, "given without a value")
 
 

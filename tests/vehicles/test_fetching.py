@@ -3,6 +3,7 @@
 Each is the whole application, on each database, with vPIC played over a socket.
 """
 
+import asyncio
 import functools
 
 import pytest
@@ -13,14 +14,16 @@ from service.vehicles.memory import Memory
 from service.vehicles.model import Entry
 from service.vehicles.store import VehicleStore
 from tests.clock import Clock
-from tests.conftest import always
+from tests.conftest import GIVE_UP_S, always
 from tests.vehicles.conftest import (
     KNOWN,
     OTHER,
     UNKNOWN,
     VIN,
     Asked,
+    Gate,
     Serve,
+    Until,
     fields_of,
     keep_old,
     on_sqlite,
@@ -31,6 +34,7 @@ from tests.vehicles.conftest import (
 FRESH = "copilot-usage; hit"
 STALE = "copilot-usage; hit; detail=stale"
 MISS = "copilot-usage; fwd=miss; stored"
+RENEWED = "copilot-usage; fwd=stale; stored"
 NOT_HELD = {"held_s": 0.0}
 
 
@@ -98,7 +102,7 @@ async def test_what_is_stale_is_asked_again(
     first, second = [await one.look_up(VIN) for _ in range(2)]
 
     assert first.body == {"vin": VIN, **fields_of(KNOWN[VIN]), "cached_result": False}
-    assert (first.headers["Age"], first.headers["Cache-Status"]) == ("0", MISS)
+    assert (first.headers["Age"], first.headers["Cache-Status"]) == ("0", RENEWED)
     assert second.body == {**first.body, "cached_result": True}
     assert asked.calls == 1
 
@@ -122,6 +126,46 @@ async def test_what_is_stale_is_better_than_nothing(
 
     sandbox.sandbox.faults = Faults()
     assert (await one.look_up(VIN)).body["make"] == "PETERBILT"
+
+
+@on_sqlite
+async def test_a_slow_answer_is_not_waited_for(
+    serve: Serve, kept: VehicleStore, asked: Asked, gate: Gate
+) -> None:
+    """Who has something old gives it, and what vPIC tells later is for the next."""
+    await keep_old(kept, VIN)
+    one = await serve(vehicles={"stale_wait_s": 0.01})
+    gate.close()
+
+    early = [await one.look_up(VIN) for _ in range(3)]
+    assert asked.calls == 1
+    gate.open()
+    async with asyncio.timeout(GIVE_UP_S):
+        while (late := await one.look_up(VIN)).headers["Cache-Status"] == STALE:
+            pass
+
+    assert {each.headers["Cache-Status"] for each in early} == {STALE}
+    assert {each.body["model"] for each in early} == {OTHER.model}
+    assert late.body["model"] == KNOWN[VIN].model
+    assert asked.calls == 1
+
+
+@on_sqlite
+async def test_a_batch_waits_for_what_nobody_has_told(
+    serve: Serve, kept: VehicleStore, asked: Asked, gate: Gate, until: Until
+) -> None:
+    """Something old beside it makes no look-up of a new VIN impatient."""
+    await keep_old(kept, VIN)
+    one = await serve(vehicles={"stale_wait_s": 0.0, "deadline_s": 10.0})
+    gate.close()
+    asking = asyncio.create_task(one.look_up_all([VIN, *vins(1)]))
+    await until(lambda: asked.calls == 1)
+    assert not asking.done()
+    gate.open()
+
+    _, new = (await asking).body["results"]
+
+    assert new["cached_result"] is False
 
 
 @on_sqlite

@@ -1,14 +1,16 @@
 """Look-ups at the same time: one call for all who ask alike, whoever leaves."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from service.sandbox.server import RunningSandbox
 from service.vehicles.errors import VehicleUnavailable, VinNotDecoded
+from service.vehicles.lookup import source_of
 from service.vehicles.model import Found
 from service.vehicles.store import VehicleStore
-from tests.conftest import always
+from tests.conftest import MakeSettings, always
 from tests.vehicles.conftest import (
     KNOWN,
     UNKNOWN,
@@ -182,3 +184,19 @@ async def test_a_batch_of_all_kinds(opened: Open, kept: VehicleStore) -> None:
     assert [type(each) for each in told.values()] == [Found, VinNotDecoded, Found]
     results = [getattr(each, "result", None) for each in told.values()]
     assert results == ["hit", None, "miss"]
+
+
+@pytest.mark.parametrize(
+    "sections, expected",
+    [
+        ({"vehicles": {"base_url": "https://vpic.test/api/"}}, "https://vpic.test/api"),
+        ({"vehicles": {"base_url": "http://me:pw@v.test:81"}}, "http://v.test:81"),
+        ({"sandbox": {"enabled": True}}, "sandbox"),
+    ],
+    ids=["address", "password", "sandbox"],
+)
+def test_whose_word_it_is(
+    settings: MakeSettings, sections: dict[str, Any], expected: str
+) -> None:
+    """What is kept belongs to who told it, not to how they were called."""
+    assert source_of(settings(**sections)) == expected
