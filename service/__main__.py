@@ -48,6 +48,7 @@ EXIT_STATUS: Final[dict[type[Exception], int]] = {
     sandbox_command.BadOption: 2,
     SettingsError: 2,
     UnknownPlan: 2,
+    terminal.NoInput: 2,
     terminal.UnusableOutput: 2,
     vin_files.UnreadableFile: 2,
 }
@@ -165,7 +166,7 @@ def rate(
     output = files.CSV if form is RateFormat.CSV else ndjson
     chosen = find_plan(plan)
     with (
-        files.open_source(file) as source,
+        terminal.input_from(file) as source,
         terminal.progress_on(source) as watched,
         terminal.standard_output() as sink,
     ):

@@ -25,8 +25,13 @@ ConfigFile = Annotated[
     typer.Option("--config", metavar="FILE", help="A TOML file over the defaults."),
 ]
 """The option of every command that has settings."""
+STANDARD_INPUT: Final = "-"
 WIDE_CHARS: Final = 2_000
 """Wider than any row: a program gets each on a line of its own."""
+
+
+class NoInput(Exception):
+    """The input that was named cannot be opened."""
 
 
 class OutputFailed(Exception):
@@ -35,6 +40,21 @@ class OutputFailed(Exception):
 
 class UnusableOutput(OutputFailed):
     """The output that was named cannot be written at all."""
+
+
+@contextmanager
+def input_from(name: str) -> Iterator[BinaryIO]:
+    """The file of this name, or standard input for `-`; raises `NoInput`."""
+    if name == STANDARD_INPUT:
+        yield sys.stdin.buffer
+        return
+    try:
+        source = Path(name).open("rb")  # noqa: SIM115 - closed below
+    except (OSError, ValueError) as error:  # the latter of a NUL in it
+        reason = getattr(error, "strerror", None) or str(error)
+        raise NoInput(f"{name}: {reason}") from error
+    with source:
+        yield source
 
 
 @contextmanager

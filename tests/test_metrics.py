@@ -30,6 +30,7 @@ PAGE: Final = Path(__file__).parents[1] / "docs" / "metrics.md"
 ROW: Final = re.compile(r"\| `(\w+)` \| (\w+) \|(.*?)\|.*?\| .+ \|")
 DURATION: Final = "http_server_request_duration_seconds"
 TRY: Final = "http_client_request_duration_seconds"
+RETRIES: Final = "copilot_usage_upstream_retries_total"
 REFRESH: Final = "copilot_usage_refresh_duration_seconds"
 PLAN: Final = {"usage_plan": "text-rules/1"}
 
@@ -310,7 +311,12 @@ async def test_retries_are_counted_by_their_reason(
 
     tried = {"http_request_method": "GET", "url_template": "/messages/current-period"}
     assert added(f"{TRY}_count", **tried, outcome=outcome) == 3
-    assert added("copilot_usage_upstream_retries_total", upstream="copilot", reason=outcome) == 2
+    assert (
+        added(
+            "copilot_usage_upstream_retries_total", upstream="copilot", reason=outcome
+        )
+        == 2
+    )
 
 
 async def test_refused_retries_are_counted(
@@ -324,7 +330,10 @@ async def test_refused_retries_are_counted(
 
     refused = "copilot_usage_upstream_retries_refused_total"
     assert added(refused, upstream="copilot", reason="budget") == 1
-    assert added("copilot_usage_upstream_retries_total", upstream="copilot", reason="500") == 1
+    assert (
+        added("copilot_usage_upstream_retries_total", upstream="copilot", reason="500")
+        == 1
+    )
 
 
 async def test_the_state_of_the_circuit_is_told(

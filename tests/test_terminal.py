@@ -16,6 +16,7 @@ from service.settings import load
 from service.terminal import (
     OutputFailed,
     announce,
+    input_from,
     print_settings,
     progress_on,
     standard_output,
@@ -179,3 +180,12 @@ def test_progress_is_for_terminals(
         assert watched.read() == b"[]"
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_input_is_closed(tmp_path: Path) -> None:
+    """A file is open only while it is being read."""
+    file = tmp_path / "messages.json"
+    file.write_bytes(b"[]")
+    with input_from(str(file)) as source:
+        assert source.read() == b"[]"
+    assert source.closed

@@ -17,11 +17,8 @@ import codecs
 import csv
 import io
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import msgspec
@@ -37,7 +34,6 @@ from service.usage.text import MAX_BATCH
 READ_SIZE_BYTES: Final = 512 * 1024
 """Lines read at once: as many as begin within so many bytes."""
 
-STANDARD_INPUT: Final = "-"
 LF: Final = b"\n"
 UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError)
 
@@ -115,20 +111,6 @@ _encoder: Final = msgspec.json.Encoder()
 _decode_message: Final = msgspec.json.Decoder(FileMessage).decode
 _decode_probe: Final = msgspec.json.Decoder(_Probe).decode
 _decode_document: Final = msgspec.json.Decoder(list[FileMessage] | _Document).decode
-
-
-@contextmanager
-def open_source(name: str) -> Iterator[BinaryIO]:
-    """The file of this name, or standard input for `-`; raises `UnreadableFile`."""
-    if name == STANDARD_INPUT:
-        yield sys.stdin.buffer
-        return
-    try:
-        source = Path(name).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UnreadableFile(f"{name}: {error.strerror}") from error
-    with source:
-        yield source
 
 
 def rate_file(source: BinaryIO, sink: BinaryIO, plan: Plan, output: Output) -> Tally:

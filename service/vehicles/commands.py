@@ -182,7 +182,7 @@ def _run(
     is_streamed = wanted.form is FileFormat.CSV
     is_elsewhere = wanted.path is not None
     with (
-        files.open_source(name) as source,
+        terminal.input_from(name) as source,
         terminal.output_to(wanted.path, is_streamed=is_streamed) as out,
         in_background(_opened(settings, called)) as background,
         terminal.progress_on(

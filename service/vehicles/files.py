@@ -9,13 +9,11 @@ import codecs
 import csv
 import io
 import re
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import count
-from pathlib import Path
 from typing import BinaryIO, Final, Literal, NamedTuple, Protocol
 
 from service.vehicles.errors import InvalidVin, VehiclesError
@@ -23,7 +21,6 @@ from service.vehicles.model import Found, Vin
 from service.vehicles.vin import parse_vin, shown
 from service.vehicles.vpic import MAX_BATCH
 
-STANDARD_INPUT: Final = "-"
 MAX_LINE_BYTES: Final = 1_000
 """Far beyond any VIN, however it is padded."""
 ROWS_IN_GROUP: Final = 16_384
@@ -98,21 +95,6 @@ class Sink(Protocol):
     """Where rows go, some at a time."""
 
     def write(self, rows: Sequence[Row]) -> None: ...
-
-
-@contextmanager
-def open_source(name: str) -> Iterator[BinaryIO]:
-    """The file of this name, or standard input for `-`; raises `UnreadableFile`."""
-    if name == STANDARD_INPUT:
-        yield sys.stdin.buffer
-        return
-    try:
-        source = Path(name).open("rb")  # noqa: SIM115 - closed below
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UnreadableFile(f"{name}: {reason}") from error
-    with source:
-        yield source
 
 
 def look_up_file(

@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -18,7 +17,6 @@ from service.usage.files import (
     Output,
     Tally,
     UnreadableFile,
-    open_source,
     rate_file,
 )
 from service.usage.rating import TEXT_RULES, TOKEN_ESTIMATE, Plan
@@ -319,12 +317,3 @@ def test_a_disk_that_fails() -> None:
     with pytest.raises(UnreadableFile, match=r"^Input/output error$"):
         rate_file(BrokenSource(ONE + b"\n" + TWO), sink, TEXT_RULES, NDJSON)
     assert sink.getvalue() == b'{"message_id":1,"credits_used":2.0}\n'
-
-
-def test_open_source_closes_the_file(tmp_path: Path) -> None:
-    """A file is open only while it is being read."""
-    file = tmp_path / "messages.json"
-    file.write_bytes(b"[]")
-    with open_source(str(file)) as source:
-        assert source.read() == b"[]"
-    assert source.closed

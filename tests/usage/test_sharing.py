@@ -28,6 +28,7 @@ from service.app import create_app
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.settings import Settings
+from service.storage.shared_store import SharedStore, StoreAway, seal, unseal
 from service.usage import sharing
 from service.usage.books import Priced
 from service.usage.errors import (
@@ -42,7 +43,6 @@ from service.usage.handlers import PERIOD
 from service.usage.held import HeldPeriod
 from service.usage.period import CurrentPeriod
 from service.usage.shared_parts import CHUNK_BYTES, Packed, Part, Parts, Unreadable
-from service.storage.shared_store import SharedStore, StoreAway, seal, unseal
 from service.usage.sharing import RedisPeriods, Wish, namespace_of
 from tests.conftest import GIVE_UP_S, MakeSettings, always, message, report
 from tests.redis_double import RedisDouble, RedisServer
