@@ -56,14 +56,18 @@ REPEATED: Final = ["make", "model", "model_year", "body_class"]
 """Columns of few values: each value is written once, and then by its number."""
 
 FROM: Final = "FROM vehicles WHERE source = {source}"
-# With the plus, no index is used: the rows themselves are in this order, or near it.
+# The plus keeps SQLite from an index by which it would look each row up: the rows lie
+# in the order wanted.
 ALL: Final = (
     f"SELECT {', '.join(SCHEMA.names)} {FROM} AND is_decoded AND +removed_at IS NULL"
 )
 ORDER: Final = " ORDER BY vin"
 LATER: Final = " AND vin > {after}"
 BLOCK: Final = f"{ALL}{LATER} AND vin <= {{end}}{ORDER}"
-END_OF_BLOCK: Final = f"SELECT vin {FROM}{LATER} AND removed_at IS NULL{ORDER} LIMIT 1 OFFSET {BLOCK_ROWS - 1}"
+END_OF_BLOCK: Final = (
+    f"SELECT vin {FROM}{LATER} AND removed_at IS NULL{ORDER} "
+    f"LIMIT 1 OFFSET {BLOCK_ROWS - 1}"
+)
 
 
 class Job(NamedTuple):
