@@ -19,6 +19,7 @@ NAMES: Final = (
     "asking",
     "client",
     "vehicles",
+    "export",
 )
 
 

@@ -134,7 +134,7 @@ def run() -> list[Result]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         services: dict[str, Service] = {}
         missing: dict[str, Exception] = {}
-        databases = {"SQLite": _sqlite(folder), "PostgreSQL": _postgresql()}
+        databases = {"SQLite": _sqlite(folder), "PostgreSQL": postgresql()}
         for name, database in databases.items():
             try:
                 services[name] = stack.enter_context(_collecting(database))
@@ -214,7 +214,7 @@ def _sqlite(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _postgresql() -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A schema of its own, dropped at the end."""
     schema = f"bench_{secrets.token_hex(8)}"
     asyncio.run(_execute(f"CREATE SCHEMA {schema}"))

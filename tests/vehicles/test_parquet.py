@@ -27,7 +27,7 @@ from tests.vehicles.exporting import MANY, SCHEMA, fill, row, spoil, table_of
 
 SOURCE: Final = "https://vpic.example/api?a='b'\\{after}%"
 """An address such as no one would have, but could."""
-LATER: Final = 1_732_212_345_678_901
+TOLD_AT: Final = 1_732_212_345_678_901
 SIZES: Final = (BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 2 * BLOCK_ROWS + 1)
 
 
@@ -80,13 +80,13 @@ async def test_vehicles_come_in_the_order_of_their_vins(
     others = Source(SOURCE + "/"), Source("sandbox")
     async with open_database(storage) as database:
         store = VehicleStore(database, Source(SOURCE))
-        told = {vin: Entry(vehicle, LATER) for vin, vehicle in KNOWN.items()}
+        told = {vin: Entry(vehicle, TOLD_AT) for vin, vehicle in KNOWN.items()}
         odd = Vehicle("CITROËN", "", "", "“Büs” 🚌, it’s")
-        told |= {Vin("0" * 17): Entry(odd, 0), UNKNOWN: Entry(None, LATER)}
+        told |= {Vin("0" * 17): Entry(odd, 0), UNKNOWN: Entry(None, TOLD_AT)}
         await store.keep(told, {})
         await store.remove(VIN)
         for other in others:
-            await VehicleStore(database, other).keep({VIN: Entry(OTHER, LATER)}, {})
+            await VehicleStore(database, other).keep({VIN: Entry(OTHER, TOLD_AT)}, {})
 
     status, file, words = ended(job(storage, SOURCE), tmp_path)
 
@@ -96,7 +96,7 @@ async def test_vehicles_come_in_the_order_of_their_vins(
     assert table.to_pylist() == [
         row("0" * 17, "CITROËN", "", "", "“Büs” 🚌, it’s", at=0),
         *(
-            row(vin, *asdict(KNOWN[vin]).values(), at=LATER)
+            row(vin, *asdict(KNOWN[vin]).values(), at=TOLD_AT)
             for vin in sorted(KNOWN.keys() - {VIN})
         ),
     ]
