@@ -75,7 +75,8 @@ class CircuitBreaker:
         """Around one call: wait for leave or raise `CircuitOpen`; count how it ended.
 
         Whatever ends the call without telling of upstream, such as a caller that
-        leaves, counts as nothing.
+        leaves, counts as nothing; one that has waited long tells that it was slow.
+        Being shut out opens the circuit at once: each further call would make it worse.
         """
         while self._is_probing_fully():
             await self._room_for_a_probe.wait()
@@ -86,9 +87,15 @@ class CircuitBreaker:
         except errors.UpstreamError as error:
             taken_s = self._clock() - started_s
             self.record(permit, failed=is_failure(error), duration_s=taken_s)
+            if is_shut_out(error) and permit == self._period:
+                self._open()
             raise
         except BaseException:
-            self.release(permit)
+            taken_s = self._clock() - started_s
+            if taken_s >= self._settings.slow_call_s:
+                self.record(permit, failed=False, duration_s=taken_s)
+            else:
+                self.release(permit)
             raise
         self.record(permit, failed=False, duration_s=self._clock() - started_s)
 
@@ -234,7 +241,12 @@ def is_failure(error: errors.UpstreamError) -> bool:
     if isinstance(error, errors.UnexpectedStatus):
         is_server_error = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         is_busy = error.status in RETRIED_STATUSES
-        return is_server_error or is_busy or isinstance(error, errors.ShutOut)
-    return isinstance(
-        error, errors.Unreachable | errors.MalformedBody | errors.WrongMediaType
+        return is_server_error or is_busy or is_shut_out(error)
+    return is_shut_out(error) or isinstance(
+        error, errors.Unreachable | errors.MalformedBody
     )
+
+
+def is_shut_out(error: errors.UpstreamError) -> bool:
+    """Whether we are not wanted: it is said by a status, or by a page for people."""
+    return isinstance(error, errors.ShutOut | errors.WrongMediaType)

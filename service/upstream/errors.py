@@ -13,7 +13,8 @@ UpstreamError
 │   ├── BodyTooLarge        it is larger than allowed, once decompressed
 │   └── ContractBroken      it is JSON, but not what was agreed
 ├── BadRequestUrl           the configured address makes no URL to call
-└── CircuitOpen             no call was made: upstream is ill and left in peace
+├── CircuitOpen             no call was made: upstream is ill and left in peace
+└── TooManyWait             no call was made: its turn would come too late
 """
 
 import ssl
@@ -100,6 +101,14 @@ class CircuitOpen(UpstreamError):
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__("the circuit is open")
+        self.retry_after_s: float = retry_after_s
+
+
+class TooManyWait(UpstreamError):
+    """No call was made, since its turn would come too late; it may later."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("too many calls wait for their turn")
         self.retry_after_s: float = retry_after_s
 
 

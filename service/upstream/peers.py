@@ -1,5 +1,6 @@
 """Who is called: what is peculiar to one server, beside the settings of its calls."""
 
+import math
 from typing import Final, NamedTuple
 
 
@@ -14,6 +15,8 @@ class Peer(NamedTuple):
     """Statuses by which it shuts us out: asking on would make it worse."""
     requests_per_s: float = 0.0
     """Tries a second that it bears; 0 is no limit."""
+    patience_s: float = math.inf
+    """How long a try may wait for its turn under that limit; else it is not made."""
 
 
 COPILOT: Final = Peer("copilot")

@@ -7,7 +7,7 @@ upstream than it can bear.
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,7 @@ class Protection:
         self.breaker.on_change = partial(metrics.breaker_changed, peer.name)
         metrics.breaker_changed(peer.name, self.breaker.state)
         self._pace = _pace(peer.requests_per_s)
+        self._waiting = 0
         self._budget = RetryBudget(settings.upstream, clock)
         self._slots = asyncio.Semaphore(settings.upstream.concurrency)
 
@@ -46,22 +47,39 @@ class Protection:
     async def around_try(self, number: int) -> AsyncIterator[None]:
         """Hold a slot for try `number` of a call, counted from 1.
 
-        Raises `CircuitOpen`. The circuit is asked before the wait for a slot, to
-        refuse at once, and again after it, as it may have opened meanwhile.
+        Raises `CircuitOpen` and `TooManyWait`. The circuit is asked before the wait
+        for a slot, to refuse at once, and again after it, as it may have opened
+        meanwhile.
         """
         self.breaker.refuse_if_open()
-        async with self._slots:
-            await self._keep_pace()
-            async with self.breaker.guard():
-                if number == 1:
-                    self._budget.record_call()
-                yield
+        async with self._turn(), self.breaker.guard():
+            if number == 1:
+                self._budget.record_call()
+            yield
 
-    async def _keep_pace(self) -> None:
-        """Wait until a try may be made; with a slot, or leave would be saved up."""
-        if self._pace is not None:
-            self.breaker.refuse_if_open()
-            await self._pace.acquire()
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Hold a slot, within the pace: waited for with it, or leave would be saved up.
+
+        Who would wait beyond all patience is refused at once. Else, where more comes
+        than the pace lets through, every try would begin just to be given up.
+        """
+        if self._pace is None:
+            async with self._slots:
+                yield
+            return
+        wait_s = self._waiting / self.peer.requests_per_s
+        if wait_s > self.peer.patience_s:
+            raise errors.TooManyWait(wait_s)
+        self._waiting += 1
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._slots)
+                self.breaker.refuse_if_open()
+                await self._pace.acquire()
+            finally:
+                self._waiting -= 1
+            yield
 
     def check_retry(self, failure: errors.UpstreamError) -> None:
         """Return if a retry may be made now; else raise `failure`, the last try's."""

@@ -28,6 +28,7 @@ from service.vehicles.errors import InvalidVin, VehiclesError, VehicleUnavailabl
 from service.vehicles.files import Result, Tally
 from service.vehicles.lookup import Lookups, Refused, open_lookups
 from service.vehicles.model import Found, Vin
+from service.vehicles.vpic import PATIENCE
 
 WAITS: Final = 9
 """How often a batch waits for as long as it is told to, before it has failed."""
@@ -216,7 +217,7 @@ async def _opened(settings: Settings, called: Called) -> AsyncIterator[Asking]:
 def _batches_at_once(settings: Vehicles) -> int:
     """As many as keep vPIC busy, but none that would wait too long for its turn."""
     most = AT_ONCE * settings.concurrency
-    in_time = settings.requests_per_s * settings.deadline_s / 2
+    in_time = settings.requests_per_s * settings.deadline_s * PATIENCE / 2
     return max(1, min(most, int(in_time))) if settings.requests_per_s else most
 
 

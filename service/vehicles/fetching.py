@@ -85,7 +85,7 @@ class Fetcher:
                 for vin in missing:
                     if (before := kept[vin].entry) is not None:
                         recognise(vin, before)
-                await self._ask_in_turn(missing, kept, landed)
+                await self._ask_in_turn(missing, kept, landed, flown)
         except TimeoutError:
             error = VehicleUnavailable("no answer in time")
             _note_failure(len(set(vins) - flown), "TimeoutError")
@@ -115,25 +115,32 @@ class Fetcher:
         return kept
 
     async def _ask_in_turn(
-        self, vins: Collection[Vin], kept: dict[Vin, Kept], land: Land
+        self, vins: Collection[Vin], kept: dict[Vin, Kept], land: Land, flown: set[Vin]
     ) -> None:
-        """Ask for each, or wait for another process that does."""
-        waiting = dict.fromkeys(vins)
+        """Ask for each, or wait for another process that does; `flown` have landed."""
+        waiting = list(vins)
         while waiting:
             ours = await self._turns.take(waiting)
-            await self._ask_all([vin for vin in waiting if vin in ours], kept, land)
-            waiting = {vin: None for vin in waiting if vin not in ours}
+            if self._turns.are_shared:
+                await self._land_told(ours, kept, land, flown)
+            asked = [vin for vin in waiting if vin in ours and vin not in flown]
+            await self._ask_all(asked, kept, land)
+            waiting = [vin for vin in waiting if vin not in flown]
             if waiting:
                 failed = await self._turns.wait(waiting)
                 for vin in failed:
                     error = VehicleUnavailable("another process could not have it")
                     land(vin, Outcome(kept[vin].entry, error=error))
                 left = [vin for vin in waiting if vin not in failed]
-                found = await self._find(left, land)
-                kept |= found
-                waiting = {
-                    vin: None for vin in left if not self._is_settled(found[vin])
-                }
+                kept |= await self._find(left, land)
+                waiting = [vin for vin in left if vin not in flown]
+
+    async def _land_told(
+        self, ours: Collection[Vin], kept: dict[Vin, Kept], land: Land, flown: set[Vin]
+    ) -> None:
+        """Land what another process has kept between our look and our turn."""
+        kept |= await self._find(ours, land)
+        await self._turns.end([vin for vin in ours if vin in flown])
 
     async def _ask_all(
         self, vins: Sequence[Vin], kept: Mapping[Vin, Kept], land: Land
@@ -209,9 +216,6 @@ class Fetcher:
         settings = self._settings
         ttl_s = settings.ttl_s if entry.vehicle else settings.missing_ttl_s
         return now_us() - entry.fetched_at < ttl_s * US_PER_S
-
-    def _is_settled(self, kept: Kept) -> bool:
-        return kept.entry is not None and self._is_fresh(kept.entry)
 
 
 def _note_failure(vins: int, reason: str) -> None:

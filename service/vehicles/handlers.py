@@ -15,6 +15,7 @@ from service.vehicles.errors import (
     InvalidVin,
     TooManyVins,
     VehiclesError,
+    VehicleUnavailable,
 )
 from service.vehicles.export import Exports
 from service.vehicles.lookup import Lookups, age_s
@@ -230,7 +231,10 @@ def _one_of_many(
     vin: Vin | None, text: str, result: Found | VehiclesError
 ) -> BatchItem:
     if isinstance(result, VehiclesError):
-        return BatchItem(vin=vin or shown(text), error=result.code, detail=str(result))
+        detail = str(result)
+        if isinstance(result, VehicleUnavailable):  # vPIC's words are not for callers
+            detail = problems.UNHARMED[problems.VEHICLE_UNAVAILABLE]
+        return BatchItem(vin=vin or shown(text), error=result.code, detail=detail)
     return BatchItem(**asdict(_looked_up(vin or parse_vin(text), result)))
 
 

@@ -1,6 +1,7 @@
 """Looking VINs up: what each caller is told, and one flight for all who ask alike."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -28,9 +29,16 @@ class Flight:
     """A VIN on its way."""
 
     def __init__(self) -> None:
+        self.began = time.monotonic()
         self.landing: asyncio.Future[Outcome] = asyncio.Future()
-        self.stale: Entry | None = None
-        """What is kept of it, if it is on its way again."""
+        self.stale: asyncio.Future[Entry | None] = asyncio.Future()
+        """What is kept of it, but too old: known long before it lands."""
+
+    def land(self, outcome: Outcome) -> None:
+        """Let those who wait have it."""
+        self.landing.set_result(outcome)
+        if not self.stale.done():
+            self.stale.set_result(None)
 
     @property
     def outcome(self) -> Outcome:
@@ -38,7 +46,7 @@ class Flight:
         if self.landing.done():
             return self.landing.result()
         slow = VehicleUnavailable("vPIC has not answered yet")
-        return Outcome(self.stale, error=slow)
+        return Outcome(self.stale.result(), error=slow)
 
 
 Refused = VinNotDecoded | VehicleUnavailable
@@ -112,6 +120,8 @@ class Lookups:
         """
         self._flights.pop(vin, None)
         was_kept = await self._fetcher.remove(vin)
+        # Once more: it may have begun with what was kept until now.
+        self._flights.pop(vin, None)
         metrics.vehicle_removed(was_kept=was_kept)
         log.info("vehicle.removed", vin=vin, was_kept=was_kept)
         return was_kept
@@ -130,10 +140,11 @@ class Lookups:
         flights = [self._flights[vin] for vin in vins]
         # Who leaves while waiting does not end what others wait for.
         landings = [flight.landing for flight in flights]
-        await asyncio.wait(landings, timeout=self._stale_wait_s)
-        late = [each.landing for each in flights if each.stale is None]
-        if late:
-            await asyncio.wait(late)
+        last = max(flight.began for flight in flights)
+        left_s = last + self._stale_wait_s - time.monotonic()
+        await asyncio.wait(landings, timeout=max(0.0, left_s))
+        # Nobody waits longer for what is kept: its flight may have begun long ago.
+        await asyncio.wait([flight.stale for flight in flights])
         return [flight.outcome for flight in flights]
 
     def _begin(self, vins: Sequence[Vin]) -> None:
@@ -143,12 +154,12 @@ class Lookups:
         self._flights |= begun
 
         def land(vin: Vin, outcome: Outcome) -> None:
-            begun[vin].landing.set_result(outcome)
+            begun[vin].land(outcome)
             if self._flights.get(vin) is begun[vin]:
                 del self._flights[vin]
 
         def recognise(vin: Vin, entry: Entry) -> None:
-            begun[vin].stale = entry
+            begun[vin].stale.set_result(entry)
 
         fetching = self._fetcher.fetch(vins, land, recognise)
         task = asyncio.get_running_loop().create_task(fetching)
@@ -192,7 +203,9 @@ async def open_lookups(
         timeout_s=vehicles.timeout_s,
         max_body_bytes=vehicles.max_body_bytes,
     )
-    calling = replace(settings, upstream=calls)
+    # A batch takes vPIC seconds when it is well: slow is what it is given up for.
+    breaker = replace(settings.breaker, slow_call_s=vehicles.timeout_s)
+    calling = replace(settings, upstream=calls, breaker=breaker)
     async with open_client(calling, peer=vpic_peer(settings)) as client:
         fetcher = Fetcher(
             vehicles,

@@ -8,7 +8,7 @@ the database decides, between processes too.
 from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Row, bindparam, delete, select, update
+from sqlalchemy import Row, bindparam, delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.instants import US_PER_S, now_us
@@ -20,6 +20,9 @@ from service.vehicles.tables import vehicles
 MARK_KEPT_S: Final = 2 * LONGEST_LOOKUP_S
 """How long a removal is remembered: longer than any look-up may take, but no longer
 than that, since every VIN that there could be can be removed."""
+
+FORGOTTEN_AT_ONCE: Final = 1_000
+"""Marks that one removal clears away, so that none takes long."""
 
 _SOURCE: Final = vehicles.c.source == bindparam("of")
 _VINS: Final = vehicles.c.vin.in_(bindparam("vins", expanding=True))
@@ -43,9 +46,15 @@ _REMOVE: Final = (
     .where(_SOURCE, _VIN, vehicles.c.removed_at.is_(None))
     .values(removed_at=bindparam("now"), removals=vehicles.c.removals + 1, **_EMPTY)
 )
-_FORGET_MARKS: Final = delete(vehicles).where(
-    vehicles.c.removed_at < bindparam("before")
+_KEY: Final = tuple_(vehicles.c.source, vehicles.c.vin)
+_OLD_MARKS: Final = (
+    select(vehicles.c.source, vehicles.c.vin)
+    .where(vehicles.c.removed_at < bindparam("before"))
+    .limit(FORGOTTEN_AT_ONCE)
+    # Where another writer has some of them, they are for the next removal.
+    .with_for_update(skip_locked=True)
 )
+_FORGET_MARKS: Final = delete(vehicles).where(_KEY.in_(_OLD_MARKS))
 
 
 def _keep(dialect: str) -> Any:

@@ -41,6 +41,9 @@ end
 class Turns(Protocol):
     """How processes that look up the same stand to each other."""
 
+    are_shared: bool
+    """Whether another process may have had the turn before."""
+
     async def take(self, vins: Collection[Vin]) -> set[Vin]:
         """The VINs that it is this process's turn to ask for."""
 
@@ -53,6 +56,8 @@ class Turns(Protocol):
 
 class Alone:
     """No other process is known: it is always this one's turn."""
+
+    are_shared = False
 
     async def take(self, vins: Collection[Vin]) -> set[Vin]:
         """All of them."""
@@ -68,6 +73,8 @@ class Alone:
 
 class RedisTurns:
     """Turns by keys of a shared store."""
+
+    are_shared = True
 
     def __init__(self, store: SharedStore, settings: Settings, source: Source) -> None:
         self._store = store
@@ -106,15 +113,17 @@ class RedisTurns:
 
     async def wait(self, vins: Collection[Vin]) -> set[Vin]:
         """Look now and then; where the store is away, there is nothing to wait for."""
-        keys = self._keys(vins)
+        keys, failed = self._keys(vins), set[Vin]()
         while True:
             try:
                 (holders,) = await self._store.run(lambda pipeline: pipeline.mget(keys))
             except StoreAway:
-                return set()
+                return failed
+            # A failure is seen for a moment only, while others are still asked for.
+            pairs = zip(vins, holders, strict=True)
+            failed |= {vin for vin, holder in pairs if holder == FAILED}
             if all(holder in {None, FAILED} for holder in holders):
-                pairs = zip(vins, holders, strict=True)
-                return {vin for vin, holder in pairs if holder == FAILED}
+                return failed
             await asyncio.sleep(random.uniform(*POLL_MS) / 1_000)  # noqa: S311
 
     def _keys(self, vins: Collection[Vin]) -> Sequence[str]:

@@ -27,6 +27,9 @@ ONE_PATH: Final = "/vehicles/DecodeVinValues/{vin}"
 ONE_QUERY: Final = "?format=json"
 BATCH_PATH: Final = "/vehicles/DecodeVINValuesBatch/"
 
+PATIENCE: Final = 0.25
+"""The share of a look-up's deadline that may be spent on waiting for its turn."""
+
 UNDECODED_CODES: Final = frozenset({"7", "11", "400"})
 """Unknown manufacturer, bad year, invalid characters: what else is told is a guess."""
 
@@ -106,8 +109,14 @@ def read_answer(body: bytes | bytearray) -> Told:
 
 def vpic_peer(settings: Settings) -> Peer:
     """vPIC as its client has to know it; each worker has its share of the pace."""
-    per_s = settings.vehicles.requests_per_s / settings.server.workers
-    return Peer("vpic", "application/json", frozenset({FORBIDDEN}), per_s)
+    vehicles = settings.vehicles
+    return Peer(
+        name="vpic",
+        media_type="application/json",
+        refusals=frozenset({FORBIDDEN}),
+        requests_per_s=vehicles.requests_per_s / settings.server.workers,
+        patience_s=vehicles.deadline_s * PATIENCE,
+    )
 
 
 def _of_those(vins: Sequence[Vin], told: Told | None) -> Told:

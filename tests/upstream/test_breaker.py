@@ -456,6 +456,39 @@ async def test_an_open_circuit_lets_nothing_through(breaker: CircuitBreaker) -> 
             pytest.fail("entered")
 
 
+@pytest.mark.parametrize(
+    "error", [errors.ShutOut(403), errors.WrongMediaType()], ids=["status", "page"]
+)
+async def test_being_shut_out_opens_at_once(
+    breaker: CircuitBreaker, error: errors.UpstreamError
+) -> None:
+    """However many calls went well before: each further one would make it worse."""
+    for _ in range(SETTINGS.window_calls):
+        async with breaker.guard():
+            pass
+    await fail(breaker, error)
+
+    assert breaker.state is OPEN
+
+
+@pytest.mark.parametrize(
+    "duration_s, state", [(SLOW_S - 0.5, CLOSED), (SLOW_S, OPEN)], ids=["fast", "slow"]
+)
+async def test_who_is_given_up_late_was_slow(
+    breaker: CircuitBreaker, clock: Clock, duration_s: float, state: State
+) -> None:
+    """A caller whose time is over tells that upstream took long; one who left, not."""
+    calls = Calls(breaker)
+    calls.start(SETTINGS.minimum_calls)
+    await calls.settle()
+    clock.now_s += duration_s
+    for task in calls.tasks:
+        task.cancel()
+    await calls.results()
+
+    assert breaker.state is state
+
+
 async def test_exactly_so_many_probes_at_once(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:

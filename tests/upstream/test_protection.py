@@ -441,6 +441,29 @@ async def test_tries_beyond_the_pace_wait(
         await asyncio.gather(*calls)
 
 
+async def test_who_would_wait_too_long_is_refused(
+    settings: MakeSettings, sandbox: RunningSandbox
+) -> None:
+    """At once, with the time that the queue takes; who has patience left waits."""
+    paced = Peer("paced", requests_per_s=0.01, patience_s=150.0)
+    async with calling(settings, sandbox, paced, timeout_s=600.0) as client:
+        await fetch(client)
+        waiting = [asyncio.create_task(fetch(client)) for _ in range(2)]
+        await asyncio.sleep(0)
+        error = await fail(client)
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
+
+        assert isinstance(error, errors.TooManyWait)
+        assert error.retry_after_s == 200.0
+        assert client.breaker.state is State.CLOSED
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await fetch(client)  # those who left make room: it waits
+    assert sum(sandbox.sandbox.calls.values()) == 1
+
+
 async def test_a_pace_below_one(
     settings: MakeSettings, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

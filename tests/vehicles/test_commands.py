@@ -430,8 +430,8 @@ async def test_waiting_in_vain_ends(
     "pace, batches",
     [
         pytest.param(0.0, 16, id="no pace: twice what may be in flight"),
-        pytest.param(10.0, 16, id="as shipped"),
-        pytest.param(0.5, 5, id="slow: as many as have their turn in half the time"),
+        pytest.param(10.0, 16, id="fast"),
+        pytest.param(5.0, 12, id="as shipped: half of those that have their turn"),
         pytest.param(0.01, 1, id="very slow"),
     ],
 )

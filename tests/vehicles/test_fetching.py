@@ -5,6 +5,7 @@ Each is the whole application, on each database, with vPIC played over a socket.
 
 import asyncio
 import functools
+from unittest.mock import Mock
 
 import pytest
 
@@ -148,6 +149,34 @@ async def test_a_slow_answer_is_not_waited_for(
     assert {each.body["model"] for each in early} == {OTHER.model}
     assert late.body["model"] == KNOWN[VIN].model
     assert asked.calls == 1
+
+
+@on_sqlite
+async def test_nobody_waits_for_long_on_an_old_flight(
+    serve: Serve,
+    kept: VehicleStore,
+    *,
+    asked: Asked,
+    gate: Gate,
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The wait counts from when the first has asked, not from each who joins."""
+    clock = Clock()
+    monkeypatch.setattr("service.vehicles.lookup.time", Mock(monotonic=clock))
+    await keep_old(kept, VIN)
+    one = await serve(vehicles={"stale_wait_s": 3_000.0, "deadline_s": 600.0})
+    gate.close()
+    first = asyncio.create_task(one.look_up(VIN))
+    await until(lambda: asked.calls == 1)
+    clock.pass_s(3_000.0)
+
+    joined = await one.look_up(VIN)
+
+    assert joined.headers["Cache-Status"] == STALE
+    assert not first.done()
+    gate.open()
+    assert (await first).body["model"] == KNOWN[VIN].model
 
 
 @on_sqlite

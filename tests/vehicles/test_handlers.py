@@ -398,7 +398,7 @@ async def test_a_batch_while_vpic_is_down(
         {
             "vin": each,
             "error": "vehicle_unavailable",
-            "detail": "upstream answered 500",
+            "detail": "it is not kept here, and vPIC does not tell",
         }
         for each in (vin(2), vin(3))
     ]

@@ -15,6 +15,8 @@ from service.vehicles.model import Vin
 from service.vehicles.store import Kept, VehicleStore
 from service.vehicles.tables import vehicles
 from tests.vehicles.conftest import (
+    KNOWN,
+    OTHER,
     VIN,
     Asked,
     Gate,
@@ -100,6 +102,36 @@ async def test_a_removal_amid_a_batch(
 
     found = await kept.find(vins(20))
     assert [each for each in vins(20) if found[each].entry is None] == [vin(7)]
+
+
+@on_sqlite
+async def test_who_asks_during_a_removal_is_joined_by_nobody_after(
+    serve: Serve,
+    kept: VehicleStore,
+    *,
+    asked: Asked,
+    gate: Gate,
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was read just before the row went is not given once the caller knows."""
+    await keep_old(kept, VIN)
+    one = await serve(vehicles={"stale_wait_s": 0.0})
+    gate.close()
+    remove, during = VehicleStore.remove, []
+
+    async def remove_late(store: VehicleStore, wanted: Vin) -> bool:
+        during.append(await one.look_up(VIN))
+        return await remove(store, wanted)
+
+    monkeypatch.setattr(VehicleStore, "remove", remove_late)
+    await one.remove(VIN)
+    after = asyncio.create_task(one.look_up(VIN))
+    await until(lambda: asked.calls == 2)
+    gate.open()
+
+    assert [each.body["model"] for each in during] == [OTHER.model]
+    assert (await after).body["model"] == KNOWN[VIN].model
 
 
 @on_sqlite

@@ -1,7 +1,7 @@
 """Processes that share a store: one of them asks vPIC, and none waits for the dead."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,8 +12,9 @@ from service.sandbox.server import RunningSandbox
 from service.settings import Settings
 from service.usage.sharing import open_store
 from service.vehicles.lookup import source_of
+from service.vehicles.model import Vin
 from service.vehicles.store import VehicleStore
-from service.vehicles.turns import Turns, share_turns
+from service.vehicles.turns import RedisTurns, Turns, share_turns
 from tests.conftest import GIVE_UP_S, always
 from tests.redis_double import RedisDouble
 from tests.vehicles.conftest import (
@@ -52,6 +53,28 @@ async def test_two_processes_make_one_call(
 
     assert {each.status for each in answers} == {200}
     assert {each.body["model"] for each in answers} == {"388"}
+    assert asked.calls == 1
+
+
+@on_sqlite
+async def test_a_turn_that_comes_too_late(
+    serve: Serve, shared: Shared, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another has kept after our look and before our turn is not asked again."""
+    cache = {"redis_url": shared.url}
+    one, other = await serve(cache=cache), await serve(cache=cache)
+    take = RedisTurns.take
+    looked_up: list[Vin] = []
+
+    async def take_late(turns: RedisTurns, wanted: Collection[Vin]) -> set[Vin]:
+        if not looked_up:
+            looked_up.append(VIN)
+            await other.look_up(VIN)
+        return await take(turns, wanted)
+
+    monkeypatch.setattr(RedisTurns, "take", take_late)
+
+    assert (await one.look_up(VIN)).body["cached_result"] is True
     assert asked.calls == 1
 
 

@@ -4,13 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from service.settings import Storage
 from service.storage.database import Database, open_database
 from service.storage.errors import StorageError
 from service.vehicles.model import Entry, Source, Vehicle, Vin
-from service.vehicles.store import MARK_KEPT_S, NOTHING, Kept, VehicleStore
+from service.vehicles.store import (
+    FORGOTTEN_AT_ONCE,
+    MARK_KEPT_S,
+    NOTHING,
+    Kept,
+    VehicleStore,
+)
 from service.vehicles.tables import vehicles
 from tests.vehicles.conftest import KNOWN, OTHER, UNKNOWN, VIN, vins
 
@@ -213,6 +219,26 @@ async def test_a_mark_is_forgotten_in_the_end(
     assert await rows(database) == 2
     assert await store.find([first]) == {first: NOTHING}
     assert (await store.find([second]))[second].removals == 1
+
+
+async def test_no_removal_forgets_many_marks(
+    store: VehicleStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, each removal takes some away, and none takes long."""
+    marks = vins(2 * FORGOTTEN_AT_ONCE + 1)
+    gone = {"is_decoded": False, "removed_at": 0, "removals": 1, "fetched_at": 0}
+    empty = dict.fromkeys(("make", "model", "model_year", "body_class"), "")
+    async with database.writing() as connection:
+        rest = [{"source": SOURCE, "vin": each, **gone, **empty} for each in marks]
+        await connection.execute(insert(vehicles), rest)
+    monkeypatch.setattr(NOW, lambda: MARK_KEPT_S * 1_000_000 + 1)
+
+    left = []
+    for each in (VIN, VIN, VIN):
+        await store.remove(each)
+        left.append(await rows(database) - 1)
+
+    assert left == [FORGOTTEN_AT_ONCE + 1, 1, 0]
 
 
 async def test_a_mark_lasts_from_the_last_removal(

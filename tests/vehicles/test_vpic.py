@@ -355,4 +355,5 @@ def test_workers_share_the_pace(
     """Together they ask as often as the setting says."""
     made = settings(server={"workers": workers}, vehicles={"requests_per_s": 10.0})
 
-    assert vpic_peer(made) == Peer("vpic", "application/json", frozenset({403}), per_s)
+    peer = Peer("vpic", "application/json", frozenset({403}), per_s, patience_s=5.0)
+    assert vpic_peer(made) == peer
