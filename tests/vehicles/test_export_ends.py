@@ -6,6 +6,7 @@ The caller never takes a part of the file for the whole, and no child is left.
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Final
 
 import asyncpg
 import pytest
-from aiohttp import ClientPayloadError, ClientSession
+from aiohttp import AddrInfoType, ClientPayloadError, ClientSession, TCPConnector
 from structlog.typing import EventDict
 
 from service.app import create_app
@@ -183,7 +184,8 @@ async def test_workers_export_and_end_what_they_have_begun(
     }
     with running(tmp_path / "log", "--workers", "2", **given) as service:
         url = f"http://127.0.0.1:{service.port}{PATH}"
-        async with ClientSession() as session:
+        connector = TCPConnector(socket_factory=narrow_socket)
+        async with ClientSession(connector=connector) as session:
             async with session.get(url) as answer:
                 table = table_of(await answer.read())
             async with session.get(url) as answer:
@@ -198,6 +200,14 @@ async def test_workers_export_and_end_what_they_have_begun(
     assert (status, len(children)) == (0, 1)
     for child in children:
         wait_for_end(child)
+
+
+def narrow_socket(info: AddrInfoType) -> socket.socket:
+    """A socket that takes little ahead: the kernel would have room for the file."""
+    family, kind, protocol, *_ = info
+    narrow = socket.socket(family, kind, protocol)
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    return narrow
 
 
 def exporting() -> list[int]:
