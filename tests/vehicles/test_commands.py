@@ -10,7 +10,7 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +26,7 @@ from service.vehicles import commands, lookup
 from service.vehicles.commands import WAITS, Asking
 from service.vehicles.store import VehicleStore
 from service.vehicles.vpic import MAX_BATCH, vpic_peer
-from tests.conftest import MakeSettings, always
+from tests.conftest import GIVE_UP_S, MakeSettings, always
 from tests.running import ROOT, until
 from tests.vehicles.conftest import (
     KNOWN,
@@ -528,6 +528,11 @@ async def test_ctrl_c_while_it_reads(start: Start, asked: Asked) -> None:
         process.stdin.write("\n".join([*vins(MAX_BATCH), ""]).encode())
         await until(lambda: asked.vins.total() == MAX_BATCH)
         process.send_signal(signal.SIGINT)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GIVE_UP_S):
+                await process.wait()
+        # Python sees a signal that comes just before it blocks when it blocks no more.
+        process.stdin.close()
         _, said = await process.communicate()
     assert process.returncode == 130
     assert said.decode().startswith("copilot-usage: stopped, ")
