@@ -127,7 +127,7 @@ def announce(url: str, paths: Mapping[str, str], *notes: str, err: bool) -> None
 def print_settings(loaded: Loaded) -> None:
     """Each setting, its value and its origin: a table for people, TOML for programs."""
     rows = [
-        (name, _as_toml(mask_secrets(name, _value(loaded, name))), _printable(origin))
+        (name, _as_toml(mask_secrets(name, _value(loaded, name))), printable(origin))
         for name, origin in loaded.origins.items()
     ]
     if sys.stdout.isatty():
@@ -158,7 +158,8 @@ def _as_toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """What a terminal would take for a command is shown as a question mark."""
     return "".join(mark if mark.isprintable() else "?" for mark in text)
 
 

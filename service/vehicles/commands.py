@@ -28,6 +28,7 @@ from service.vehicles.errors import InvalidVin, VehiclesError, VehicleUnavailabl
 from service.vehicles.files import Result, Tally
 from service.vehicles.lookup import Lookups, Refused, open_lookups
 from service.vehicles.model import Found, Vin
+from service.vehicles.vin import parse_vins
 from service.vehicles.vpic import PATIENCE
 
 WAITS: Final = 9
@@ -97,7 +98,7 @@ class Asking:
 
     async def look_up(self, texts: Sequence[str]) -> list[Result]:
         """What comes of each text. Raises `StorageError`."""
-        parsed = files.parse_texts(texts)
+        parsed = parse_vins(texts)
         vins = {each for each in parsed.values() if not isinstance(each, InvalidVin)}
         async with self._slots:
             told = await self._ask(vins)

@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import count
 from typing import BinaryIO, Final, Literal, NamedTuple, Protocol
 
+from service.terminal import printable
 from service.vehicles.errors import InvalidVin, VehiclesError
-from service.vehicles.model import Found, Vin
+from service.vehicles.model import Found
 from service.vehicles.vin import parse_vin, shown
 from service.vehicles.vpic import MAX_BATCH
 
@@ -154,21 +155,10 @@ def read_texts(source: BinaryIO) -> Iterator[Sequence[str]]:
     yield texts
 
 
-def parse_texts(texts: Sequence[str]) -> dict[str, Vin | InvalidVin]:
-    """What each text is: a VIN, or why it is none."""
-    parsed: dict[str, Vin | InvalidVin] = {}
-    for text in texts:
-        try:
-            parsed[text] = parse_vin(text)
-        except InvalidVin as error:
-            parsed[text] = error
-    return parsed
-
-
 def to_result(text: str, came: Found | VehiclesError) -> Result:
     """The result of a line."""
     if isinstance(came, InvalidVin):
-        return Result(Row(_printable(shown(text)), error=came.code), "failed")
+        return Result(Row(printable(shown(text)), error=came.code), "failed")
     vin = parse_vin(text)
     if isinstance(came, VehiclesError):
         return Result(Row(vin, error=came.code), "failed")
@@ -280,8 +270,3 @@ OpenSink = Callable[[BinaryIO], AbstractContextManager[Sink]]
 
 def _not_a_formula(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
-
-
-def _printable(text: str) -> str:
-    """What a terminal would take for a command is shown as a question mark."""
-    return "".join(mark if mark.isprintable() else "?" for mark in text)

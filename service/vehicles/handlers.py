@@ -29,7 +29,7 @@ from service.vehicles.model import (
     Removed,
     Vin,
 )
-from service.vehicles.vin import check_digit_fails, parse_vin, shown
+from service.vehicles.vin import check_digit_fails, parse_vin, parse_vins, shown
 from service.web import problems
 from service.web.bodies import read_body
 from service.web.context import CACHE_RESULT, REQUEST_ID, REQUEST_ID_HEADER
@@ -129,18 +129,20 @@ async def look_vehicles_up(
     An `error` is the code that the same VIN alone would be answered with.
     """
     texts = await _read_vins(request)
-    vins: dict[str, Vin] = {}
-    results: dict[str, Found | VehiclesError] = {}
-    for text in dict.fromkeys(texts):
-        try:
-            vins[text] = parse_vin(text)
-        except InvalidVin as error:
-            results[text] = error
-    told = await request.app[LOOKUPS].look_up_all(vins.values())
-    results |= {text: told[vin] for text, vin in vins.items()}
-    answers = LookupAnswer(
-        [_one_of_many(vins.get(text), text, results[text]) for text in texts]
-    )
+    parsed = parse_vins(texts)
+    vins = [each for each in parsed.values() if not isinstance(each, InvalidVin)]
+    told = await request.app[LOOKUPS].look_up_all(vins)
+
+    def item(text: str) -> BatchItem:
+        vin = parsed[text]
+        if isinstance(vin, InvalidVin):
+            return _refused(shown(text), vin)
+        result = told[vin]
+        if isinstance(result, VehiclesError):
+            return _refused(vin, result)
+        return BatchItem(**asdict(_looked_up(vin, result)))
+
+    answers = LookupAnswer([item(text) for text in texts])
     return json_answer(answers, {"Cache-Control": "no-store"})
 
 
@@ -227,15 +229,11 @@ async def _read_vins(request: web.Request) -> list[str]:
     return vins
 
 
-def _one_of_many(
-    vin: Vin | None, text: str, result: Found | VehiclesError
-) -> BatchItem:
-    if isinstance(result, VehiclesError):
-        detail = str(result)
-        if isinstance(result, VehicleUnavailable):  # vPIC's words are not for callers
-            detail = problems.UNHARMED[problems.VEHICLE_UNAVAILABLE]
-        return BatchItem(vin=vin or shown(text), error=result.code, detail=detail)
-    return BatchItem(**asdict(_looked_up(vin or parse_vin(text), result)))
+def _refused(vin: str, error: VehiclesError) -> BatchItem:
+    detail = str(error)
+    if isinstance(error, VehicleUnavailable):  # vPIC's words are not for callers
+        detail = problems.UNHARMED[problems.VEHICLE_UNAVAILABLE]
+    return BatchItem(vin=vin, error=error.code, detail=detail)
 
 
 def _looked_up(vin: Vin, found: Found) -> LookedUp:

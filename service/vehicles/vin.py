@@ -6,6 +6,7 @@ capitals but for I, O and Q; in North America the ninth checks the others.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 from service.vehicles.errors import InvalidVin
@@ -32,6 +33,17 @@ def parse_vin(text: str) -> Vin:
     if _VIN.fullmatch(text):
         return Vin(text.upper())
     raise InvalidVin(_what_is_wrong(text))
+
+
+def parse_vins(texts: Iterable[str]) -> dict[str, Vin | InvalidVin]:
+    """What each text is: a VIN, or why it is none."""
+    parsed: dict[str, Vin | InvalidVin] = {}
+    for text in texts:
+        try:
+            parsed[text] = parse_vin(text)
+        except InvalidVin as error:
+            parsed[text] = error
+    return parsed
 
 
 def check_digit_fails(vin: Vin) -> bool:
