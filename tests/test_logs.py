@@ -46,7 +46,7 @@ from tests.events.conftest import event
 from tests.redis_double import RedisDouble
 
 ROOT = Path(__file__).parents[1]
-EVENTS_PAGE = ROOT / "docs" / "events.md"
+EVENTS_PAGE = ROOT / "docs" / "log-events.md"
 ROW = re.compile(r"\| `([\w.]+)` \| ([\w, ]+) \| .+? \| (.+) \|")
 EVENT_NAME = re.compile(r"[a-z]+(\.[a-z_]+)+")
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
