@@ -1,0 +1,175 @@
+"""The documentation against the project: its links, commands, settings and sizes."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import pytest
+import typer
+
+from service.__main__ import cli
+from service.settings import Settings
+from tests.test_logs import documented_events
+
+ROOT: Final = Path(__file__).parent.parent
+PAGES: Final = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *ROOT.glob("benchmarks/**/*.md"),
+    ]
+)
+README_LINES: Final = 150
+SETTINGS_PAGE: Final = ROOT / "docs" / "settings.md"
+BY_TASK: Final = (
+    "collect-events",
+    "develop",
+    "look-up-vehicles",
+    "operate",
+    "settings",
+    "use-the-api",
+)
+
+FILES: Final = {"usage.log", "vehicles.parquet"}
+
+FENCED: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+EXTERNAL: Final = re.compile(r"[a-z]+:")
+HEADING: Final = re.compile(r"^#+ (.+)$", re.MULTILINE)
+CODE: Final = re.compile(r"`([^`\n]+)`")
+
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: str(page.relative_to(ROOT))
+)
+
+
+class Link(NamedTuple):
+    """A relative link: the file, and the anchor of a heading in it, or nothing."""
+
+    file: Path
+    anchor: str
+
+
+def read(page: Path) -> str:
+    """Return the text of a page."""
+    return page.read_text(encoding="utf-8")
+
+
+def links(page: Path) -> Iterator[Link]:
+    """Every relative link and image of a page, resolved."""
+    for target in LINK.findall(FENCED.sub("", read(page))):
+        if not EXTERNAL.match(target):
+            name, _, anchor = target.partition("#")
+            yield Link((page.parent / name).resolve() if name else page, anchor)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a forge makes of a page's headings."""
+    headings = HEADING.findall(FENCED.sub("", read(page)))
+    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {each.strip().replace(" ", "-") for each in words}
+
+
+def code_in(page: Path) -> Iterator[str]:
+    """Every code span of a page, and every line of its code blocks."""
+    text = read(page)
+    yield from CODE.findall(FENCED.sub("", text))
+    for block in FENCED.findall(text):
+        yield from block.splitlines()
+
+
+@each_page
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """Each relative link names a file that exists, and a heading that it has."""
+    for link in links(page):
+        assert link.file.exists(), link.file
+        if link.anchor:
+            assert link.anchor in anchors(link.file), f"{link.file}#{link.anchor}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    """A reader who follows links from the README finds every page of `docs/`."""
+    reached, waiting = set[Path](), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        found = {each.file for each in links(page) if each.file.suffix == ".md"}
+        waiting += found - reached
+
+    assert set((ROOT / "docs").rglob("*.md")) - reached == set()
+
+
+def test_the_readme_is_short() -> None:
+    """The README is a front door: it has at most 150 lines."""
+    assert len(read(ROOT / "README.md").splitlines()) <= README_LINES
+
+
+@pytest.mark.parametrize("name", BY_TASK)
+def test_a_page_by_task_begins_with_its_use(name: str) -> None:
+    """The first sentence says what the reader can do after the page."""
+    _, _, body = read(ROOT / "docs" / f"{name}.md").partition("\n\n")
+
+    assert body.startswith("After this page you can ")
+
+
+@each_page
+def test_every_make_target_exists(page: Path) -> None:
+    """A page names no `make` target that the Makefile lacks."""
+    makefile = read(ROOT / "Makefile")
+    targets = set(re.findall(r"^([a-z.-]+):", makefile, re.MULTILINE))
+    named = {
+        found[1]
+        for code in code_in(page)
+        if (found := re.match(r"(?:\$ )?make ([a-z.-]+)", code))
+    }
+
+    assert named <= targets
+
+
+@each_page
+def test_every_command_exists(page: Path) -> None:
+    """A page names no subcommand that `copilot-usage` lacks."""
+    commands = typer.main.get_command(cli).commands  # type: ignore[attr-defined]
+    named = {
+        command
+        for code in code_in(page)
+        for command in re.findall(r"copilot-usage ([a-z][a-z-]+)\b(?!:)", code)
+        if not code.startswith(("docker", "    "))
+    }
+
+    assert named <= commands.keys()
+
+
+@each_page
+def test_every_setting_exists(page: Path) -> None:
+    """A dotted name that begins with a section is a setting, a log event or a file."""
+    sections = {
+        section.name: {key.name for key in msgspec.structs.fields(section.type)}
+        for section in msgspec.structs.fields(Settings)
+    }
+    settings = {f"{name}.{key}" for name, keys in sections.items() for key in keys}
+    named = {
+        found[0]
+        for code in code_in(page)
+        if (found := re.match(r"([a-z]+)\.[a-z_.]+(?= = |$)", code))
+        and found[1] in sections
+    }
+
+    assert named - settings - documented_events().keys() - FILES == set()
+
+
+def test_the_settings_are_as_shipped() -> None:
+    """Each row of the settings has the shipped comment and default."""
+    shipped = read(ROOT / "config" / "default.toml")
+    rows = re.findall(
+        r"^\| `(\w+)\.(\w+)` \| (.+) \| `(.+)` \|$", read(SETTINGS_PAGE), re.M
+    )
+
+    assert len(rows) > 10
+    for section, key, meaning, default in rows:
+        body = shipped.partition(f"[{section}]")[2].partition("\n[")[0]
+        comment = body.partition(f"\n{key} = {default}\n")[0]
+        told = " ".join(line.removeprefix("# ") for line in comment.split("\n"))
+        assert told.endswith(f"{meaning}."), f"{section}.{key}"
