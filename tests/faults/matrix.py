@@ -86,14 +86,12 @@ TARGETS: Final = {
     "messages": Target(
         "The messages", MESSAGES_PATH, tuple(AGES_S), "messages_unavailable"
     ),
-    "reports": Target(
-        "A report that was priced by before", "/reports/7", tuple(AGES_S)
-    ),
+    "reports": Target("A report that was fetched before", "/reports/7", tuple(AGES_S)),
     "new-reports": Target(
-        "A report that is new", "/reports/8", ("stale", "expired"), is_new=True
+        "A new report", "/reports/8", ("stale", "expired"), is_new=True
     ),
     "text-instead": Target(
-        'A report that is new, under `on_report_error = "text"`',
+        'A new report, with `on_report_error = "text"`',
         "/reports/8",
         ("cold", "stale"),
         is_new=True,
@@ -353,29 +351,35 @@ def outcome_of(entry: Mapping[str, Any]) -> str:
 
 # --- the page -----------------------------------------------------------------------
 
-PREFACE: Final = f"""# The matrix of faults
+PREFACE: Final = f"""# Fault matrix
 
-What a caller of `GET /usage` gets when upstream fails, by the fault, by what it
-strikes, and by the age of the answer that is held. Each cell is tested over sockets;
-this page is made by `python -m tests.faults.matrix`, which runs all of them, and a test
-holds it against their table (`tests/faults/matrix.py`).
+This page lists what a caller of `GET /usage` gets when the upstream fails. It depends on
+the fault, on the call that fails, and on the age of the cached answer.
 
-The answer held is from before, and upstream has another message since. *Cold* is
-without one; *fresh* is {AGES_S["fresh"]} s old, *stale* {AGES_S["stale"]} s and \
-*expired* {AGES_S["expired"]} s, with `ttl_s = {TTL_S}`,
-`stale_while_revalidate_s = 0` and `stale_if_error_s = {STALE_IF_ERROR_S}`. There are
-two tries of a call. *Seen as* is how the log tells a failed one: the status, or the
-`error.type`. After each answer stand the headers that tell how it came about.
+A test checks each cell over sockets. `python -m tests.faults.matrix` runs all of them and
+generates this page from `tests/faults/matrix.py`.
 
-The bill *before* is the one held; *now* it is what upstream has since.
+| column | meaning |
+| --- | --- |
+| seen as | how the log names the failed try: its status, or its `error.type` |
+| tries | tries of the failing call; the service is set to two at most |
+| cold | no answer is cached |
+| fresh | the cached answer is {AGES_S["fresh"]} s old |
+| stale | the cached answer is {AGES_S["stale"]} s old |
+| expired | the cached answer is {AGES_S["expired"]} s old |
+
+The settings are `ttl_s = {TTL_S}`, `stale_while_revalidate_s = 0` and
+`stale_if_error_s = {STALE_IF_ERROR_S}`. Since the cached answer was made, the upstream
+has received another message. The bill *before* is the cached one, and the bill *now*
+includes that message. Each cell also has the headers that describe the answer.
 """
 
 
 EVENTS: Final = """\
-## What is logged
+## Log events
 
-In order, without the steps of prices. Where there are two tries, `upstream.retry` and
-another `upstream.request` follow the first.
+The events appear in this order; the steps of prices are omitted. With two tries,
+`upstream.retry` and another `upstream.request` follow the first `upstream.request`.
 """
 
 CACHE: Final = "copilot-usage;"
@@ -412,7 +416,7 @@ def _render_events(seen: Mapping[Cell, Seen]) -> str:
         if what not in sequences.setdefault(shown, []):
             sequences[shown].append(what)
     rows = [_row(["<br>".join(what), shown]) for shown, what in sequences.items()]
-    head = [_row(["answer, state, struck", "events"]), _row(["---", "---"])]
+    head = [_row(["answer, state, failing call", "events"]), _row(["---", "---"])]
     return "\n".join([EVENTS, *head, *rows]) + "\n"
 
 
