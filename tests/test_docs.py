@@ -96,7 +96,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         page = waiting.pop()
         reached.add(page)
         found = {each.file for each in links(page) if each.file.suffix == ".md"}
-        waiting += found - reached
+        waiting += {each for each in found - reached if each.exists()}
 
     assert set((ROOT / "docs").rglob("*.md")) - reached == set()
 
@@ -136,7 +136,6 @@ def test_every_command_exists(page: Path) -> None:
         command
         for code in code_in(page)
         for command in re.findall(r"copilot-usage ([a-z][a-z-]+)\b(?!:)", code)
-        if not code.startswith(("docker", "    "))
     }
 
     assert named <= commands.keys()

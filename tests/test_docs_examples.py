@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -36,7 +37,8 @@ PAGES: Final = (
 """In the order in which a reader meets them; one service answers all of them."""
 CLIENT_PAGE: Final = "docs/collect-events.md"
 SERVER_COMMANDS: Final = ("make run", ".venv/bin/copilot-usage serve")
-START_S: Final = 30
+GIVE_UP_S: Final = 60
+LOOK_AGAIN_S: Final = 0.01
 LOGGED_EVENT: Final = {
     "session_id": "before-the-examples",
     "category": "page interaction",
@@ -111,7 +113,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     yield service
     process.send_signal(signal.SIGTERM)
     process.stderr.close()
-    process.wait(START_S)
+    process.wait(GIVE_UP_S)
 
 
 def fill_log(service: Service) -> None:
@@ -233,7 +235,7 @@ def curl(arguments: list[str], service: Service) -> str:
 def send(request: urllib.request.Request) -> str:
     """Return the body of an answer, whatever its status; curl prints both alike."""
     try:
-        with urllib.request.urlopen(request, timeout=START_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=GIVE_UP_S) as answer:  # noqa: S310
             body: bytes = answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -242,12 +244,32 @@ def send(request: urllib.request.Request) -> str:
 
 
 def filter_json(arguments: list[str], given: str, service: Service) -> str:
-    """Run `jq -c PROGRAM [FILE]`; the file is the service's log."""
+    """Run `jq -c PROGRAM [FILE]`; the file is the service's log.
+
+    The service writes its log some milliseconds after it has answered, so a program on
+    the log is repeated until it finds something.
+    """
     assert arguments.pop(0) == "-c"
     program, *files = arguments
-    text = service.log.read_text() if files else given
+    if not files:
+        return select(program, given)
+    deadline = time.monotonic() + GIVE_UP_S
+    while not (found := select(program, whole_lines(service.log))):
+        assert time.monotonic() < deadline, f"the log has nothing for {program}"
+        time.sleep(LOOK_AGAIN_S)
+    return found
+
+
+def select(program: str, text: str) -> str:
+    """Return the values that a program of jq finds, one a line."""
     values = jq.compile(program).input_text(text).all()
     return "".join(json.dumps(value, separators=(",", ":")) + "\n" for value in values)
+
+
+def whole_lines(file: Path) -> str:
+    """Return the text of a file up to its last line feed."""
+    text, line_feed, _ = file.read_text(encoding="utf-8").rpartition("\n")
+    return text + line_feed
 
 
 def copilot_usage(arguments: list[str], given: str, service: Service) -> str:

@@ -353,11 +353,11 @@ def outcome_of(entry: Mapping[str, Any]) -> str:
 
 PREFACE: Final = f"""# Fault matrix
 
-This page lists what a caller of `GET /usage` gets when the upstream fails. It depends on
-the fault, on the call that fails, and on the age of the cached answer.
+This page lists what a caller of `GET /usage` gets when the upstream fails. It depends
+on the fault, on the call that fails, and on the age of the cached answer.
 
-A test checks each cell over sockets. `python -m tests.faults.matrix` runs all of them and
-generates this page from `tests/faults/matrix.py`.
+A test checks each cell over sockets. `.venv/bin/python -m tests.faults.matrix` runs all
+of them and prints this page from the results. Its table is `tests/faults/matrix.py`.
 
 | column | meaning |
 | --- | --- |
@@ -369,8 +369,8 @@ generates this page from `tests/faults/matrix.py`.
 | expired | the cached answer is {AGES_S["expired"]} s old |
 
 The settings are `ttl_s = {TTL_S}`, `stale_while_revalidate_s = 0` and
-`stale_if_error_s = {STALE_IF_ERROR_S}`. Since the cached answer was made, the upstream
-has received another message. The bill *before* is the cached one, and the bill *now*
+`stale_if_error_s = {STALE_IF_ERROR_S}`. After the answer was cached, the upstream has
+received another message. The bill *before* is the cached one, and the bill *now*
 includes that message. Each cell also has the headers that describe the answer.
 """
 
