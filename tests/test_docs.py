@@ -11,6 +11,7 @@ import typer
 
 from service.__main__ import cli
 from service.settings import Settings
+from service.web.index import VERSION
 from tests.test_logs import documented_events
 
 ROOT: Final = Path(__file__).parent.parent
@@ -112,6 +113,18 @@ def test_a_page_by_task_begins_with_its_use(name: str) -> None:
     _, _, body = read(ROOT / "docs" / f"{name}.md").partition("\n\n")
 
     assert body.startswith("After this page you can ")
+
+
+def test_the_version_is_the_current_one() -> None:
+    """The image's tag and the changelog name the version of this project."""
+    tags = {
+        tag
+        for page in PAGES
+        for tag in re.findall(r"copilot-usage:(\d[\w.]+)", read(page))
+    }
+
+    assert tags == {VERSION}
+    assert f"\n## [{VERSION}]" in read(ROOT / "CHANGELOG.md")
 
 
 @each_page
