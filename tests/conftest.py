@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Protocol
 from unittest.mock import Mock
@@ -36,14 +37,16 @@ from service.sandbox.server import RunningSandbox, running_sandbox
 from service.sandbox.vpic import VPIC_PATH
 from service.settings import Settings, Storage, load
 from service.storage.database import Database, migrate, open_database
+from tests.clock import LoopTime, passing_loop_time
+from tests.patience import GIVE_UP_S as GIVE_UP_S
 
 SERVICES_REQUIRED: Final = os.environ.get("SERVICES") == "required"
 POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432/test"
 """Where tests marked `services` find it; each takes a schema of its own."""
-GIVE_UP_S: Final = 10.0
-"""No promise of ours takes so long: a test that does has hung."""
 
 NO_WAITS: Final = {"backoff_base_s": 0.0, "backoff_max_s": 0.0}
+PATIENT: Final = {"timeout_s": 60.0, "deadline_s": 300.0}
+"""A slow machine exceeds no time-out; a test about one lets the loop's time pass."""
 NOTHING_HELD: Final = {
     "ttl_s": 0,
     "stale_while_revalidate_s": 0,
@@ -63,6 +66,14 @@ class MakeSettings(Protocol):
     """Settings as shipped but for these sections' keys, without back-off or cache."""
 
     def __call__(self, **sections: dict[str, Any]) -> Settings: ...
+
+
+class Hurried(Protocol):
+    """A context in which each call to paths that start so takes so many seconds."""
+
+    def __call__(
+        self, seconds: float, path: str = "/"
+    ) -> AbstractAsyncContextManager[None]: ...
 
 
 class MakeClient(Protocol):
@@ -92,10 +103,10 @@ def settings() -> MakeSettings:
     """A factory of settings whose retries do not wait."""
 
     def make(**sections: dict[str, Any]) -> Settings:
-        upstream = NO_WAITS | sections.pop("upstream", {})
+        upstream = PATIENT | NO_WAITS | sections.pop("upstream", {})
         cache = NOTHING_HELD | sections.pop("cache", {})
         events = {"enabled": False} | sections.pop("events", {})
-        vehicles = UNPACED | sections.pop("vehicles", {})
+        vehicles = PATIENT | UNPACED | sections.pop("vehicles", {})
         parts = {"upstream": upstream, "cache": cache, "events": events}
         options = {**sections, **parts, "vehicles": vehicles}
         return load(options=options).settings
@@ -137,6 +148,31 @@ def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
     return wait
 
 
+@pytest.fixture
+async def loop_time() -> AsyncIterator[LoopTime]:
+    """Time of the test's event loop, which the test lets pass."""
+    with passing_loop_time() as time:
+        yield time
+
+
+@pytest.fixture
+def hurried(sandbox: RunningSandbox, loop_time: LoopTime) -> Hurried:
+    """A factory of contexts in which each call to upstream takes so many seconds.
+
+    They pass when it has received the call: a fault that hangs outlasts every time-out.
+    """
+
+    def hurry(seconds: float, path: str = "/") -> AbstractAsyncContextManager[None]:
+        calls = sandbox.sandbox.calls
+
+        def received() -> int:
+            return sum(count for at, count in calls.items() if at.startswith(path))
+
+        return loop_time.passing(seconds, at_each=received)
+
+    return hurry
+
+
 @pytest.fixture(autouse=True)
 def log_entries() -> Iterator[list[EventDict]]:
     """Every entry logged in the test, with the context that it was logged in.
@@ -157,8 +193,8 @@ def log_entries() -> Iterator[list[EventDict]]:
 def _forget_cached_loggers() -> None:
     """Undo what `cache_logger_on_first_use` has done to the modules' loggers."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("service."):
-            getattr(module, "log", Mock()).__dict__.pop("bind", None)
+        if name.startswith("service.") and hasattr(module, "log"):
+            module.log.__dict__.pop("bind", None)
 
 
 # --- storage ------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import os
 import select
 from pathlib import Path
 
-from tests.conftest import GIVE_UP_S
+from tests.patience import GIVE_UP_S
 
 KEPT = ("resource_tracker", "playwright")
 """What is started once and kept: multiprocessing's helper, the browser's driver."""

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.patience import GIVE_UP_S as GIVE_UP_S
+
 ROOT: Final = Path(__file__).parent.parent
 COMMAND: Final = (
     *(sys.executable, "-m", "service"),
     *("serve", "--sandbox", "--port", "0"),
 )
-GIVE_UP_S: Final = 30.0
 LOOK_AGAIN_S: Final = 0.01
 NOTHING_KEPT: Final = {"events__enabled": False}
 """Unless a test is about events, it makes no database in the working directory."""

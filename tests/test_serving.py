@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from service.serving import listening
 from service.settings import load
+from tests.patience import GIVE_UP_S
 from tests.running import (
     Answer,
     ask_once,
@@ -26,7 +27,6 @@ from tests.running import (
 )
 
 ROOT: Final = Path(__file__).parent.parent
-GIVE_UP_S: Final = 30
 SERVER: Final = replace(load().settings.server, port=0, drain_s=0)
 
 PREAMBLE: Final = """

@@ -14,7 +14,8 @@ import pytest
 from service.serving import CannotStart
 from service.settings import load
 from service.workers import listen
-from tests.conftest import GIVE_UP_S, MakeSettings
+from tests.conftest import MakeSettings
+from tests.patience import GIVE_UP_S
 from tests.running import (
     ROOT,
     Answer,

@@ -21,8 +21,9 @@ from service.sandbox.options import SandboxOptions
 from service.sandbox.periods import Period, generate_period
 from service.usage.reports import report_key
 from tests.clock import Clock
-from tests.conftest import GIVE_UP_S, MakeSettings
+from tests.conftest import MakeSettings
 from tests.faults.matrix import serving, telling
+from tests.patience import GIVE_UP_S
 from tests.reference import text_rules
 
 SANDBOX: Final = ("-m", "service", "sandbox")

@@ -7,8 +7,7 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout
 
 from service.sandbox.server import RunningSandbox, running_sandbox
-
-GIVE_UP_S = 10
+from tests.patience import GIVE_UP_S
 
 
 @pytest.fixture

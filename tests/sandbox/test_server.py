@@ -18,11 +18,11 @@ from service.sandbox.server import (
     create_sandbox,
     running_sandbox,
 )
+from tests.patience import GIVE_UP_S
 
 MESSAGES = "/messages/current-period"
 MESSAGE = {"id": 1, "text": "Rent?", "timestamp": "2024-04-29T03:25:03.613Z"}
 REPORT = {"id": 7, "name": "Short Lease Report", "credit_cost": 61}
-GIVE_UP_S = 10
 IMPATIENT = ClientTimeout(total=0.2)
 
 Run = Callable[[SandboxOptions], AbstractAsyncContextManager[RunningSandbox]]

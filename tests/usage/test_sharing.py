@@ -44,7 +44,8 @@ from service.usage.held import HeldPeriod
 from service.usage.period import CurrentPeriod
 from service.usage.shared_parts import CHUNK_BYTES, Packed, Part, Parts, Unreadable
 from service.usage.sharing import RedisPeriods, Wish, namespace_of
-from tests.conftest import GIVE_UP_S, MakeSettings, always, message, report
+from tests.conftest import MakeSettings, always, message, report
+from tests.patience import GIVE_UP_S
 from tests.redis_double import RedisDouble, RedisServer
 
 MESSAGES: Final = "/messages/current-period"

@@ -144,11 +144,12 @@ class Serve:
         self._storage = storage
 
     def settings(self, **sections: dict[str, Any]) -> Settings:
-        """The settings of an application; tries are not repeated unless they say so."""
+        """The settings of an application; unless they say so, it waits, and tries once."""
         vehicles = {
             "enabled": True,
             "base_url": self._sandbox.url + VPIC_PATH,
             "attempts": 1,
+            "stale_wait_s": 3_600.0,
             **sections.pop("vehicles", {}),
         }
         upstream = {"base_url": self._sandbox.url, **sections.pop("upstream", {})}

@@ -26,7 +26,8 @@ from service.vehicles import commands, lookup
 from service.vehicles.commands import WAITS, Asking
 from service.vehicles.store import VehicleStore
 from service.vehicles.vpic import MAX_BATCH, vpic_peer
-from tests.conftest import GIVE_UP_S, MakeSettings, always
+from tests.conftest import MakeSettings, always
+from tests.patience import GIVE_UP_S
 from tests.running import ROOT, until
 from tests.vehicles.conftest import (
     KNOWN,

@@ -16,7 +16,7 @@ from service.serving import listening
 from service.settings import load
 from service.web.bodies import read_body
 from service.web.context import request_context
-from tests.conftest import GIVE_UP_S
+from tests.patience import GIVE_UP_S
 
 MOST: Final = 1_000
 SLOW: Final = 0.2

@@ -15,7 +15,7 @@ from service.serving import ServiceRunner, listening
 from service.settings import load
 from service.web.connections import Connection
 from service.web.context import request_context
-from tests.conftest import GIVE_UP_S
+from tests.patience import GIVE_UP_S
 
 BRIEF_S: Final = 0.05
 LONG_S: Final = 600.0

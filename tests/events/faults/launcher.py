@@ -21,7 +21,8 @@ from aiohttp.test_utils import unused_port
 
 from service.__main__ import main
 from service.usage import text
-from tests.running import GIVE_UP_S, LOOK_AGAIN_S, ROOT, Answer, ask_once
+from tests.patience import GIVE_UP_S
+from tests.running import LOOK_AGAIN_S, ROOT, Answer, ask_once
 
 OUTPUTS: Final = (1, 2)
 

@@ -18,7 +18,8 @@ from tests.events.conftest import event
 from tests.events.faults.launcher import Service
 from tests.events.faults.senders import all_events, calling, sending
 from tests.events.faults.test_kills import check_file
-from tests.running import GIVE_UP_S, LOOK_AGAIN_S, until, until_unready
+from tests.patience import GIVE_UP_S
+from tests.running import LOOK_AGAIN_S, until, until_unready
 
 MakeService = Callable[..., Service]
 REQUESTS: Final = 20
