@@ -8,12 +8,13 @@ import asyncio
 import logging
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Protocol
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import aioresponses.core
 import asyncpg
@@ -37,8 +38,11 @@ from service.sandbox.server import RunningSandbox, running_sandbox
 from service.sandbox.vpic import VPIC_PATH
 from service.settings import Settings, Storage, load
 from service.storage.database import Database, migrate, open_database
+from service.web import docs
+from service.web.openapi import add_documentation
+from service.web.routes import Endpoints
 from tests.clock import LoopTime, passing_loop_time
-from tests.patience import GIVE_UP_S as GIVE_UP_S
+from tests.patience import GIVE_UP_S as GIVE_UP_S  # noqa: PLC0414 - for all tests
 
 SERVICES_REQUIRED: Final = os.environ.get("SERVICES") == "required"
 POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432/test"
@@ -96,6 +100,24 @@ def report(report_id: int | str, name: str, credit_cost: float) -> dict[str, obj
 def always(fault: str, **more: object) -> Faults:
     """Faults of which one strikes every request, or as `more` says."""
     return msgspec.convert({fault: 1.0, **more}, Faults)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def documentation() -> Iterator[None]:
+    """Make the documentation of the same endpoints once: most tests take less time."""
+    made: dict[tuple[object, ...], tuple[bytes, str]] = {}
+
+    def add(app: web.Application, endpoints: Endpoints) -> None:
+        handlers = tuple(each.handler for each in endpoints)
+        if handlers not in made:
+            add_documentation(app, endpoints)
+            made[handlers] = app[docs.DOCUMENT], app[docs.PAGE]
+            return
+        app[docs.DOCUMENT], app[docs.PAGE] = made[handlers]
+        app.add_routes(docs.endpoints.routes())
+
+    with patch("service.app.add_documentation", add):
+        yield
 
 
 @pytest.fixture
@@ -184,9 +206,10 @@ def log_entries() -> Iterator[list[EventDict]]:
     captured = structlog.testing.LogCapture()
     structlog.configure(processors=[merge_contextvars, captured])
     yield captured.entries
-    structlog.reset_defaults()
     clear_contextvars()
-    _forget_cached_loggers()
+    if structlog.get_config()["cache_logger_on_first_use"]:
+        _forget_cached_loggers()
+    structlog.reset_defaults()
     root.handlers, root.level = handlers, level
 
 
@@ -200,15 +223,24 @@ def _forget_cached_loggers() -> None:
 # --- storage ------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of SQLite in shape, to be copied: that is faster than making one."""
+    file = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    asyncio.run(migrate(storage_at(f"sqlite+aiosqlite:///{file}")))
+    return file
+
+
 @pytest.fixture(
     params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)]
 )
 async def storage(
-    request: pytest.FixtureRequest, tmp_path: Path
+    request: pytest.FixtureRequest, tmp_path: Path, empty_file: Path
 ) -> AsyncIterator[Storage]:
     """An empty database in shape: a file, and a schema of its own in PostgreSQL."""
     if request.param == "sqlite":
-        yield storage_at(f"sqlite+aiosqlite:///{tmp_path}/events.db")
+        file = shutil.copy(empty_file, tmp_path / "events.db")
+        yield storage_at(f"sqlite+aiosqlite:///{file}")
         return
     schema = f"test_{secrets.token_hex(8)}"
     connection = await asyncpg.connect(POSTGRESQL)

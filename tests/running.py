@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tests.patience import GIVE_UP_S as GIVE_UP_S
+from tests.patience import GIVE_UP_S
 
 ROOT: Final = Path(__file__).parent.parent
 COMMAND: Final = (

@@ -18,8 +18,8 @@ from structlog.typing import EventDict
 from service.sandbox.faults import FAULTS, MESSAGES_PATH, REPORTS_PREFIX
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
-from tests.clock import Clock, LoopTime
-from tests.conftest import MakeSettings, always
+from tests.clock import Clock
+from tests.conftest import Hurried, MakeSettings, always
 from tests.faults.matrix import LEASE, OLD, bill_of, serving
 from tests.leftovers import open_files
 
@@ -103,7 +103,7 @@ async def service(
 
 
 async def test_faults_leave_no_task_and_no_file(
-    service: Service, sandbox: RunningSandbox, until: Until, loop_time: LoopTime
+    service: Service, sandbox: RunningSandbox, until: Until, hurried: Hurried
 ) -> None:
     """Whatever befalls a try, its task ends and its connection is closed or reused."""
     assert await service.refresh(Faults()) == 200
@@ -111,9 +111,7 @@ async def test_faults_leave_no_task_and_no_file(
 
     statuses = [await service.refresh(each) for each in quick_faults(REFRESHES)]
     for name in sorted(SLOW):
-        sandbox.sandbox.calls.clear()
-        calls = sandbox.sandbox.calls
-        async with loop_time.passing(TRY_S, at_each=lambda: calls[MESSAGES_PATH]):
+        async with hurried(TRY_S, MESSAGES_PATH):
             statuses.append(await service.refresh(always(name, path=MESSAGES_PATH)))
     assert set(statuses) == {200, 503}
     assert await service.refresh(Faults()) == 200
