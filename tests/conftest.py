@@ -42,6 +42,7 @@ from service.web import docs
 from service.web.openapi import add_documentation
 from service.web.routes import Endpoints
 from tests.clock import LoopTime, passing_loop_time
+from tests.launcher import Launcher
 from tests.patience import GIVE_UP_S as GIVE_UP_S  # noqa: PLC0414 - for all tests
 
 SERVICES_REQUIRED: Final = os.environ.get("SERVICES") == "required"
@@ -118,6 +119,14 @@ def documentation() -> Iterator[None]:
 
     with patch("service.app.add_documentation", add):
         yield
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Start services as forks of one process; the coverage of these is not measured."""
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from sqlalchemy import text
 from service.settings import Storage
 from service.storage.database import Database
 from tests.events.conftest import event
-from tests.events.faults.launcher import Service
 from tests.events.faults.senders import all_events, calling, sending
 from tests.events.faults.test_kills import check_file
+from tests.launcher import Service
 from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S, until, until_unready
 
