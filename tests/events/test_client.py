@@ -38,8 +38,9 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "LINGER_S", 0.0)
     monkeypatch.setattr(client_module, "FIRST_WAIT_S", 0.0)
     monkeypatch.setattr(client_module, "TRY_TIMEOUT_S", TRY_S)
-    patient = {**EventsClient.__init__.__kwdefaults__, "close_timeout_s": GIVE_UP_S}
-    monkeypatch.setattr(EventsClient.__init__, "__kwdefaults__", patient)
+    defaults = EventsClient.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "close_timeout_s", GIVE_UP_S)
 
 
 async def view_pages(
