@@ -9,9 +9,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
 from unittest.mock import Mock, patch
@@ -50,6 +52,8 @@ POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432/test"
 """Where tests marked `services` find it; each takes a schema of its own."""
 
 NO_WAITS: Final = {"backoff_base_s": 0.0, "backoff_max_s": 0.0}
+QUICK_TURNS: Final = 200
+LOOK_AGAIN_S: Final = 0.002
 PATIENT: Final = {"timeout_s": 60.0, "deadline_s": 300.0}
 """A slow machine exceeds no time-out; a test about one lets the loop's time pass."""
 NOTHING_HELD: Final = {
@@ -173,8 +177,11 @@ def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 
     async def wait(holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(GIVE_UP_S):
-            while not holds():  # noqa: ASYNC110 - what is awaited sets no event
-                await asyncio.sleep(0)
+            for turn in count():
+                if holds():
+                    return
+                # Soon it leaves the processor to what is awaited.
+                await asyncio.sleep(0 if turn < QUICK_TURNS else LOOK_AGAIN_S)
 
     return wait
 
@@ -197,7 +204,7 @@ def hurried(sandbox: RunningSandbox, loop_time: LoopTime) -> Hurried:
         calls = sandbox.sandbox.calls
 
         def received() -> int:
-            return sum(count for at, count in calls.items() if at.startswith(path))
+            return sum(calls[at] for at in calls if at.startswith(path))
 
         return loop_time.passing(seconds, at_each=received)
 
@@ -325,7 +332,13 @@ def mocked_upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[MockedUpstream]
         yield mocked
 
 
-# --- tests that need another server -------------------------------------------------
+# --- tests that need another server, or signals -------------------------------------
+
+
+def pytest_configure() -> None:
+    """Take SIGINT as from a terminal: a shell's background job inherits it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 import pytest
-from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from aiohttp import ClientError, ClientSession, web
 from msgspec.structs import replace
 from yarl import URL
 
@@ -19,11 +19,11 @@ from service.sandbox.server import (
     running_sandbox,
 )
 from tests.patience import GIVE_UP_S
+from tests.sandbox.conftest import impatient
 
 MESSAGES = "/messages/current-period"
 MESSAGE = {"id": 1, "text": "Rent?", "timestamp": "2024-04-29T03:25:03.613Z"}
 REPORT = {"id": 7, "name": "Short Lease Report", "credit_cost": 61}
-IMPATIENT = ClientTimeout(total=0.2)
 
 Run = Callable[[SandboxOptions], AbstractAsyncContextManager[RunningSandbox]]
 Settle = Callable[[RunningSandbox], Awaitable[None]]
@@ -186,7 +186,8 @@ async def test_latency_comes_before_the_answer(
     sandbox = running.sandbox
     sandbox.options = replace(sandbox.options, latency_ms=60_000)
     with pytest.raises(TimeoutError):
-        await session.get("/reports/1", timeout=IMPATIENT)
+        async with impatient(running):
+            await session.get("/reports/1")
     assert sandbox.calls == {"/reports/1": 1}
     sandbox.options = replace(sandbox.options, latency_ms=0)
     await settle(running)
@@ -290,9 +291,10 @@ async def test_what_never_ends_ends_with_its_client(
 ) -> None:
     """Nothing stays in flight for a client that left, whoever runs the server."""
     async with run(options) as running:
-        async with ClientSession(running.url, timeout=IMPATIENT) as session:
+        async with ClientSession(running.url) as session:
             with pytest.raises(TimeoutError):
-                await get(session, MESSAGES)
+                async with impatient(running):
+                    await get(session, MESSAGES)
         await settle(running)
         assert running.sandbox.max_in_flight > 0
 
@@ -301,9 +303,10 @@ async def test_a_reset_that_comes_too_late_is_harmless(settle: Settle) -> None:
     """A client that left before its connection was to be reset troubles nobody."""
     options = SandboxOptions(latency_ms=400, faults=Faults(reset=1, path="/messages"))
     async with running_by_an_ordinary_runner(options) as running:
-        async with ClientSession(running.url, timeout=IMPATIENT) as session:
+        async with ClientSession(running.url) as session:
             with pytest.raises(TimeoutError):
-                await get(session, MESSAGES)
+                async with impatient(running):
+                    await get(session, MESSAGES)
         await settle(running)
         assert running.sandbox.calls[MESSAGES] == 1
 
@@ -329,9 +332,11 @@ async def test_stopping_does_not_wait_for_latency(run: Run) -> None:
     async with asyncio.timeout(GIVE_UP_S), ClientSession() as session:
         async with run(SandboxOptions(latency_ms=600_000)) as running:
             with pytest.raises(TimeoutError):
-                await session.get(running.url + MESSAGES, timeout=IMPATIENT)
+                async with impatient(running):
+                    await session.get(running.url + MESSAGES)
             asking = asyncio.create_task(get(session, running.url + MESSAGES))
             with pytest.raises(TimeoutError):
-                await session.get(running.url + MESSAGES, timeout=IMPATIENT)
+                async with impatient(running):
+                    await session.get(running.url + MESSAGES)
         with pytest.raises(ClientError):
             await asking

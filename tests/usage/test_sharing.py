@@ -240,23 +240,32 @@ async def test_at_expiry_one_refreshes_for_all(
     assert period.sandbox.calls[MESSAGES] == 2
 
 
-@pytest.mark.parametrize("own_process_bytes", [1_000_000, 1], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "own_process_bytes, orders",
+    [
+        pytest.param(1_000_000, [[each] for each in QUESTIONS], id="small"),
+        pytest.param(1, [QUESTIONS, QUESTIONS[::-1]], id="large"),
+    ],
+)
 async def test_every_question_is_answered_without_upstream(
     shared: Shared,
     serve: Serve,
     period: RunningSandbox,
     until: Until,
+    *,
     own_process_bytes: int,
+    orders: list[list[str]],
 ) -> None:
     """What was taken over answers all that the first service does, byte for byte."""
     usage = {"own_process_bytes": own_process_bytes}
     first = await serve(shared.url, usage=usage)
-    expected = await bodies(first, *QUESTIONS)
+    expected = dict(zip(QUESTIONS, await bodies(first, *QUESTIONS), strict=True))
     await published(first, until)
 
-    for question, answer in zip(QUESTIONS, expected, strict=True):
+    for questions in orders:
         other = await serve(shared.url, usage=usage)
-        assert await bodies(other, question) == [answer]
+        answers = [expected[each] for each in questions]
+        assert await bodies(other, *questions) == answers
         await other.close()
 
     assert period.sandbox.calls == ONE_REFRESH
