@@ -20,6 +20,7 @@ from unittest.mock import Mock, patch
 
 import aioresponses.core
 import asyncpg
+import hypothesis
 import msgspec
 import pytest
 import structlog
@@ -333,6 +334,13 @@ def mocked_upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[MockedUpstream]
 
 
 # --- tests that need another server, or signals -------------------------------------
+
+
+# An example may take as long as it takes: the machine may be slow.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure() -> None:

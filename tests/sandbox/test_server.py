@@ -18,6 +18,7 @@ from service.sandbox.server import (
     create_sandbox,
     running_sandbox,
 )
+from tests.clock import LoopTime
 from tests.patience import GIVE_UP_S
 from tests.sandbox.conftest import impatient
 
@@ -170,11 +171,14 @@ async def test_calls_are_counted_by_path(
     }
 
 
-async def test_requests_in_flight_are_counted() -> None:
+async def test_requests_in_flight_are_counted(loop_time: LoopTime) -> None:
     """`in_flight` is what is handled now; `max_in_flight` the most so far."""
-    async with running_sandbox(SandboxOptions(latency_ms=300)) as running:
+    async with running_sandbox(SandboxOptions(latency_ms=10_000)) as running:
         sandbox = running.sandbox
-        async with ClientSession(running.url) as session:
+        async with (
+            ClientSession(running.url) as session,
+            loop_time.passing(10.0, at_each=lambda: sandbox.calls.total() // 5),
+        ):
             await asyncio.gather(*(get(session, "/reports/1") for _ in range(5)))
         assert (sandbox.in_flight, sandbox.max_in_flight) == (0, 5)
 

@@ -20,6 +20,7 @@ from service.upstream import errors
 from service.upstream.client import Fetched, UpstreamClient, open_client
 from service.upstream.peers import Peer
 from service.usage.ledger import read_messages
+from tests.clock import LoopTime
 from tests.conftest import Hurried, MakeSettings, always, message
 
 PATH = "/messages/current-period"
@@ -337,14 +338,18 @@ async def test_what_is_no_http(
 
 
 async def test_calls_in_flight_are_bounded(
-    settings: MakeSettings, sandbox: RunningSandbox
+    settings: MakeSettings, sandbox: RunningSandbox, loop_time: LoopTime
 ) -> None:
     """Upstream never sees more than `concurrency` requests at once."""
     options = {"base_url": sandbox.url, "concurrency": 3}
     sandbox.sandbox.options = msgspec.structs.replace(
-        sandbox.sandbox.options, latency_ms=10
+        sandbox.sandbox.options, latency_ms=10_000
     )
-    async with open_client(settings(upstream=options)) as client:
+    calls = sandbox.sandbox.calls
+    async with (
+        open_client(settings(upstream=options)) as client,
+        loop_time.passing(10.0, at_each=lambda: calls.total() // 3),
+    ):
         fetches = [client.fetch(PATH, read_messages) for _ in range(15)]
         await asyncio.gather(*fetches)
 

@@ -28,6 +28,7 @@ from service.app import create_app
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.settings import Settings
+from service.storage import shared_store
 from service.storage.shared_store import SharedStore, StoreAway, seal, unseal
 from service.usage import sharing
 from service.usage.books import Priced
@@ -92,10 +93,12 @@ def double(monkeypatch: pytest.MonkeyPatch) -> RedisDouble:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A real Redis of this test's own, running."""
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A real Redis of this test's own, running, which may be slow."""
     made = RedisServer(tmp_path)
     made.start()
+    monkeypatch.setattr(shared_store, "CONNECT_S", GIVE_UP_S)
+    monkeypatch.setattr(shared_store, "COMMAND_S", GIVE_UP_S)
     yield made
     made.kill()
 
@@ -893,10 +896,14 @@ async def test_after_its_return_redis_is_shared_again(
 
 @services
 async def test_a_redis_that_hangs_fails_no_request(
-    server: RedisServer, serve: Serve, log_entries: list[EventDict]
+    server: RedisServer,
+    serve: Serve,
+    log_entries: list[EventDict],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server that accepts and then says nothing is as good as none."""
     assert server.process is not None
+    monkeypatch.setattr(shared_store, "COMMAND_S", 0.5)
     service = await serve(server.url)
     server.process.send_signal(signal.SIGSTOP)
     try:

@@ -28,12 +28,14 @@ from service.sandbox.decoding import CHECK_DIGITS, has_right_check_digit
 from service.sandbox.server import RunningSandbox
 from service.sandbox.vpic import BATCH_PATH, VEHICLE_PREFIX, VPIC_PATH, Question, Vpic
 from service.settings import Settings, Storage
+from service.storage import shared_store
 from service.storage.database import open_database
 from service.usage.sharing import open_store
 from service.vehicles.lookup import Lookups, open_lookups, source_of
 from service.vehicles.model import Entry, Vehicle, Vin
 from service.vehicles.store import VehicleStore
 from tests.conftest import Client, MakeSettings
+from tests.patience import GIVE_UP_S
 from tests.redis_double import RedisDouble, RedisServer
 
 VIN: Final = Vin("1XPWD40X1ED215307")
@@ -287,12 +289,16 @@ def double(monkeypatch: pytest.MonkeyPatch) -> RedisDouble:
 @pytest.fixture(
     params=["double", pytest.param("redis", marks=pytest.mark.services)],
 )
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shared]:
+def shared(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shared]:
     """What processes share: a dictionary, and a real Redis."""
     if request.param == "double":
         made: RedisDouble = request.getfixturevalue("double")
         yield Shared("redis://a.test", made.values.clear)
         return
+    monkeypatch.setattr(shared_store, "CONNECT_S", GIVE_UP_S)
+    monkeypatch.setattr(shared_store, "COMMAND_S", GIVE_UP_S)
     server = RedisServer(tmp_path)
     server.start()
     with redis.Redis.from_url(server.url) as client:

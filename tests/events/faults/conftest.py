@@ -37,7 +37,11 @@ def make_service(
 
     def make(storage: Storage, **settings: object) -> Service:
         log = tmp_path / f"service {len(made)}.log"
-        usual = {"logging__access": "false", "server__drain_s": 0.0}
+        usual = {
+            "logging__access": "false",
+            "server__drain_s": 0.0,
+            "server__shutdown_grace_s": 60.0,
+        }
         given = {**usual, "storage__url": storage.url, **settings}
         made.append(Service(launcher, log, **given))
         return made[-1]

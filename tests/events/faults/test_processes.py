@@ -30,7 +30,7 @@ async def test_sigterm_while_events_wait(
     storage: Storage, key: str, database: Database, make_service: MakeService
 ) -> None:
     """All that was taken before the end is stored and answered; the status is 0."""
-    service = make_service(storage, server__drain_s=0.5)
+    service = make_service(storage, server__drain_s=3.0)
     service.start()
     await service.until_up()
     async with calling(service.port, key) as session:
