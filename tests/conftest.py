@@ -344,7 +344,13 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure() -> None:
-    """Take SIGINT as from a terminal: a shell's background job inherits it ignored."""
+    """Let processes that tests start find compiled modules, and SIGINT as it should be.
+
+    Each of hundreds would compile the service again. A background job of a shell has
+    SIGINT ignored, and so have its children.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
