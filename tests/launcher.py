@@ -22,6 +22,7 @@ from typing import Any, Final
 from aiohttp.test_utils import unused_port
 
 from service.__main__ import main
+from service.storage import shared_store
 from service.usage import text
 from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S, ROOT, Answer, ask_once
@@ -155,6 +156,8 @@ def launch() -> None:
 
 def _warm_up() -> None:
     """Do what each start would do again: imports, tables, and a look at all memory."""
+    # On a slow machine Redis is slow.
+    vars(shared_store).update(CONNECT_S=GIVE_UP_S, COMMAND_S=GIVE_UP_S)
     text.prepare()
     sys.argv = ["copilot-usage", "config"]
     with redirect_stdout(StringIO()), suppress(SystemExit):
