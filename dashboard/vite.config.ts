@@ -42,6 +42,9 @@ export default defineConfig({
     setupFiles: ["./src/testing/setup.ts"],
     include: ["src/**/*.test.{ts,tsx}"],
     restoreMocks: true,
+    // Upper bounds for what is stuck: a slow machine needs no more.
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
     // The chart is tested with the scales that the build gives it.
     server: { deps: { inline: ["recharts"] } },
   },

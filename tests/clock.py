@@ -1,10 +1,17 @@
-"""A clock that stands still until a test moves it, and how it gets into a period."""
+"""Time that a test lets pass by hand: a clock of ours, and the event loop's."""
 
+import asyncio
 import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from unittest.mock import patch
 
 import pytest
 
 from service.usage.period import CurrentPeriod
+
+LOOP_TURNS = 10
+"""Turns of the event loop in which callbacks that are due run, and what they wake."""
 
 
 class Clock:
@@ -28,3 +35,50 @@ def drive_periods(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """
     driven = functools.partial(CurrentPeriod, clock=clock)
     monkeypatch.setattr("service.app.CurrentPeriod", driven)
+
+
+class LoopTime:
+    """Time of the running event loop: real time, and what a test lets pass.
+
+    A test with long time-outs ends them by it, and depends on no machine's speed.
+    """
+
+    def __init__(self) -> None:
+        self._real = asyncio.get_running_loop().time
+        self._passed_s = 0.0
+
+    def __call__(self) -> float:
+        return self._real() + self._passed_s
+
+    async def pass_s(self, seconds: float) -> None:
+        """Let so many seconds go by, and run the callbacks that are due by then."""
+        self._passed_s += seconds
+        for _ in range(LOOP_TURNS):
+            await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def passing(
+        self, seconds: float, *, at_each: Callable[[], int]
+    ) -> AsyncIterator[None]:
+        """Let so many seconds go by each time that a count grows by one."""
+        task = asyncio.create_task(self._pass_at_each(at_each, seconds))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _pass_at_each(self, count: Callable[[], int], seconds: float) -> None:
+        seen = count()
+        while True:
+            if count() > seen:
+                seen += 1
+                await self.pass_s(seconds)
+            await asyncio.sleep(0)
+
+
+@contextmanager
+def passing_loop_time() -> Iterator[LoopTime]:
+    """Replace the clock of the running event loop."""
+    time = LoopTime()
+    with patch.object(asyncio.get_running_loop(), "time", time):
+        yield time

@@ -8,14 +8,19 @@ import asyncio
 import logging
 import os
 import secrets
+import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import aioresponses.core
 import asyncpg
+import hypothesis
 import msgspec
 import pytest
 import structlog
@@ -36,14 +41,22 @@ from service.sandbox.server import RunningSandbox, running_sandbox
 from service.sandbox.vpic import VPIC_PATH
 from service.settings import Settings, Storage, load
 from service.storage.database import Database, migrate, open_database
+from service.web import docs
+from service.web.openapi import add_documentation
+from service.web.routes import Endpoints
+from tests.clock import LoopTime, passing_loop_time
+from tests.launcher import Launcher
+from tests.patience import GIVE_UP_S as GIVE_UP_S  # noqa: PLC0414 - for all tests
 
 SERVICES_REQUIRED: Final = os.environ.get("SERVICES") == "required"
 POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432/test"
 """Where tests marked `services` find it; each takes a schema of its own."""
-GIVE_UP_S: Final = 10.0
-"""No promise of ours takes so long: a test that does has hung."""
 
 NO_WAITS: Final = {"backoff_base_s": 0.0, "backoff_max_s": 0.0}
+QUICK_TURNS: Final = 200
+LOOK_AGAIN_S: Final = 0.002
+PATIENT: Final = {"timeout_s": 60.0, "deadline_s": 300.0}
+"""A slow machine exceeds no time-out; a test about one lets the loop's time pass."""
 NOTHING_HELD: Final = {
     "ttl_s": 0,
     "stale_while_revalidate_s": 0,
@@ -63,6 +76,14 @@ class MakeSettings(Protocol):
     """Settings as shipped but for these sections' keys, without back-off or cache."""
 
     def __call__(self, **sections: dict[str, Any]) -> Settings: ...
+
+
+class Hurried(Protocol):
+    """A context in which each call to paths that start so takes so many seconds."""
+
+    def __call__(
+        self, seconds: float, path: str = "/"
+    ) -> AbstractAsyncContextManager[None]: ...
 
 
 class MakeClient(Protocol):
@@ -87,15 +108,41 @@ def always(fault: str, **more: object) -> Faults:
     return msgspec.convert({fault: 1.0, **more}, Faults)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def documentation() -> Iterator[None]:
+    """Make the documentation of the same endpoints once: most tests take less time."""
+    made: dict[tuple[object, ...], tuple[bytes, str]] = {}
+
+    def add(app: web.Application, endpoints: Endpoints) -> None:
+        handlers = tuple(each.handler for each in endpoints)
+        if handlers not in made:
+            add_documentation(app, endpoints)
+            made[handlers] = app[docs.DOCUMENT], app[docs.PAGE]
+            return
+        app[docs.DOCUMENT], app[docs.PAGE] = made[handlers]
+        app.add_routes(docs.endpoints.routes())
+
+    with patch("service.app.add_documentation", add):
+        yield
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Start services as forks of one process; the coverage of these is not measured."""
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+
+
 @pytest.fixture
 def settings() -> MakeSettings:
     """A factory of settings whose retries do not wait."""
 
     def make(**sections: dict[str, Any]) -> Settings:
-        upstream = NO_WAITS | sections.pop("upstream", {})
+        upstream = PATIENT | NO_WAITS | sections.pop("upstream", {})
         cache = NOTHING_HELD | sections.pop("cache", {})
         events = {"enabled": False} | sections.pop("events", {})
-        vehicles = UNPACED | sections.pop("vehicles", {})
+        vehicles = PATIENT | UNPACED | sections.pop("vehicles", {})
         parts = {"upstream": upstream, "cache": cache, "events": events}
         options = {**sections, **parts, "vehicles": vehicles}
         return load(options=options).settings
@@ -131,10 +178,38 @@ def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 
     async def wait(holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(GIVE_UP_S):
-            while not holds():  # noqa: ASYNC110 - what is awaited sets no event
-                await asyncio.sleep(0)
+            for turn in count():
+                if holds():
+                    return
+                # Soon it leaves the processor to what is awaited.
+                await asyncio.sleep(0 if turn < QUICK_TURNS else LOOK_AGAIN_S)
 
     return wait
+
+
+@pytest.fixture
+async def loop_time() -> AsyncIterator[LoopTime]:
+    """Time of the test's event loop, which the test lets pass."""
+    with passing_loop_time() as time:
+        yield time
+
+
+@pytest.fixture
+def hurried(sandbox: RunningSandbox, loop_time: LoopTime) -> Hurried:
+    """A factory of contexts in which each call to upstream takes so many seconds.
+
+    They pass when it has received the call: a fault that hangs outlasts every time-out.
+    """
+
+    def hurry(seconds: float, path: str = "/") -> AbstractAsyncContextManager[None]:
+        calls = sandbox.sandbox.calls
+
+        def received() -> int:
+            return sum(calls[at] for at in calls if at.startswith(path))
+
+        return loop_time.passing(seconds, at_each=received)
+
+    return hurry
 
 
 @pytest.fixture(autouse=True)
@@ -148,31 +223,41 @@ def log_entries() -> Iterator[list[EventDict]]:
     captured = structlog.testing.LogCapture()
     structlog.configure(processors=[merge_contextvars, captured])
     yield captured.entries
-    structlog.reset_defaults()
     clear_contextvars()
-    _forget_cached_loggers()
+    if structlog.get_config()["cache_logger_on_first_use"]:
+        _forget_cached_loggers()
+    structlog.reset_defaults()
     root.handlers, root.level = handlers, level
 
 
 def _forget_cached_loggers() -> None:
     """Undo what `cache_logger_on_first_use` has done to the modules' loggers."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("service."):
-            getattr(module, "log", Mock()).__dict__.pop("bind", None)
+        if name.startswith("service.") and hasattr(module, "log"):
+            module.log.__dict__.pop("bind", None)
 
 
 # --- storage ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of SQLite in shape, to be copied: that is faster than making one."""
+    file = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    asyncio.run(migrate(storage_at(f"sqlite+aiosqlite:///{file}")))
+    return file
 
 
 @pytest.fixture(
     params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)]
 )
 async def storage(
-    request: pytest.FixtureRequest, tmp_path: Path
+    request: pytest.FixtureRequest, tmp_path: Path, empty_file: Path
 ) -> AsyncIterator[Storage]:
     """An empty database in shape: a file, and a schema of its own in PostgreSQL."""
     if request.param == "sqlite":
-        yield storage_at(f"sqlite+aiosqlite:///{tmp_path}/events.db")
+        file = shutil.copy(empty_file, tmp_path / "events.db")
+        yield storage_at(f"sqlite+aiosqlite:///{file}")
         return
     schema = f"test_{secrets.token_hex(8)}"
     connection = await asyncpg.connect(POSTGRESQL)
@@ -248,7 +333,26 @@ def mocked_upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[MockedUpstream]
         yield mocked
 
 
-# --- tests that need another server -------------------------------------------------
+# --- tests that need another server, or signals -------------------------------------
+
+
+# An example may take as long as it takes: the machine may be slow.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
+
+
+def pytest_configure() -> None:
+    """Let processes that tests start find compiled modules, and SIGINT as it should be.
+
+    Each of hundreds would compile the service again. A background job of a shell has
+    SIGINT ignored, and so have its children.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(

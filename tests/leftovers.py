@@ -2,12 +2,14 @@
 
 import os
 import select
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from tests.conftest import GIVE_UP_S
+from tests.patience import GIVE_UP_S
 
-KEPT = ("resource_tracker", "playwright")
-"""What is started once and kept: multiprocessing's helper, the browser's driver."""
+KEPT = ("resource_tracker", "playwright", "tests.launcher")
+"""Processes that are started once and kept."""
 
 
 def open_files() -> list[str]:
@@ -21,9 +23,16 @@ def open_files() -> list[str]:
     return sorted(kinds)
 
 
-def child_pids() -> set[int]:
-    """The children of this process, zombies too."""
-    children = set()
+class Process(NamedTuple):
+    """A process of this machine."""
+
+    pid: int
+    parent: int
+    command: str
+
+
+def processes() -> Iterator[Process]:
+    """All processes of this machine, zombies too."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             stat = (entry / "stat").read_text()
@@ -31,10 +40,16 @@ def child_pids() -> set[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         parent = int(stat.rpartition(")")[2].split()[1])
-        is_kept = any(each in command for each in KEPT)
-        if parent == os.getpid() and not is_kept:
-            children.add(int(entry.name))
-    return children
+        yield Process(int(entry.name), parent, command)
+
+
+def child_pids() -> set[int]:
+    """The children of this process, zombies too."""
+    return {
+        each.pid
+        for each in processes()
+        if each.parent == os.getpid() and not any(kept in each.command for kept in KEPT)
+    }
 
 
 def wait_for_end(pid: int) -> None:

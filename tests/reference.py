@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from service.usage.formats import to_json
@@ -133,9 +132,7 @@ def rate(plan: Plan, texts: Iterable[str]) -> list[int]:
     return [REFERENCES[plan.name](text)[-1].total for text in texts]
 
 
-# Generating: examples take what time they take, the machine may be busy.
-
-unhurried = settings(deadline=None)
+# Generating.
 
 AWKWARD = (
     *"aeiouAEIOUxyzXYZ019",

@@ -11,15 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.patience import GIVE_UP_S
+
 ROOT: Final = Path(__file__).parent.parent
 COMMAND: Final = (
     *(sys.executable, "-m", "service"),
     *("serve", "--sandbox", "--port", "0"),
 )
-GIVE_UP_S: Final = 30.0
 LOOK_AGAIN_S: Final = 0.01
-NOTHING_KEPT: Final = {"events__enabled": False}
-"""Unless a test is about events, it makes no database in the working directory."""
+USUAL: Final = {
+    # Unless a test is about events, it makes no database in the working directory.
+    "events__enabled": False,
+    # A slow machine exceeds none of these.
+    "upstream__timeout_s": 60.0,
+    "upstream__deadline_s": 300.0,
+    "server__shutdown_grace_s": 60.0,
+}
 READY: Final = "/health/ready"
 
 
@@ -41,7 +48,7 @@ def running(log: Path, *options: str, **settings: object) -> Iterator[Running]:
     """Serve on the sandbox; `server__drain_s=1` sets `server.drain_s`."""
     given = {
         f"COPILOT_USAGE_{key.upper()}": str(value)
-        for key, value in (NOTHING_KEPT | settings).items()
+        for key, value in (USUAL | settings).items()
     }
     with (
         log.open("wb") as out,

@@ -5,13 +5,11 @@ from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
 
 import pytest
 
 from service.background import Background, in_background
-
-GIVE_UP_S: Final = 10.0
+from tests.patience import GIVE_UP_S
 
 
 class Resource:

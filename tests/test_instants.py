@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.instants import US_PER_S, format_instant, now_us, read_instant
-from tests.reference import unhurried
 
 offsets = st.integers(-1439, 1439).map(
     lambda minutes: timezone(timedelta(minutes=minutes))
@@ -16,7 +15,6 @@ offsets = st.integers(-1439, 1439).map(
 
 
 @given(moment=st.datetimes(timezones=st.just(UTC)))
-@unhurried
 def test_what_is_written_is_read_again(moment: datetime) -> None:
     """Every moment from year 1 to 9999 survives, in the one form that is written."""
     instant = read_instant(moment.isoformat())
@@ -28,7 +26,6 @@ def test_what_is_written_is_read_again(moment: datetime) -> None:
 
 
 @given(moment=st.datetimes(), offset=offsets)
-@unhurried
 def test_offsets_count(moment: datetime, offset: timezone) -> None:
     """An offset moves the instant by itself, beyond the years 1 and 9999 too."""
     west = read_instant(moment.replace(tzinfo=offset).isoformat())

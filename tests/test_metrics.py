@@ -25,6 +25,7 @@ from service.serving import listening
 from service.upstream.breaker import State
 from service.usage.errors import RefreshFailed
 from tests.conftest import MakeClient, MakeSettings, always, message, report
+from tests.patience import GIVE_UP_S
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "metrics.md"
 ROW: Final = re.compile(r"\| `(\w+)` \| (\w+) \|(.*?)\|.*?\| .+ \|")
@@ -154,7 +155,7 @@ async def test_requests_are_written_down_without_a_scrape(
     flushed.clear()
     metrics.request_answered("GET", "/some", 200, 0.1)
 
-    await asyncio.wait_for(flushed.wait(), 5)
+    await asyncio.wait_for(flushed.wait(), GIVE_UP_S)
 
 
 def test_without_a_loop_requests_are_written_down_at_once(

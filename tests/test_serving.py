@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from service.serving import listening
 from service.settings import load
+from tests.patience import GIVE_UP_S
 from tests.running import (
     Answer,
     ask_once,
@@ -26,7 +27,8 @@ from tests.running import (
 )
 
 ROOT: Final = Path(__file__).parent.parent
-GIVE_UP_S: Final = 30
+DRAIN_S: Final = 3.0
+"""Long enough for a slow machine to see the service drain."""
 SERVER: Final = replace(load().settings.server, port=0, drain_s=0)
 
 PREAMBLE: Final = """
@@ -128,7 +130,7 @@ async def test_listening_tells_the_real_port() -> None:
 
     app = web.Application()
     app.router.add_get("/", answer)
-    server = replace(SERVER, shutdown_grace_s=1.0)
+    server = replace(SERVER, shutdown_grace_s=GIVE_UP_S)
     async with listening(app, server) as url, ClientSession() as session:
         response = await session.get(url)
         assert (response.status, await response.text()) == (200, "here")
@@ -168,7 +170,7 @@ async def test_no_request_fails_while_draining(tmp_path: Path) -> None:
     Its connections close between requests only, new ones are taken for a while, and
     the process ends with 0.
     """
-    with running(tmp_path / "log", server__drain_s=1.0) as service:
+    with running(tmp_path / "log", server__drain_s=DRAIN_S) as service:
         answers: list[Answer] = []
         async with asyncio.timeout(GIVE_UP_S), asyncio.TaskGroup() as callers:
             for number in range(8):

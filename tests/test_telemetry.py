@@ -25,6 +25,7 @@ from service.app import create_app
 from service.serving import listening
 from service.settings import SettingsError, is_installed, load
 from tests.conftest import Client, MakeClient, MakeSettings, message, report
+from tests.patience import GIVE_UP_S
 from tests.running import said_without
 
 TRACE_ID: Final = "0af7651916cd43dd8448eb211c80319c"
@@ -397,7 +398,7 @@ async def test_no_collector_is_no_failure(
     service = await traced(telemetry={**ON, "otlp_endpoint": nowhere})
 
     assert (await service.get("/usage")).status == 200
-    await asyncio.wait_for(service.close(), 10)
+    await asyncio.wait_for(service.close(), GIVE_UP_S)
 
     assert not telemetry.is_on()
 

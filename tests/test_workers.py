@@ -14,7 +14,8 @@ import pytest
 from service.serving import CannotStart
 from service.settings import load
 from service.workers import listen
-from tests.conftest import GIVE_UP_S, MakeSettings
+from tests.conftest import MakeSettings
+from tests.patience import GIVE_UP_S
 from tests.running import (
     ROOT,
     Answer,
@@ -38,7 +39,7 @@ async def started(service: Running, count: int) -> list[int]:
 
 async def test_workers_serve_and_drain_together(tmp_path: Path) -> None:
     """Two serve one port; SIGTERM drains both, no request fails, and the end is 0."""
-    with running(tmp_path / "log", *TWO, server__drain_s=1.0) as service:
+    with running(tmp_path / "log", *TWO, server__drain_s=3.0) as service:
         workers = await started(service, 2)
         answers: list[Answer] = []
         async with asyncio.timeout(GIVE_UP_S), asyncio.TaskGroup() as callers:

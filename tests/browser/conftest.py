@@ -19,13 +19,15 @@ from tests.browser.dashboard import Dashboard
 from tests.browser.serving import Served, build_page, serving
 from tests.browser.watch import Watch
 from tests.conftest import message, report
+from tests.patience import GIVE_UP_S
 
-WAIT_MS: Final = 30_000
-"""How long what is expected may take: long, since the machine may be busy."""
+WAIT_MS: Final = GIVE_UP_S * 1_000
+"""Upper bound of what is expected, and of each step of a page."""
 
 UNWANTED: Final = ",".join(
     [
-        # Each new window would load a page for its address bar: a third of a test.
+        # Each new window would load two pages for its address bar: a third of a test.
+        "WebUIOmniboxAimPopup",
         "WebUIOmniboxPopup",
         # And these, which Playwright leaves out, ask others or hold paints back.
         "HttpsUpgrades",
@@ -100,7 +102,9 @@ async def browser(chromium: str, built: None) -> AsyncIterator[Browser]:
     expect.set_options(timeout=WAIT_MS)
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(
-            executable_path=chromium, args=[f"--disable-features={UNWANTED}"]
+            executable_path=chromium,
+            timeout=WAIT_MS,
+            args=[f"--disable-features={UNWANTED}"],
         )
         yield launched
         await launched.close()
@@ -171,6 +175,7 @@ async def new_page(
                 "timezone_id": "Asia/Tokyo",
             } | options
             context = await browser.new_context(**options)
+            context.set_default_timeout(WAIT_MS)
             stack.push_async_callback(context.close)
             watches.append(watch := Watch(url))
             await watch.observe(context)

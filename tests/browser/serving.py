@@ -14,7 +14,7 @@ from service.sandbox.server import RunningSandbox, Sandbox
 from service.serving import listening
 from service.settings import load
 from service.web.dashboard import DASHBOARD, NOT_BUILT
-from tests.conftest import NO_WAITS, NOTHING_HELD
+from tests.conftest import NO_WAITS, NOTHING_HELD, PATIENT
 
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = ROOT / "dashboard"
@@ -22,7 +22,7 @@ BUILT: Final = ROOT / "service/web/static/dashboard/index.html"
 NEVER_BREAKS: Final = {"window_calls": 1_000, "minimum_calls": 1_000}
 """Upstream fails on purpose here; the circuit must not open over it."""
 
-SERVER: Final = {"port": 0, "drain_s": 0.0, "shutdown_grace_s": 1.0}
+SERVER: Final = {"port": 0, "drain_s": 0.0, "shutdown_grace_s": 60.0}
 
 
 class Served(NamedTuple):
@@ -38,7 +38,7 @@ async def serving(
     sandbox: RunningSandbox, *, is_built: bool = True, **sections: dict[str, Any]
 ) -> AsyncIterator[Served]:
     """Serve with these settings; unless they say otherwise, nothing is held."""
-    upstream = {**NO_WAITS, "base_url": sandbox.url}
+    upstream = {**PATIENT, **NO_WAITS, "base_url": sandbox.url}
     cache = {**NOTHING_HELD, "pause_after_failure_s": 0.0}
     options: dict[str, dict[str, Any]] = {
         "server": SERVER,

@@ -1,42 +1,19 @@
 """axe-core over every state of the page, in light and in dark: no violation."""
 
 import asyncio
-from typing import Final
 
 import pytest
 from playwright.async_api import Route, expect
 
 from service.sandbox.faults import MESSAGES_PATH
 from service.sandbox.server import RunningSandbox
+from tests.browser.axe import check
 from tests.browser.conftest import NewPage, OpenPage, Serve
 from tests.browser.dashboard import IN_BROWSER, Dashboard
-from tests.browser.serving import SOURCES, Served
 from tests.clock import Clock, drive_periods
 from tests.conftest import always
 
 pytestmark = IN_BROWSER
-
-AXE: Final = SOURCES / "node_modules/axe-core/axe.min.js"
-TAGS: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
-RUN: Final = """
-async (tags) => {
-  const { violations, passes } = await axe.run({ runOnly: tags });
-  const told = violations.flatMap(({ id, nodes }) =>
-    nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`));
-  return [told, passes.length];
-}
-"""
-
-
-async def check(dashboard: Dashboard) -> None:
-    """Run axe in both colour schemes."""
-    if await dashboard.page.evaluate("typeof axe") == "undefined":
-        await dashboard.page.evaluate(AXE.read_text())
-    for scheme in ("light", "dark"):
-        await dashboard.page.emulate_media(color_scheme=scheme)
-        violations, passes = await dashboard.page.evaluate(RUN, list(TAGS))
-        assert violations == [], scheme
-        assert passes > 0
 
 
 async def with_open_rows(dashboard: Dashboard) -> None:
@@ -108,12 +85,6 @@ async def test_small_screen_is_accessible(
     options = upstream.sandbox.options
     upstream.sandbox.options = type(options)(messages=30, reports=8)
     dashboard = await open_page(viewport={"width": 320, "height": 640})
-    await check(dashboard)
-
-
-async def test_large_period_is_accessible(open_page: OpenPage, large: Served) -> None:
-    """A table of which few rows are drawn."""
-    dashboard = await open_page(served=large)
     await check(dashboard)
 
 

@@ -7,6 +7,7 @@ import aiohttp
 import pytest_asyncio
 from playwright.async_api import expect
 
+from tests.browser.axe import check
 from tests.browser.conftest import MANY, OpenPage
 from tests.browser.dashboard import IN_BROWSER, Dashboard
 from tests.browser.serving import Served
@@ -101,3 +102,9 @@ async def test_open_row_makes_room(open_page: OpenPage, large: Served) -> None:
     await expect(steps).to_have_count(0)
     await dashboard.scroll.evaluate("(scroller) => { scroller.scrollTop = 0 }")
     await expect(steps).to_be_visible()
+
+
+async def test_large_period_is_accessible(open_page: OpenPage, large: Served) -> None:
+    """A table of which few rows are drawn."""
+    dashboard = await open_page(served=large)
+    await check(dashboard)

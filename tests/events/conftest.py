@@ -17,6 +17,9 @@ from tests.conftest import Client, MakeSettings
 SESSION: Final = "e2085be5-9137-4e4e-80b5-f1ffddc25423"
 TIMESTAMP: Final = "2021-01-01 09:15:27.243860"
 
+on_sqlite: Final = pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
+"""For tests that the database has no part in."""
+
 
 def event(**more: Any) -> dict[str, Any]:
     """An event that keeps its contract, but for what `more` says."""

@@ -4,32 +4,31 @@ import asyncio
 import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer, unused_port
-from sqlalchemy import select
 from structlog.typing import EventDict
 
 from service.app import create_app
 from service.events import client as client_module
 from service.events.client import BufferFull, EventsClient, Undelivered
 from service.events.keys import add_key
-from service.events.tables import events as events_table
-from service.settings import Settings, Storage
+from service.settings import Settings
 from service.storage.database import open_database
+from tests.clock import LoopTime
 from tests.events.conftest import SESSION
-from tests.running import running, until
+from tests.patience import GIVE_UP_S
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Fail = Callable[[web.Request], Awaitable[web.StreamResponse]]
 EventsSettings = Callable[..., Settings]
 
+TRY_S: Final = GIVE_UP_S / 4
 PAGE = {"host": "www.example.com", "path": "/"}
 
 
@@ -38,6 +37,10 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for more events, or longer than it is asked to."""
     monkeypatch.setattr(client_module, "LINGER_S", 0.0)
     monkeypatch.setattr(client_module, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(client_module, "TRY_TIMEOUT_S", TRY_S)
+    defaults = EventsClient.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "close_timeout_s", GIVE_UP_S)
 
 
 async def view_pages(
@@ -189,72 +192,6 @@ async def test_lost_answers_double_nothing(
     assert undelivered == []
 
 
-class Stream:
-    """Events sent all the time, as fast as they are delivered; and their ids."""
-
-    def __init__(self, events: EventsClient) -> None:
-        self.ids: list[str] = []
-        self._events = events
-        self._is_over = False
-        self._running = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        while not self._is_over:
-            await until(lambda: self._events.waiting_bytes < 100_000)
-            self.ids += await view_pages(self._events, range(300))
-
-    async def end(self) -> None:
-        """Send no more; returns when all is delivered."""
-        self._is_over = True
-        await self._running
-        await until(lambda: self._events.waiting_bytes == 0)
-
-
-@asynccontextmanager
-async def killed_at_the_end(
-    log: Path, port: int, storage: Storage
-) -> AsyncIterator[Callable[[], int]]:
-    """The service in a process; gives how often it has received events so far."""
-    with ExitStack() as stack:
-        entering = running(
-            *(log, "--port", str(port)), events__enabled=True, storage__url=storage.url
-        )
-        service = await asyncio.to_thread(stack.enter_context, entering)
-        yield lambda: len(service.events("events.received"))
-
-
-async def ids_kept(storage: Storage) -> list[str]:
-    """The ids of all events in their order."""
-    columns = events_table.c
-    question = select(columns.id).order_by(columns.at, columns.received_at)
-    async with open_database(storage) as database, database.reading() as connection:
-        return list(await connection.scalars(question))
-
-
-async def test_the_service_is_killed_and_comes_back(
-    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed and restarted under a stream of events, it has each once, in order."""
-    monkeypatch.setattr(client_module, "FIRST_WAIT_S", 0.05)
-    monkeypatch.setattr(client_module, "LONGEST_WAIT_S", 0.05)
-    port, undelivered = unused_port(), list[Undelivered]()
-    async with open_database(storage) as database:
-        key = await add_key(database, "shop", rate_per_s=1_000_000)
-    async with EventsClient(
-        f"http://127.0.0.1:{port}", key, on_undelivered=undelivered.append
-    ) as events:
-        stream = Stream(events)
-        for requests in (1, 20):
-            log = tmp_path / f"{requests}.log"
-            async with killed_at_the_end(log, port, storage) as received:
-                await until(lambda: received() >= requests)  # noqa: B023
-        async with killed_at_the_end(tmp_path / "last.log", port, storage):
-            await stream.end()
-
-    assert undelivered == []
-    assert await ids_kept(storage) == stream.ids
-
-
 async def test_the_services_own_errors_are_told(
     service_with: Callable[..., Awaitable[Service]],
 ) -> None:
@@ -354,6 +291,7 @@ class Failing:
         self.failures: Iterator[Fail] = iter(())
         self.bodies: list[bytes] = []
         self.taken: list[str] = []
+        self.hangs = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -369,6 +307,9 @@ class Failing:
         return receipt(len(ids))
 
 
+FAILING: Final = web.AppKey("FAILING", Failing)
+
+
 def receipt(number: int) -> web.Response:
     """That many events were accepted."""
     results = [{"id": "x", "status": "accepted"}] * number
@@ -379,6 +320,7 @@ def receipt(number: int) -> web.Response:
 async def serving(server: Failing, port: int = 0) -> AsyncIterator[str]:
     """Serve; gives the URL."""
     app = web.Application(client_max_size=10**8)
+    app[FAILING] = server
     app.router.add_post("/events", server.handle)
     app.router.add_route("*", "/elsewhere", server.handle)
     test_server = TestServer(app, host="127.0.0.1", port=port)
@@ -405,6 +347,7 @@ async def reset(request: web.Request) -> web.StreamResponse:
 
 async def hang(request: web.Request) -> web.StreamResponse:
     """Never answer."""
+    request.app[FAILING].hangs += 1
     await asyncio.Event().wait()
     raise AssertionError("nobody sets that")
 
@@ -430,12 +373,12 @@ async def cut_off(request: web.Request) -> web.StreamResponse:
         *("reset", "hang", "cut off", "truncated", "empty"),
     ],
 )
-async def test_failures_that_pass(fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failures_that_pass(fail: Fail, loop_time: LoopTime) -> None:
     """The very same batch is sent until it is taken; then what came after it."""
-    monkeypatch.setattr(client_module, "TRY_TIMEOUT_S", 0.05 if fail is hang else 10)
     server, undelivered = Failing(), list[Undelivered]()
     server.failures = iter([fail, fail])
     async with (
+        loop_time.passing(TRY_S, at_each=lambda: server.hangs),
         serving(server) as url,
         EventsClient(url, "key", on_undelivered=undelivered.append) as events,
     ):

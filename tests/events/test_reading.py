@@ -16,7 +16,6 @@ from service.events.schemas import load_types
 from service.instants import US_PER_S
 from service.settings import config_folder, load
 from tests.events.conftest import SESSION, TIMESTAMP, event
-from tests.reference import unhurried
 
 JSON: Final = "application/json"
 NOW_US: Final = 1_800_000_000 * US_PER_S
@@ -131,7 +130,6 @@ def test_too_many_events_are_refused(body: bytes, content_type: str) -> None:
 @given(
     body=st.binary() | st.text().map(str.encode) | json_values.map(msgspec.json.encode)
 )
-@unhurried
 def test_any_body_is_split_or_refused(body: bytes) -> None:
     """Whatever comes is JSON texts that can be read one by one, or no body of ours."""
     for content_type in (JSON, NDJSON):
@@ -170,7 +168,6 @@ def test_an_event_is_read_whole() -> None:
 @example(said=event(data={"host": "a", "path": "/", "text": "a\0b"}))
 @example(said=event(session_id="\0"))
 @example(said=None)
-@unhurried
 def test_any_value_is_an_event_or_a_failure(said: Any) -> None:
     """Any JSON value is read without an exception; a failure keeps it, and says why."""
     text = json.dumps(said)
@@ -358,7 +355,6 @@ def test_deep_data_is_an_event_or_a_failure(levels: int, host: object) -> None:
     separator=st.sampled_from("T "),
 )
 @example(moment=datetime(1, 1, 1), offset=timezone(timedelta(hours=14)), separator=" ")  # noqa: DTZ001
-@unhurried
 def test_timestamps_of_any_year_and_offset(
     moment: datetime, offset: timezone | None, separator: str
 ) -> None:

@@ -19,7 +19,7 @@ from service.instants import US_PER_S
 from service.settings import load
 from service.storage.database import Database
 from service.storage.errors import StorageUnavailable
-from tests.conftest import GIVE_UP_S
+from tests.patience import GIVE_UP_S
 
 NOW: Final = 1_700_000_000 * US_PER_S
 KEPT_S: Final = 100

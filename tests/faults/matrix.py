@@ -25,7 +25,7 @@ from service.sandbox.server import RunningSandbox, running_sandbox
 from service.serving import listening
 from service.settings import Settings, load
 from service.usage.period import CurrentPeriod
-from tests.clock import Clock
+from tests.clock import Clock, passing_loop_time
 from tests.conftest import always, message, report
 from tests.reference import text_rules
 
@@ -62,9 +62,10 @@ STALE_IF_ERROR_S: Final = 600
 AGES_S: Final = {"cold": None, "fresh": 30, "stale": 300, "expired": 700}
 """How old the held answer is: none, within the time to live, after, and after all."""
 
-IMPATIENT_S: Final = 0.25
+TRY_S: Final = 10.0
+DEADLINE_S: Final = 60.0
 ENDLESS: Final = frozenset({"hang", "slow-drip"})
-"""Faults that only the time-out of a try ends."""
+"""Faults that only the time-out of a try ends: its time passes when it is sent."""
 
 RETRY_AFTER: Final = {"too-many-requests": "7", "unavailable": "7"}
 DEFAULT_RETRY_AFTER: Final = "2"
@@ -256,13 +257,25 @@ async def run(cell: Cell) -> Seen:
                 clock.pass_s(age_s)
             tell(upstream, messages_now(target))
             strike(upstream, cell)
-            return await ask(service, upstream, target)
+            async with ending_tries(upstream, cell):
+                return await ask(service, upstream, target)
+
+
+@asynccontextmanager
+async def ending_tries(upstream: RunningSandbox, cell: Cell) -> AsyncIterator[None]:
+    """Let each try that would never end run out of time when upstream has it."""
+    if cell.fault not in ENDLESS:
+        yield
+        return
+    calls, path = upstream.sandbox.calls, TARGETS[cell.target].path
+    with passing_loop_time() as time:
+        async with time.passing(TRY_S, at_each=lambda: calls[path]):
+            yield
 
 
 def settings_for(cell: Cell, url: str) -> Settings:
-    """Tiny waits; only reports that are new are asked for where a cell is of those."""
+    """No waits; only reports that are new are asked for where a cell is of those."""
     target = TARGETS[cell.target]
-    timeout_s = IMPATIENT_S if cell.fault in ENDLESS else 10.0
     options: dict[str, dict[str, Any]] = {
         "server": {"port": 0, "drain_s": 0.0},
         "upstream": {
@@ -271,7 +284,8 @@ def settings_for(cell: Cell, url: str) -> Settings:
             "concurrency": 1,
             "backoff_base_s": 0.0,
             "retry_after_max_s": 0.0,
-            "timeout_s": timeout_s,
+            "timeout_s": TRY_S,
+            "deadline_s": DEADLINE_S,
             "max_body_bytes": 100_000,
         },
         "usage": {"on_report_error": target.on_report_error},

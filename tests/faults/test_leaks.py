@@ -19,13 +19,14 @@ from service.sandbox.faults import FAULTS, MESSAGES_PATH, REPORTS_PREFIX
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from tests.clock import Clock
-from tests.conftest import MakeSettings, always
+from tests.conftest import Hurried, MakeSettings, always
 from tests.faults.matrix import LEASE, OLD, bill_of, serving
 from tests.leftovers import open_files
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 REFRESHES: Final = 200
+TRY_S: Final = 10.0
 MOST_GROWTH_BYTES: Final = 64 * 1024
 """A third of a kibibyte for each refresh."""
 
@@ -88,7 +89,8 @@ async def service(
         upstream={
             "base_url": sandbox.url,
             "attempts": 2,
-            "timeout_s": 1.0,
+            "timeout_s": TRY_S,
+            "deadline_s": 60.0,
             "retry_after_max_s": 0.0,
             "retry_floor": 1_000_000,
             "max_body_bytes": 100_000,
@@ -101,16 +103,16 @@ async def service(
 
 
 async def test_faults_leave_no_task_and_no_file(
-    service: Service, sandbox: RunningSandbox, until: Until
+    service: Service, sandbox: RunningSandbox, until: Until, hurried: Hurried
 ) -> None:
     """Whatever befalls a try, its task ends and its connection is closed or reused."""
     assert await service.refresh(Faults()) == 200
     tasks, files = len(asyncio.all_tasks()), len(open_files())
 
-    slow = [always(name, path=MESSAGES_PATH) for name in sorted(SLOW)]
-    statuses = [
-        await service.refresh(each) for each in [*slow, *quick_faults(REFRESHES)]
-    ]
+    statuses = [await service.refresh(each) for each in quick_faults(REFRESHES)]
+    for name in sorted(SLOW):
+        async with hurried(TRY_S, MESSAGES_PATH):
+            statuses.append(await service.refresh(always(name, path=MESSAGES_PATH)))
     assert set(statuses) == {200, 503}
     assert await service.refresh(Faults()) == 200
 

@@ -5,8 +5,8 @@ again by itself.
 """
 
 import asyncio
-import subprocess
-import sys
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -21,11 +21,13 @@ from service.sandbox.options import SandboxOptions
 from service.sandbox.periods import Period, generate_period
 from service.usage.reports import report_key
 from tests.clock import Clock
-from tests.conftest import GIVE_UP_S, MakeSettings
+from tests.conftest import MakeSettings
 from tests.faults.matrix import serving, telling
+from tests.launcher import Launcher
+from tests.patience import GIVE_UP_S
 from tests.reference import text_rules
+from tests.running import until
 
-SANDBOX: Final = ("-m", "service", "sandbox")
 SIZE: Final = {"messages": 300, "reports": 20, "seed": 11}
 TTL_S: Final = 60
 STALE_IF_ERROR_S: Final = 600
@@ -34,26 +36,26 @@ STALE_IF_ERROR_S: Final = 600
 class Upstream:
     """An upstream that is a process of its own, always at the same port."""
 
-    def __init__(self) -> None:
+    def __init__(self, launcher: Launcher, log: Path) -> None:
         self.port = unused_port()
-        self._process: subprocess.Popen[str] | None = None
+        self._launcher = launcher
+        self._log = log
+        self._process_id: int | None = None
 
-    def start(self, *faults: str) -> None:
+    async def start(self, *faults: str) -> None:
         """Start it, and wait until it listens."""
         size = [f"--{name}={value}" for name, value in SIZE.items()]
-        self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, *SANDBOX, f"--port={self.port}", *size, *faults],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        assert str(self.port) in self._process.stdout.readline()
+        options = ["sandbox", f"--port={self.port}", *size, *faults]
+        self._log.unlink(missing_ok=True)
+        self._process_id = self._launcher.start(options, {}, self._log)
+        await until(lambda: self._log.exists() and "http://" in self._log.read_text())
 
     def kill(self) -> None:
         """End it, with no time for anything."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate(timeout=GIVE_UP_S)
+        if self._process_id is not None:
+            os.kill(self._process_id, signal.SIGKILL)
+            assert self._launcher.wait(self._process_id) == -signal.SIGKILL
+            self._process_id = None
 
     @property
     def has_callers(self) -> bool:
@@ -65,9 +67,9 @@ class Upstream:
 
 
 @pytest.fixture
-def upstream() -> Iterator[Upstream]:
+def upstream(launcher: Launcher, tmp_path: Path) -> Iterator[Upstream]:
     """Not started yet."""
-    upstream = Upstream()
+    upstream = Upstream(launcher, tmp_path / "log")
     yield upstream
     upstream.kill()
 
@@ -130,7 +132,7 @@ async def service(
         cache={"ttl_s": TTL_S, "stale_if_error_s": STALE_IF_ERROR_S},
         breaker={"minimum_calls": 1_000, "window_calls": 1_000},
     )
-    upstream.start()
+    await upstream.start()
     async with serving(made, clock) as session:
         assert await get_usage(session) == (200, BILL, FETCHED)
         yield session
@@ -146,7 +148,7 @@ async def test_upstream_is_killed_amid_a_refresh(
 ) -> None:
     """Held, then stale, then refused, then whole again: never a bill that is wrong."""
     upstream.kill()
-    upstream.start("--hang", "1", "--fault-path", f"/{amid}/")
+    await upstream.start("--hang", "1", "--fault-path", f"/{amid}/")
     clock.pass_s(100)
     log_entries.clear()
     waiting = [asyncio.create_task(get_usage(service)) for _ in range(20)]
@@ -158,7 +160,7 @@ async def test_upstream_is_killed_amid_a_refresh(
     clock.pass_s(TTL_S + STALE_IF_ERROR_S)
     assert await get_usage(service) == (503, b"", {"Retry-After": "2"})
 
-    upstream.start()
+    await upstream.start()
     assert await get_usage(service) == (200, BILL, REFETCHED)
 
 

@@ -2,13 +2,32 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession, ClientTimeout
 
 from service.sandbox.server import RunningSandbox, running_sandbox
+from tests.patience import GIVE_UP_S
 
-GIVE_UP_S = 10
+
+@asynccontextmanager
+async def impatient(running: RunningSandbox) -> AsyncIterator[None]:
+    """Raise `TimeoutError` when the sandbox has received a request made here."""
+    calls = running.sandbox.calls
+    before = calls.total()
+
+    async def end(patience: asyncio.Timeout) -> None:
+        while calls.total() == before:  # noqa: ASYNC110 - it sets no event
+            await asyncio.sleep(0)
+        patience.reschedule(asyncio.get_running_loop().time())
+
+    async with asyncio.timeout(None) as patience:
+        ending = asyncio.create_task(end(patience))
+        try:
+            yield
+        finally:
+            ending.cancel()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from aiohttp import (
     ClientOSError,
     ClientPayloadError,
     ClientSession,
-    ClientTimeout,
     ServerDisconnectedError,
 )
 from msgspec.structs import replace
@@ -21,12 +20,12 @@ from msgspec.structs import replace
 from service.sandbox.faults import FAULTS, FaultDraw, pack_spaces
 from service.sandbox.options import SWITCHES, Faults, SandboxOptions
 from service.sandbox.server import RunningSandbox
+from tests.sandbox.conftest import impatient
 
 MESSAGES = "/messages/current-period"
 REPORT = "/reports/7"
 REPORT_BODY = b'{"id":7}'
 MIB = 1024 * 1024
-IMPATIENT = ClientTimeout(total=0.2)
 
 Settle = Callable[[RunningSandbox], Awaitable[None]]
 
@@ -103,7 +102,8 @@ async def test_hang_lasts_until_the_client_leaves(
     """No answer comes; once the client has left nothing is in flight."""
     running.sandbox.faults = Faults(hang=1, path="/reports")
     with pytest.raises(TimeoutError):
-        await session.get(REPORT, timeout=IMPATIENT)
+        async with impatient(running):
+            await session.get(REPORT)
     await settle(running)
     assert running.sandbox.calls[REPORT] == 1
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 import pytest
-from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from aiohttp import ClientError, ClientSession, web
 from msgspec.structs import replace
 from yarl import URL
 
@@ -18,12 +18,13 @@ from service.sandbox.server import (
     create_sandbox,
     running_sandbox,
 )
+from tests.clock import LoopTime
+from tests.patience import GIVE_UP_S
+from tests.sandbox.conftest import impatient
 
 MESSAGES = "/messages/current-period"
 MESSAGE = {"id": 1, "text": "Rent?", "timestamp": "2024-04-29T03:25:03.613Z"}
 REPORT = {"id": 7, "name": "Short Lease Report", "credit_cost": 61}
-GIVE_UP_S = 10
-IMPATIENT = ClientTimeout(total=0.2)
 
 Run = Callable[[SandboxOptions], AbstractAsyncContextManager[RunningSandbox]]
 Settle = Callable[[RunningSandbox], Awaitable[None]]
@@ -170,11 +171,14 @@ async def test_calls_are_counted_by_path(
     }
 
 
-async def test_requests_in_flight_are_counted() -> None:
+async def test_requests_in_flight_are_counted(loop_time: LoopTime) -> None:
     """`in_flight` is what is handled now; `max_in_flight` the most so far."""
-    async with running_sandbox(SandboxOptions(latency_ms=300)) as running:
+    async with running_sandbox(SandboxOptions(latency_ms=10_000)) as running:
         sandbox = running.sandbox
-        async with ClientSession(running.url) as session:
+        async with (
+            ClientSession(running.url) as session,
+            loop_time.passing(10.0, at_each=lambda: sandbox.calls.total() // 5),
+        ):
             await asyncio.gather(*(get(session, "/reports/1") for _ in range(5)))
         assert (sandbox.in_flight, sandbox.max_in_flight) == (0, 5)
 
@@ -186,7 +190,8 @@ async def test_latency_comes_before_the_answer(
     sandbox = running.sandbox
     sandbox.options = replace(sandbox.options, latency_ms=60_000)
     with pytest.raises(TimeoutError):
-        await session.get("/reports/1", timeout=IMPATIENT)
+        async with impatient(running):
+            await session.get("/reports/1")
     assert sandbox.calls == {"/reports/1": 1}
     sandbox.options = replace(sandbox.options, latency_ms=0)
     await settle(running)
@@ -290,9 +295,10 @@ async def test_what_never_ends_ends_with_its_client(
 ) -> None:
     """Nothing stays in flight for a client that left, whoever runs the server."""
     async with run(options) as running:
-        async with ClientSession(running.url, timeout=IMPATIENT) as session:
+        async with ClientSession(running.url) as session:
             with pytest.raises(TimeoutError):
-                await get(session, MESSAGES)
+                async with impatient(running):
+                    await get(session, MESSAGES)
         await settle(running)
         assert running.sandbox.max_in_flight > 0
 
@@ -301,9 +307,10 @@ async def test_a_reset_that_comes_too_late_is_harmless(settle: Settle) -> None:
     """A client that left before its connection was to be reset troubles nobody."""
     options = SandboxOptions(latency_ms=400, faults=Faults(reset=1, path="/messages"))
     async with running_by_an_ordinary_runner(options) as running:
-        async with ClientSession(running.url, timeout=IMPATIENT) as session:
+        async with ClientSession(running.url) as session:
             with pytest.raises(TimeoutError):
-                await get(session, MESSAGES)
+                async with impatient(running):
+                    await get(session, MESSAGES)
         await settle(running)
         assert running.sandbox.calls[MESSAGES] == 1
 
@@ -329,9 +336,11 @@ async def test_stopping_does_not_wait_for_latency(run: Run) -> None:
     async with asyncio.timeout(GIVE_UP_S), ClientSession() as session:
         async with run(SandboxOptions(latency_ms=600_000)) as running:
             with pytest.raises(TimeoutError):
-                await session.get(running.url + MESSAGES, timeout=IMPATIENT)
+                async with impatient(running):
+                    await session.get(running.url + MESSAGES)
             asking = asyncio.create_task(get(session, running.url + MESSAGES))
             with pytest.raises(TimeoutError):
-                await session.get(running.url + MESSAGES, timeout=IMPATIENT)
+                async with impatient(running):
+                    await session.get(running.url + MESSAGES)
         with pytest.raises(ClientError):
             await asking

@@ -9,7 +9,6 @@ from aiohttp import (
     ClientPayloadError,
     ClientResponse,
     ClientSession,
-    ClientTimeout,
     ServerDisconnectedError,
 )
 
@@ -19,10 +18,10 @@ from service.sandbox.options import SWITCHES, Faults
 from service.sandbox.server import RunningSandbox
 from service.sandbox.vpic_faults import VPIC_FAULTS
 from tests.conftest import always
+from tests.sandbox.conftest import impatient
 from tests.sandbox.test_vpic import BATCH, FIVE, MANY, PETERBILT, SINGLE
 
 MIB: Final = 1024 * 1024
-IMPATIENT: Final = ClientTimeout(total=0.2)
 OWN: Final = [name for name in VPIC_FAULTS if name not in FAULTS]
 
 Settle = Callable[[RunningSandbox], Awaitable[None]]
@@ -103,7 +102,8 @@ async def test_what_never_ends_ends_with_its_client(
     """A client that waits in vain leaves nothing in flight."""
     running.sandbox.faults = always(fault, path="/api")
     with pytest.raises(TimeoutError):
-        await (await ask(timeout=IMPATIENT)).read()
+        async with impatient(running):
+            await (await ask()).read()
     await settle(running)
     assert running.sandbox.vins == {PETERBILT: 1}
 

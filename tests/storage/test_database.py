@@ -23,9 +23,12 @@ from service.storage.errors import (
     StorageUnusable,
     ValueRefused,
 )
+from tests.clock import LoopTime
 from tests.conftest import POSTGRESQL, storage_at
+from tests.patience import GIVE_UP_S
 
 SHORT_S: Final = 0.05
+TIMEOUT_S: Final = 20.0
 ROW: Final = ("a", b"a", "shop", False, 1.5, 1, None)
 
 
@@ -284,14 +287,31 @@ async def test_commits_wait_for_the_disk(storage: Storage, hasty_role: str) -> N
 
 @pytest.mark.services
 @pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
-async def test_a_statement_that_takes_too_long(storage: Storage) -> None:
+async def test_a_statement_that_takes_too_long(
+    storage: Storage, loop_time: LoopTime
+) -> None:
     """It is given up, and the database stays of use."""
-    impatient = replace(storage, timeout_s=1.0)
-    async with open_database(impatient) as database:
+    observer = await asyncpg.connect(POSTGRESQL)
+    async with open_database(replace(storage, timeout_s=TIMEOUT_S)) as database:
+        sleeping = asyncio.create_task(sleep(database))
+        async with asyncio.timeout(GIVE_UP_S):
+            while not await observer.fetchval(ASLEEP):
+                pass
+        await loop_time.pass_s(TIMEOUT_S)
         with pytest.raises(StorageUnavailable):
-            async with database.reading() as connection:
-                await connection.execute(text("SELECT pg_sleep(60)"))
+            await sleeping
         assert await count(database) == 0
+    await observer.close()
+
+
+SLEEP: Final = "SELECT pg_sleep(600)"
+ASLEEP: Final = f"SELECT count(*) FROM pg_stat_activity WHERE query = '{SLEEP}'"  # noqa: S608
+
+
+async def sleep(database: Database) -> None:
+    """Run a statement that takes too long."""
+    async with database.reading() as connection:
+        await connection.execute(text(SLEEP))
 
 
 async def test_a_server_that_never_answers() -> None:

@@ -20,13 +20,14 @@ from service.upstream import errors
 from service.upstream.client import Fetched, UpstreamClient, open_client
 from service.upstream.peers import Peer
 from service.usage.ledger import read_messages
-from tests.conftest import MakeSettings, always, message
+from tests.clock import LoopTime
+from tests.conftest import Hurried, MakeSettings, always, message
 
 PATH = "/messages/current-period"
 ATTEMPTS = 3
 MAX_BODY_BYTES = 512 * 1024
 MEMORY_LIMIT_BYTES = 16 * MAX_BODY_BYTES
-SHORT_S = 0.1
+TRY_S = 10.0
 
 FAULTS = [
     ("not_found", errors.UnexpectedStatus, 1),
@@ -65,12 +66,12 @@ async def upstream(
 async def hasty(
     settings: MakeSettings, sandbox: RunningSandbox
 ) -> AsyncIterator[UpstreamClient]:
-    """The same with little patience."""
+    """The same, with a time-out that a test lets pass."""
     options = {
         "base_url": sandbox.url,
         "attempts": ATTEMPTS,
         "concurrency": 1,
-        "timeout_s": SHORT_S,
+        "timeout_s": TRY_S,
     }
     async with open_client(settings(upstream=options)) as client:
         yield client
@@ -121,13 +122,14 @@ async def test_a_fault_becomes_one_of_our_errors(
 
 @pytest.mark.parametrize("fault", SLOW_FAULTS)
 async def test_a_slow_try_is_broken_off(
-    hasty: UpstreamClient, sandbox: RunningSandbox, fault: str
+    hasty: UpstreamClient, sandbox: RunningSandbox, hurried: Hurried, fault: str
 ) -> None:
     """One that hangs, and one that drips, end with their time and are tried again."""
     sandbox.sandbox.set_messages([message(1)])
     sandbox.sandbox.faults = always(fault)
 
-    error = await fail(hasty)
+    async with hurried(TRY_S):
+        error = await fail(hasty)
 
     assert type(error) is errors.TryTimedOut
     assert sandbox.sandbox.calls == {PATH: ATTEMPTS}
@@ -336,14 +338,18 @@ async def test_what_is_no_http(
 
 
 async def test_calls_in_flight_are_bounded(
-    settings: MakeSettings, sandbox: RunningSandbox
+    settings: MakeSettings, sandbox: RunningSandbox, loop_time: LoopTime
 ) -> None:
     """Upstream never sees more than `concurrency` requests at once."""
     options = {"base_url": sandbox.url, "concurrency": 3}
     sandbox.sandbox.options = msgspec.structs.replace(
-        sandbox.sandbox.options, latency_ms=10
+        sandbox.sandbox.options, latency_ms=10_000
     )
-    async with open_client(settings(upstream=options)) as client:
+    calls = sandbox.sandbox.calls
+    async with (
+        open_client(settings(upstream=options)) as client,
+        loop_time.passing(10.0, at_each=lambda: calls.total() // 3),
+    ):
         fetches = [client.fetch(PATH, read_messages) for _ in range(15)]
         await asyncio.gather(*fetches)
 
@@ -352,14 +358,11 @@ async def test_calls_in_flight_are_bounded(
 
 
 async def test_waiting_for_a_slot_takes_no_time_of_the_try(
-    settings: MakeSettings, sandbox: RunningSandbox
+    settings: MakeSettings, sandbox: RunningSandbox, hurried: Hurried
 ) -> None:
     """Calls that queue for longer than `timeout_s` still succeed at their first try."""
-    options = {"base_url": sandbox.url, "concurrency": 1, "timeout_s": 0.25}
-    sandbox.sandbox.options = msgspec.structs.replace(
-        sandbox.sandbox.options, latency_ms=40
-    )
-    async with open_client(settings(upstream=options)) as client:
+    options = {"base_url": sandbox.url, "concurrency": 1, "timeout_s": 5 * TRY_S}
+    async with open_client(settings(upstream=options)) as client, hurried(TRY_S):
         fetches = [client.fetch(PATH, read_messages) for _ in range(12)]
         fetched = await asyncio.gather(*fetches)
 

@@ -15,7 +15,8 @@ from service.upstream import errors
 from service.upstream.breaker import State
 from service.upstream.client import UpstreamClient, open_client
 from service.upstream.peers import Peer
-from tests.conftest import MakeClient, MakeSettings, always
+from tests.clock import LoopTime
+from tests.conftest import Hurried, MakeClient, MakeSettings, always
 
 PATH: Final = "/messages/current-period"
 OPEN_S: Final = 5.0
@@ -190,11 +191,11 @@ async def test_a_refusal_waits_for_no_slot(
 
 
 async def test_a_timed_out_try_opens_the_circuit(
-    opened: OpenUpstream, sandbox: RunningSandbox
+    opened: OpenUpstream, sandbox: RunningSandbox, hurried: Hurried
 ) -> None:
     """An upstream that hangs is ill although it never says so."""
     sandbox.sandbox.faults = Faults(hang=1)
-    async with opened(timeout_s=0.05) as client:
+    async with opened(timeout_s=10.0) as client, hurried(10.0):
         await fail_often(client, MINIMUM_CALLS)
 
         assert client.breaker.state is State.OPEN
@@ -399,25 +400,6 @@ async def test_circuits_are_apart(
 # --- the pace -----------------------------------------------------------------------
 
 
-class LoopTime:
-    """The time of the running loop, which a test can let pass."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        loop = asyncio.get_running_loop()
-        self._real = loop.time
-        self._passed_s = 0.0
-        monkeypatch.setattr(loop, "time", self)
-
-    def __call__(self) -> float:
-        return self._real() + self._passed_s
-
-    async def pass_s(self, seconds: float) -> None:
-        """Let so many seconds go by, and what was due by then run."""
-        self._passed_s += seconds
-        for _ in range(10):
-            await asyncio.sleep(0)
-
-
 async def passers_by(settings: MakeSettings, sandbox: RunningSandbox) -> None:
     """Make calls that nothing holds back: what could be sent before them was."""
     async with open_client(settings(upstream={"base_url": sandbox.url})) as client:
@@ -426,18 +408,17 @@ async def passers_by(settings: MakeSettings, sandbox: RunningSandbox) -> None:
 
 
 async def test_tries_beyond_the_pace_wait(
-    settings: MakeSettings, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+    settings: MakeSettings, sandbox: RunningSandbox, loop_time: LoopTime
 ) -> None:
     """A second's tries go at once, then each when its time has come."""
     sandbox.sandbox.set_report(1, {"id": 1})
     paced = Peer("paced", requests_per_s=3.0)
-    time = LoopTime(monkeypatch)
     async with calling(settings, sandbox, paced, timeout_s=60.0) as client:
         calls = [asyncio.create_task(fetch(client)) for _ in range(5)]
         for expected in (3, 4, 5):
             await passers_by(settings, sandbox)
             assert sandbox.sandbox.calls[PATH] == expected
-            await time.pass_s(0.34)
+            await loop_time.pass_s(0.34)
         await asyncio.gather(*calls)
 
 
@@ -465,37 +446,35 @@ async def test_who_would_wait_too_long_is_refused(
 
 
 async def test_a_pace_below_one(
-    settings: MakeSettings, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+    settings: MakeSettings, sandbox: RunningSandbox, loop_time: LoopTime
 ) -> None:
     """Of every ten seconds one try, if it says so."""
     sandbox.sandbox.set_report(1, {"id": 1})
     slow = Peer("slow", requests_per_s=0.1)
-    time = LoopTime(monkeypatch)
     async with calling(settings, sandbox, slow, timeout_s=60.0) as client:
         calls = [asyncio.create_task(fetch(client)) for _ in range(2)]
         await passers_by(settings, sandbox)
-        await time.pass_s(9.0)
+        await loop_time.pass_s(9.0)
         await passers_by(settings, sandbox)
         assert sandbox.sandbox.calls[PATH] == 1
-        await time.pass_s(1.1)
+        await loop_time.pass_s(1.1)
         await asyncio.gather(*calls)
 
 
 async def test_retries_keep_the_pace_too(
-    settings: MakeSettings, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+    settings: MakeSettings, sandbox: RunningSandbox, loop_time: LoopTime
 ) -> None:
     """What is repeated is one more try."""
     sandbox.sandbox.set_report(1, {"id": 1})
     sandbox.sandbox.faults = always("server_error", path=PATH)
     paced = Peer("paced", requests_per_s=2.0)
-    time = LoopTime(monkeypatch)
     async with calling(
         settings, sandbox, paced, minimum_calls=9, attempts=3, timeout_s=60.0
     ) as client:
         call = asyncio.create_task(fail(client))
         await passers_by(settings, sandbox)
         assert sandbox.sandbox.calls[PATH] == 2
-        await time.pass_s(0.51)
+        await loop_time.pass_s(0.51)
 
         assert (await call).attempts == 3
 
@@ -503,21 +482,20 @@ async def test_retries_keep_the_pace_too(
 async def test_leave_to_call_is_not_saved_up(
     settings: MakeSettings,
     sandbox: RunningSandbox,
-    monkeypatch: pytest.MonkeyPatch,
+    loop_time: LoopTime,
     until: Until,
 ) -> None:
     """Who waited for a slot of a slow upstream does not burst out when it is well."""
     sandbox.sandbox.set_report(1, {"id": 1})
     sandbox.sandbox.faults = Faults(hang=1)
     paced = Peer("paced", requests_per_s=1.0)
-    time = LoopTime(monkeypatch)
     async with calling(
         settings, sandbox, paced, concurrency=1, timeout_s=600.0
     ) as client:
         calls = [asyncio.create_task(fetch(client)) for _ in range(4)]
         await until(lambda: sandbox.sandbox.in_flight == 1)
         for _ in range(4):
-            await time.pass_s(1.0)
+            await loop_time.pass_s(1.0)
         sandbox.sandbox.faults = Faults()
         calls[0].cancel()
         await until(lambda: sandbox.sandbox.calls[PATH] == 2)
@@ -526,7 +504,7 @@ async def test_leave_to_call_is_not_saved_up(
 
         assert sandbox.sandbox.calls[PATH] == 2
         for _ in range(3):
-            await time.pass_s(1.01)
+            await loop_time.pass_s(1.01)
             await passers_by(settings, sandbox)
         await asyncio.gather(*calls[1:])
 

@@ -29,8 +29,8 @@ from service.usage.model import Report
 from service.usage.rating import TEXT_RULES, TOKEN_ESTIMATE
 from service.usage.reports import Settled
 from service.usage.selection import Cursor, Selection
-from tests.conftest import GIVE_UP_S
 from tests.leftovers import child_pids, open_files, wait_for_end
+from tests.patience import GIVE_UP_S
 from tests.reference import message
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]

@@ -17,7 +17,7 @@ from service.usage.model import Report
 from service.usage.rating import TEXT_RULES, TOKEN_ESTIMATE
 from service.usage.reports import Settled
 from service.usage.selection import Selection
-from tests.conftest import GIVE_UP_S
+from tests.patience import GIVE_UP_S
 from tests.reference import message
 
 LEASE: Final = Report(7, "Lease", 61)

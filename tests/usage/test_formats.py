@@ -17,7 +17,7 @@ from service.usage.formats import FORMATS, Encode, to_csv, to_json, to_ndjson
 from service.usage.ledger import Ledger, Rows
 from service.usage.model import Report, UsageItem
 from service.usage.rating import PLANS, Plan
-from tests.reference import ledger_of, message, report, unhurried
+from tests.reference import ledger_of, message, report
 
 HEADER: Final = ["message_id", "timestamp", "report_name", "credits_used"]
 
@@ -83,7 +83,6 @@ def assert_all_formats_say(
     assert read_csv(to_csv(ledger, rows)) == [HEADER, *map(as_csv, items)]
 
 
-@unhurried
 @given(rows_sent, reports_sent)
 def test_whole_period_is_encoded_like_its_items(
     rows: list[tuple[int, str, int]], reports: list[tuple[str, float]]
@@ -93,7 +92,6 @@ def test_whole_period_is_encoded_like_its_items(
     assert_all_formats_say(ledger, None, items)
 
 
-@unhurried
 @given(rows_sent, reports_sent, st.integers(0, 2**32))
 def test_rows_are_encoded_like_their_items(
     rows: list[tuple[int, str, int]], reports: list[tuple[str, float]], seed: int
@@ -172,7 +170,6 @@ def test_carried_over_ledger_is_encoded_anew_where_it_changed() -> None:
                 assert write(after, None) == write(fresh, None)
 
 
-@unhurried
 @given(st.lists(costs, max_size=6))
 def test_credits_are_numbers_of_two_decimals_at_most(prices: list[float]) -> None:
     """No format writes an exponent, a third decimal, or quotes."""

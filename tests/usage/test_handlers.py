@@ -9,7 +9,8 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from service.sandbox.server import RunningSandbox
-from tests.conftest import GIVE_UP_S, Client, MakeClient, message, report
+from tests.conftest import Client, MakeClient, message, report
+from tests.patience import GIVE_UP_S
 
 MESSAGES = "/messages/current-period"
 

@@ -17,9 +17,10 @@ from structlog.typing import EventDict
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.usage.period import CurrentPeriod
-from tests.clock import Clock, drive_periods
+from tests.clock import Clock, LoopTime, drive_periods
 from tests.conftest import (
     Client,
+    Hurried,
     MakeClient,
     always,
     message,
@@ -47,6 +48,7 @@ HOLDING: Final = {
     "missing_report_ttl_s": 10_000.0,
 }
 FRESH_S, REVALIDATING_S, EXPIRED_S, TOO_OLD_S = 59.9, 100, 200, 1_100
+LATENCY_S: Final = 10.0
 ONE_TRY: Final = {"attempts": 1}
 
 
@@ -191,13 +193,19 @@ async def test_questions_are_answered_from_what_is_held(
 
 @pytest.mark.parametrize("who", ["the first", "all"])
 async def test_who_leaves_does_not_end_the_refresh(
-    client: MakeClient, sandbox: RunningSandbox, until: Until, who: str
+    client: MakeClient,
+    sandbox: RunningSandbox,
+    *,
+    until: Until,
+    hurried: Hurried,
+    loop_time: LoopTime,
+    who: str,
 ) -> None:
     """It belongs to no caller: the others get its answer, and whoever comes next."""
     sandbox.sandbox.set_report(7, LEASE)
     sandbox.sandbox.set_messages(OLD)
     sandbox.sandbox.options = msgspec.structs.replace(
-        sandbox.sandbox.options, latency_ms=50
+        sandbox.sandbox.options, latency_ms=LATENCY_S * 1_000
     )
     service = await client(cache=HOLDING)
     callers = [asyncio.create_task(Told.by(service)) for _ in range(5)]
@@ -206,7 +214,10 @@ async def test_who_leaves_does_not_end_the_refresh(
     leaving = callers[:1] if who == "the first" else callers
     for each in leaving:
         each.cancel()
-    ended = await asyncio.gather(*callers, return_exceptions=True)
+    async with hurried(LATENCY_S):
+        await loop_time.pass_s(LATENCY_S)
+        ended = await asyncio.gather(*callers, return_exceptions=True)
+        await until(lambda: sandbox.sandbox.calls == {MESSAGES: 1, REPORT: 1})
     left = [each for each in ended if isinstance(each, asyncio.CancelledError)]
 
     assert len(left) == len(leaving)

@@ -27,7 +27,6 @@ from tests.reference import (
     read,
     report,
     sendable_texts,
-    unhurried,
 )
 
 SHORT_LEASE: Final = report("7", "Short Lease Report", 61)
@@ -252,7 +251,6 @@ def test_missing_and_failed_reports_are_counted_apart() -> None:
     assert (ledger.missing_reports, ledger.degraded) == (2, 2)
 
 
-@unhurried
 @given(st.lists(sendable_texts, max_size=8))
 def test_total_is_the_sum_of_the_items(written: list[str]) -> None:
     """What the period used is what its messages used, to the hundredth."""
@@ -413,7 +411,6 @@ def periods(*, distinct: bool) -> st.SearchStrategy[list[dict[str, Any]]]:
     return st.lists(one, max_size=7, unique_by=unique_by)
 
 
-@unhurried
 @given(
     *(periods(distinct=False), periods(distinct=False), reports_found, reports_found)
 )
@@ -430,7 +427,6 @@ def test_ledger_before_never_changes_an_answer(
     )
 
 
-@unhurried
 @given(periods(distinct=True), periods(distinct=True), reports_found, reports_found)
 def test_fresh_rows_are_those_not_priced_alike_before(
     old: list[dict[str, Any]],
@@ -520,7 +516,6 @@ def test_id_that_no_message_has_is_not_found(
         ledger_of(messages, REPORTS).explain(message_id)
 
 
-@unhurried
 @given(st.integers(0, 10**13))
 def test_credits_have_two_decimals_at_most(hundredths: int) -> None:
     """A JSON number of credits is the hundredths and nothing behind them."""

@@ -18,7 +18,6 @@ from service.usage.model import (
     UsageAnswer,
     UsageItem,
 )
-from tests.reference import unhurried
 
 
 def decode_report(credit_cost: str) -> Report:
@@ -48,7 +47,6 @@ def test_cost_is_exact_in_hundredths(credit_cost: str, hundredths: int) -> None:
     assert decode_report(credit_cost).hundredths == hundredths
 
 
-@unhurried
 @given(st.integers(0, MAX_CREDIT_COST * 100))
 def test_every_cost_of_two_decimals_is_exact(hundredths: int) -> None:
     """No binary fraction shifts a price, up to the dearest report."""
@@ -56,7 +54,6 @@ def test_every_cost_of_two_decimals_is_exact(hundredths: int) -> None:
     assert decode_report(written).hundredths == hundredths
 
 
-@unhurried
 @given(
     st.integers(0, MAX_CREDIT_COST * 1000 - 1).filter(
         lambda thousandths: thousandths % 10

@@ -19,11 +19,12 @@ from service.usage.books import MAX_INVALID_IDS_TOLD
 from service.usage.errors import UnknownPlan
 from service.usage.period import find_plan
 from service.usage.rating import TEXT_RULES, TOKEN_ESTIMATE, Plan
-from tests.conftest import MakeClient, always, message, report
+from tests.conftest import Hurried, MakeClient, always, message, report
 
 MESSAGES = "/messages/current-period"
 ATTEMPTS = 3
-SHORT_S = 0.1
+TRY_S, DEADLINE_S = 10.0, 60.0
+IN_ONE_TRY = {"deadline_s": DEADLINE_S, "timeout_s": 2 * DEADLINE_S}
 UPSTREAM = {"attempts": ATTEMPTS, "retry_after_max_s": 0.0, "max_body_bytes": 100_000}
 
 # How each failure shows: the switch of the sandbox, and how often it is tried.
@@ -152,12 +153,13 @@ async def test_text_may_stand_in_for_a_failed_report(
 
 
 async def test_a_report_that_times_out_fails_alike(
-    ask: Ask, period: RunningSandbox
+    ask: Ask, period: RunningSandbox, hurried: Hurried
 ) -> None:
     """A report that hangs is tried as often as one that answers 500."""
     period.sandbox.faults = always("hang", path="/reports/")
 
-    answered = await ask(upstream={"timeout_s": SHORT_S})
+    async with hurried(TRY_S, "/reports/"):
+        answered = await ask(upstream={"timeout_s": TRY_S, "deadline_s": DEADLINE_S})
 
     await assert_refused(answered, period, "report_unavailable", "2")
     assert period.sandbox.calls == {MESSAGES: 1, "/reports/7": ATTEMPTS}
@@ -281,51 +283,52 @@ async def test_after_a_failure_the_next_request_is_fine(
 
 @pytest.mark.parametrize("path", [MESSAGES, "/reports/"], ids=["messages", "reports"])
 async def test_a_refresh_ends_with_its_deadline(
-    ask: Ask, period: RunningSandbox, until: Until, path: str
+    ask: Ask, period: RunningSandbox, until: Until, hurried: Hurried, path: str
 ) -> None:
     """However patient each try is, a caller waits for `deadline_s` at most."""
     period.sandbox.faults = always("hang", path=path)
 
-    answered = await ask(upstream={"deadline_s": SHORT_S, "timeout_s": 60.0})
+    async with hurried(DEADLINE_S, path):
+        answered = await ask(upstream=IN_ONE_TRY)
 
     await assert_refused(answered, period, "deadline_exceeded", "2")
     await until(lambda: period.sandbox.in_flight == 0)
 
 
 async def test_waits_count_against_the_deadline(
-    ask: Ask, period: RunningSandbox
+    ask: Ask, period: RunningSandbox, hurried: Hurried
 ) -> None:
     """An upstream that asks for patience does not get more than there is."""
     period.sandbox.faults = always("unavailable", retry_after="60")
-    patient = {"deadline_s": SHORT_S, "retry_after_max_s": 60.0}
+    patient = {"deadline_s": 50.0, "retry_after_max_s": 60.0}
 
-    answered = await ask(upstream=patient)
+    async with hurried(50.0):
+        answered = await ask(upstream=patient)
 
     await assert_refused(answered, period, "deadline_exceeded", "2")
     assert period.sandbox.calls == {MESSAGES: 1}
 
 
 async def test_text_does_not_stand_in_for_time(
-    ask: Ask, period: RunningSandbox
+    ask: Ask, period: RunningSandbox, hurried: Hurried
 ) -> None:
     """The deadline fails the refresh even where text may price messages."""
     period.sandbox.faults = always("hang", path="/reports/")
 
-    answered = await ask(
-        upstream={"deadline_s": SHORT_S, "timeout_s": 60.0},
-        usage={"on_report_error": "text"},
-    )
+    async with hurried(DEADLINE_S, "/reports/"):
+        answered = await ask(upstream=IN_ONE_TRY, usage={"on_report_error": "text"})
 
     await assert_refused(answered, period, "deadline_exceeded", "2")
 
 
 async def test_a_refresh_leaves_no_task(
-    client: MakeClient, period: RunningSandbox
+    client: MakeClient, period: RunningSandbox, hurried: Hurried
 ) -> None:
     """When the answer is there, nothing of the refresh is still running."""
-    service = await client(upstream={"deadline_s": SHORT_S, "timeout_s": 60.0})
+    service = await client(upstream=IN_ONE_TRY)
     period.sandbox.faults = always("hang", path="/reports/")
-    await service.get("/usage")
+    async with hurried(DEADLINE_S, "/reports/"):
+        await service.get("/usage")
 
     names = {getattr(t.get_coro(), "__qualname__", "") for t in asyncio.all_tasks()}
     assert not [name for name in names if name.startswith(("Reports.", "_Call."))]

@@ -25,7 +25,6 @@ from tests.reference import (
     rate,
     report,
     sendable_texts,
-    unhurried,
 )
 
 Messages = list[dict[str, Any]]
@@ -97,7 +96,6 @@ life = st.lists(
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-@unhurried
 @given(steps=life, born=st.tuples(some_messages(), found_reports))
 def test_a_long_line_of_ledgers_answers_like_a_first_one(
     plan: Plan, born: State, steps: list[tuple[Change, Messages, int, Found | None]]
@@ -117,7 +115,6 @@ def test_a_long_line_of_ledgers_answers_like_a_first_one(
         assert_bill_is_right(state, ledger)
 
 
-@unhurried
 @given(steps=life, born=st.tuples(some_messages(), found_reports))
 def test_a_row_is_fresh_only_if_it_has_changed(
     born: State, steps: list[tuple[Change, Messages, int, Found | None]]

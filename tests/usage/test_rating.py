@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from service.usage.rating import PLANS, TEXT_RULES, TOKEN_ESTIMATE, Plan, RatedStep
 from service.usage.text import MAX_BATCH
 from tests import reference
-from tests.reference import unhurried
 
 QUESTION: Final = "Are there any restrictions on alterations or improvements?"
 PAGE: Final = Path(__file__).parents[2] / "docs" / "plans.md"
@@ -87,7 +86,6 @@ def test_token_estimate_prices_the_contracts_texts(text: str, price: int) -> Non
 
 
 @each_plan
-@unhurried
 @given(texts=st.lists(reference.texts, max_size=10))
 def test_plan_equals_the_reference_step_by_step(plan: Plan, texts: list[str]) -> None:
     """Any list of any texts is priced as the contract's words say, at every step."""
@@ -97,7 +95,6 @@ def test_plan_equals_the_reference_step_by_step(plan: Plan, texts: list[str]) ->
 
 
 @each_plan
-@unhurried
 @given(texts=st.lists(reference.texts, min_size=1, max_size=8))
 def test_price_is_whole_hundredths_of_at_least_one_credit(
     plan: Plan, texts: list[str]
@@ -109,7 +106,6 @@ def test_price_is_whole_hundredths_of_at_least_one_credit(
 
 
 @each_plan
-@unhurried
 @given(texts=st.lists(reference.texts, max_size=8))
 def test_steps_add_up_to_the_price(plan: Plan, texts: list[str]) -> None:
     """Each total is the one before and the step's amount; the last is the price."""
@@ -122,7 +118,6 @@ def test_steps_add_up_to_the_price(plan: Plan, texts: list[str]) -> None:
 
 
 @each_plan
-@unhurried
 @given(texts=st.lists(reference.texts, max_size=10), seed=st.integers(0, 2**32))
 def test_price_does_not_depend_on_the_neighbours(
     plan: Plan, texts: list[str], seed: int

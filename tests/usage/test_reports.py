@@ -25,6 +25,7 @@ from service.usage.reports import (
     log_invalid_id,
     report_key,
 )
+from tests.clock import LoopTime
 from tests.conftest import Client, MakeClient, MakeSettings, always, message, report
 
 ATTEMPTS = 2
@@ -224,15 +225,19 @@ async def test_nothing_to_settle(
 
 
 async def test_settling_is_parallel_and_bounded(
-    open_reports: OpenReports, sandbox: RunningSandbox
+    open_reports: OpenReports, sandbox: RunningSandbox, loop_time: LoopTime
 ) -> None:
     """As many reports are asked for at once as there are slots, never more."""
     sandbox.sandbox.options = msgspec.structs.replace(
-        sandbox.sandbox.options, latency_ms=10
+        sandbox.sandbox.options, latency_ms=10_000
     )
     keys = [str(number) for number in range(20)]
+    calls = sandbox.sandbox.calls
 
-    async with open_reports(concurrency=4) as reports:
+    async with (
+        open_reports(concurrency=4) as reports,
+        loop_time.passing(10.0, at_each=lambda: calls.total() // 4),
+    ):
         settled = await reports.settle(keys)
 
     assert sandbox.sandbox.max_in_flight == 4

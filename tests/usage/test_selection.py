@@ -29,7 +29,7 @@ from service.usage.selection import (
     parse_sort,
     select,
 )
-from tests.reference import items_of, ledger_of, message, report, unhurried
+from tests.reference import items_of, ledger_of, message, report
 
 Sort = tuple[tuple[str, bool], ...]
 
@@ -146,7 +146,6 @@ def test_filter_takes_its_start_and_leaves_its_end(
     assert rows_of(ledger, selection) == rows
 
 
-@unhurried
 @given(st.lists(st.integers(-5, 20), max_size=6), sorts)
 def test_neighbouring_filters_share_the_period_out(
     bounds: list[int], sort: Sort
@@ -189,7 +188,6 @@ def test_each_column_sorts_both_ways(column: str, *, is_descending: bool) -> Non
     assert keys == sorted(keys, reverse=is_descending)
 
 
-@unhurried
 @given(sorts, st.integers(0, 40))
 def test_several_columns_sort_by_importance(sort: Sort, size: int) -> None:
     """The first column decides, each further one only among equals, stably."""
@@ -266,7 +264,6 @@ def test_moment_that_cannot_be_read_is_refused(written: str) -> None:
 # Pages.
 
 
-@unhurried
 @given(sorts, st.integers(1, 70), st.integers(0, 60))
 def test_pages_make_up_the_whole(sort: Sort, limit: int, size: int) -> None:
     """Under any order and page size, the pages in turn are the selection."""
@@ -293,7 +290,6 @@ def test_rest_without_a_limit_is_one_page() -> None:
     assert rest.next is None
 
 
-@unhurried
 @given(sorts, st.integers(1, 30), st.integers(0, 30))
 def test_pages_go_on_after_the_period_grew(sort: Sort, limit: int, more: int) -> None:
     """Messages that arrive between two pages neither shift nor repeat any."""
@@ -333,7 +329,6 @@ def written(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-@unhurried
 @given(st.integers(0, 2**40), st.integers(-(2**63), 2**63 - 1))
 def test_cursor_survives_the_way_through_a_url(row: int, message_id: int) -> None:
     """What is given out is read back the same, and needs no escaping."""
@@ -382,7 +377,6 @@ def test_forged_cursor_has_expired(cursor: Cursor) -> None:
         select(LEDGER, Selection(cursor=forged))
 
 
-@unhurried
 @given(
     st.one_of(
         st.text(),

@@ -6,10 +6,7 @@ dictionary that plays it.
 
 import asyncio
 import os
-import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -28,6 +25,7 @@ from service.app import create_app
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.settings import Settings
+from service.storage import shared_store
 from service.storage.shared_store import SharedStore, StoreAway, seal, unseal
 from service.usage import sharing
 from service.usage.books import Priced
@@ -44,12 +42,13 @@ from service.usage.held import HeldPeriod
 from service.usage.period import CurrentPeriod
 from service.usage.shared_parts import CHUNK_BYTES, Packed, Part, Parts, Unreadable
 from service.usage.sharing import RedisPeriods, Wish, namespace_of
-from tests.conftest import GIVE_UP_S, MakeSettings, always, message, report
+from tests.conftest import MakeSettings, always, message, report
+from tests.launcher import Launcher, Service
+from tests.patience import GIVE_UP_S
 from tests.redis_double import RedisDouble, RedisServer
 
 MESSAGES: Final = "/messages/current-period"
 ONE_REFRESH: Final = {MESSAGES: 1, "/reports/7": 1, "/reports/8": 1}
-ROOT: Final = Path(__file__).parent.parent.parent
 HELD: Final = {
     "ttl_s": 60.0,
     "report_ttl_s": 600.0,
@@ -91,10 +90,12 @@ def double(monkeypatch: pytest.MonkeyPatch) -> RedisDouble:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A real Redis of this test's own, running."""
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A real Redis of this test's own, running, which may be slow."""
     made = RedisServer(tmp_path)
     made.start()
+    monkeypatch.setattr(shared_store, "CONNECT_S", GIVE_UP_S)
+    monkeypatch.setattr(shared_store, "COMMAND_S", GIVE_UP_S)
     yield made
     made.kill()
 
@@ -239,23 +240,32 @@ async def test_at_expiry_one_refreshes_for_all(
     assert period.sandbox.calls[MESSAGES] == 2
 
 
-@pytest.mark.parametrize("own_process_bytes", [1_000_000, 1], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "own_process_bytes, orders",
+    [
+        pytest.param(1_000_000, [[each] for each in QUESTIONS], id="small"),
+        pytest.param(1, [QUESTIONS, QUESTIONS[::-1]], id="large"),
+    ],
+)
 async def test_every_question_is_answered_without_upstream(
     shared: Shared,
     serve: Serve,
     period: RunningSandbox,
     until: Until,
+    *,
     own_process_bytes: int,
+    orders: list[list[str]],
 ) -> None:
     """What was taken over answers all that the first service does, byte for byte."""
     usage = {"own_process_bytes": own_process_bytes}
     first = await serve(shared.url, usage=usage)
-    expected = await bodies(first, *QUESTIONS)
+    expected = dict(zip(QUESTIONS, await bodies(first, *QUESTIONS), strict=True))
     await published(first, until)
 
-    for question, answer in zip(QUESTIONS, expected, strict=True):
+    for questions in orders:
         other = await serve(shared.url, usage=usage)
-        assert await bodies(other, question) == [answer]
+        answers = [expected[each] for each in questions]
+        assert await bodies(other, *questions) == answers
         await other.close()
 
     assert period.sandbox.calls == ONE_REFRESH
@@ -883,10 +893,14 @@ async def test_after_its_return_redis_is_shared_again(
 
 @services
 async def test_a_redis_that_hangs_fails_no_request(
-    server: RedisServer, serve: Serve, log_entries: list[EventDict]
+    server: RedisServer,
+    serve: Serve,
+    log_entries: list[EventDict],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server that accepts and then says nothing is as good as none."""
     assert server.process is not None
+    monkeypatch.setattr(shared_store, "COMMAND_S", 0.5)
     service = await serve(server.url)
     server.process.send_signal(signal.SIGSTOP)
     try:
@@ -947,51 +961,31 @@ async def test_everything_expires(
 # --- real processes -----------------------------------------------------------------
 
 
-class Process:
-    """A service in a process of its own."""
+Processes = Callable[[Settings], Awaitable[Service]]
 
-    def __init__(self, settings: Settings) -> None:
-        variables = {
-            f"COPILOT_USAGE_{section}__{key}".upper(): str(value)
+
+@pytest.fixture
+def processes(launcher: Launcher, tmp_path: Path) -> Iterator[Processes]:
+    """A factory of services in processes of their own, which end with the test."""
+    started: list[Service] = []
+
+    async def start(settings: Settings) -> Service:
+        given = {
+            f"{section}__{key}": value
             for section, keys in msgspec.to_builtins(settings).items()
             for key, value in keys.items()
             if section in {"upstream", "cache"}
         }
-        variables["COPILOT_USAGE_EVENTS__ENABLED"] = "false"
-        command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-        self.process = subprocess.Popen(  # noqa: S603
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | variables,
-        )
-        assert self.process.stderr is not None
-        lines = iter(self.process.stderr.readline, "")
-        found = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in lines)
-        self.url = next(match[0] for match in found if match)
-
-    def end(self) -> None:
-        """Kill it, as the kernel does when memory is short."""
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
-@pytest.fixture
-def processes() -> Iterator[Callable[[Settings], Process]]:
-    """A factory of services in processes of their own, which end with the test."""
-    started: list[Process] = []
-
-    def start(settings: Settings) -> Process:
-        started.append(Process(settings))
+        log = tmp_path / f"service {len(started)}.log"
+        started.append(Service(launcher, log, events__enabled="false", **given))
+        started[-1].start()
+        await started[-1].until_up()
         return started[-1]
 
     yield start
     for each in started:
-        each.end()
+        if each.process_id is not None:
+            each.kill()
 
 
 @services
@@ -999,11 +993,12 @@ async def test_two_processes_make_one_refresh(
     server: RedisServer,
     serve: Serve,
     period: RunningSandbox,
-    processes: Callable[[Settings], Process],
+    processes: Processes,
 ) -> None:
     """Real workers, asked at once by many callers, send one answer."""
     settings = serve.settings(server.url)
-    urls = [processes(settings).url for _ in range(2)]
+    services = [await processes(settings) for _ in range(2)]
+    urls = [f"http://127.0.0.1:{each.port}" for each in services]
 
     async with ClientSession() as session:
 
@@ -1025,20 +1020,22 @@ async def test_a_killed_process_does_not_hold_up_the_others(
     serve: Serve,
     period: RunningSandbox,
     until: Until,
-    processes: Callable[[Settings], Process],
+    processes: Processes,
     asking: list[RedisPeriods],
 ) -> None:
     """When the holder of the lock is killed, another refreshes when it expires."""
     settings = serve.settings(server.url, upstream={"deadline_s": GIVE_UP_S})
     period.sandbox.faults = always("hang")
-    process = processes(settings)
+    process = await processes(settings)
     other = await serve(server.url, upstream={"deadline_s": GIVE_UP_S})
     async with ClientSession() as session:
-        asked = asyncio.create_task(session.get(f"{process.url}/usage"))
+        asked = asyncio.create_task(
+            session.get(f"http://127.0.0.1:{process.port}/usage")
+        )
         await until(lambda: period.sandbox.in_flight == 1)
         waiting = asyncio.create_task(other.get("/usage"))
         await until(lambda: len(asking) == 1)
-        process.end()
+        process.kill()
         with pytest.raises(ClientError):
             await asked
     period.sandbox.faults = Faults()

@@ -14,7 +14,7 @@ from service.parameters import InvalidParameter
 from service.usage.ledger import Ledger
 from service.usage.model import DailyUsage, DayUsage, ReportUsage, TextUsage
 from service.usage.summaries import daily_usage, parse_zone, usage_by_report
-from tests.reference import items_of, ledger_of, message, report, unhurried
+from tests.reference import items_of, ledger_of, message, report
 
 REPORTS: Final = (
     report("1", "Lease", 61)
@@ -133,7 +133,6 @@ seconds_around = st.one_of(
 
 
 @pytest.mark.parametrize("name, changed", CHANGES)
-@unhurried
 @given(offsets=st.lists(seconds_around, max_size=12))
 def test_days_around_a_change_of_clocks_are_the_librarys(
     name: str, changed: str, offsets: list[int]
@@ -145,7 +144,6 @@ def test_days_around_a_change_of_clocks_are_the_librarys(
     assert daily_usage(ledger, zone).days == daily_by_hand(ledger, zone)
 
 
-@unhurried
 @given(
     st.datetimes(datetime(1880, 1, 1), datetime(2200, 1, 1)),  # noqa: DTZ001
     st.lists(st.timedeltas(timedelta(0), timedelta(days=9)), max_size=9),
@@ -197,7 +195,6 @@ def test_name_of_no_zone_is_refused(name: str) -> None:
     assert error.value.name == "tz"
 
 
-@unhurried
 @given(st.text(st.characters(exclude_categories=()), max_size=20))
 def test_zone_or_refusal_is_all_there_is(name: str) -> None:
     """Any text is a zone, or the caller's error."""
@@ -240,7 +237,6 @@ def test_empty_period_has_no_reports() -> None:
     assert (usage.reports, usage.text) == ([], TextUsage(0, 0.0))
 
 
-@unhurried
 @given(st.lists(st.sampled_from([1, 2, 3, 4, 5, None]), max_size=30))
 def test_reports_and_texts_add_up_to_the_period(ids: list[int | None]) -> None:
     """Every message is counted once, under its report or under the texts."""

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from service.usage.text import MAX_BATCH, Texts
 from tests import reference
-from tests.reference import unhurried
 
 
 def assert_counted_like_the_reference(texts: list[str]) -> None:
@@ -71,7 +70,6 @@ def test_hostile_text_is_counted_like_any_other(text: str) -> None:
     assert_counted_like_the_reference(["rent rent", text, "", text, "Rent rent"])
 
 
-@unhurried
 @given(st.lists(reference.texts, max_size=12))
 def test_columns_equal_the_reference(texts: list[str]) -> None:
     """Any batch of any texts is counted as each text is by the reference."""
@@ -131,7 +129,6 @@ def test_third_places_are_counted_from_each_texts_own_start() -> None:
     assert Texts(texts).third_vowels.tolist() == [1, 0, 1, 0, 1, 0, 0, 4]
 
 
-@unhurried
 @given(st.lists(reference.texts, max_size=6), st.integers(0, 2**64 - 1))
 def test_equal_hashes_of_different_words_change_nothing(
     texts: list[str], value: int

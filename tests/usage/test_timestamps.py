@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from service.instants import read_instant
 from service.usage.timestamps import BATCH, read_instants
-from tests.reference import unhurried
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 USUAL: Final = "2024-04-29T02:08:29.375Z"
@@ -154,7 +153,6 @@ def test_any_number_is_read_in_order(size: int, last: str) -> None:
         read_instants([*timestamps, "soon", last])
 
 
-@unhurried
 @given(st.integers(1, 3), st.lists(st.integers(0, 80), min_size=1, max_size=3))
 def test_line_feeds_inside_are_no_ends(count: int, cuts: list[int]) -> None:
     """Pieces that only look right when laid end to end are read as pieces."""
@@ -173,7 +171,6 @@ moments = st.datetimes(
 )
 
 
-@unhurried
 @given(st.lists(st.datetimes(), max_size=8))
 def test_usual_form_of_any_moment_is_read_exactly(moments: list[datetime]) -> None:
     """From year 1 to 9999, the fast way gives the library's instants."""
@@ -181,7 +178,6 @@ def test_usual_form_of_any_moment_is_read_exactly(moments: list[datetime]) -> No
     assert read_instants(timestamps).tolist() == list(map(instant_of, timestamps))
 
 
-@unhurried
 @given(st.lists(moments, max_size=8))
 def test_any_moment_at_any_offset_is_read_exactly(moments: list[datetime]) -> None:
     """Offsets and microseconds are kept, whatever the neighbours look like."""
@@ -201,7 +197,6 @@ nearly_moments = st.builds(
 )
 
 
-@unhurried
 @given(nearly_moments, st.integers(0, 23), st.sampled_from("059TZ:-. /\u0661"))
 def test_either_way_accepts_and_refuses_the_same(
     timestamp: str, place: int, other: str

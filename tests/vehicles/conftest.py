@@ -1,7 +1,6 @@
 """What the tests of vehicles share: callers of the service, VINs, and a closed gate."""
 
 import asyncio
-import shutil
 from collections import Counter
 from collections.abc import (
     AsyncIterator,
@@ -21,7 +20,6 @@ from aiohttp import ClientResponse, web
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_aiohttp.plugin import AiohttpClient
 from redis import asyncio as redis_asyncio
-from sqlalchemy.engine import make_url
 
 from service import metrics
 from service.app import create_app
@@ -30,12 +28,14 @@ from service.sandbox.decoding import CHECK_DIGITS, has_right_check_digit
 from service.sandbox.server import RunningSandbox
 from service.sandbox.vpic import BATCH_PATH, VEHICLE_PREFIX, VPIC_PATH, Question, Vpic
 from service.settings import Settings, Storage
-from service.storage.database import SQLITE, migrate, open_database
+from service.storage import shared_store
+from service.storage.database import open_database
 from service.usage.sharing import open_store
 from service.vehicles.lookup import Lookups, open_lookups, source_of
 from service.vehicles.model import Entry, Vehicle, Vin
 from service.vehicles.store import VehicleStore
-from tests.conftest import Client, MakeSettings, storage_at
+from tests.conftest import Client, MakeSettings
+from tests.patience import GIVE_UP_S
 from tests.redis_double import RedisDouble, RedisServer
 
 VIN: Final = Vin("1XPWD40X1ED215307")
@@ -144,11 +144,12 @@ class Serve:
         self._storage = storage
 
     def settings(self, **sections: dict[str, Any]) -> Settings:
-        """The settings of an application; tries are not repeated unless they say so."""
+        """The settings of an application, which waits, and tries once."""
         vehicles = {
             "enabled": True,
             "base_url": self._sandbox.url + VPIC_PATH,
             "attempts": 1,
+            "stale_wait_s": 3_600.0,
             **sections.pop("vehicles", {}),
         }
         upstream = {"base_url": self._sandbox.url, **sections.pop("upstream", {})}
@@ -162,36 +163,14 @@ class Serve:
         return Caller(await self._client(app))
 
 
-@pytest.fixture(scope="session")
-def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of SQLite in shape, to be copied: making one takes a while."""
-    file = tmp_path_factory.mktemp("vehicles") / "empty.db"
-    asyncio.run(migrate(storage_at(f"sqlite+aiosqlite:///{file}")))
-    return file
-
-
-@pytest.fixture
-def storage(storage: Storage, empty_file: Path) -> Storage:
-    """An empty database, in shape."""
-    url = make_url(storage.url)
-    if url.get_backend_name() == SQLITE:
-        shutil.copy(empty_file, str(url.database))
-    return storage
-
-
 @pytest.fixture
 def serve(
     settings: MakeSettings,
     aiohttp_client: AiohttpClient,
     sandbox: RunningSandbox,
     storage: Storage,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Serve:
-    """A factory of applications; each call makes one, on the same storage.
-
-    They have no documentation: nobody here reads it, and it takes a while to be made.
-    """
-    monkeypatch.setattr("service.app.add_documentation", lambda *_: None)
+    """A factory of applications; each call makes one, on the same storage."""
     return Serve(settings, aiohttp_client, sandbox, storage)
 
 
@@ -310,12 +289,16 @@ def double(monkeypatch: pytest.MonkeyPatch) -> RedisDouble:
 @pytest.fixture(
     params=["double", pytest.param("redis", marks=pytest.mark.services)],
 )
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shared]:
+def shared(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shared]:
     """What processes share: a dictionary, and a real Redis."""
     if request.param == "double":
         made: RedisDouble = request.getfixturevalue("double")
         yield Shared("redis://a.test", made.values.clear)
         return
+    monkeypatch.setattr(shared_store, "CONNECT_S", GIVE_UP_S)
+    monkeypatch.setattr(shared_store, "COMMAND_S", GIVE_UP_S)
     server = RedisServer(tmp_path)
     server.start()
     with redis.Redis.from_url(server.url) as client:

@@ -22,7 +22,7 @@ from service.serving import listening
 from service.settings import Storage
 from service.vehicles import export
 from tests.conftest import POSTGRESQL
-from tests.leftovers import child_pids, open_files, wait_for_end
+from tests.leftovers import child_pids, open_files, processes, wait_for_end
 from tests.running import exit_status, running
 from tests.vehicles.conftest import Added, Serve, Until, on_sqlite
 from tests.vehicles.exporting import (
@@ -190,7 +190,7 @@ async def test_workers_export_and_end_what_they_have_begun(
                 table = table_of(await answer.read())
             async with session.get(url) as answer:
                 await answer.content.readexactly(4)
-                children = exporting()
+                children = exporting(service.process.pid)
                 service.process.send_signal(signal.SIGTERM)
                 status = await exit_status(service.process)
                 with pytest.raises(ClientPayloadError):
@@ -210,11 +210,13 @@ def narrow_socket(info: AddrInfoType) -> socket.socket:
     return narrow
 
 
-def exporting() -> list[int]:
-    """The processes of this machine that make a file."""
-    program = str(export.PROGRAM).encode()
+def exporting(service: int) -> list[int]:
+    """The processes that make a file for the workers of a service."""
+    everything = list(processes())
+    workers = {each.pid for each in everything if each.parent == service}
+    program = str(export.PROGRAM)
     return [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if program in path.read_bytes().split(b"\0")
+        each.pid
+        for each in everything
+        if each.parent in workers and program in each.command.split("\0")
     ]

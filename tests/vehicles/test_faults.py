@@ -1,6 +1,8 @@
 """Faults of vPIC: what callers get, what is kept of it, and how it heals."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
 import pytest
@@ -8,7 +10,8 @@ import pytest
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.vehicles.store import VehicleStore
-from tests.conftest import always
+from tests.clock import LoopTime
+from tests.conftest import Hurried, always
 from tests.vehicles.conftest import (
     OTHER,
     UNKNOWN,
@@ -17,11 +20,14 @@ from tests.vehicles.conftest import (
     Asked,
     Caller,
     Serve,
+    Until,
     keep_old,
     on_sqlite,
     vin,
     vins,
 )
+
+Outlasting = Callable[[str], AbstractAsyncContextManager[None]]
 
 ATTEMPTS: Final = 2
 FAULTS: Final = {
@@ -47,15 +53,27 @@ FAULTS: Final = {
 """How often each is tried: what would be answered the same way is not asked again."""
 
 
+TRY_S = 10.0
+ENDLESS = {"hang", "slow_drip"}
+"""Faults that only the time-out of a try ends."""
 SOON_AGAIN = {"open_s": 1e-9, "half_open_calls": 1}
 """A circuit that lets the next call try."""
 
 
-def hasty(fault: str, **more: Any) -> dict[str, Any]:
-    """Settings of few tries, that wait only for what never comes."""
-    timeout_s = 0.1 if fault in {"hang", "slow_drip"} else 10.0
-    settings = {"attempts": ATTEMPTS, "max_body_bytes": 65_536, "timeout_s": timeout_s}
-    return {**settings, **more}
+@pytest.fixture
+def outlasting(hurried: Hurried) -> Outlasting:
+    """A factory of contexts in which each try of an endless fault runs out of time."""
+
+    def end_tries(fault: str) -> AbstractAsyncContextManager[None]:
+        return hurried(TRY_S) if fault in ENDLESS else nullcontext()
+
+    return end_tries
+
+
+def few_tries(**more: Any) -> dict[str, Any]:
+    """Settings of few tries."""
+    few = {"attempts": ATTEMPTS, "max_body_bytes": 65_536}
+    return {**few, "timeout_s": TRY_S, "deadline_s": 600.0, **more}
 
 
 async def ask(one: Caller, asked_for: Sequence[str]) -> list[Any]:
@@ -90,14 +108,16 @@ async def test_a_fault_keeps_nothing_wrong(
     *,
     sandbox: RunningSandbox,
     asked: Asked,
+    outlasting: Outlasting,
     fault: str,
     count: int,
 ) -> None:
     """Callers are told so, nothing is kept of it, and the next request heals it."""
     sandbox.sandbox.faults = always(fault, retry_after="0")
-    one = await serve(vehicles=hasty(fault), breaker=SOON_AGAIN)
+    one = await serve(vehicles=few_tries(), breaker=SOON_AGAIN)
 
-    told = await ask(one, vins(count))
+    async with outlasting(fault):
+        told = await ask(one, vins(count))
 
     assert [(each["vin"], each["error"]) for each in told] == [
         (each, "vehicle_unavailable") for each in vins(count)
@@ -118,15 +138,21 @@ async def test_a_fault_keeps_nothing_wrong(
     ],
 )
 async def test_a_fault_takes_nothing_away(
-    serve: Serve, kept: VehicleStore, sandbox: RunningSandbox, fault: str
+    serve: Serve,
+    kept: VehicleStore,
+    *,
+    sandbox: RunningSandbox,
+    outlasting: Outlasting,
+    fault: str,
 ) -> None:
     """What was kept is given while it is too old, and neither changed nor renewed."""
     await keep_old(kept, *vins(2))
     before = await kept.find(vins(2))
     sandbox.sandbox.faults = always(fault, retry_after="0")
-    one = await serve(vehicles=hasty(fault))
+    one = await serve(vehicles=few_tries())
 
-    told = await ask(one, vins(2)) + await ask(one, vins(1))
+    async with outlasting(fault):
+        told = await ask(one, vins(2)) + await ask(one, vins(1))
 
     assert [each["make"] for each in told] == [OTHER.make] * 3
     assert {each["cached_result"] for each in told} == {True}
@@ -145,14 +171,21 @@ async def test_a_fault_takes_nothing_away(
     ],
 )
 async def test_which_faults_open_the_circuit(
-    serve: Serve, sandbox: RunningSandbox, asked: Asked, fault: str, calls: int
+    serve: Serve,
+    sandbox: RunningSandbox,
+    *,
+    asked: Asked,
+    outlasting: Outlasting,
+    fault: str,
+    calls: int,
 ) -> None:
     """Being shut out does so at once, illness when it lasts, other answers never."""
     sandbox.sandbox.faults = always(fault, retry_after="0")
     breaker = {"minimum_calls": 2, "open_s": 3_000.0}
-    one = await serve(vehicles=hasty(fault, attempts=1), breaker=breaker)
-    for number in range(3):
-        await one.look_up(vin(number))
+    one = await serve(vehicles=few_tries(attempts=1), breaker=breaker)
+    async with outlasting(fault):
+        for number in range(3):
+            await one.look_up(vin(number))
 
     assert asked.calls == calls
 
@@ -164,7 +197,7 @@ async def test_a_try_that_fails_is_repeated(
     """Batches too, by POST: they only ask."""
     for fault in ("server_error", "reset", "truncated"):
         sandbox.sandbox.faults = always(fault, times=1)
-        told = await ask(await serve(vehicles=hasty(fault)), vins(3))
+        told = await ask(await serve(vehicles=few_tries()), vins(3))
         assert not any("error" in each for each in told)
         sandbox.sandbox.calls.clear()
         for each in vins(3):
@@ -206,14 +239,21 @@ async def test_an_unknown_vin_is_no_fault(
 
 @on_sqlite
 async def test_who_asks_while_vpic_is_slow(
-    serve: Serve, sandbox: RunningSandbox, kept: VehicleStore
+    serve: Serve,
+    kept: VehicleStore,
+    *,
+    sandbox: RunningSandbox,
+    loop_time: LoopTime,
+    until: Until,
 ) -> None:
     """What is kept is answered at once, while another look-up hangs."""
     await keep_old(kept, vin(1), days=1)
     sandbox.sandbox.faults = always("hang")
-    one = await serve(vehicles={"timeout_s": 0.5})
+    one = await serve(vehicles={"timeout_s": TRY_S})
 
-    async with one.client.get("/vehicles/lookup", params={"vin": vin(1)}) as answer:
-        assert answer.status == 200
-    (stuck,) = await ask(one, [VIN])
+    asking = asyncio.create_task(ask(one, [VIN]))
+    await until(lambda: sandbox.sandbox.in_flight == 1)
+    assert (await one.look_up(vin(1))).status == 200
+    await loop_time.pass_s(TRY_S)
+    (stuck,) = await asking
     assert stuck["error"] == "vehicle_unavailable"

@@ -15,7 +15,8 @@ from service.vehicles.memory import Memory
 from service.vehicles.model import Entry
 from service.vehicles.store import VehicleStore
 from tests.clock import Clock
-from tests.conftest import GIVE_UP_S, always
+from tests.conftest import Hurried, always
+from tests.patience import GIVE_UP_S
 from tests.vehicles.conftest import (
     KNOWN,
     OTHER,
@@ -185,7 +186,7 @@ async def test_a_batch_waits_for_what_nobody_has_told(
 ) -> None:
     """Something old beside it makes no look-up of a new VIN impatient."""
     await keep_old(kept, VIN)
-    one = await serve(vehicles={"stale_wait_s": 0.0, "deadline_s": 10.0})
+    one = await serve(vehicles={"stale_wait_s": 0.0})
     gate.close()
     asking = asyncio.create_task(one.look_up_all([VIN, *vins(1)]))
     await until(lambda: asked.calls == 1)
@@ -324,15 +325,21 @@ async def test_its_circuit_is_its_own(
 @on_sqlite
 @pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "not kept"])
 async def test_who_waits_too_long(
-    serve: Serve, kept: VehicleStore, sandbox: RunningSandbox, *, is_kept: bool
+    serve: Serve,
+    kept: VehicleStore,
+    sandbox: RunningSandbox,
+    *,
+    hurried: Hurried,
+    is_kept: bool,
 ) -> None:
     """After `deadline_s` there is an answer, whatever vPIC does."""
     if is_kept:
         await keep_old(kept, VIN)
     sandbox.sandbox.faults = always("hang")
-    one = await serve(vehicles={"deadline_s": 0.05, "timeout_s": 10.0})
+    one = await serve(vehicles={"deadline_s": 10.0, "timeout_s": 60.0})
 
-    answer = await one.look_up(VIN)
+    async with hurried(10.0):
+        answer = await one.look_up(VIN)
 
     assert answer.status == (200 if is_kept else 503)
     sandbox.sandbox.faults = Faults()

@@ -21,7 +21,8 @@ from service.vehicles.export import COMMAND
 from service.vehicles.model import Entry, Source, Vehicle, Vin
 from service.vehicles.parquet import ALL, BLOCK, BLOCK_ROWS, END_OF_BLOCK, LATER, ORDER
 from service.vehicles.store import VehicleStore
-from tests.conftest import GIVE_UP_S, storage_at
+from tests.conftest import storage_at
+from tests.patience import GIVE_UP_S
 from tests.vehicles.conftest import KNOWN, OTHER, UNKNOWN, VIN, on_sqlite
 from tests.vehicles.exporting import MANY, SCHEMA, fill, row, spoil, table_of
 

@@ -15,7 +15,8 @@ from service.vehicles.lookup import source_of
 from service.vehicles.model import Vin
 from service.vehicles.store import VehicleStore
 from service.vehicles.turns import RedisTurns, Turns, share_turns
-from tests.conftest import GIVE_UP_S, always
+from tests.conftest import always
+from tests.patience import GIVE_UP_S
 from tests.redis_double import RedisDouble
 from tests.vehicles.conftest import (
     VIN,

@@ -11,7 +11,8 @@ from service.settings import Settings
 from service.storage.shared_store import SharedStore
 from service.vehicles.model import Source, Vin
 from service.vehicles.turns import Alone, Turns, share_turns
-from tests.conftest import GIVE_UP_S, MakeSettings
+from tests.conftest import MakeSettings
+from tests.patience import GIVE_UP_S
 from tests.redis_double import RedisDouble
 from tests.vehicles.conftest import VIN, Shared, vins
 
@@ -31,7 +32,7 @@ def join(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> Join:
         url: str,
         source: Source = SOURCE,
         namespace: str = "test",
-        deadline_s: float = 20,
+        deadline_s: float = 600.0,
     ) -> AsyncIterator[Turns]:
         store = SharedStore(url, namespace)
         made: Settings = settings(vehicles={"deadline_s": deadline_s})

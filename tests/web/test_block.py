@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 from pytest_aiohttp.plugin import AiohttpServer
 
 from service.web.block import MOST_BUFFERED_BYTES, BlockResponse
-from tests.conftest import GIVE_UP_S
+from tests.patience import GIVE_UP_S
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 

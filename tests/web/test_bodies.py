@@ -16,11 +16,11 @@ from service.serving import listening
 from service.settings import load
 from service.web.bodies import read_body
 from service.web.context import request_context
-from tests.conftest import GIVE_UP_S
+from tests.clock import LoopTime
+from tests.patience import GIVE_UP_S
 
 MOST: Final = 1_000
-SLOW: Final = 0.2
-LONG_S: Final = 600.0
+WITHIN_S: Final = 10.0
 SERVER: Final = replace(load().settings.server, port=0, drain_s=0.0)
 
 
@@ -35,6 +35,8 @@ class Served(NamedTuple):
     """A service that tells what it has read."""
 
     port: int
+    begun: list[web.Request]
+    """The requests that it has begun to read."""
 
     async def send(self, *parts: bytes, then: str = "wait") -> Answer:
         """Send a request in parts; then wait, or end, before reading the answer."""
@@ -54,21 +56,22 @@ class Served(NamedTuple):
             writer.close()
 
 
-@pytest.fixture(params=[LONG_S], ids=["patient"])
-async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    """The service, as patient with bodies as the test wants."""
-    within_s: float = request.param
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    """The service, which waits for each body for a while."""
+    begun: list[web.Request] = []
 
     async def read(asked: web.Request) -> web.Response:
+        begun.append(asked)
         body = await read_body(
-            asked, ("application/json",), most=MOST, within_s=within_s
+            asked, ("application/json",), most=MOST, within_s=WITHIN_S
         )
         return web.json_response({"read": body.decode("latin-1")})
 
     app = web.Application(middlewares=[request_context(access_log=False)])
     app.router.add_post("/", read)
     async with listening(app, SERVER) as url:
-        yield Served(int(url.rpartition(":")[2]))
+        yield Served(int(url.rpartition(":")[2]), begun)
 
 
 def head(
@@ -234,7 +237,6 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
     assert "zlib" not in str(answer.body)
 
 
-@pytest.mark.parametrize("served", [SLOW], indirect=True)
 @pytest.mark.parametrize(
     "parts",
     [
@@ -246,10 +248,11 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
     ids=["nothing", "a byte", "half a chunk", "half a gzip"],
 )
 async def test_a_body_that_does_not_come_is_given_up(
-    served: Served, parts: tuple[bytes, ...]
+    served: Served, loop_time: LoopTime, parts: tuple[bytes, ...]
 ) -> None:
     """408 after the time that a body has, however it drips."""
-    answer = await served.send(*parts)
+    async with loop_time.passing(WITHIN_S, at_each=lambda: len(served.begun)):
+        answer = await served.send(*parts)
     assert (answer.status, answer.body["code"]) == (408, "body_too_slow")
 
 

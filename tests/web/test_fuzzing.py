@@ -6,20 +6,21 @@ never a fault of ours.
 """
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Final
-
-import pytest
 
 from service.events.keys import add_key
 from service.storage.database import open_database
 from tests.conftest import MakeClient, storage_at
 
 COMMAND: Final = Path(sys.executable).with_name("schemathesis")
-GIVE_UP_S: Final = 300.0
+GIVE_UP_S: Final = 1_800.0
+"""Many times what its thousands of requests take on a slow machine."""
 SEED: Final = "20240501"
 EXAMPLES: Final = "25"
+PHASES: Final = "examples,coverage,fuzzing"
 CONFIGURATION: Final = """
 [checks]
 # A cursor, a plan or a moment is more than the string that a schema can say.
@@ -34,9 +35,8 @@ checks.negative_data_rejection.enabled = false
 """
 
 
-@pytest.mark.parametrize("phase", ["examples", "coverage", "fuzzing"])
 async def test_every_answer_is_as_documented(
-    client: MakeClient, tmp_path: Path, phase: str
+    client: MakeClient, tmp_path: Path
 ) -> None:
     """Statuses, media types, headers and bodies are those of the document, always."""
     configuration = tmp_path / "schemathesis.toml"
@@ -57,9 +57,11 @@ async def test_every_answer_is_as_documented(
             "run",
             str(service.make_url("/openapi.json")),
         ),
-        *("--phases", phase, "--max-examples", EXAMPLES, "--seed", SEED),
+        *("--phases", PHASES, "--max-examples", EXAMPLES, "--seed", SEED),
         *("--header", f"X-API-Key: {key}", "--generation-database", "none"),
         *("--no-color", "--continue-on-failure"),
+        # Nothing of ours runs in that process.
+        env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=tmp_path,

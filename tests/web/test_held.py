@@ -18,8 +18,9 @@ from aiohttp import ClientSession
 from service.sandbox.server import RunningSandbox
 from service.web.held import LARGEST_BLOCK_BYTES, codings_for
 from tests.clock import Clock
-from tests.conftest import GIVE_UP_S, MakeSettings, message, report
+from tests.conftest import MakeSettings, message, report
 from tests.faults.matrix import bill_of, serving
+from tests.patience import GIVE_UP_S
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 

@@ -133,9 +133,7 @@ test("says that it tries on while the service is away for a moment", async () =>
 
   expect(await screen.findByText(/Still trying/)).toBeInTheDocument();
   answerWith(ITEMS);
-  expect(
-    await screen.findByText("Total credits", {}, { timeout: 5_000 }),
-  ).toBeVisible();
+  expect(await screen.findByText("Total credits")).toBeVisible();
 });
 
 test("leads back from a plan of the address that the service does not know", async () => {

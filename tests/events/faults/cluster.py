@@ -13,7 +13,8 @@ from typing import Any, Final
 import asyncpg
 from aiohttp.test_utils import unused_port
 
-from tests.running import GIVE_UP_S, LOOK_AGAIN_S
+from tests.patience import GIVE_UP_S
+from tests.running import LOOK_AGAIN_S
 
 USER: Final = "postgres"
 INSTALLED: Final = Path("/usr/lib/postgresql")

@@ -10,21 +10,13 @@ from service.settings import Storage
 from service.storage.database import migrate, open_database
 from tests.conftest import storage_at
 from tests.events.faults.cluster import Cluster
-from tests.events.faults.launcher import Launcher, Service
+from tests.launcher import Launcher, Service
 
 
 async def make_key(storage: Storage) -> str:
     """A key that may ask as often as it can."""
     async with open_database(storage) as database:
         return await add_key(database, "shop", rate_per_s=1_000_000)
-
-
-@pytest.fixture(scope="session")
-def launcher() -> Iterator[Launcher]:
-    """Starts services in no time."""
-    launcher = Launcher()
-    yield launcher
-    launcher.close()
 
 
 @pytest.fixture
@@ -45,7 +37,11 @@ def make_service(
 
     def make(storage: Storage, **settings: object) -> Service:
         log = tmp_path / f"service {len(made)}.log"
-        usual = {"logging__access": "false", "server__drain_s": 0.0}
+        usual = {
+            "logging__access": "false",
+            "server__drain_s": 0.0,
+            "server__shutdown_grace_s": 60.0,
+        }
         given = {**usual, "storage__url": storage.url, **settings}
         made.append(Service(launcher, log, **given))
         return made[-1]

@@ -12,7 +12,8 @@ from yarl import URL
 
 from service.instants import read_instant
 from tests.events.conftest import event
-from tests.running import GIVE_UP_S, until
+from tests.patience import GIVE_UP_S
+from tests.running import until
 
 PAGE: Final = 1_000
 SEND_AGAIN_S: Final = 0.05

@@ -21,9 +21,9 @@ from tests.conftest import Client
 from tests.events.conftest import event
 from tests.events.faults.cluster import Cluster
 from tests.events.faults.conftest import make_key
-from tests.events.faults.launcher import Service
 from tests.events.faults.senders import Event, all_events, calling
 from tests.events.faults.test_kills import check_file
+from tests.launcher import Service
 
 Caller = Callable[..., Awaitable[Client]]
 MakeService = Callable[..., Service]

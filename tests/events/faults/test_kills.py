@@ -14,8 +14,8 @@ from sqlalchemy.engine import make_url
 from service.settings import Storage
 from tests.events.faults.cluster import Cluster
 from tests.events.faults.conftest import make_key
-from tests.events.faults.launcher import Service
 from tests.events.faults.senders import calling, sending
+from tests.launcher import Service
 
 KILLS: Final = 50
 KILLS_AMID_START: Final = 8

@@ -15,10 +15,11 @@ from sqlalchemy import text
 from service.settings import Storage
 from service.storage.database import Database
 from tests.events.conftest import event
-from tests.events.faults.launcher import Service
 from tests.events.faults.senders import all_events, calling, sending
 from tests.events.faults.test_kills import check_file
-from tests.running import GIVE_UP_S, LOOK_AGAIN_S, until, until_unready
+from tests.launcher import Service
+from tests.patience import GIVE_UP_S
+from tests.running import LOOK_AGAIN_S, until, until_unready
 
 MakeService = Callable[..., Service]
 REQUESTS: Final = 20
@@ -29,7 +30,7 @@ async def test_sigterm_while_events_wait(
     storage: Storage, key: str, database: Database, make_service: MakeService
 ) -> None:
     """All that was taken before the end is stored and answered; the status is 0."""
-    service = make_service(storage, server__drain_s=0.5)
+    service = make_service(storage, server__drain_s=3.0)
     service.start()
     await service.until_up()
     async with calling(service.port, key) as session:

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from service.settings import Storage
 from service.storage.database import Database
 from tests.events.conftest import event
-from tests.events.faults.launcher import Service
 from tests.events.faults.senders import all_events, calling
-from tests.running import GIVE_UP_S
+from tests.launcher import Service
+from tests.patience import GIVE_UP_S
 
 IDS: Final = [f"event {number}" for number in range(100)]
 CLIENTS: Final = 8

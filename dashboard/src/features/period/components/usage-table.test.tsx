@@ -8,9 +8,6 @@ import type { ColumnSort } from "@/view/view";
 import type { Row } from "../period";
 import { UsageTable } from "./usage-table";
 
-/** jsdom takes seconds for hundreds of rows where others need the machine too. */
-const LONG_TABLE_TIMEOUT_MS = 60_000;
-
 const ROWS = rowsOf([
   { reportName: "Lease", hundredths: 7_900 },
   { hundredths: 520 },
@@ -303,7 +300,7 @@ describe("an open row", () => {
   });
 });
 
-describe("a long table", { timeout: LONG_TABLE_TIMEOUT_MS }, () => {
+describe("a long table", () => {
   const ROW_PX = 41;
   const SCREEN_PX = 410;
 

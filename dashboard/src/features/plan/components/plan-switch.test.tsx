@@ -1,5 +1,5 @@
 import { QueryClientProvider } from "@tanstack/react-query";
-import { render, screen } from "@testing-library/react";
+import { render, screen, waitFor } from "@testing-library/react";
 import userEvent from "@testing-library/user-event";
 import { http, HttpResponse, type JsonBodyType } from "msw";
 import { setupServer } from "msw/node";
@@ -111,7 +111,7 @@ describe("choosing", () => {
   test("is not offered where there is one plan", async () => {
     serve({ plans: PLANS.plans.slice(0, 1) });
     const { container } = show();
-    await vi.waitFor(() => expect(container).toBeEmptyDOMElement());
+    await waitFor(() => expect(container).toBeEmptyDOMElement());
   });
 
   test("leads away from a plan that there is not", async () => {

@@ -3,25 +3,29 @@
 A service that is killed dozens of times would spend a minute on imports. What is run is
 the command line itself, in a process of its own for each service.
 
-`python -m tests.events.faults.launcher` reads a JSON array a line: the options, the
+`python -m tests.launcher` reads a JSON array a line: the options, the
 environment and the log of a service to start, or the id of one to wait for.
 """
 
 import asyncio
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
 from aiohttp.test_utils import unused_port
 
 from service.__main__ import main
+from service.storage import shared_store
 from service.usage import text
-from tests.running import GIVE_UP_S, LOOK_AGAIN_S, ROOT, Answer, ask_once
+from tests.patience import GIVE_UP_S
+from tests.running import LOOK_AGAIN_S, ROOT, Answer, ask_once
 
 OUTPUTS: Final = (1, 2)
 
@@ -37,7 +41,7 @@ class Launcher:
             if not name.startswith("COVERAGE_")
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.events.faults.launcher"],
+            [sys.executable, "-m", "tests.launcher"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -130,7 +134,7 @@ class Service:
 
 def launch() -> None:
     """Start and wait for services, as standard input says, until it ends."""
-    text.prepare()  # half a second of each start, and the same every time
+    _warm_up()
     running: set[int] = set()
     for line in sys.stdin:
         said = json.loads(line)
@@ -148,6 +152,18 @@ def launch() -> None:
     for process_id in running:
         with suppress(ProcessLookupError):
             os.kill(process_id, signal.SIGKILL)
+
+
+def _warm_up() -> None:
+    """Do what each start would do again: imports, tables, and a look at all memory."""
+    # On a slow machine Redis is slow.
+    vars(shared_store).update(CONNECT_S=GIVE_UP_S, COMMAND_S=GIVE_UP_S)
+    text.prepare()
+    sys.argv = ["copilot-usage", "config"]
+    with redirect_stdout(StringIO()), suppress(SystemExit):
+        main()
+    gc.collect()
+    gc.freeze()
 
 
 def _serve(options: list[str], environment: dict[str, str], log: str) -> None:
