@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import fcntl
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -18,6 +19,8 @@ from typing import IO, Any, BinaryIO, Final, Literal
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from service.console import ConsoleLog
 
 Format = Literal["auto", "json", "console"]
 
@@ -31,13 +34,14 @@ _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 
 def configure(level: str, form: Format) -> None:
     """Set up logging for the whole process; called once, by the entry points."""
+    renderer = _renderer(form)
     structlog.configure(
-        processors=[*_shared_processors(form), _renderer(form)],
+        processors=[*_shared_processors(form), renderer],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=_logger_factory(form),
         cache_logger_on_first_use=True,
     )
-    _join_stdlib(level, form)
+    _join_stdlib(level, form, renderer)
 
 
 def render_json(_logger: WrappedLogger, _method: str, entry: EventDict) -> bytes:
@@ -144,19 +148,24 @@ class BatchingLogger:
 
 
 def _shared_processors(form: Format) -> list[Processor]:
-    clock_time = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
-    return [
+    context = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        clock_time if is_console(form) else add_timestamp,
-        structlog.processors.format_exc_info,
     ]
+    if is_console(form):
+        return [*context, structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)]
+    return [*context, add_timestamp, structlog.processors.format_exc_info]
 
 
 def _renderer(form: Format) -> Processor:
     if is_console(form):
-        return structlog.dev.ConsoleRenderer(pad_event_to=24)
+        return ConsoleLog(colors=_has_colors())
     return render_json
+
+
+def _has_colors() -> bool:
+    """Return true on a terminal, unless its user wants none (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _logger_factory(form: Format) -> Any:
@@ -166,9 +175,9 @@ def _logger_factory(form: Format) -> Any:
     return lambda *_names: logger
 
 
-def _join_stdlib(level: str, form: Format) -> None:
+def _join_stdlib(level: str, form: Format, renderer: Processor) -> None:
     def as_text(logger: WrappedLogger, method: str, entry: EventDict) -> str:
-        rendered = _renderer(form)(logger, method, entry)
+        rendered = renderer(logger, method, entry)
         return rendered.decode() if isinstance(rendered, bytes) else str(rendered)
 
     handler = logging.StreamHandler(sys.stdout)

@@ -2,10 +2,12 @@
 
     python -m benchmarks.load.growing MESSAGES PORT
 
-`/base` is the period as it was at first, and asking for it lets nothing grow.
+`/base` is the period as it was at first, and asking for it lets nothing grow. Below a
+prefix, such as `/a/messages/current-period`, it grows apart, and from the first again.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import unquote
@@ -31,13 +33,17 @@ class GrowingPeriod:
         self.reports = period.reports
         self._size = messages
         self._tails: list[bytes] = []
+        self._growths: Counter[str] = Counter()
 
-    def next_body(self) -> bytes:
-        """The base at first, then one percent more each time."""
-        body = self.base.removesuffix(ENDING) + b"".join(self._tails) + ENDING
-        if len(self._tails) < MOST_GROWTHS:
+    def next_body(self, prefix: str) -> bytes:
+        """The base at first, then one percent more each time, for each prefix."""
+        growths = min(self._growths[prefix], MOST_GROWTHS)
+        self._growths[prefix] += 1
+        # One ahead, so that no caller waits for what it gets to be made.
+        while len(self._tails) <= growths:
             self._tails.append(self._next_tail())
-        return body
+        tails = self._tails[:growths]
+        return self.base.removesuffix(ENDING) + b"".join(tails) + ENDING
 
     def _next_tail(self) -> bytes:
         """Messages that were never there, with texts of another seed."""
@@ -58,8 +64,8 @@ def create_app(messages: int) -> web.Application:
     """The upstream's two calls, and `/base`."""
     growing = GrowingPeriod(messages)
 
-    async def answer_messages(_request: web.Request) -> web.Response:
-        return _json(growing.next_body())
+    async def answer_messages(request: web.Request) -> web.Response:
+        return _json(growing.next_body(request.match_info.get("prefix", "")))
 
     async def answer_base(_request: web.Request) -> web.Response:
         return _json(growing.base)
@@ -69,9 +75,10 @@ def create_app(messages: int) -> web.Application:
         return web.Response(status=404) if body is None else _json(body)
 
     app = web.Application()
-    app.router.add_get("/messages/current-period", answer_messages)
     app.router.add_get("/base", answer_base)
-    app.router.add_get("/reports/{id}", answer_report)
+    for prefix in ("", "/{prefix}"):
+        app.router.add_get(f"{prefix}/messages/current-period", answer_messages)
+        app.router.add_get(prefix + "/reports/{id}", answer_report)
     return app
 
 

@@ -31,11 +31,36 @@ STOP_S: Final = 15.0
 POLL_S: Final = 0.05
 CALL_S: Final = 120.0
 
-_SERVICE_PYTHON: Final = ROOT / ".venv/bin/python"
-
 
 class Missing(Exception):
     """A tool or a feature is not there to be measured with; the text says which."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Source tree of the service, and the Python that has its dependencies."""
+
+    root: Path
+    python: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of `copilot-usage` with these arguments."""
+        return [str(self.python), "-m", "service", *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment in which no other tree's code can be imported."""
+        # It precedes what is installed: an editable install names another tree.
+        return {**os.environ, "PYTHONPATH": str(self.root), "PYTHONSAFEPATH": ""}
+
+
+def _own_tree() -> Tree:
+    python = ROOT / ".venv/bin/python"
+    return Tree(ROOT, python if python.exists() else Path(sys.executable))
+
+
+OWN_TREE: Final = _own_tree()
+"""This checkout, in its own environment."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +103,6 @@ def pin_to(core: int) -> None:
     os.sched_setaffinity(0, {core})
 
 
-def service_command(*arguments: str) -> list[str]:
-    """`copilot-usage` with these arguments, from the checkout's own environment."""
-    python = _SERVICE_PYTHON if _SERVICE_PYTHON.exists() else Path(sys.executable)
-    return [str(python), "-m", "service", *arguments]
-
-
 @contextmanager
 def running(
     command: Sequence[str],
@@ -91,6 +110,7 @@ def running(
     *,
     output: int | IO[bytes] = subprocess.DEVNULL,
     environment: Mapping[str, str] | None = None,
+    tree: Tree = OWN_TREE,
 ) -> Iterator[Server]:
     """Run a server until the context ends; `Missing` where it does not start.
 
@@ -101,8 +121,8 @@ def running(
             tethered(command),
             stdout=output,
             stderr=complaints,
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
+            cwd=tree.root,
+            env={**tree.environment, **(environment or {})},
         )
         try:
             if not _answers(answers_at, process):
@@ -120,16 +140,18 @@ def service(
     *options: str,
     cores: Sequence[int] = (SERVER_CORE,),
     output: int | IO[bytes] = subprocess.DEVNULL,
+    tree: Tree = OWN_TREE,
     **settings: str,
 ) -> Iterator[Server]:
     """The service against an upstream; settings as `cache__ttl_s="1"`."""
     port = free_port()
-    command = service_command("serve", "--port", str(port), *options)
+    command = tree.command("serve", "--port", str(port), *options)
     given = {f"COPILOT_USAGE_{name.upper()}": text for name, text in settings.items()}
     with running(
         pinned(cores, command),
         f"http://127.0.0.1:{port}/health/live",
         output=output,
+        tree=tree,
         environment={
             "COPILOT_USAGE_UPSTREAM__BASE_URL": upstream_url,
             "COPILOT_USAGE_LOGGING__FORMAT": "json",
@@ -145,7 +167,7 @@ def service(
 def sandbox(*options: str) -> Iterator[Server]:
     """The sandbox upstream on the load's core."""
     port = free_port()
-    command = service_command("sandbox", "--port", str(port), *options)
+    command = OWN_TREE.command("sandbox", "--port", str(port), *options)
     with running(pinned([LOAD_CORE], command), f"http://127.0.0.1:{port}") as server:
         yield server
 

@@ -1,0 +1,1 @@
+"""Gate for regressions: measures this checkout beside another revision of it."""
