@@ -41,9 +41,9 @@ def get_usage(port: int) -> None:
 # --- the first request of a service -------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def screen() -> str:
-    """What a terminal receives from the start to the end of the first request."""
+    """All that a terminal receives, from the start to the end of the first request."""
     ours, theirs = pty.openpty()
     environment = {"COPILOT_USAGE_EVENTS__ENABLED": "false", "TERM": "xterm"}
     with subprocess.Popen(  # noqa: S603

@@ -172,7 +172,7 @@ def large() -> Iterator[OpenSide]:
                 refresh = _timed_get(f"{server.url}/usage/daily")
                 yield {
                     LARGE: refresh,
-                    MEMORY: lambda: _settled_bytes(server) / LARGE_PERIOD,
+                    MEMORY: lambda: _idle_bytes(server) / LARGE_PERIOD,
                     GROWN: refresh,
                 }
 
@@ -229,7 +229,7 @@ def _timed(work: Callable[[], object]) -> Callable[[], float]:
     return sample
 
 
-def _settled_bytes(server: Server) -> int:
+def _idle_bytes(server: Server) -> int:
     time.sleep(SETTLE_S)
     return resident_bytes(server.pid)
 

@@ -1,5 +1,6 @@
 """Comparison of two trees: the order of measurements, the rule, and the exit status."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from benchmarks.gate.comparison import (
     Verdict,
     compare,
 )
-from benchmarks.gate.run import compare_all, show
+from benchmarks.gate.run import ROUNDS, compare_all, show
 from benchmarks.load.processes import OWN_TREE, Missing, Tree
 
 OWN: Final = Tree(Path("own"), Path("python"))
@@ -188,6 +189,18 @@ def test_the_exit_status(
 
     assert outcome.status == status
     assert told in capsys.readouterr().out.splitlines()
+
+
+def test_an_accident_is_measured_again() -> None:
+    """A figure that looks worse once, and not with new processes, is not worse."""
+    own_values = itertools.chain([2.0] * ROUNDS, itertools.repeat(1.0))
+    group = group_of(TIME, lambda side: next(own_values) if side == "own" else 1.0)
+
+    outcome = compare_all({"a group": group}, OWN, OTHER)
+
+    assert next(own_values) == 1.0
+    assert outcome.compared == [Compared(TIME, [Pair(1.0, 1.0)] * ROUNDS)]
+    assert outcome.status == 0
 
 
 def test_the_table_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def own(tmp_path: Path) -> Tree:
 
 
 def age_of(tree: Tree) -> str:
-    """What the code of a tree says of itself, in a process of its own."""
+    """Name the age that the code of a tree has, in a process of its own."""
     command = [str(tree.python), "-c", "import service; print(service.AGE)"]
     return subprocess.run(  # noqa: S603
         command,
@@ -119,7 +119,7 @@ def test_an_unknown_revision(own: Tree, revision: str) -> None:
 
 
 def test_a_revision_without_a_lock(own: Tree) -> None:
-    """What cannot be installed exactly is not measured."""
+    """A revision that cannot be installed exactly is not measured."""
     git(own.root, "rm", "--quiet", LOCK)
     git(own.root, "commit", "--quiet", "--message", "without")
     (own.root / LOCK).touch()

@@ -414,10 +414,12 @@ async def test_tries_beyond_the_pace_wait(
     sandbox.sandbox.set_report(1, {"id": 1})
     paced = Peer("paced", requests_per_s=3.0)
     async with calling(settings, sandbox, paced, timeout_s=60.0) as client:
+        began = loop_time()
         calls = [asyncio.create_task(fetch(client)) for _ in range(5)]
         for expected in (3, 4, 5):
             await passers_by(settings, sandbox)
-            assert sandbox.sandbox.calls[PATH] == expected
+            within_pace = 3 + 3.0 * (loop_time() - began)
+            assert expected <= sandbox.sandbox.calls[PATH] <= within_pace
             await loop_time.pass_s(0.34)
         await asyncio.gather(*calls)
 
@@ -448,16 +450,16 @@ async def test_who_would_wait_too_long_is_refused(
 async def test_a_pace_below_one(
     settings: MakeSettings, sandbox: RunningSandbox, loop_time: LoopTime
 ) -> None:
-    """Of every ten seconds one try, if it says so."""
+    """Of every hundred seconds one try, if it says so."""
     sandbox.sandbox.set_report(1, {"id": 1})
-    slow = Peer("slow", requests_per_s=0.1)
-    async with calling(settings, sandbox, slow, timeout_s=60.0) as client:
+    slow = Peer("slow", requests_per_s=0.01)
+    async with calling(settings, sandbox, slow, timeout_s=600.0) as client:
         calls = [asyncio.create_task(fetch(client)) for _ in range(2)]
         await passers_by(settings, sandbox)
-        await loop_time.pass_s(9.0)
+        await loop_time.pass_s(50.0)
         await passers_by(settings, sandbox)
         assert sandbox.sandbox.calls[PATH] == 1
-        await loop_time.pass_s(1.1)
+        await loop_time.pass_s(51.0)
         await asyncio.gather(*calls)
 
 
@@ -471,9 +473,11 @@ async def test_retries_keep_the_pace_too(
     async with calling(
         settings, sandbox, paced, minimum_calls=9, attempts=3, timeout_s=60.0
     ) as client:
+        began = loop_time()
         call = asyncio.create_task(fail(client))
         await passers_by(settings, sandbox)
-        assert sandbox.sandbox.calls[PATH] == 2
+        within_pace = 2 + 2.0 * (loop_time() - began)
+        assert 2 <= sandbox.sandbox.calls[PATH] <= within_pace
         await loop_time.pass_s(0.51)
 
         assert (await call).attempts == 3
@@ -488,14 +492,14 @@ async def test_leave_to_call_is_not_saved_up(
     """Who waited for a slot of a slow upstream does not burst out when it is well."""
     sandbox.sandbox.set_report(1, {"id": 1})
     sandbox.sandbox.faults = Faults(hang=1)
-    paced = Peer("paced", requests_per_s=1.0)
+    paced = Peer("paced", requests_per_s=0.01)
     async with calling(
-        settings, sandbox, paced, concurrency=1, timeout_s=600.0
+        settings, sandbox, paced, concurrency=1, timeout_s=9_000.0
     ) as client:
         calls = [asyncio.create_task(fetch(client)) for _ in range(4)]
         await until(lambda: sandbox.sandbox.in_flight == 1)
         for _ in range(4):
-            await loop_time.pass_s(1.0)
+            await loop_time.pass_s(100.0)
         sandbox.sandbox.faults = Faults()
         calls[0].cancel()
         await until(lambda: sandbox.sandbox.calls[PATH] == 2)
@@ -504,7 +508,7 @@ async def test_leave_to_call_is_not_saved_up(
 
         assert sandbox.sandbox.calls[PATH] == 2
         for _ in range(3):
-            await loop_time.pass_s(1.01)
+            await loop_time.pass_s(101.0)
             await passers_by(settings, sandbox)
         await asyncio.gather(*calls[1:])
 
