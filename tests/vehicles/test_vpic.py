@@ -353,7 +353,8 @@ def test_workers_share_the_pace(
     settings: MakeSettings, workers: int, per_s: float
 ) -> None:
     """Together they ask as often as the setting says."""
-    made = settings(server={"workers": workers}, vehicles={"requests_per_s": 10.0})
+    paced = {"requests_per_s": 10.0, "deadline_s": 20.0}
+    made = settings(server={"workers": workers}, vehicles=paced)
 
     peer = Peer("vpic", "application/json", frozenset({403}), per_s, patience_s=5.0)
     assert vpic_peer(made) == peer
