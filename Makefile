@@ -1,7 +1,7 @@
 # Everything a contributor runs. Each target sets up what it needs when that is missing
 # or older than what it is made from: .venv, the dashboard's packages, the built page.
-# What needs Node.js is left out, with a word on it, where there is none; with CI or
-# SERVICES=required that is a failure. `make` alone lists the targets.
+# Without Node.js, what needs it is skipped with a notice; with CI or SERVICES=required
+# that is a failure. `make` alone lists the targets.
 
 PYTHON ?= python3
 ARGS ?=
@@ -11,40 +11,54 @@ LOAD := .venv-load/.set-up
 SOURCES := service tests benchmarks scripts
 PACKAGES := dashboard/node_modules/.set-up
 PAGE := service/web/static/dashboard/index.html
-# Folders too: they change when a file goes.
+# Folders too: they change when a file is removed.
 PAGE_SOURCES := $(shell find dashboard/* -name node_modules -prune -o -print)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 NPM := npm --prefix dashboard
 WITH_NODE := scripts/with-node
-AGAIN := $(MAKE) --no-print-directory
+AGAIN := $(MAKE) --silent
+UNLESS_PASSED := $(BIN)/python scripts/unless_passed.py
+
+export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv run dashboard test test-page check check-page format format-page
-.PHONY: bench load lock clean
+.PHONY: help .venv run dashboard test test-page check check-code check-types check-page
+.PHONY: check-page-types check-image check-locks format format-page bench load lock image
+.PHONY: clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
+# --- set-up ---------------------------------------------------------------------------
+
+# One make of a checkout sets up at a time. Under the lock, make looks again at what is
+# out of date, since the one that it has waited for may have made it.
+alone = $(if $(SET_UP_LOCKED),$(1),python=$$(scripts/find-python) && \
+	"$$python" scripts/with_lock.py $(AGAIN) SET_UP_LOCKED=yes $@)
+
 .venv: $(SETUP) ## set the virtual environment up
 
-$(SETUP): pyproject.toml requirements-dev.lock scripts/setup-venv
-	@PYTHON='$(PYTHON)' scripts/setup-venv
-	@touch $@
+$(SETUP): pyproject.toml requirements-dev.lock scripts/setup-venv scripts/check_environment.py
+	@$(call alone,scripts/setup-venv)
 
 $(PACKAGES) $(PAGE): export NODE_REQUIRED := yes
 
 $(PACKAGES): dashboard/package-lock.json dashboard/.npmrc
-	@$(WITH_NODE) 'the dashboard is not built' scripts/quietly $(NPM) ci
-	@touch $@
+	@$(call alone,$(WITH_NODE) 'the dashboard is not built' scripts/install-page-packages)
 
 $(PAGE): $(PACKAGES) $(PAGE_SOURCES)
-	@echo 'Building the dashboard …'
-	@$(WITH_NODE) 'the dashboard is not built' scripts/quietly $(NPM) run build
+	@$(call alone,$(WITH_NODE) 'the dashboard is not built' scripts/build-page)
 
 dashboard: $(PAGE) ## build the page that is served at /dashboard/
 	@:
 
+$(LOAD): requirements-load.lock $(SETUP)
+	@$(call alone,scripts/setup-load)
+
+# --- everyday -------------------------------------------------------------------------
+
 run: $(SETUP) ## serve on 127.0.0.1:8000 against the embedded sandbox
-	@$(WITH_NODE) 'the dashboard is not built' $(AGAIN) dashboard
+	@$(WITH_NODE) 'the dashboard is not built' scripts/page-if-possible $(AGAIN) dashboard
 	@$(BIN)/copilot-usage serve --sandbox $(ARGS)
 
 # Two files at once; in their own order, since those that take longest come first.
@@ -53,23 +67,39 @@ ALL_TESTS = --cov --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test check: export NODE_REQUIRED := $(or $(CI),$(filter required,$(SERVICES)))
 
 test: $(SETUP) ## run the tests; all of them must cover 95 %, ARGS="-k rating" only some
-	@$(WITH_NODE) 'the dashboard is not tested' $(AGAIN) $(if $(ARGS),dashboard,test-page)
+	@$(if $(ARGS),:,$(WITH_NODE) 'the dashboard is not tested' $(AGAIN) test-page)
 	@$(BIN)/python -m pytest $(or $(ARGS),$(ALL_TESTS))
 
 test-page: dashboard
 	@$(NPM) test --silent
 
-check: $(SETUP) ## format, lint, types, import directions, the image's install
+check: $(SETUP) check-code ## format, lint, types, import directions, locks, the image
 	@$(WITH_NODE) 'the dashboard is not checked' $(AGAIN) check-page
+	@$(AGAIN) check-locks check-image
+
+check-code: $(SETUP)
 	@$(BIN)/ruff format --check $(wildcard $(SOURCES))
 	@$(BIN)/ruff check $(wildcard $(SOURCES))
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python scripts/check_dockerfile.py
 
-check-page: $(PACKAGES)
+check-page: $(PACKAGES) check-page-types
+	@$(UNLESS_PASSED) dashboard dashboard -- $(NPM) run --silent check
+
+check-page-types: $(PACKAGES)
 	@$(BIN)/python scripts/write_api_types.py --check
-	@$(NPM) run --silent check
+
+# Each lock is installed with two versions of pip, which takes minutes.
+check-locks: $(SETUP)
+	@$(UNLESS_PASSED) locks pyproject.toml $(wildcard requirements*.lock) \
+		scripts/check_locks.py scripts/check_environment.py \
+		-- $(BIN)/python scripts/check_locks.py
+
+check-image: $(SETUP)
+	@$(UNLESS_PASSED) image Dockerfile .dockerignore pyproject.toml README.md LICENSE \
+		requirements.lock requirements-build.lock config dashboard service scripts \
+		"node=$$(node --version 2>/dev/null)" \
+		-- $(BIN)/python -m scripts.check_dockerfile
 
 format: $(SETUP) ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff check --fix-only --quiet $(wildcard $(SOURCES))
@@ -81,31 +111,33 @@ format-page: $(PACKAGES)
 	@$(NPM) run --silent format
 
 bench: $(SETUP) ## measure, printed as ratios
-	@$(BIN)/python -m benchmarks $(ARGS)
-
-$(LOAD): requirements-load.lock $(SETUP)
-	@$(BIN)/python -m venv --clear .venv-load
-	@.venv-load/bin/python -m pip install --quiet --disable-pip-version-check \
-		--require-hashes --requirement requirements-load.lock
-	@touch $@
+	@$(BIN)/python -m benchmarks $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
 
 load: $(LOAD) ## load on a server of this machine: ARGS="steady --serve", "--help"
 	@.venv-load/bin/python -m benchmarks.load $(or $(ARGS),mixed --serve)
 
+image: ## build the image, tagged with the version and as latest; needs Docker
+	@docker build --build-arg VERSION=$(VERSION) \
+		--tag copilot-usage:$(VERSION) --tag copilot-usage:latest .
+
+MADE := dashboard/node_modules service/web/static .venv .venv-load .coverage .coverage.* \
+	.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
 clean: ## remove all that these targets made
-	rm -rf dashboard/node_modules service/web/static
-	rm -rf .venv .venv-load .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@$(call alone,rm -rf $(MADE) && find . -name __pycache__ -type d -prune -exec rm -rf {} + \
+		&& rm -rf .cache)
+
+# --- dependencies ---------------------------------------------------------------------
 
 # Exact versions and hashes of all that is installed, the same on every platform.
 # The widest set is resolved first; two others are cut from it. The load tools never
-# share an environment with the service, so they are resolved by themselves.
+# share an environment with the service, so they are resolved by themselves. The locks
+# are installed without resolving, so what extras require must be in them too.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet \
 	--universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	--no-annotate --no-emit-index-url pyproject.toml
+	--no-strip-extras --no-annotate --no-emit-index-url pyproject.toml
 
 lock: $(SETUP) ## resolve the dependencies anew; ARGS=--upgrade for newer versions
-	@$(BIN)/python -m pip install --quiet uv
 	@$(COMPILE) --group dev --output-file requirements-dev.lock $(ARGS)
 	@$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group build \
