@@ -6,12 +6,14 @@ failure on the way, 2 an option, a setting or a file that is of no use.
 
 import asyncio
 import os
+import platform
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import structlog
 import typer
 
 from service import logs, serving, terminal
@@ -29,14 +31,12 @@ from service.usage.period import find_plan
 from service.usage.rating import TEXT_RULES
 from service.vehicles import commands as vehicle_commands
 from service.vehicles import files as vin_files
+from service.web.dashboard import FOLDER, PAGE_PATH
+from service.web.index import NAME, VERSION
 from service.workers import run as run_workers
 
-NAME: Final = "copilot-usage"
-WHERE_TO_LOOK: Final = {
-    "dashboard": "/dashboard/",
-    "usage": "/usage",
-    "documentation": "/docs",
-}
+PAGE_FILE: Final = FOLDER / "index.html"
+WHERE_TO_LOOK: Final = {"usage": "/usage", "documentation": "/docs"}
 EXIT_STATUS: Final[dict[type[Exception], int]] = {
     files.BadMessage: 1,
     serving.CannotStart: 1,
@@ -66,6 +66,8 @@ class RateFormat(StrEnum):
     CSV = "csv"
 
 
+log = structlog.get_logger()
+
 cli = typer.Typer(
     name=NAME,
     help="What Copilot has used of its credits in the current billing period.",
@@ -83,7 +85,7 @@ def root(
     ] = False,
 ) -> None:
     if show_version:
-        typer.echo(f"{NAME} {version(NAME)}")
+        typer.echo(f"{NAME} {VERSION}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), nl=False)
@@ -111,7 +113,8 @@ def serve(
     logs.configure(settings.logging.level, settings.logging.format)
 
     def announce(url: str) -> None:
-        terminal.announce(url, WHERE_TO_LOOK, *_notes(settings), err=True)
+        terminal.announce(url, _where_to_look(), *_notes(settings), err=True)
+        _log_start(url)
 
     if settings.server.workers > 1:
         run_workers(settings, announce)
@@ -205,11 +208,32 @@ def main() -> None:
         sys.exit(next(filter(None, ancestry)))
 
 
-def _notes(settings: Settings) -> list[str]:
-    """What to know of the sandbox, where it runs."""
-    if not (settings.sandbox.enabled and settings.events.enabled):
-        return []
-    return [f"key for /events, in the sandbox only: {SANDBOX_KEY}"]
+def _where_to_look() -> dict[str, str]:
+    """Name the paths to open first; the dashboard's only if it is built."""
+    page = {"dashboard": PAGE_PATH} if PAGE_FILE.is_file() else {}
+    return page | WHERE_TO_LOOK
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    """Name what is missing, and what the sandbox generates."""
+    if not PAGE_FILE.is_file():
+        yield "dashboard: not built; make dashboard builds it"
+    if settings.sandbox.enabled:
+        yield "data: a made-up period of the sandbox"
+        if settings.events.enabled:
+            yield f"key for /events, in the sandbox only: {SANDBOX_KEY}"
+
+
+def _log_start(url: str) -> None:
+    log.info(
+        "service.started",
+        **{
+            "service.version": VERSION,
+            "process.runtime.version": platform.python_version(),
+            "process.pid": os.getpid(),
+            "url.full": url,
+        },
+    )
 
 
 def _load(config: Path | None, **options: dict[str, Any]) -> Loaded:

@@ -6,6 +6,7 @@ no more, finishing what is in flight.
 """
 
 import asyncio
+import errno
 import gc
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +23,9 @@ from service.web.connections import Bounds, ConnectionServer
 from service.web.health import TRAFFIC
 
 LISTEN_BACKLOG: Final = 1024
+OTHER_PORT: Final = 11
+"""Distance of the port that is suggested instead of one that is taken."""
+PORT_LIMIT: Final = 65_535 - OTHER_PORT
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 Listening = AbstractAsyncContextManager[str]
@@ -30,6 +34,17 @@ Listening = AbstractAsyncContextManager[str]
 
 class CannotStart(Exception):
     """The server could not open: its address is taken, or is not of this machine."""
+
+    @classmethod
+    def at(cls, server: Server, error: OSError) -> "CannotStart":
+        """Say why it cannot listen there, and how to use another port."""
+        if error.errno != errno.EADDRINUSE:
+            return cls(f"cannot listen: {error.strerror or error}")
+        other = server.port + (OTHER_PORT if server.port < PORT_LIMIT else -OTHER_PORT)
+        return cls(
+            f"port {server.port} of {server.host} is taken; use another one: "
+            f'--port {other}, or make run ARGS="--port {other}"'
+        )
 
 
 class ServiceRunner(FrontRunner):
@@ -74,7 +89,10 @@ async def listening(app: web.Application, server: Server) -> AsyncIterator[str]:
     await runner.setup()
     try:
         site = web.TCPSite(runner, server.host, server.port, backlog=LISTEN_BACKLOG)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            raise CannotStart.at(server, error) from error
         yield site.name
     finally:
         await runner.cleanup()

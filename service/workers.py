@@ -62,8 +62,7 @@ def listen(server: Server) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=LISTEN_BACKLOG)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CannotStart(f"cannot listen: {reason}") from error
+        raise CannotStart.at(server, error) from error
 
 
 class Workers(BaseApplication):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import pty
 import re
 import signal
@@ -25,6 +26,7 @@ from service.__main__ import EXIT_STATUS, cli, main
 from service.events.keys import SANDBOX_KEY
 from service.storage.migrations import revisions
 from service.usage.rating import PLANS
+from service.web.dashboard import NOT_BUILT, read_dashboard
 from tests.events.conftest import event
 
 ROOT: Final = Path(__file__).parent.parent
@@ -37,6 +39,15 @@ MESSAGES: Final = b'{"id":1,"text":"a"}\n{"id":2,"text":"rent rent","report_id":
 PRICED: Final = (
     b'{"message_id":1,"credits_used":2.0}\n{"message_id":2,"credits_used":1.85}\n'
 )
+TAKEN: Final = (
+    r"copilot-usage: port \d+ of 127\.0\.0\.1 is taken; use another one: "
+    r'--port (\d+), or make run ARGS="--port \1"\n'
+)
+SAID_OF_A_TAKEN_PORT: Final = {
+    "serve": TAKEN,
+    "serve --workers 2": TAKEN,
+    "sandbox": r"copilot-usage: cannot listen: .*address already in use\n",
+}
 SUMMARY: Final = (
     "copilot-usage: plan: text-rules/1; messages: 2; credits: 3.85; "
     "naming a report, yet priced by text: 1\n"
@@ -123,7 +134,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
         def run(*arguments: str) -> Server:
             log = stack.enter_context((tmp_path / "log").open("wb"))
-            to_say = {"serve": ("stderr", 5), "sandbox": ("stdout", 5)}
+            to_say = {"serve": ("stderr", 6), "sandbox": ("stdout", 5)}
             says, count = to_say[arguments[0]]
             streams: dict[str, Any] = {
                 "stdout": log,
@@ -168,24 +179,34 @@ def url_of(line: str) -> str:
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
 @pytest.mark.usefixtures("kept")
 def test_serve(stop: signal.Signals, start: Start) -> None:
-    """It says where to look, answers there, and ends in order on a signal."""
+    """It prints where to look, answers there, logs its start, and ends on a signal."""
     server = start("serve", "--sandbox", "--port", "0")
     url = url_of(server.lines[0])
+    is_built = read_dashboard() != NOT_BUILT
     assert server.lines == [
         f"Listening on {url}, until Ctrl-C",
-        f"  dashboard: {url}/dashboard/",
+        *([f"  dashboard: {url}/dashboard/"] if is_built else []),
         f"  usage: {url}/usage",
         f"  documentation: {url}/docs",
+        *([] if is_built else ["  dashboard: not built; make dashboard builds it"]),
+        "  data: a made-up period of the sandbox",
         "  key for /events, in the sandbox only: cu_sandbox",
     ]
     assert get(f"{url}/health/live")
     assert len(json.loads(get(f"{url}/usage"))["usage"]) == 110
     server.process.send_signal(stop)
     assert server.process.wait(GIVE_UP_S) == 0
-    events = [
-        json.loads(line)["event"] for line in server.log.read_bytes().splitlines()
-    ]
-    assert events.count("http.request") == 2
+    entries = [json.loads(line) for line in server.log.read_bytes().splitlines()]
+    assert [each["event"] for each in entries].count("http.request") == 2
+    assert entries[0].pop("timestamp")
+    assert entries[0] == {
+        "level": "info",
+        "event": "service.started",
+        "service.version": version("copilot-usage"),
+        "process.runtime.version": platform.python_version(),
+        "process.pid": server.process.pid,
+        "url.full": url,
+    }
 
 
 def test_sandbox(start: Start) -> None:
@@ -220,15 +241,13 @@ def test_sandbox_leaves_requests_at_once(start: Start) -> None:
 
 
 @pytest.mark.usefixtures("kept")
-@pytest.mark.parametrize("command", ["serve", "sandbox"])
+@pytest.mark.parametrize("command", SAID_OF_A_TAKEN_PORT)
 def test_a_port_in_use(command: str) -> None:
     """Where the port is taken, that is the one line said, and a failure."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = finished(command, "--port", str(taken.getsockname()[1]))
+        done = finished(*command.split(), "--port", str(taken.getsockname()[1]))
     assert (done.returncode, done.stdout) == (1, b"")
-    assert re.fullmatch(
-        rb"copilot-usage: cannot listen: .*address already in use\n", done.stderr
-    )
+    assert re.fullmatch(SAID_OF_A_TAKEN_PORT[command], done.stderr.decode())
 
 
 # --- rate ---------------------------------------------------------------------------

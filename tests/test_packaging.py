@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parents[1]
 BUILD_TIMEOUT_S: Final = 120
 PYTHON_LOCKS: Final = sorted(ROOT.glob("requirements*.lock"))
 NPM_LOCK: Final = ROOT / "dashboard" / "package-lock.json"
-PROJECT_FILES: Final = (".gitignore", "pyproject.toml", "README.md")
+PROJECT_FILES: Final = (".gitignore", "pyproject.toml", "README.md", "LICENSE")
 PAGE_FILES: Final = ("index.html", "assets/a-1.js", "assets/a-1.js.br")
 
 
