@@ -20,6 +20,9 @@ AGAIN := $(MAKE) --silent
 UNLESS_PASSED := $(BIN)/python scripts/unless_passed.py
 
 export PYTHON
+# Bytecode is written also where the environment forbids it: each of the processes that
+# tests start would compile the whole service again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help .venv run dashboard test test-page check check-code check-types check-page
@@ -67,7 +70,7 @@ ALL_TESTS = --cov --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test check: export NODE_REQUIRED := $(or $(CI),$(filter required,$(SERVICES)))
 
 test: $(SETUP) ## run the tests; all of them must cover 95 %, ARGS="-k rating" only some
-	@$(if $(ARGS),:,$(WITH_NODE) 'the dashboard is not tested' $(AGAIN) test-page)
+	@$(if $(ARGS),,$(WITH_NODE) 'the dashboard is not tested' $(AGAIN) test-page)
 	@$(BIN)/python -m pytest $(or $(ARGS),$(ALL_TESTS))
 
 test-page: dashboard

@@ -60,7 +60,7 @@ class Image:
                 self._keys[stage.name] = ""
             else:
                 self._build_stage(stage)
-        self._layers.remove_unused()
+        self._layers.remove_others()
 
     def run(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a command in the image to its end, its output captured."""
@@ -82,6 +82,7 @@ class Image:
                 self._carry_out(each)
             return
         keys = list(self._layer_keys(stage))
+        self._layers.keep(keys)
         if (layer := self._layers.find(keys[-1])) is None:
             layer = self._make_layers(stage, keys)
         self._stages[stage.name] = layer

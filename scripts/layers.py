@@ -29,18 +29,20 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 class Layers:
-    """Layers in a folder, of which those that were used are kept in the end."""
+    """Layers in a folder, of which those of the present Dockerfile are kept."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._used: set[str] = set()
+        self._kept: set[str] = set()
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Keep the layers that have these keys, as far as there are such."""
+        self._kept.update(keys)
 
     def find(self, key: str) -> Path | None:
-        """Return the layer's folder, and mark it as used."""
-        if not (path := self._folder / key).is_dir():
-            return None
-        self._used.add(key)
-        return path
+        """Return the layer's folder, if there is one."""
+        path = self._folder / key
+        return path if path.is_dir() else None
 
     def find_last(self, keys: Iterable[str]) -> tuple[int, Path] | None:
         """Return the position and the folder of the last of these keys that is kept."""
@@ -55,12 +57,11 @@ class Layers:
         part = self._folder / f"{key}.part"
         shutil.rmtree(part, ignore_errors=True)
         link_tree(tree, part)
-        self._used.add(key)
         return part.rename(self._folder / key)
 
-    def remove_unused(self) -> None:
-        """Remove the layers that were neither found nor saved."""
+    def remove_others(self) -> None:
+        """Remove the layers that are not to be kept."""
         if self._folder.is_dir():
             for path in self._folder.iterdir():
-                if path.name not in self._used:
+                if path.name not in self._kept:
                     shutil.rmtree(path)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 LOCK: Final = Path(__file__).resolve().parent.parent / ".cache" / "set-up.lock"
+BEYOND_SHELL: Final = 10
+"""The first file descriptor that POSIX shells cannot name."""
 WAITING: Final = "Another make sets up this folder; waiting for it …\n"
 
 
@@ -46,7 +48,9 @@ def _is_open_file(path: Path, descriptor: int) -> bool:
 
 def main() -> NoReturn:
     """Replace this process by the command, with the lock held."""
-    os.set_inheritable(acquire(LOCK), True)  # noqa: FBT003 - it takes no keyword
+    descriptor = acquire(LOCK)
+    # The copy is inherited, and shell scripts cannot redirect it by accident.
+    fcntl.fcntl(descriptor, fcntl.F_DUPFD, BEYOND_SHELL)
     os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - without a shell, on purpose
 
 

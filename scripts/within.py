@@ -28,6 +28,7 @@ def run_within(timeout_s: float, command: list[str]) -> int:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
