@@ -6,17 +6,47 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from collections.abc import Mapping
+from email import message_from_bytes
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import NormalizedName, canonicalize_name
+from packaging.version import Version
+
+from scripts import check_locks
+from scripts.check_environment import (
+    Package,
+    find_problems,
+    installed,
+    requirements_of,
+)
+from scripts.dockerfile import read_stages
 
 ROOT: Final = Path(__file__).parents[1]
 BUILD_TIMEOUT_S: Final = 120
 PYTHON_LOCKS: Final = sorted(ROOT.glob("requirements*.lock"))
 NPM_LOCK: Final = ROOT / "dashboard" / "package-lock.json"
 PROJECT_FILES: Final = (".gitignore", "pyproject.toml", "README.md", "LICENSE")
+PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# The load tools are installed in another environment, so only check_locks.py can know
+# what they require.
+LOCK_ROOTS: Final = {
+    name: roots
+    for name, roots in check_locks.ROOTS.items()
+    if name != "requirements-load.lock"
+}
+PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
+PLATFORMS: Final = {
+    "linux": ("posix", "Linux", "x86_64"),
+    "darwin": ("posix", "Darwin", "arm64"),
+}
 PAGE_FILES: Final = ("index.html", "assets/a-1.js", "assets/a-1.js.br")
 
 
@@ -54,6 +84,25 @@ def test_the_wheel_has_the_built_page(archives: Path) -> None:
     assert not [name for name in names if name.startswith("dashboard")]
 
 
+def test_the_wheel_says_what_it_is(archives: Path) -> None:
+    """Its metadata has the licence, the README and the version of pyproject.toml."""
+    (wheel,) = archives.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = (each for each in opened.namelist() if each.endswith("/METADATA"))
+        metadata = message_from_bytes(opened.read(name))
+        assert name.replace("METADATA", "licenses/LICENSE") in opened.namelist()
+
+    assert metadata["Version"] == PROJECT["version"]
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["License-File"] == "LICENSE"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert str(metadata.get_payload()).startswith("# Copilot usage service")
+    assert metadata["Keywords"]
+    assert "Programming Language :: Python :: 3.13" in metadata.get_all(
+        "Classifier", []
+    )
+
+
 def test_the_source_archive_has_the_page_and_its_source(archives: Path) -> None:
     """A wheel can be made from it without Node.js, and the page anew with it."""
     (archive,) = archives.glob("*.tar.gz")
@@ -63,6 +112,7 @@ def test_the_source_archive_has_the_page_and_its_source(archives: Path) -> None:
 
     assert {f"service/web/static/dashboard/{name}" for name in PAGE_FILES} <= names
     assert {"dashboard/src/main.tsx", "config/default.toml", "README.md"} <= names
+    assert "LICENSE" in names
     assert not [name for name in names if "node_modules" in name]
 
 
@@ -76,6 +126,77 @@ def test_every_package_of_the_dashboard_has_its_reason() -> None:
     names = [name for row in rows for name in row.split(", ")]
 
     assert sorted(set(names) - {"package"}) == sorted(wanted)
+
+
+def locked(text: str, environment: Mapping[str, str]) -> dict[NormalizedName, Package]:
+    """The packages of a lock that one environment installs, with their requirements.
+
+    Those are of the packages installed here; a package for other platforms has none.
+    """
+    here = installed()
+    packages = {}
+    for line in re.findall(r"^[a-z0-9].*?(?= \\$)", text, re.MULTILINE):
+        pinned = Requirement(line)
+        if pinned.marker is None or pinned.marker.evaluate(dict(environment)):
+            name = canonicalize_name(pinned.name)
+            version = Version(str(pinned.specifier).removeprefix("=="))
+            known = here.get(name, Package(version, ()))
+            assert known.version == version, name
+            packages[name] = known
+    return packages
+
+
+def environment_of(python: str, platform: str) -> dict[str, str]:
+    """The values of markers on another Python and platform."""
+    values = {key: str(value) for key, value in default_environment().items()}
+    os_name, system, machine = PLATFORMS[platform]
+    return values | {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": platform,
+        "os_name": os_name,
+        "platform_system": system,
+        "platform_machine": machine,
+    }
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("name", LOCK_ROOTS)
+def test_a_lock_is_complete(name: str, python: str, platform: str) -> None:
+    """It has all that its packages and their extras require, on every platform."""
+    environment = environment_of(python, platform)
+    packages = locked((ROOT / name).read_text(encoding="utf-8"), environment)
+
+    assert find_problems(packages, requirements_of(LOCK_ROOTS[name]), environment) == []
+
+
+@pytest.mark.parametrize("package", ["hiredis", "greenlet", "aiohttp"])
+def test_an_incomplete_lock_is_found(package: str) -> None:
+    """Without a package that is required by an extra or by itself, a lock fails."""
+    environment = environment_of("3.13", "linux")
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    packages = locked(text, environment)
+    del packages[canonicalize_name(package)]
+
+    problems = find_problems(packages, requirements_of(["project"]), environment)
+    assert any(f"requires {package}" in each for each in problems)
+
+
+@pytest.mark.parametrize("lock", PYTHON_LOCKS, ids=lambda path: path.name)
+def test_every_lock_is_installed_by_a_check(lock: Path) -> None:
+    """A lock that check_locks.py does not know would never be installed by it."""
+    assert check_locks.ROOTS.keys() >= {lock.name}
+
+
+def test_the_image_is_built_with_what_ci_uses() -> None:
+    """CI builds the dashboard with the Node.js of the Dockerfile."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_bytes())
+    steps = workflow["jobs"]["ci"]["steps"]
+    (node,) = [each["with"]["node-version"] for each in steps if "with" in each]
+    (stage, *_) = read_stages((ROOT / "Dockerfile").read_text())
+
+    assert stage.base.startswith(f"node:{node}-")
 
 
 @pytest.mark.parametrize("lock", PYTHON_LOCKS, ids=lambda path: path.name)
