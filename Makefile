@@ -25,7 +25,7 @@ export PYTHON
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv run dashboard test test-page check check-code check-types check-page
+.PHONY: help .venv run dashboard test test-page check check-code check-page
 .PHONY: check-page-types check-image check-locks format format-page bench load lock image
 .PHONY: clean
 
@@ -67,10 +67,13 @@ run: $(SETUP) ## serve on 127.0.0.1:8000 against the embedded sandbox
 # Two files at once; in their own order, since those that take longest come first.
 ALL_TESTS = --cov --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# A selection of tests starts at once: the page is built only for a browser's.
+PAGE_TESTED = $(if $(ARGS),$(if $(findstring tests/browser,$(ARGS)),dashboard),test-page)
+
 test check: export NODE_REQUIRED := $(or $(CI),$(filter required,$(SERVICES)))
 
 test: $(SETUP) ## run the tests; all of them must cover 95 %, ARGS="-k rating" only some
-	@$(if $(ARGS),,$(WITH_NODE) 'the dashboard is not tested' $(AGAIN) test-page)
+	@$(if $(PAGE_TESTED),$(WITH_NODE) 'the dashboard is not tested' $(AGAIN) $(PAGE_TESTED))
 	@$(BIN)/python -m pytest $(or $(ARGS),$(ALL_TESTS))
 
 test-page: dashboard
@@ -99,10 +102,11 @@ check-locks: $(SETUP)
 		-- $(BIN)/python scripts/check_locks.py
 
 check-image: $(SETUP)
-	@$(UNLESS_PASSED) image Dockerfile .dockerignore pyproject.toml README.md LICENSE \
-		requirements.lock requirements-build.lock config dashboard service scripts \
-		"node=$$(node --version 2>/dev/null)" \
-		-- $(BIN)/python -m scripts.check_dockerfile
+	@$(call alone,$(UNLESS_PASSED) image $(IMAGE_INPUTS) "node=$$(node --version 2>&1)" \
+		-- $(BIN)/python -m scripts.check_dockerfile)
+
+IMAGE_INPUTS := Dockerfile .dockerignore pyproject.toml README.md LICENSE requirements.lock \
+	requirements-build.lock config dashboard service scripts
 
 format: $(SETUP) ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff check --fix-only --quiet $(wildcard $(SOURCES))

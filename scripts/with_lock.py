@@ -2,8 +2,8 @@
 
     with_lock.py COMMAND...
 
-The lock is on an open file that the command inherits. The kernel releases it when the
-last process that has it open ends, so a killed `make` leaves no stale lock, and an
+The lock is on an open file that the command inherits. The kernel releases it with the
+last process that has the file open. A killed `make` leaves no stale lock, and an
 installer that outlives its `make` still keeps the next one waiting.
 """
 
@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 LOCK: Final = Path(__file__).resolve().parent.parent / ".cache" / "set-up.lock"
 BEYOND_SHELL: Final = 10
 """The first file descriptor that POSIX shells cannot name."""
-WAITING: Final = "Another make sets up this folder; waiting for it …\n"
+WAITING: Final = "Another make is at work in this folder; waiting for it …\n"
 
 
 def acquire(path: Path) -> int:

@@ -25,7 +25,7 @@ def install(folder: Path, name: str, version: str, *requires: str) -> None:
 
 
 def problems(folder: Path, *roots: str, **environment: str) -> list[str]:
-    """What is wrong with the packages in a folder."""
+    """The problems of the packages in a folder."""
     markers = {"python_version": "3.11", "sys_platform": "linux"} | environment
     return find_problems(
         installed([str(folder)]), [Requirement(each) for each in roots], markers
@@ -48,7 +48,7 @@ def test_a_complete_environment(tmp_path: Path) -> None:
     ],
 )
 def test_an_extra_is_followed(version: str | None, said: str, tmp_path: Path) -> None:
-    """What a package requires for an extra has to be there, in the right version."""
+    """The requirements of an extra have to be there, in the right version."""
     install(tmp_path, "cache", "1.0", *CACHE)
     if version is not None:
         install(tmp_path, "codec", version)
@@ -65,7 +65,7 @@ def test_an_extra_that_another_package_asks_for(tmp_path: Path) -> None:
 
 
 def test_a_requirement_without_extra(tmp_path: Path) -> None:
-    """What pip check finds is found as well, and said once."""
+    """A problem that pip check finds is found as well, and said once."""
     install(tmp_path, "user", "1.0", "cache", "cache")
     assert problems(tmp_path) == ["user requires cache, which is missing"]
 

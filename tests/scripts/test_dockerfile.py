@@ -54,7 +54,7 @@ def built(checkout: Path) -> Image:
 
 
 def count(checkout: Path, name: str) -> int:
-    """How often a command was carried out."""
+    """The number of times that a command was carried out."""
     return len((checkout.parent / "runs" / name).read_text())
 
 
