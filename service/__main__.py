@@ -114,7 +114,7 @@ def serve(
 
     def announce(url: str) -> None:
         terminal.announce(url, _where_to_look(), *_notes(settings), err=True)
-        _log_start(url)
+        log_start(url)
 
     if settings.server.workers > 1:
         run_workers(settings, announce)
@@ -224,7 +224,8 @@ def _notes(settings: Settings) -> Iterator[str]:
             yield f"key for /events, in the sandbox only: {SANDBOX_KEY}"
 
 
-def _log_start(url: str) -> None:
+def log_start(url: str) -> None:
+    """Write the first line of the log: the version that is served, and where."""
     log.info(
         "service.started",
         **{

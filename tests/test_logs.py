@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from structlog.typing import EventDict
 
 from service import logs, workers
+from service.__main__ import log_start
 from service.events.client import EventsClient
 from service.events.keys import add_key
 from service.events.retention import Retention
@@ -494,6 +495,7 @@ async def play_everything(
     await play_connections()
     await play_events(client, tmp_path, monkeypatch)
     await play_vehicles(client, sandbox, tmp_path, monkeypatch)
+    log_start("http://127.0.0.1:8000")
     workers.note_start(Mock(pid=1))
     workers.note_exit(Mock(), Mock(pid=1))
     monkeypatch.setattr(CurrentPeriod, "view", None)
