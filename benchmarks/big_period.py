@@ -34,8 +34,9 @@ from benchmarks.load.processes import (
 )
 from benchmarks.report import Result, at_most, interleaved
 from benchmarks.upstreams import free_port
-from service.usage.model import CurrentPeriod, UsageAnswer, UsageItem
-from service.usage.rating import TEXT_RULES
+from service.usage.pricing.plans import TEXT_RULES
+from service.usage.snapshots.answers import UsageAnswer, UsageItem
+from service.usage.snapshots.messages import UpstreamPeriod
 
 MESSAGES: Final = 1_000_000
 FEW_MESSAGES: Final = 10
@@ -121,7 +122,7 @@ def _run() -> list[Result]:
 
 def work_alone_s(body: bytes) -> float:
     """Decoding, rating and encoding the body in this process, each by itself."""
-    decoder, encoder = msgspec.json.Decoder(CurrentPeriod), msgspec.json.Encoder()
+    decoder, encoder = msgspec.json.Decoder(UpstreamPeriod), msgspec.json.Encoder()
     messages = decoder.decode(body).messages
     texts = [message.text for message in messages]
     prices = (TEXT_RULES.rate(texts) / 100).tolist()

@@ -11,15 +11,20 @@ import msgspec
 from benchmarks.report import Result, at_most, interleaved
 from service.sandbox.options import SandboxOptions
 from service.sandbox.periods import generate_period
-from service.usage.ledger import ANSWER_BEGIN, ANSWER_END, read_messages
-from service.usage.model import CurrentPeriod, Report, UsageAnswer, UsageItem
-from service.usage.pricing import encode_items, price
-from service.usage.rating import TOKEN_ESTIMATE
-from service.usage.reports import Settled
+from service.usage.pricing.plans import TOKEN_ESTIMATE
+from service.usage.snapshots.answers import UsageAnswer
+from service.usage.snapshots.build import (
+    ReportPrice,
+    ResolvedReports,
+    build,
+    encode_items,
+)
+from service.usage.snapshots.columns import ANSWER_BEGIN, ANSWER_END
+from service.usage.snapshots.messages import UpstreamPeriod, read_messages
 
 MESSAGES: Final = 100_000
 
-_decoder: Final = msgspec.json.Decoder(CurrentPeriod)
+_decoder: Final = msgspec.json.Decoder(UpstreamPeriod)
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -28,18 +33,16 @@ def run() -> list[Result]:
     period = generate_period(SandboxOptions(messages=MESSAGES, reports=50))
     body = period.messages_body
     messages = read_messages(body)
-    reports: dict[str, Report | None] = {
-        key: Report(1, "Short Lease Report", 61) for key in messages.references.keys
-    }
-    ledger = price(messages, Settled(reports, set()), TOKEN_ESTIMATE)
+    price = ReportPrice("Short Lease Report", 6_100)
+    reports = ResolvedReports([price] * len(messages.report_keys), ())
+    priced = build(messages, reports, TOKEN_ESTIMATE).priced
 
     def encode() -> bytes:
-        items = encode_items(ledger, 0, len(ledger))
+        items = encode_items(priced, 0, len(priced))
         return ANSWER_BEGIN + items + ANSWER_END
 
     def encode_alone() -> bytes:
-        items = list(map(UsageItem, *ledger.columns(0, len(ledger))))
-        return _encoder.encode(UsageAnswer(items))
+        return _encoder.encode(UsageAnswer(priced.items(0, len(priced))))
 
     if encode() != encode_alone():
         raise AssertionError("the two encodings differ")

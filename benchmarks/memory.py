@@ -12,8 +12,9 @@ from benchmarks.upstreams import sandbox_process
 from service import logs
 from service.settings import load
 from service.upstream.client import open_client
-from service.usage.formats import JSON
-from service.usage.period import CurrentPeriod
+from service.usage.cache import SnapshotCache
+from service.usage.snapshots.formats import JSON
+from service.usage.sources import UpstreamMessages
 
 MESSAGES: Final = 100_000
 BYTES_PER_MESSAGE: Final = 1_500
@@ -27,10 +28,11 @@ async def refresh_once(url: str) -> None:
         "logging": {"level": "error"},
     }
     settings = load(options=options).settings
-    async with open_client(settings) as client:
-        period = CurrentPeriod(settings, client)
-        await (await period.view()).answer(JSON)
-        await period.close()
+    async with open_client(settings.upstream, settings.breaker) as client:
+        cache = SnapshotCache(settings, client, UpstreamMessages(client))
+        view = await cache.view(is_query=False)
+        await view.answer(JSON)
+        await cache.close()
 
 
 def peak_bytes() -> int:

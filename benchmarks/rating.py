@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.report import Result, at_least, interleaved
-from service.usage.rating import TEXT_RULES, TOKEN_ESTIMATE
+from service.usage.pricing.plans import TEXT_RULES, TOKEN_ESTIMATE
 
 MESSAGES: Final = 100_000
 CHARACTERS: Final = 60

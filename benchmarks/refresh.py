@@ -12,8 +12,9 @@ from benchmarks.upstreams import sandbox_process
 from service import logs
 from service.settings import load
 from service.upstream.client import open_client
-from service.usage.formats import JSON
-from service.usage.period import CurrentPeriod
+from service.usage.cache import SnapshotCache
+from service.usage.snapshots.formats import JSON
+from service.usage.sources import UpstreamMessages
 
 LATENCY_MS: Final = 50
 CONCURRENCY: Final = 64
@@ -22,7 +23,7 @@ ROUNDS: Final = 7
 
 
 async def refresh_s(url: str) -> list[float]:
-    """Seconds of each first refresh: a new client, no connection, nothing held."""
+    """Seconds of each first refresh: a new client, no connection, an empty cache."""
     options: dict[str, dict[str, Any]] = {
         "upstream": {"base_url": url, "concurrency": CONCURRENCY},
         "logging": {"level": "error"},
@@ -30,12 +31,13 @@ async def refresh_s(url: str) -> list[float]:
     settings = load(options=options).settings
     taken = []
     for _ in range(ROUNDS):
-        async with open_client(settings) as client:
-            period = CurrentPeriod(settings, client)
+        async with open_client(settings.upstream, settings.breaker) as client:
+            cache = SnapshotCache(settings, client, UpstreamMessages(client))
             started = time.perf_counter()
-            await (await period.view()).answer(JSON)
+            view = await cache.view(is_query=False)
+            await view.answer(JSON)
             taken.append(time.perf_counter() - started)
-            await period.close()
+            await cache.close()
     return taken
 
 

@@ -1,7 +1,7 @@
 """How long the serving loop stands still while 1,000,000 messages are priced.
 
 In the loop itself, in a thread of its process, and in a process of its own: the
-measurement behind `docs/decisions/large-periods.md`.
+measurement behind `docs/decisions/pricing-process.md`.
 """
 
 import asyncio
@@ -15,18 +15,19 @@ import uvloop
 from benchmarks.report import Result, at_most
 from service.sandbox.options import SandboxOptions
 from service.sandbox.periods import generate_period
-from service.usage import text
-from service.usage.bookkeeping import ProcessBookkeeper
-from service.usage.books import Books, Contents
-from service.usage.formats import JSON
-from service.usage.model import Report
-from service.usage.rating import TEXT_RULES
-from service.usage.reports import Settled
+from service.usage.pricing import text
+from service.usage.pricing.plans import TEXT_RULES
+from service.usage.snapshots.build import ReportPrice, ResolvedReports
+from service.usage.snapshots.formats import JSON
+from service.usage.snapshots.store import Loaded, Logging, SnapshotStore
+from service.usage.snapshots.worker import ProcessWorker
 
 MESSAGES: Final = 1_000_000
 BEAT_S: Final = 0.002
 WANTED_MS: Final = 20
-LOGGED_MESSAGES: Final = 100
+NUMBER: Final = 1
+LOGGING: Final = Logging("refresh", 100)
+PLAN: Final = TEXT_RULES.id
 
 
 async def delays_of(work: Callable[[], Awaitable[None]]) -> list[float]:
@@ -47,20 +48,22 @@ async def delays_of(work: Callable[[], Awaitable[None]]) -> list[float]:
     return delays
 
 
-def settle(contents: Contents) -> Settled:
-    """Every report found, at some price."""
-    return Settled({key: Report(1, "Lease Report", 61) for key in contents.keys}, set())
+def resolve(loaded: Loaded) -> ResolvedReports:
+    """Return every report as found, at some price."""
+    price = ReportPrice("Lease Report", 6_100)
+    return ResolvedReports([price] * len(loaded.report_keys), ())
 
 
 async def measure() -> dict[str, list[float]]:
     """The delays of each way."""
     text.prepare()
     body = bytearray(generate_period(SandboxOptions(messages=MESSAGES)).messages_body)
-    keeper = ProcessBookkeeper()
+    worker = ProcessWorker()
 
     def compute() -> None:
-        books = Books()
-        books.settle(settle(books.load(body)), TEXT_RULES, LOGGED_MESSAGES)
+        store = SnapshotStore()
+        reports = resolve(store.load(NUMBER, body, None))
+        store.build(NUMBER, None, reports, LOGGING, plan=PLAN)
 
     async def in_loop() -> None:
         compute()
@@ -69,15 +72,16 @@ async def measure() -> dict[str, list[float]]:
         await asyncio.to_thread(compute)
 
     async def in_process() -> None:
-        settled = settle(await keeper.load(body))
-        await keeper.call(Books.settle, settled, TEXT_RULES, LOGGED_MESSAGES)
-        await keeper.answer(TEXT_RULES, JSON, is_coming=True)
+        reports = resolve(await worker.load(NUMBER, body, None))
+        build = SnapshotStore.build
+        await worker.compute(build, NUMBER, None, reports, LOGGING, plan=PLAN)
+        await worker.answer(NUMBER, PLAN, JSON)
 
     ways = {"the loop": in_loop, "a thread": in_thread, "a process": in_process}
     try:
         return {name: await delays_of(way) for name, way in ways.items()}
     finally:
-        await keeper.close()
+        await worker.close()
 
 
 def run() -> list[Result]:

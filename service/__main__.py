@@ -26,9 +26,9 @@ from service.storage.database import migrate as migrate_storage
 from service.storage.errors import StorageError
 from service.terminal import ConfigFile
 from service.usage import files
+from service.usage.cache import find_plan
 from service.usage.errors import UnknownPlan
-from service.usage.period import find_plan
-from service.usage.rating import TEXT_RULES
+from service.usage.pricing.plans import TEXT_RULES
 from service.vehicles import commands as vehicle_commands
 from service.vehicles import files as vin_files
 from service.web.dashboard import FOLDER, PAGE_PATH

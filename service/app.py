@@ -26,10 +26,10 @@ from service.storage.database import Database, open_database
 from service.storage.shared_store import SharedStore
 from service.upstream.client import open_client
 from service.usage import handlers as usage
-from service.usage import text
-from service.usage.messages import CollectedMessages, MessageSource, UpstreamMessages
-from service.usage.period import CurrentPeriod
-from service.usage.sharing import open_store
+from service.usage.cache import SnapshotCache
+from service.usage.pricing import text
+from service.usage.shared_cache import open_store
+from service.usage.sources import CollectedMessages, MessageSource, UpstreamMessages
 from service.vehicles import handlers as vehicles
 from service.vehicles.export import open_exports
 from service.vehicles.lookup import open_lookups, source_of
@@ -91,9 +91,11 @@ def _resources(settings: Settings, *, is_storage_checked: bool) -> CleanupContex
             stack.callback(counted.flush)
             await stack.enter_async_context(telemetry.tracing(settings.telemetry))
             calling = await stack.enter_async_context(called(settings))
-            client = await stack.enter_async_context(open_client(calling))
+            client = await stack.enter_async_context(
+                open_client(calling.upstream, calling.breaker)
+            )
             store = await stack.enter_async_context(open_store(settings))
-            messages: MessageSource = UpstreamMessages(client)
+            source: MessageSource = UpstreamMessages(client)
             if settings.needs_storage:
                 database = await stack.enter_async_context(
                     open_database(settings.storage, is_checked=is_storage_checked)
@@ -101,11 +103,11 @@ def _resources(settings: Settings, *, is_storage_checked: bool) -> CleanupContex
                 await stack.enter_async_context(_keeping(app, calling, database, store))
                 if settings.usage.source == "events":
                     kept = collected.CollectedMessages(database)
-                    messages = CollectedMessages(kept)
+                    source = CollectedMessages(kept)
             text.prepare()
-            period = CurrentPeriod(settings, client, messages=messages, store=store)
-            stack.push_async_callback(period.close)
-            app[usage.PERIOD] = period
+            cache = SnapshotCache(settings, client, source, store=store)
+            stack.push_async_callback(cache.close)
+            app[usage.SNAPSHOTS] = cache
             yield
 
     return opened

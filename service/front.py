@@ -4,27 +4,26 @@
 the traffic, and all that their answers take is known beforehand. Finding their route
 and wrapping their handler would cost more than the rest together, so they are answered
 here, with the same bytes; whatever is not exactly such a request goes the ordinary way.
-`docs/decisions/held-answers.md` has the measurements.
+`docs/decisions/fast-path.md` has the measurements.
 """
 
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 from aiohttp import hdrs, web
 
 from service import metrics, telemetry
-from service.usage.encodings import Buffer
-from service.usage.formats import JSON
-from service.usage.handlers import PERIOD, USAGE_PATHS
-from service.usage.held import HeldPeriod
-from service.usage.period import CurrentPeriod
+from service.usage.cache import Cached, SnapshotCache
+from service.usage.handlers import SNAPSHOTS, USAGE_PATHS
+from service.usage.snapshots.columns import Buffer
+from service.usage.snapshots.formats import JSON
 from service.vehicles.handlers import LOOKUP_PATH, LOOKUPS, answer_kept
 from service.vehicles.lookup import Lookups
 from service.vehicles.model import Entry, Vin
-from service.web.block import BlockResponse
 from service.web.context import (
     ACCESS_LOG,
     REQUEST_ID_HEADER,
@@ -34,7 +33,12 @@ from service.web.context import (
     note_answer,
     request_id_of,
 )
-from service.web.held import block_of, keeps_connection, prepare_block
+from service.web.held import (
+    BlockResponse,
+    block_of,
+    keeps_connection,
+    prepare_block,
+)
 from service.web.limits import LIMITS, Limits
 
 ROUTE: Final = USAGE_PATHS[0]
@@ -59,9 +63,9 @@ class FrontRunner(web.AppRunner):
     async def _make_server(self) -> Any:
         server = await super()._make_server()
         app = self.app
-        if PERIOD in app and not telemetry.is_on():
+        if SNAPSHOTS in app and not telemetry.is_on():
             sender = Sender(app[LIMITS], access_log=app[ACCESS_LOG])
-            fronts: list[Front] = [UsageFront(app[PERIOD], sender)]
+            fronts: list[Front] = [UsageFront(app[SNAPSHOTS], sender)]
             if LOOKUPS in app:
                 fronts.append(VehicleFront(app[LOOKUPS], sender))
             server.request_handler = before(server.request_handler, fronts)
@@ -95,6 +99,7 @@ class Prepared(NamedTuple):
     status: int
     head: bytes
     body: Buffer
+    log_values: Mapping[str, str] = MappingProxyType({})
 
 
 class Sender:
@@ -113,10 +118,10 @@ class Sender:
         rate_lines = self._limits.charge(request)
         if rate_lines is None:
             return None
-        status, head, body = prepared
+        status, head, body, values = prepared
         request_id = request_id_of(request)
         taken_s = time.perf_counter() - started
-        answered = Answered(route, status, len(body), taken_s, "hit")
+        answered = Answered(route, status, len(body), taken_s, "hit", values)
         count_answer(request, answered)
         if self._log is not None:
             # Given, not bound: binding is for those who log more than this line.
@@ -132,11 +137,11 @@ class UsageFront:
     replaced or stale, only the request's id differs.
     """
 
-    def __init__(self, period: CurrentPeriod, sender: Sender) -> None:
-        self._period = period
+    def __init__(self, snapshots: SnapshotCache, sender: Sender) -> None:
+        self._snapshots = snapshots
         self._sender = sender
         self._prepared: dict[tuple[str | None, str | None], Prepared] = {}
-        self._prepared_of: HeldPeriod | None = None
+        self._prepared_of: Cached | None = None
         self._prepared_until = -math.inf
 
     def answer(self, request: web.BaseRequest) -> BlockResponse | None:
@@ -152,10 +157,10 @@ class UsageFront:
         return self._sender.send(request, prepared, ROUTE, started)
 
     def _find(self, headers: Mapping[str, str]) -> Prepared | None:
-        period = self._period
+        snapshots = self._snapshots
         if (
-            period.held is not self._prepared_of
-            or period.clock() >= self._prepared_until
+            snapshots.current is not self._prepared_of
+            or snapshots.clock() >= self._prepared_until
         ):
             self._prepared.clear()
         key = headers.get(hdrs.ACCEPT_ENCODING), headers.get(hdrs.IF_NONE_MATCH)
@@ -163,17 +168,17 @@ class UsageFront:
 
     def _prepare(self, key: tuple[str | None, str | None]) -> Prepared | None:
         """Prepare for one kind of caller; None where nothing fresh is ready."""
-        fresh = self._period.fresh_answer(JSON)
-        if fresh is None or len(self._prepared) >= MOST_PREPARED:
+        cached, fresh = self._snapshots.current, self._snapshots.fresh_answer()
+        if cached is None or fresh is None or len(self._prepared) >= MOST_PREPARED:
             return None
         answer, freshness, fresh_until = fresh
         block = prepare_block(answer, freshness, *key)
         if block is None:
             return None
-        end_of_second = self._period.clock() + 1 - time.time() % 1
+        end_of_second = self._snapshots.clock() + 1 - time.time() % 1
         self._prepared_until = min(end_of_second, fresh_until)
-        self._prepared_of = self._period.held
-        self._prepared[key] = prepared = Prepared(*block)
+        self._prepared_of = cached
+        self._prepared[key] = prepared = Prepared(*block, cached.snapshot.log_values)
         return prepared
 
 

@@ -203,6 +203,12 @@ class PeriodMetrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.shrinks = Counter(
+            "copilot_usage_messages_shrunk",
+            "Fetches that have lost most messages, unconfirmed or confirmed.",
+            ("result",),
+            registry=registry,
+        )
         # Their label keeps the following ones absent until a period is held.
         self.fetched_at = Gauge(
             FETCHED_AT,
@@ -462,17 +468,24 @@ def refreshing(clock: Callable[[], float]) -> Iterator[None]:
         period.refresh_duration.labels(outcome).observe(clock() - started)
 
 
-def period_held(plan: str, messages: int, credits_used: float, age_s: float) -> None:
-    """Note what the held period comes to under a plan, and how old it is."""
+def snapshot_cached(
+    plan: str, messages: int, credits_used: float, age_s: float
+) -> None:
+    """Note the totals of the current snapshot under a plan, and its age."""
     period = _metrics.period
     period.fetched_at.labels(plan).set(time.time() - age_s)
     period.messages.labels(plan).set(messages)
     period.credits.labels(plan).set(credits_used)
 
 
-def reports_held(reports: int) -> None:
-    """Note how many reports are held."""
+def reports_cached(reports: int) -> None:
+    """Note how many reports are cached."""
     _metrics.period.reports.set(reports)
+
+
+def messages_shrunk(result: str) -> None:
+    """Count a fetch that has lost most messages; `result` says if it is believed."""
+    _metrics.period.shrinks.labels(result).inc()
 
 
 # --- events -------------------------------------------------------------------------

@@ -133,6 +133,8 @@ class Cache(Struct, frozen=True, kw_only=True):
     ttl_s: WaitSeconds
     stale_while_revalidate_s: WaitSeconds
     stale_if_error_s: LongSeconds
+    stale_wait_s: WaitSeconds
+    confirm_shrink_s: WaitSeconds
     pause_after_failure_s: WaitSeconds
     report_ttl_s: LongSeconds
     missing_report_ttl_s: LongSeconds

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, Final, Literal, ParamSpec, Protocol
+from typing import Any, Final, Literal, ParamSpec, Protocol, TypeVar
 
 from service.settings import Telemetry
 
@@ -22,7 +22,8 @@ Note = Callable[[Attributes], None]
 
 
 P = ParamSpec("P")
-Work = Callable[P, Coroutine[Any, Any, None]]
+T = TypeVar("T")
+Work = Callable[P, Coroutine[Any, Any, T]]
 
 
 class Tracer(Protocol):
@@ -90,14 +91,14 @@ def span(
         yield note
 
 
-def in_span(name: str) -> Callable[[Work[P]], Work[P]]:
+def in_span(name: str) -> Callable[[Work[P, T]], Work[P, T]]:
     """A decorator: all that a coroutine function does is one internal span."""
 
-    def decorate(work: Work[P]) -> Work[P]:
+    def decorate(work: Work[P, T]) -> Work[P, T]:
         @wraps(work)
-        async def spanned(*args: P.args, **kwargs: P.kwargs) -> None:
+        async def spanned(*args: P.args, **kwargs: P.kwargs) -> T:
             with span(name, "internal", {}):
-                await work(*args, **kwargs)
+                return await work(*args, **kwargs)
 
         return spanned
 

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from service.usage.period import CurrentPeriod
+from service.usage.cache import SnapshotCache
 
 LOOP_TURNS = 10
 """Turns of the event loop in which callbacks that are due run, and what they wake."""
@@ -29,12 +29,12 @@ class Clock:
 
 
 def drive_periods(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    """Make applications started from now on age their periods and reports by a clock.
+    """Make applications started from now on age their snapshots and reports by it.
 
     Time-outs, deadlines and the protection of upstream keep to real time.
     """
-    driven = functools.partial(CurrentPeriod, clock=clock)
-    monkeypatch.setattr("service.app.CurrentPeriod", driven)
+    driven = functools.partial(SnapshotCache, clock=clock)
+    monkeypatch.setattr("service.app.SnapshotCache", driven)
 
 
 class LoopTime:
@@ -50,9 +50,13 @@ class LoopTime:
     def __call__(self) -> float:
         return self._real() + self._passed_s
 
+    def skip_s(self, seconds: float) -> None:
+        """Let so many seconds go by while the loop is blocked."""
+        self._passed_s += seconds
+
     async def pass_s(self, seconds: float) -> None:
         """Let so many seconds go by, and run the callbacks that are due by then."""
-        self._passed_s += seconds
+        self.skip_s(seconds)
         for _ in range(LOOP_TURNS):
             await asyncio.sleep(0)
 

@@ -23,7 +23,7 @@ from aiohttp.test_utils import unused_port
 
 from service.__main__ import main
 from service.storage import shared_store
-from service.usage import text
+from service.usage.pricing import text
 from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S, ROOT, Answer, ask_once
 

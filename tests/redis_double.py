@@ -1,12 +1,15 @@
 """Redis as the service uses it: in a dictionary, or as a server of the test's own."""
 
+import asyncio
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any, Self
 
 from aiohttp.test_utils import unused_port
+from redis.exceptions import LockNotOwnedError
 
 Command = Callable[[], Any]
 
@@ -30,8 +33,43 @@ class RedisDouble:
         del transaction  # nothing else runs in between
         return PipelineDouble(self)
 
+    def lock(self, name: str, **_options: Any) -> "LockDouble":
+        """A lock as `redis.asyncio.lock` has it, which does not expire."""
+        return LockDouble(self, name)
+
     async def aclose(self) -> None:
         """There is no connection."""
+
+
+class LockDouble:
+    """A lock of one name."""
+
+    def __init__(self, redis: RedisDouble, name: str) -> None:
+        self._redis = redis
+        self._name = name
+        self._token = token_bytes(16)
+
+    async def acquire(self, *, blocking_timeout: float) -> bool:
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + blocking_timeout
+        while not await self._try():
+            if loop.time() >= give_up_at:
+                return False
+            await asyncio.sleep(0)
+        return True
+
+    async def release(self) -> None:
+        if self._redis.failure is not None:
+            raise self._redis.failure
+        if self._redis.values.get(self._name) != self._token:
+            raise LockNotOwnedError("it is another's now")
+        del self._redis.values[self._name]
+
+    async def _try(self) -> bool:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.set(self._name, self._token, px=1, nx=True)
+            (is_ours,) = await pipeline.execute()
+        return bool(is_ours)
 
 
 class PipelineDouble:
@@ -77,27 +115,15 @@ class PipelineDouble:
     def unlink(self, *keys: str) -> None:
         self._commands.append(lambda: [self._values.pop(key, None) for key in keys])
 
-    def eval(self, script: str, keys: int, *arguments: Any) -> None:
-        if "ipairs" in script:
-            names, rest = arguments[:keys], arguments[keys:]
-            self._commands.append(lambda: self._end_turns(names, *rest))
-        else:
-            self._commands.append(lambda: self._release(*arguments))
+    def eval(self, _script: str, keys: int, *arguments: Any) -> None:
+        names, rest = arguments[:keys], arguments[keys:]
+        self._commands.append(lambda: self._end_turns(names, *rest))
 
     def _set(self, key: str, value: str | bytes, *, nx: bool) -> bool:
         if nx and key in self._values:
             return False
         self._values[key] = value.encode() if isinstance(value, str) else value
         return True
-
-    def _release(
-        self, lock: str, failure: str, token: str, told: bytes, _after_ms: int
-    ) -> None:
-        if self._values.get(lock) != token.encode():
-            return
-        del self._values[lock]
-        if told:
-            self._values[failure] = told
 
     def _end_turns(
         self, names: Sequence[str], token: bytes, left: bytes, _after_ms: int

@@ -1,4 +1,4 @@
-"""What the tests hold the code against: both plans, written out character by character.
+"""Reference for the tests: both plans, written out character by character.
 
 Nothing here is fast or clever, and nothing is shared with the service: each rule is
 the contract's sentence in Python. Below the plans: words for generating texts, and a
@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 from hypothesis import strategies as st
 
-from service.usage.formats import to_json
-from service.usage.ledger import Ledger, Messages, read_messages
-from service.usage.model import Report
-from service.usage.pricing import price
-from service.usage.rating import TEXT_RULES, Plan
-from service.usage.reports import Settled
+from service.usage.pricing.plans import TEXT_RULES, Plan
+from service.usage.snapshots.build import Built, ReportPrice, ResolvedReports, build
+from service.usage.snapshots.columns import PricedMessages
+from service.usage.snapshots.formats import to_json
+from service.usage.snapshots.messages import Messages, read_messages
+
+Reports = Mapping[str, ReportPrice | None]
+"""The report of each id; None, like an id without an entry, is one that is missing."""
 
 
 class Step(NamedTuple):
@@ -177,39 +179,61 @@ sendable_texts = texts.map(lambda text: text.encode("utf-8", "ignore").decode())
 
 
 def message(message_id: int, text: str = "Hi", **fields: Any) -> dict[str, Any]:
-    """A message as upstream sends it; `report_id` and `timestamp` as wanted."""
+    """Return a message as upstream sends it, with `report_id` and `timestamp`."""
     timestamp = "2024-04-29T02:08:29.375Z"
     return {"id": message_id, "text": text, "timestamp": timestamp, **fields}
 
 
+def body_of(messages: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return upstream's body with these messages."""
+    return msgspec.json.encode({"messages": list(messages)})
+
+
 def read(messages: Iterable[Mapping[str, Any]]) -> Messages:
-    """Messages read from a body that holds these."""
-    return read_messages(msgspec.json.encode({"messages": list(messages)}))
+    """Read the messages of a body that holds these."""
+    return read_messages(body_of(messages))
 
 
-def report(key: str, name: str, credit_cost: float) -> dict[str, Report | None]:
-    """What a report id was settled to be."""
-    return {key: Report(key, name, credit_cost)}
+def report(key: str, name: str, credit_cost: float) -> dict[str, ReportPrice | None]:
+    """Return one resolved report by its id."""
+    return {key: ReportPrice(name, round(credit_cost * 100))}
 
 
-def ledger_of(
+def resolve(keys: Iterable[str], reports: Reports | None = None) -> ResolvedReports:
+    """Return what each of these report ids was resolved to."""
+    return ResolvedReports([(reports or {}).get(key) for key in keys], ())
+
+
+def build_of(
     messages: Iterable[Mapping[str, Any]],
-    reports: Mapping[str, Report | None] | None = None,
+    reports: Reports | None = None,
     plan: Plan = TEXT_RULES,
-    before: Ledger | None = None,
-) -> Ledger:
-    """The priced period of these messages; a report not given does not exist."""
+    before: PricedMessages | None = None,
+    *,
+    refresh_id: str = "",
+) -> Built:
+    """Build the period of these messages."""
     known = read(messages)
-    found = {key: (reports or {}).get(key) for key in known.references.keys}
-    return price(known, Settled(found, set()), plan, before)
+    resolved = resolve(known.report_keys, reports)
+    return build(known, resolved, plan, before, refresh_id=refresh_id)
 
 
-def items_of(ledger: Ledger) -> list[dict[str, Any]]:
-    """The items that the period is answered with."""
-    items: list[dict[str, Any]] = msgspec.json.decode(to_json(ledger))["usage"]
+def priced_of(
+    messages: Iterable[Mapping[str, Any]],
+    reports: Reports | None = None,
+    plan: Plan = TEXT_RULES,
+    before: PricedMessages | None = None,
+) -> PricedMessages:
+    """Return the priced messages of a period."""
+    return build_of(messages, reports, plan, before).priced
+
+
+def items_of(priced: PricedMessages) -> list[dict[str, Any]]:
+    """Return the items of the period's answer."""
+    items: list[dict[str, Any]] = msgspec.json.decode(to_json(priced))["usage"]
     return items
 
 
-def prices_of(ledger: Ledger) -> list[float]:
-    """What each message of the period costs, in credits."""
-    return [item["credits_used"] for item in items_of(ledger)]
+def prices_of(priced: PricedMessages) -> list[float]:
+    """Return the price of each message of the period, in credits."""
+    return [item["credits_used"] for item in items_of(priced)]

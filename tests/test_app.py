@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 from service.app import create_app, sandbox_options
 from service.sandbox.options import SandboxOptions
 from service.sandbox.server import RunningSandbox
-from service.usage.handlers import PERIOD
+from service.usage.handlers import SNAPSHOTS
 from tests.conftest import MakeClient, MakeSettings, message
 
 
@@ -83,7 +83,7 @@ async def test_a_failed_start_closes_what_was_opened(settings: MakeSettings) -> 
 async def test_two_applications_share_nothing(
     client: MakeClient, sandbox: RunningSandbox
 ) -> None:
-    """Each has its own period, as each has its own settings."""
+    """Each has its own snapshots, as each has its own settings."""
     sandbox.sandbox.set_messages([message(1, "zz zz -")])
     first = await client()
     second = await client(usage={"plan": "token-estimate"})
@@ -95,7 +95,7 @@ async def test_two_applications_share_nothing(
     assert plans == ["text-rules/1", "token-estimate/1"]
     assert first.app is not None
     assert second.app is not None
-    assert first.app[PERIOD] is not second.app[PERIOD]
+    assert first.app[SNAPSHOTS] is not second.app[SNAPSHOTS]
 
 
 @pytest.mark.parametrize("access, lines", [(True, 1), (False, 0)])

@@ -20,7 +20,8 @@ from structlog.contextvars import bound_contextvars
 
 from service import logs
 from service.console import MAX_REQUESTS
-from tests.running import COMMAND, GIVE_UP_S, ROOT, running
+from tests.patience import GIVE_UP_S
+from tests.running import COMMAND, ROOT, running
 
 ROWS: Final = 24
 COLUMNS: Final = 100

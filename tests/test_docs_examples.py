@@ -244,25 +244,28 @@ def send(request: urllib.request.Request) -> str:
 
 
 def filter_json(arguments: list[str], given: str, service: Service) -> str:
-    """Run `jq -c PROGRAM [FILE]`; the file is the service's log.
+    """Run `jq -c [-s] PROGRAM [FILE]`; the file is the service's log.
 
     The service writes its log some milliseconds after it has answered, so a program on
     the log is repeated until it finds something.
     """
     assert arguments.pop(0) == "-c"
-    program, *files = arguments
+    is_slurped = arguments[0] == "-s"
+    program, *files = arguments[is_slurped:]
     if not files:
-        return select(program, given)
+        return select(program, given, is_slurped=is_slurped)
     deadline = time.monotonic() + GIVE_UP_S
-    while not (found := select(program, whole_lines(service.log))):
+    while not (
+        found := select(program, whole_lines(service.log), is_slurped=is_slurped)
+    ):
         assert time.monotonic() < deadline, f"the log has nothing for {program}"
         time.sleep(LOOK_AGAIN_S)
     return found
 
 
-def select(program: str, text: str) -> str:
+def select(program: str, text: str, *, is_slurped: bool = False) -> str:
     """Return the values that a program of jq finds, one a line."""
-    values = jq.compile(program).input_text(text).all()
+    values = jq.compile(program).input_text(text, slurp=is_slurped).all()
     return "".join(json.dumps(value, separators=(",", ":")) + "\n" for value in values)
 
 

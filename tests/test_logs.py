@@ -8,7 +8,9 @@ import ast
 import asyncio
 import json
 import logging
+import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +35,7 @@ from service.serving import listening
 from service.settings import load
 from service.storage.database import Database, open_database
 from service.storage.errors import StorageUnavailable
-from service.usage.period import CurrentPeriod
+from service.usage.cache import SnapshotCache
 from tests.conftest import (
     GIVE_UP_S,
     Client,
@@ -44,6 +46,7 @@ from tests.conftest import (
     storage_at,
 )
 from tests.events.conftest import event
+from tests.leftovers import child_pids
 from tests.redis_double import RedisDouble
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +54,7 @@ EVENTS_PAGE = ROOT / "docs" / "log-events.md"
 ROW = re.compile(r"\| `([\w.]+)` \| ([\w, ]+) \| .+? \| (.+) \|")
 EVENT_NAME = re.compile(r"[a-z]+(\.[a-z_]+)+")
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
-IN_EVERY_LINE = {"event", "log_level", "request_id"}
+IN_EVERY_LINE = {"event", "log_level", "request_id", "refresh_id", "revision"}
 MESSAGES = "/messages/current-period"
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 
@@ -174,6 +177,8 @@ async def test_a_refresh_entry_by_entry(
 
     await get(service)
 
+    ids = [(each.pop("refresh_id"), each.pop("revision")) for each in log_entries]
+    assert len(set(ids)) == 1
     for entry in log_entries:
         assert entry.pop("request_id") == "some-id"
         assert entry.pop("log_level") == "info"
@@ -443,19 +448,28 @@ def logging_calls() -> Iterator[tuple[str, str]]:
     """The event and the called name of each call in the code that logs one."""
     for file in sorted((ROOT / "service").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and (event := event_of(node)):
-                yield event, called_name(node)
+            if isinstance(node, ast.Call):
+                for event in events_of(node):
+                    yield event, called_name(node)
 
 
-def event_of(call: ast.Call) -> str | None:
-    """The event that a call logs: a constant, given to what is named like a log."""
+def events_of(call: ast.Call) -> Iterator[str]:
+    """The events that a call logs: constants, given to what is named like a log."""
     name = called_name(call)
     is_log = name in {*LEVELS, "write", "log_once"} or "_log" in name
     if not call.args or not is_log:
-        return None
-    first = call.args[0]
-    value = first.value if isinstance(first, ast.Constant) else None
-    return value if isinstance(value, str) and EVENT_NAME.fullmatch(value) else None
+        return
+    for each in choices_of(call.args[0]):
+        value = each.value if isinstance(each, ast.Constant) else None
+        if isinstance(value, str) and EVENT_NAME.fullmatch(value):
+            yield value
+
+
+def choices_of(argument: ast.expr) -> list[ast.expr]:
+    """An argument, or both sides of one that depends on a condition."""
+    if isinstance(argument, ast.IfExp):
+        return [argument.body, argument.orelse]
+    return [argument]
 
 
 def called_name(call: ast.Call) -> str:
@@ -491,14 +505,19 @@ async def play_everything(
     await get(await client(upstream=no_waits))
     await play_the_circuit(client, sandbox)
     sandbox.sandbox.faults = Faults()
-    await play_sharing(client, monkeypatch)
+    knowing = await client(cache={"report_ttl_s": 60.0, "missing_report_ttl_s": 60.0})
+    await get(knowing)
+    await get(knowing)
+    await play_shrinking(client, sandbox)
+    await play_sharing(client, sandbox, monkeypatch)
+    await play_a_stopped_worker(client, monkeypatch)
     await play_connections()
     await play_events(client, tmp_path, monkeypatch)
     await play_vehicles(client, sandbox, tmp_path, monkeypatch)
     log_start("http://127.0.0.1:8000")
     workers.note_start(Mock(pid=1))
     workers.note_exit(Mock(), Mock(pid=1))
-    monkeypatch.setattr(CurrentPeriod, "view", None)
+    monkeypatch.setattr(SnapshotCache, "view", None)
     await get(await client())
 
 
@@ -600,13 +619,41 @@ async def play_retention(retention: Retention, away: Mock) -> None:
     await asyncio.wait([removing])
 
 
-async def play_sharing(client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A period is taken over from a Redis, which then is spoiled, refuses and goes."""
+async def play_shrinking(client: MakeClient, sandbox: RunningSandbox) -> None:
+    """Upstream loses all messages."""
+    service = await client()
+    await get(service)
+    period = sandbox.sandbox.period
+    sandbox.sandbox.set_messages([])
+    await get(service)
+    sandbox.sandbox.period = period
+
+
+async def play_a_stopped_worker(
+    client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child that has the columns stops while a query waits for it."""
+    others = child_pids()
+    service = await client(usage={"own_process_bytes": 1}, cache={"ttl_s": 60.0})
+    await get(service)
+    (child,) = child_pids() - others
+    os.kill(child, signal.SIGSTOP)
+    monkeypatch.setattr("service.usage.snapshots.worker.CHECK_AFTER_S", 0.01)
+    monkeypatch.setattr("service.usage.snapshots.worker.PING_S", 0.01)
+    await get(service, "/usage/1")
+    monkeypatch.undo()
+
+
+async def play_sharing(
+    client: MakeClient, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A period is adopted from a Redis, which then is spoiled, refuses and goes."""
     double, sharing = RedisDouble(), {"redis_url": "redis://a.test", "ttl_s": 60.0}
     monkeypatch.setattr(redis.asyncio.Redis, "from_url", double.from_url)
     monkeypatch.setattr("service.storage.shared_store.PING_EVERY_S", 0.0)
     for _ in range(2):
         await get(await client(cache=sharing))
+    await play_a_failure_elsewhere(client, sandbox, sharing)
     for key in double.values:
         double.values[key] = b"spoiled"
     await get(await client(cache=sharing))
@@ -618,6 +665,16 @@ async def play_sharing(client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> N
     async with asyncio.timeout(GIVE_UP_S):
         while double.asked == asked:  # noqa: ASYNC110 - the ping sets no event
             await asyncio.sleep(0)
+
+
+async def play_a_failure_elsewhere(
+    client: MakeClient, sandbox: RunningSandbox, sharing: dict[str, Any]
+) -> None:
+    """A process waits for the refresh of another one, which fails."""
+    sandbox.sandbox.faults = always("server_error")
+    services = [await client(cache={**sharing, "ttl_s": 0.0}) for _ in range(2)]
+    await asyncio.gather(*(get(each) for each in services))
+    sandbox.sandbox.faults = Faults()
 
 
 async def test_the_table_tells_what_is_logged(

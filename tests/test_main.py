@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from service.__main__ import EXIT_STATUS, cli, main
 from service.events.keys import SANDBOX_KEY
 from service.storage.migrations import revisions
-from service.usage.rating import PLANS
+from service.usage.pricing.plans import PLANS
 from service.web.dashboard import NOT_BUILT, read_dashboard
 from tests.events.conftest import event
 

@@ -232,10 +232,10 @@ async def test_a_refresh_tells_of_the_period(
 
 async def test_the_age_is_computed_at_the_scrape() -> None:
     """It grows by itself, without anybody asking for the period."""
-    metrics.period_held("text-rules/1", 3, 4.5, 1000)
+    metrics.snapshot_cached("text-rules/1", 3, 4.5, 1000)
 
     assert 1000 <= value(metrics.AGE, **PLAN) < 1000 + 60
-    metrics.period_held("text-rules/1", 3, 4.5, 0)
+    metrics.snapshot_cached("text-rules/1", 3, 4.5, 0)
     assert 0 <= value(metrics.AGE, **PLAN) < 60
 
 
@@ -380,8 +380,8 @@ def work(age_s, messages, answered):
     for _ in range(answered):
         metrics.request_answered("GET", "/usage", 200, 0.1, "hit")
     metrics.breaker_changed("copilot", "open")
-    metrics.period_held("some-plan", messages, 2.5, age_s)
-    metrics.reports_held(messages)
+    metrics.snapshot_cached("some-plan", messages, 2.5, age_s)
+    metrics.reports_cached(messages)
     metrics.flush()
 
 def forked(*args):
@@ -531,7 +531,8 @@ def test_the_table_lists_the_metrics_of_the_code() -> None:
     metrics.retried("copilot", "500")
     metrics.retry_refused("copilot", "budget")
     metrics.breaker_changed("copilot", "closed")
-    metrics.period_held("text-rules/1", 1, 1.0, 0.0)
+    metrics.snapshot_cached("text-rules/1", 1, 1.0, 0.0)
+    metrics.messages_shrunk("unconfirmed")
     with metrics.refreshing(lambda: 0.0):
         pass
     metrics.events_received({"accepted": 1}, ["schema"])

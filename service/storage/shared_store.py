@@ -7,19 +7,25 @@ Values are sealed with a digest, and what does not match its seal is not believe
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from redis import asyncio as redis
 from redis.asyncio.client import Pipeline
+from redis.asyncio.lock import Lock
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import LockError, RedisError, ResponseError
+
+T = TypeVar("T")
 
 CONNECT_S: Final = 0.25
 COMMAND_S: Final = 0.5
+LOCK_POLL_S: Final = 0.05
 PING_EVERY_S: Final = 1.0
 SEAL_BYTES: Final = 16
 
@@ -57,16 +63,39 @@ class SharedStore:
 
         Raises `StoreAway` where they were not all executed.
         """
+        return await self._guard(lambda: self._run(commands))
+
+    async def _guard(self, call: Callable[[], Awaitable[T]], wait_s: float = 0.0) -> T:
+        """Await a call in bounded time; raises `StoreAway` where it fails."""
         if self._healing is not None:
             raise StoreAway
         try:
-            return await self._run(commands)
+            async with asyncio.timeout(wait_s + COMMAND_S):
+                return await call()
+        except LockError:
+            raise
         except ResponseError as error:
             self.log_once("cache.shared.refused", str(error))
             raise StoreAway from error
         except (RedisError, OSError, TimeoutError) as error:
             self._lose(error)
             raise StoreAway from error
+
+    async def lock(self, name: str, ttl_s: float, wait_s: float) -> Lock | None:
+        """Take the lock of this name, or wait for it; None if that takes too long.
+
+        The lock expires after `ttl_s`. Raises `StoreAway`.
+        """
+        lock = self._redis.lock(
+            self.key(name), timeout=ttl_s, sleep=LOCK_POLL_S, thread_local=False
+        )
+        acquire = partial(lock.acquire, blocking_timeout=wait_s)
+        return lock if await self._guard(acquire, wait_s) else None
+
+    async def release(self, lock: Lock) -> None:
+        """Release a lock, unless it has expired; raises `StoreAway`."""
+        with suppress(LockError):
+            await self._guard(lock.release)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -82,10 +111,7 @@ class SharedStore:
             log.warning(event, reason=reason)
 
     async def _run(self, commands: tuple[Command, ...]) -> list[Any]:
-        async with (
-            asyncio.timeout(COMMAND_S),
-            self._redis.pipeline(transaction=len(commands) > 1) as pipeline,
-        ):
+        async with self._redis.pipeline(transaction=len(commands) > 1) as pipeline:
             for command in commands:
                 command(pipeline)
             return await pipeline.execute()
@@ -105,7 +131,8 @@ class SharedStore:
         while True:
             await asyncio.sleep(PING_EVERY_S)
             try:
-                await self._run((lambda pipeline: pipeline.ping(),))
+                async with asyncio.timeout(COMMAND_S):
+                    await self._run((lambda pipeline: pipeline.ping(),))
             except (RedisError, OSError, TimeoutError):
                 continue
             break

@@ -1,16 +1,19 @@
-"""The one client for all calls to others.
+"""The client for all calls to other services: it fetches bodies, and decodes none.
 
 A call is up to `attempts` tries, each as the client's `Protection` allows it; a try
 has its own time-out, follows no redirect and reads at most `max_body_bytes`, counted
-after decompression. Whatever happens comes out as a value or as an `UpstreamError`.
+after decompression. The outcome is a body or an `UpstreamError`. Decoding comes after
+the call, so that our own work is never charged to upstream: not to the time-out of a
+try, not to its retries, not to the circuit breaker.
 """
 
 import asyncio
+import codecs
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
@@ -20,30 +23,31 @@ from aiohttp_retry import RetryClient
 from yarl import URL
 
 from service import metrics, telemetry
-from service.settings import Settings
+from service.settings import Breaker, Upstream
 from service.upstream import errors
 from service.upstream.breaker import CircuitBreaker, Clock
 from service.upstream.peers import COPILOT, Peer
-from service.upstream.protection import ProtectedBackoff, Protection
-from service.upstream.retries import unexpected_status
+from service.upstream.protection import Protection
+from service.upstream.retries import Backoff, unexpected_status
 
 T = TypeVar("T")
-Reader = Callable[[bytearray], Awaitable[T] | T]
-
 READ_SIZE_BYTES: Final = 256 * 1024
 IDLE_CONNECTION_S: Final = 30.0
 USER_AGENT: Final = "copilot-usage"
+EDGE_BYTES: Final = 1_024
+"""White space around a body beyond this makes it malformed."""
+JSON_EDGES: Final = frozenset({b"{}", b"[]"})
 
 log = structlog.get_logger()
 
 
-class Fetched(NamedTuple, Generic[T]):
-    """What a call gave, and how many tries it took.
+class UpstreamResponse(NamedTuple):
+    """A JSON body, not decoded yet, and how many tries it took.
 
-    The value is None where upstream has nothing newer than the `etag` asked with.
+    The body is None where it is still that of the `etag` that the call named.
     """
 
-    value: T | None
+    body: bytearray | None
     attempts: int
     etag: str | None = None
 
@@ -52,36 +56,32 @@ class UpstreamClient:
     """Fetches from one upstream; `open_client` makes one and closes it."""
 
     def __init__(
-        self, settings: Settings, session: aiohttp.ClientSession, protection: Protection
+        self, upstream: Upstream, session: aiohttp.ClientSession, protection: Protection
     ) -> None:
-        self._settings = settings
+        self._upstream = upstream
         self._session = session
         self._protection = protection
 
     @property
     def breaker(self) -> CircuitBreaker:
-        """The circuit that all calls go through."""
+        """The circuit breaker of all calls."""
         return self._protection.breaker
 
     async def fetch(
         self,
         path: str,
-        read: Reader[T],
         *,
         etag: str | None = None,
         template: str | None = None,
         form: Mapping[str, str] | None = None,
-    ) -> Fetched[T]:
-        """GET `base_url` + `path` (already percent-encoded) and read its JSON body.
+    ) -> UpstreamResponse:
+        """GET `base_url` + `path`, already percent-encoded, and read the JSON body.
 
-        `template` is what metrics call the path, where it has variables. A `form` is
-        asked by POST; it is repeated as GET is, so it may only ask.
-        `read` turns the body into a value; a `msgspec.DecodeError` of its own becomes
-        `MalformedBody`, a `ValidationError` becomes `ContractBroken`. Raises
+        Metrics call the path `template` where it has variables. A `form` is sent by
+        POST; it is repeated as a GET is, so it must change nothing. Raises
         `UpstreamError`.
         """
-        call = _Call(self._settings, self._protection, read)
-        call.template = template or path
+        call = _Call(self._upstream, self._protection, template or path)
         headers = {"If-None-Match": etag} if etag else {}
         try:
             with translated():
@@ -94,26 +94,25 @@ class UpstreamClient:
 
     def _url(self, path: str) -> URL:
         try:
-            base = URL(self._settings.upstream.base_url)
+            base = URL(self._upstream.base_url)
         except ValueError as error:
             raise errors.BadRequestUrl(str(error)) from error
         return URL(str(base).rstrip("/") + path, encoded=True)
 
 
-class _Call(Generic[T]):
-    """One call: its tries, its last failure, and in the end its value."""
+class _Call:
+    """One call: its tries, its last failure, and in the end its body."""
 
     def __init__(
-        self, settings: Settings, protection: Protection, read: Reader[T]
+        self, upstream: Upstream, protection: Protection, template: str
     ) -> None:
-        self._settings = settings.upstream
+        self._upstream = upstream
         self._protection = protection
-        self._read = read
-        self._backoff = ProtectedBackoff(settings, protection)
-        self._values: list[T | None] = []
+        self._backoff = Backoff(upstream, protection.check_retry, protection.peer)
+        self._template = template
+        self._body: bytearray | None = None
         self._is_conditional = False
         self.attempts = 0
-        self.template = ""
 
     async def run(
         self,
@@ -121,7 +120,7 @@ class _Call(Generic[T]):
         url: URL,
         headers: dict[str, str],
         form: Mapping[str, str] | None,
-    ) -> Fetched[T]:
+    ) -> UpstreamResponse:
         self._is_conditional = "If-None-Match" in headers
         retrying = RetryClient(session, retry_options=self._backoff)
         request = retrying.request(
@@ -134,7 +133,7 @@ class _Call(Generic[T]):
         )
         async with request as response:
             etag = response.headers.get("ETag")
-            return Fetched(self._values[-1], self.attempts, etag)
+            return UpstreamResponse(self._body, self.attempts, etag)
 
     async def _try(
         self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
@@ -147,7 +146,7 @@ class _Call(Generic[T]):
         """
         async with self._protection.around_try(self.attempts + 1):
             self.attempts += 1
-            name = f"{request.method} {self.template}"
+            name = f"{request.method} {self._template}"
             with telemetry.span(name, "client", self._attributes(request)) as note:
                 if headers := telemetry.outgoing():
                     request.headers.update(headers)
@@ -162,7 +161,7 @@ class _Call(Generic[T]):
         started = time.perf_counter()
         try:
             with translated():
-                async with asyncio.timeout(self._settings.timeout_s):
+                async with asyncio.timeout(self._upstream.timeout_s):
                     response = await self._answer(await send(request))
         except errors.UpstreamError as error:
             self._backoff.failure = error
@@ -175,31 +174,31 @@ class _Call(Generic[T]):
         return response
 
     def _attributes(self, request: aiohttp.ClientRequest) -> telemetry.Attributes:
-        """What a span tells of a try before it is made."""
-        told = {
+        """Return the attributes of a try's span that are known before it is made."""
+        known = {
             "http.request.method": request.method,
             "server.address": request.url.host,
             "server.port": request.url.port,
             "url.full": str(request.url.with_user(None)),
-            "url.template": self.template,
+            "url.template": self._template,
         }
         if self.attempts > 1:
-            told["http.request.resend_count"] = self.attempts - 1
-        return {name: value for name, value in told.items() if value is not None}
+            known["http.request.resend_count"] = self.attempts - 1
+        return {name: value for name, value in known.items() if value is not None}
 
     async def _answer(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-        """Take the value out of one response; `UpstreamError` where it has none."""
+        """Read the body of one response; `UpstreamError` where it is of no use."""
         try:
             if response.status == HTTPStatus.NOT_MODIFIED and self._is_conditional:
-                self._values.append(None)
                 return response
             if response.status != HTTPStatus.OK:
                 retry_after = response.headers.get("Retry-After")
                 peer = self._protection.peer
                 raise unexpected_status(response.status, retry_after, peer)
             self._check_type(response)
-            body = await read_bounded(response, self._settings.max_body_bytes)
-            self._values.append(await decode(body, self._read))
+            body = await read_bounded(response, self._upstream.max_body_bytes)
+            check_is_json(body)
+            self._body = body
         except BaseException:
             # aiohttp-retry keeps what it discards, and a kept one holds a connection.
             response.release()
@@ -219,7 +218,7 @@ class _Call(Generic[T]):
     ) -> None:
         taken_s = time.perf_counter() - started
         (how,) = outcome.values()
-        metrics.try_ended(request.method, self.template, str(how), taken_s)
+        metrics.try_ended(request.method, self._template, str(how), taken_s)
         write = log.warning if "error.type" in outcome else log.info
         write(
             "upstream.request",
@@ -233,7 +232,7 @@ class _Call(Generic[T]):
 
 
 def outcome_of(error: errors.UpstreamError) -> dict[str, str | int]:
-    """How a log tells a failed try: by its status, or by the class of its error."""
+    """Return how a log names a failed try: its status, or the class of its error."""
     if isinstance(error, errors.UnexpectedStatus):
         return {"http.response.status_code": error.status}
     return {"error.type": error.error_type}
@@ -260,28 +259,49 @@ async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> by
     return body
 
 
-async def decode(body: bytearray, read: Reader[T]) -> T:
-    """What `read` makes of a body, its complaints translated."""
+def check_is_json(body: bytearray) -> None:
+    """Raise `MalformedBody` for a body that is cut off, or is a page for people.
+
+    Only its ends are looked at, so that this takes no time, however large it is. A
+    byte order mark is removed.
+    """
+    if body.startswith(codecs.BOM_UTF8):
+        del body[: len(codecs.BOM_UTF8)]
+    begin = bytes(body[:EDGE_BYTES]).lstrip()[:1]
+    end = bytes(body[-EDGE_BYTES:]).rstrip()[-1:]
+    if begin + end not in JSON_EDGES:
+        raise errors.MalformedBody("the body is not a whole JSON document")
+
+
+def decode(response: UpstreamResponse, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode the body of a response, which must have one.
+
+    Raises `ContractBroken` and `MalformedBody`.
+    """
+    assert response.body is not None  # noqa: S101 - no call for it was conditional
     try:
-        value = read(body)
-        return await value if isinstance(value, Awaitable) else value
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise errors.ContractBroken(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.MalformedBody(str(error)) from error
+        return decoder.decode(response.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        is_json = isinstance(error, msgspec.ValidationError | RecursionError)
+        kind = errors.ContractBroken if is_json else errors.MalformedBody
+        unusable = kind(str(error))
+        unusable.attempts = response.attempts
+        raise unusable from error
 
 
 @asynccontextmanager
 async def open_client(
-    settings: Settings, clock: Clock = time.monotonic, peer: Peer = COPILOT
+    upstream: Upstream,
+    breaker: Breaker,
+    clock: Clock = time.monotonic,
+    peer: Peer = COPILOT,
 ) -> AsyncIterator[UpstreamClient]:
-    """A client of one server, with its own connections, closed at the end.
+    """Open a client of one server, with its own connections, closed at the end.
 
-    It calls as `settings.upstream` says; `clock` is what its protection measures time
-    by.
+    `clock` is what its protection measures time by.
     """
     connector = aiohttp.TCPConnector(
-        limit=settings.upstream.concurrency, keepalive_timeout=IDLE_CONNECTION_S
+        limit=upstream.concurrency, keepalive_timeout=IDLE_CONNECTION_S
     )
     session = aiohttp.ClientSession(
         connector=connector,
@@ -290,5 +310,6 @@ async def open_client(
         headers={"Accept": "application/json", "User-Agent": USER_AGENT},
         read_bufsize=READ_SIZE_BYTES,
     )
+    protection = Protection(upstream, breaker, clock, peer)
     async with session:
-        yield UpstreamClient(settings, session, Protection(settings, clock, peer))
+        yield UpstreamClient(upstream, session, protection)

@@ -9,18 +9,16 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
 
 import structlog
 from aiolimiter import AsyncLimiter
 
 from service import metrics
-from service.settings import Settings
+from service.settings import Breaker, Upstream
 from service.upstream import errors
 from service.upstream.breaker import CircuitBreaker, Clock
-from service.upstream.budget import RetryBudget
 from service.upstream.peers import COPILOT, Peer
-from service.upstream.retries import Backoff
+from service.upstream.retries import RetryBudget
 
 log = structlog.get_logger()
 
@@ -30,44 +28,42 @@ class Protection:
 
     def __init__(
         self,
-        settings: Settings,
+        upstream: Upstream,
+        breaker: Breaker,
         clock: Clock = time.monotonic,
         peer: Peer = COPILOT,
     ) -> None:
         self.peer = peer
-        self.breaker = CircuitBreaker(settings.breaker, clock, peer.name)
+        self.breaker = CircuitBreaker(breaker, clock, peer.name)
         self.breaker.on_change = partial(metrics.breaker_changed, peer.name)
         metrics.breaker_changed(peer.name, self.breaker.state)
         self._pace = _pace(peer.requests_per_s)
         self._waiting = 0
-        self._budget = RetryBudget(settings.upstream, clock)
-        self._slots = asyncio.Semaphore(settings.upstream.concurrency)
+        self._budget = RetryBudget(upstream, clock)
+        self._slots = asyncio.Semaphore(upstream.concurrency)
 
     @asynccontextmanager
     async def around_try(self, number: int) -> AsyncIterator[None]:
         """Hold a slot for try `number` of a call, counted from 1.
 
-        Raises `CircuitOpen` and `TooManyWait`. The circuit is asked before the wait
-        for a slot, to refuse at once, and again after it, as it may have opened
-        meanwhile.
+        Raises `CircuitOpen` and `TooManyWait`. An open circuit refuses before the wait
+        for a slot, and again after it, as it may have opened meanwhile.
         """
-        self.breaker.refuse_if_open()
-        async with self._turn(), self.breaker.guard():
+        if self._pace is not None or self._slots.locked():
+            self.breaker.refuse_if_open()
+        turn = self._slots if self._pace is None else self._paced_slot(self._pace)
+        async with turn, self.breaker.guard():
             if number == 1:
                 self._budget.record_call()
             yield
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Hold a slot, within the pace: waited for with it, or leave would be saved up.
+    async def _paced_slot(self, pace: AsyncLimiter) -> AsyncIterator[None]:
+        """Hold a slot within the pace. Waiting comes first: permits cannot be saved up.
 
-        Who would wait beyond all patience is refused at once. Else, where more comes
-        than the pace lets through, every try would begin just to be given up.
+        A try that would wait longer than `patience_s` is refused at once. Else, where
+        more tries come than the pace allows, each would wait only to be given up.
         """
-        if self._pace is None:
-            async with self._slots:
-                yield
-            return
         wait_s = self._waiting / self.peer.requests_per_s
         if wait_s > self.peer.patience_s:
             raise errors.TooManyWait(wait_s)
@@ -76,7 +72,7 @@ class Protection:
             try:
                 await stack.enter_async_context(self._slots)
                 self.breaker.refuse_if_open()
-                await self._pace.acquire()
+                await pace.acquire()
             finally:
                 self._waiting -= 1
             yield
@@ -99,21 +95,3 @@ def _pace(per_s: float) -> AsyncLimiter | None:
     if not per_s:
         return None
     return AsyncLimiter(per_s, 1.0) if per_s >= 1 else AsyncLimiter(1, 1 / per_s)
-
-
-class ProtectedBackoff(Backoff):
-    """The retries of one call, as far as its client's protection lets it make them."""
-
-    def __init__(self, settings: Settings, protection: Protection) -> None:
-        super().__init__(settings.upstream, protection.peer)
-        self._protection = protection
-
-    def get_timeout(self, attempt: int, response: Any = None) -> float:
-        """Seconds to wait; raises the last try's error where no retry may be made.
-
-        aiohttp-retry asks this once before each retry and at no other time, so what
-        is raised here ends the call.
-        """
-        if self.failure is not None:
-            self._protection.check_retry(self.failure)
-        return super().get_timeout(attempt, response)

@@ -3,10 +3,15 @@
 aiohttp-retry runs the loop. By default it would retry no exception, resend POSTs on
 5xx and ignore `Retry-After`; here every option is given outright. Each try raises one
 of our own errors, so the choice of what to repeat stands in one place, below.
+
+A budget bounds retries to a share of the recent calls: when everything fails, retries
+must not multiply the load. A floor lets small traffic retry too.
 """
 
 import random
 import time
+from collections import deque
+from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -23,6 +28,12 @@ RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 # POST too: here it asks what is too long for a URL, and changes nothing.
 RETRIED_METHODS: Final = frozenset({"GET", "POST"})
 
+SLICES: Final = 10
+"""The window moves by a tenth of itself, so that it holds ten counts and no calls."""
+
+CheckRetry = Callable[[errors.UpstreamError], None]
+"""Raises the failure of the last try where no retry may be made."""
+
 log = structlog.get_logger()
 
 
@@ -37,10 +48,13 @@ class Backoff(RetryOptionsBase):
     """The retries of one call: exponential bounds, full jitter, `Retry-After` heeded.
 
     `failure` is the last try's error; the caller sets it, since aiohttp-retry passes
-    none on.
+    none on. `check_retry` is called before each retry, and raises where it may not be
+    made.
     """
 
-    def __init__(self, settings: Upstream, peer: Peer = COPILOT) -> None:
+    def __init__(
+        self, settings: Upstream, check_retry: CheckRetry, peer: Peer = COPILOT
+    ) -> None:
         super().__init__(
             attempts=settings.attempts,
             statuses=frozenset(),
@@ -50,11 +64,18 @@ class Backoff(RetryOptionsBase):
             evaluate_response_callback=None,
         )
         self._settings = settings
+        self._check_retry = check_retry
         self._peer = peer
         self.failure: errors.UpstreamError | None = None
 
     def get_timeout(self, attempt: int, response: Any = None) -> float:
-        """Seconds to wait after try number `attempt`, counted from 1."""
+        """Return the seconds to wait after try number `attempt`, counted from 1.
+
+        aiohttp-retry asks this once before each retry and at no other time, so what
+        is raised here ends the call.
+        """
+        if self.failure is not None:
+            self._check_retry(self.failure)
         wait_s = self._wait_s(attempt)
         reason = self.failure.error_type if self.failure else "unknown"
         metrics.retried(self._peer.name, reason)
@@ -100,3 +121,46 @@ def parse_retry_after(value: str | None) -> float | None:
         return max(0.0, moment.timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
+
+
+class _Slice:
+    """What happened in one tenth of a window."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.calls = 0
+        self.retries = 0
+
+
+class RetryBudget:
+    """Counts the calls and retries of the last `retry_window_s`."""
+
+    def __init__(
+        self, settings: Upstream, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._slices: deque[_Slice] = deque()
+
+    def record_call(self) -> None:
+        """Count a call, however often it is retried later."""
+        self._current_slice().calls += 1
+
+    def take_retry(self) -> bool:
+        """Whether one more retry may be made now; if so, it is counted as made."""
+        current = self._current_slice()
+        calls = sum(each.calls for each in self._slices)
+        retries = sum(each.retries for each in self._slices)
+        allowed = max(self._settings.retry_floor, calls * self._settings.retry_rate)
+        if retries + 1 > allowed:
+            return False
+        current.retries += 1
+        return True
+
+    def _current_slice(self) -> _Slice:
+        number = int(self._clock() / self._settings.retry_window_s * SLICES)
+        while self._slices and self._slices[0].number <= number - SLICES:
+            self._slices.popleft()
+        if not self._slices or self._slices[-1].number != number:
+            self._slices.append(_Slice(number))
+        return self._slices[-1]

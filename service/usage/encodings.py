@@ -7,17 +7,18 @@ until it is done, callers get it plain.
 
 import asyncio
 import hashlib
-import mmap
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import zstandard
 
+from service.usage.snapshots.columns import Buffer, Summary
+
+REVISION_HEADER: Final = "Usage-Revision"
+
 Coding = str
 """A content coding of HTTP."""
-
-Buffer = bytes | mmap.mmap
 
 IDENTITY: Final = "identity"
 GZIP: Final = "gzip"
@@ -124,3 +125,11 @@ class Answer:
     def _variant(self, coding: Coding, body: Buffer) -> Variant:
         suffix = "" if coding == IDENTITY else f"-{coding}"
         return Variant(coding, body, f'"{self._digest}{suffix}"')
+
+
+def answer_headers(summary: Summary, revision: str) -> dict[str, str]:
+    """Return the headers that every answer of a snapshot has."""
+    headers = {"Usage-Plan": summary.plan, REVISION_HEADER: revision}
+    if summary.degraded:
+        headers["Usage-Degraded"] = str(summary.degraded)
+    return headers

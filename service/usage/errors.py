@@ -1,14 +1,13 @@
-"""What can go wrong with a period.
+"""Errors of usage, beside those of queries in `snapshots.errors`.
 
 UsageError
 ├── RefreshFailed            the period could not be computed
 │   ├── MessagesUnavailable  upstream gave no usable messages
-│   ├── ReportUnavailable    a report could not be settled
+│   │   └── ShrinkUnconfirmed  it has lost most messages, and only said so once
+│   ├── ReportUnavailable    a report could not be resolved
 │   ├── DeadlineExceeded     the whole refresh took too long
-│   └── BooksLost            the process that kept a large period is gone
-├── MessageNotFound          the period has no such message
-├── UnknownPlan              no plan of that name
-└── CursorExpired            the page's starting point is gone
+│   └── WorkerLost           the process that keeps a large period is gone, or hangs
+└── UnknownPlan              no plan has this name
 """
 
 from collections.abc import Iterable
@@ -17,11 +16,11 @@ from service.parameters import quoted
 
 
 class UsageError(Exception):
-    """Something that the usage domain cannot answer."""
+    """A request that the usage domain cannot answer."""
 
 
 class RefreshFailed(UsageError):
-    """The period could not be computed; `retry_after_s` is upstream's wish, if any."""
+    """The period could not be computed; `retry_after_s` is upstream's, if any."""
 
     def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -32,16 +31,20 @@ class MessagesUnavailable(RefreshFailed):
     """Upstream gave no usable list of messages."""
 
 
+class ShrinkUnconfirmed(MessagesUnavailable):
+    """Upstream's list has lost most messages, which a second fetch has to confirm."""
+
+
 class ReportUnavailable(RefreshFailed):
-    """A report could not be settled, and guessing its price is not allowed."""
+    """A report could not be resolved, and guessing its price is not allowed."""
 
 
 class DeadlineExceeded(RefreshFailed):
     """The refresh was not finished within its deadline."""
 
 
-class BooksLost(RefreshFailed):
-    """The process that kept a large period is gone."""
+class WorkerLost(RefreshFailed):
+    """The process that keeps a large period is gone, or does not answer in time."""
 
     def __init__(
         self, reason: str = "the process that kept the period is gone"
@@ -49,25 +52,11 @@ class BooksLost(RefreshFailed):
         super().__init__(reason)
 
 
-class MessageNotFound(UsageError):
-    """The current period has no message with this id."""
-
-    def __init__(self, message_id: int | str) -> None:
-        super().__init__(message_id)  # as it came: errors travel between processes
-
-    def __str__(self) -> str:
-        return f"the current period has no message {quoted(str(self.args[0]))}"
-
-
 class UnknownPlan(UsageError):
-    """No plan goes by this name; `known` lists those that exist."""
+    """No plan has this name; `known` lists those that exist."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.known = tuple(known)
         super().__init__(
             f"unknown plan {quoted(name)!r}; known: {', '.join(self.known)}"
         )
-
-
-class CursorExpired(UsageError):
-    """The message at which the previous page ended is not in the period any more."""

@@ -24,12 +24,12 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from service.usage.formats import CSV_HEADER
-from service.usage.ledger import to_credits
-from service.usage.model import StepTaken
-from service.usage.rating import HUNDREDTHS_PER_CREDIT, Plan
-from service.usage.reports import report_key
-from service.usage.text import MAX_BATCH
+from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT, Plan
+from service.usage.pricing.text import MAX_BATCH
+from service.usage.snapshots.answers import StepTaken
+from service.usage.snapshots.columns import steps_taken, to_credits
+from service.usage.snapshots.formats import CSV_HEADER
+from service.usage.snapshots.messages import report_key
 
 READ_SIZE_BYTES: Final = 512 * 1024
 """Lines read at once: as many as begin within so many bytes."""
@@ -159,23 +159,12 @@ def to_explained_ndjson(
     plan: Plan, messages: Sequence[FileMessage], credits_used: Sequence[float]
 ) -> bytes:
     """One item a line, each with the steps of its price."""
-    explained = plan.explain([message.text for message in messages])
+    amounts = plan.amounts([message.text for message in messages])
+    rows = zip(messages, credits_used, amounts.T.tolist(), strict=True)
     return _encoder.encode_lines(
         [
-            PricedMessage(
-                message.id,
-                message.timestamp,
-                cost,
-                [
-                    StepTaken(
-                        step.name, to_credits(step.amount), to_credits(step.total)
-                    )
-                    for step in steps
-                ],
-            )
-            for message, cost, steps in zip(
-                messages, credits_used, explained, strict=True
-            )
+            PricedMessage(message.id, message.timestamp, cost, steps_taken(plan, own))
+            for message, cost, own in rows
         ]
     )
 

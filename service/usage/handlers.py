@@ -9,36 +9,35 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from service.parameters import encode_cursor, parse_cursor, parse_instant
-from service.usage.encodings import CONTENT_TYPES
-from service.usage.errors import MessageNotFound
-from service.usage.formats import FORMATS
-from service.usage.held import View
-from service.usage.model import (
+from service.usage.cache import SnapshotCache
+from service.usage.encodings import CONTENT_TYPES, REVISION_HEADER
+from service.usage.model import PlanItem, PlansAnswer
+from service.usage.parameters import parse_sort, parse_zone
+from service.usage.pricing.plans import PLANS
+from service.usage.snapshots.answers import (
     DailyUsage,
     Explanation,
-    PlanItem,
-    PlansAnswer,
     UsageAnswer,
     UsageByReport,
 )
-from service.usage.period import CurrentPeriod
-from service.usage.rating import PLANS
-from service.usage.selection import (
+from service.usage.snapshots.errors import MessageNotFound
+from service.usage.snapshots.formats import FORMATS, JSON
+from service.usage.snapshots.selection import (
+    EVERYTHING,
     MAX_LIMIT,
     Cursor,
     Selection,
-    parse_sort,
 )
-from service.usage.summaries import parse_zone
+from service.usage.view import View
 from service.web import problems
-from service.web.context import CACHE_RESULT
+from service.web.context import CACHE_RESULT, LOG_VALUES
 from service.web.held import held_headers, send_held
 from service.web.negotiation import choose
 from service.web.routes import Endpoints, NoParameters, json_answer
 
 _MESSAGE_ID: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
-PERIOD: Final = web.AppKey("period", CurrentPeriod)
+SNAPSHOTS: Final = web.AppKey("snapshots", SnapshotCache)
 
 REFRESH_PROBLEMS: Final = (
     problems.MESSAGES_UNAVAILABLE,
@@ -48,10 +47,12 @@ REFRESH_PROBLEMS: Final = (
     problems.UNKNOWN_PLAN,
     problems.INVALID_PARAMETER,
 )
+ANY_TYPE: Final = frozenset({"", "*/*"})
 USAGE_PATHS: Final = ("/usage", "/v1/usage")
 PLAN_HEADERS: Final = {
     "Usage-Plan": "The plan, with its version, that priced the messages.",
     "Usage-Degraded": "Messages priced by text because their report was unavailable.",
+    REVISION_HEADER: "The snapshot that the answer is of; equal ids, equal figures.",
 }
 
 PlanName = Annotated[
@@ -95,7 +96,7 @@ class UsageParameters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @lru_cache(maxsize=256)  # noqa: B019 - of values that are frozen and small
     def selection(self) -> Selection:
-        """The same, understood; raises `InvalidParameter`."""
+        """Return the selection that they name; raises `InvalidParameter`."""
         return Selection(
             since=parse_instant("from", self.since),
             until=parse_instant("to", self.until),
@@ -127,9 +128,12 @@ async def read_usage(
 ) -> web.StreamResponse:
     """What the current period has used, message by message."""
     media_type = _media_type_for(request)
-    selection = parameters.selection()
-    view = await request.app[PERIOD].view(parameters.plan)
-    if selection.is_everything:
+    is_everything = parameters == UsageParameters(plan=parameters.plan)
+    selection = EVERYTHING if is_everything else parameters.selection()
+    is_query = selection != EVERYTHING or media_type != JSON
+    view = await request.app[SNAPSHOTS].view(parameters.plan, is_query=is_query)
+    request[LOG_VALUES] = view.snapshot.log_values
+    if selection == EVERYTHING:
         return await send_held(request, await view.answer(media_type), view.freshness)
     extract = await view.extract(media_type, selection)
     headers = held_headers(view.headers, view.freshness)
@@ -152,7 +156,7 @@ async def read_daily_usage(
 ) -> web.StreamResponse:
     """What each day has used, from the first to the last, days without messages too."""
     parse_zone(parameters.tz)  # refuse it now, and not after a refresh
-    view = await request.app[PERIOD].view(parameters.plan)
+    view = await request.app[SNAPSHOTS].view(parameters.plan)
     return _answer(request, view, await view.daily(parameters.tz))
 
 
@@ -167,7 +171,7 @@ async def read_usage_by_report(
     request: web.Request, parameters: PlanParameters
 ) -> web.StreamResponse:
     """What each report has used, and the messages that were priced by their text."""
-    view = await request.app[PERIOD].view(parameters.plan)
+    view = await request.app[SNAPSHOTS].view(parameters.plan)
     return _answer(request, view, await view.by_report())
 
 
@@ -177,7 +181,7 @@ async def read_plans(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
     """The plans that `plan` may name, the default one first."""
-    default = request.app[PERIOD].default_plan
+    default = request.app[SNAPSHOTS].default_plan
     others = (plan for plan in PLANS.values() if plan is not default)
     offered = [PlanItem(each.id, each is default) for each in (default, *others)]
     return json_answer(PlansAnswer(offered))
@@ -195,18 +199,24 @@ async def explain_message(
 ) -> web.StreamResponse:
     """Why one message costs what it costs, step by step."""
     message_id = _message_id(request.match_info["message_id"])
-    view = await request.app[PERIOD].view(parameters.plan)
-    return _answer(request, view, await view.explain(message_id))
+    view = await request.app[SNAPSHOTS].view(parameters.plan)
+    explained = await view.explain(message_id)
+    response = _answer(request, view, explained.body)
+    own = {"refresh_id": explained.refresh_id}
+    request[LOG_VALUES] = view.snapshot.log_values | own
+    return response
 
 
 def _media_type_for(request: web.Request) -> str:
-    accept = request.headers.getall("Accept", ())
-    return choose(",".join(accept), tuple(FORMATS))
+    accept = ",".join(request.headers.getall("Accept", ()))
+    return JSON if accept in ANY_TYPE else choose(accept, tuple(FORMATS))
 
 
-def _answer(request: web.Request, view: View, value: Struct) -> web.Response:
+def _answer(request: web.Request, view: View, body: bytes) -> web.Response:
     request[CACHE_RESULT] = view.freshness.result
-    return json_answer(value, held_headers(view.headers, view.freshness))
+    request[LOG_VALUES] = view.snapshot.log_values
+    headers = held_headers(view.headers, view.freshness)
+    return web.Response(body=body, content_type=JSON, headers=headers)
 
 
 def _link_to_next(request: web.Request, cursor: Cursor) -> str:

@@ -1,10 +1,10 @@
-"""Reports that one process has settled, for all that share a store.
+"""Reports that processes share through Redis.
 
-It stands around a process's own `ReportCache`: before settling, what others have been
-told is put into it; after settling, what is new is told to them.
+Before resolving, a process reads what other processes have fetched into its own cache;
+afterwards, it writes what it has fetched itself.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -19,8 +19,8 @@ from service.storage.shared_store import (
     server_time,
     unseal,
 )
-from service.usage.model import Report
-from service.usage.report_cache import CachedReport, ReportCache, Reported
+from service.usage.reports import Report, ReportCache
+from service.usage.snapshots.messages import ReportKey
 
 KEYS_AT_ONCE: Final = 200
 """Reports in one command, so that packing them holds up nobody."""
@@ -29,10 +29,10 @@ _KEY_BYTES: Final = 16
 
 
 class SharedReport(Struct, frozen=True, array_like=True):
-    """A report, or None where there is none, and when upstream said so."""
+    """A report, or None where there is none, and when upstream answered so."""
 
     report: Report | None
-    settled_at: float
+    fetched_at: float
     """In seconds, by the clock of the store."""
 
 
@@ -40,46 +40,30 @@ _decoder: Final = msgspec.msgpack.Decoder(SharedReport)
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
-class SharedReportCache:
-    """A report cache that also knows what other processes have been told."""
+class RedisReports:
+    """Reads other processes' reports into the cache of this one, and writes its own."""
 
     def __init__(self, cache: ReportCache, store: SharedStore) -> None:
         self._cache = cache
         self._store = store
-        self._untold: dict[str, Report | None] = {}
 
-    def young(self, key: str) -> CachedReport | None:
-        """As `ReportCache.young`."""
-        return self._cache.young(key)
-
-    def last_known(self, key: str) -> Report | None:
-        """As `ReportCache.last_known`."""
-        return self._cache.last_known(key)
-
-    def put(self, key: str, report: Report | None) -> None:
-        """As `ReportCache.put`; others learn of it by the next `tell`."""
-        self._cache.put(key, report)
-        self._untold[key] = report
-
-    async def recall(self, keys: Collection[str]) -> None:
-        """Take over what others know of the keys that are not known here."""
+    async def read(self, keys: Collection[ReportKey]) -> None:
+        """Put what other processes know of these keys into the cache."""
         try:
-            unknown = [key for key in keys if self._cache.young(key) is None]
-            for batch in _batches(unknown):
-                await self._recall(batch)
+            for batch in _batches(list(keys)):
+                await self._read_batch(batch)
         except StoreAway:
             return
 
-    async def tell(self) -> None:
-        """Let others know what was settled here since the last time."""
-        untold, self._untold = self._untold, {}
+    async def write(self, fetched: Mapping[ReportKey, Report | None]) -> None:
+        """Let other processes read what was fetched."""
         try:
-            for batch in _batches(list(untold)):
-                await self._tell({key: untold[key] for key in batch})
+            for batch in _batches(list(fetched)):
+                await self._write_batch({key: fetched[key] for key in batch})
         except StoreAway:
             return
 
-    async def _recall(self, keys: Sequence[str]) -> None:
+    async def _read_batch(self, keys: Sequence[str]) -> None:
         places = [self._place(key) for key in keys]
         time, found = await self._store.run(
             lambda pipeline: pipeline.time(), lambda pipeline: pipeline.mget(places)
@@ -88,7 +72,7 @@ class SharedReportCache:
         for key, sealed in zip(keys, found, strict=True):
             shared = self._read(key, sealed)
             if shared is not None:
-                age_s = max(0.0, now - shared.settled_at)
+                age_s = max(0.0, now - shared.fetched_at)
                 self._cache.put(key, shared.report, age_s)
 
     def _read(self, key: str, sealed: Any) -> SharedReport | None:
@@ -103,7 +87,7 @@ class SharedReportCache:
         self._store.log_once("cache.shared.ignored", "a report is broken")
         return None
 
-    async def _tell(self, reports: dict[str, Report | None]) -> None:
+    async def _write_batch(self, reports: dict[str, Report | None]) -> None:
         (time,) = await self._store.run(lambda pipeline: pipeline.time())
         now = server_time(time)
 
@@ -118,11 +102,6 @@ class SharedReportCache:
     def _place(self, key: str) -> str:
         digest = blake2b(key.encode(), digest_size=_KEY_BYTES).hexdigest()
         return self._store.key("report", digest)
-
-
-def share_reports(cache: ReportCache, store: SharedStore | None) -> Reported:
-    """The cache by itself, or with what others know where there is a store."""
-    return cache if store is None else SharedReportCache(cache, store)
 
 
 def _batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -205,8 +205,7 @@ async def open_lookups(
     )
     # A batch takes vPIC seconds when it is well: slow is what it is given up for.
     breaker = replace(settings.breaker, slow_call_s=vehicles.timeout_s)
-    calling = replace(settings, upstream=calls, breaker=breaker)
-    async with open_client(calling, peer=vpic_peer(settings)) as client:
+    async with open_client(calls, breaker, peer=vpic_peer(settings)) as client:
         fetcher = Fetcher(
             vehicles,
             VehicleStore(database, source),

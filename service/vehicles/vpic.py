@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from service.settings import Settings
-from service.upstream.client import UpstreamClient
+from service.upstream.client import UpstreamClient, decode
 from service.upstream.errors import ContractBroken
 from service.upstream.peers import Peer
 from service.vehicles.model import Vehicle, Vin
@@ -86,21 +86,20 @@ class Vpic:
         """
         if len(vins) == 1:
             path = ONE_PATH.replace("{vin}", vins[0]) + ONE_QUERY
-            fetched = await self._client.fetch(path, read_answer, template=ONE_PATH)
+            response = await self._client.fetch(path, template=ONE_PATH)
         else:
             form = {"format": "json", "data": ";".join(vins)}
-            fetched = await self._client.fetch(BATCH_PATH, read_answer, form=form)
-        return _of_those(vins, fetched.value)
+            response = await self._client.fetch(BATCH_PATH, form=form)
+        return _of_those(vins, read_answer(decode(response, _decoder)))
 
 
-def read_answer(body: bytes | bytearray) -> Told:
-    """What an answer tells of the VINs that it names, wherever they stand in it.
+def read_answer(answer: Results) -> Told:
+    """Return what an answer says of the VINs that it names, in whatever order.
 
-    A row that is not as agreed says nothing, and takes nothing from the others. Raises
-    `msgspec.DecodeError` where the whole is not as agreed.
+    A row that breaks the contract says nothing, and the others stay valid.
     """
     told: Told = {}
-    for raw in _decoder.decode(body).results:
+    for raw in answer.results:
         with suppress(msgspec.ValidationError, UnicodeDecodeError):
             row = _row_decoder.decode(raw)
             told.setdefault(Vin(_clean(row.vin).upper()), row.vehicle)

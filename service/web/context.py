@@ -9,6 +9,9 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import structlog
@@ -17,7 +20,6 @@ from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
 from service import metrics, telemetry
-from service.web.block import BlockResponse
 from service.web.problems import INTERNAL_ERROR, answer_problem, kind_of
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
@@ -26,7 +28,9 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 ACCESS_LOG: Final = web.AppKey("access_log", bool)
 """Whether answered requests are logged."""
 CACHE_RESULT: Final = web.RequestKey("cache_result", str)
-"""A handler's word on where its answer came from, for the log."""
+"""Where a handler's answer came from, for the log."""
+LOG_VALUES: Final = web.RequestKey("log_values", dict[str, str])
+"""Further values that a handler adds to the request's line in the log."""
 
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
 _TRACEPARENT: Final = re.compile(
@@ -64,6 +68,8 @@ class Answered(NamedTuple):
     body_size: int
     duration_s: float
     cache: str | None
+    values: Mapping[str, str] = MappingProxyType({})
+    """What else the log says of it."""
 
 
 def request_context(*, access_log: bool) -> Middleware:
@@ -82,9 +88,10 @@ def request_context(*, access_log: bool) -> Middleware:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - answered, and logged if unexpected
             response = _answer_error(error, request_id)
+            request[LOG_VALUES] = _refusal(error)
         finally:
             metrics.request_ended(request.method)
-        if not response.prepared and not isinstance(response, BlockResponse):
+        if not response.prepared:
             response.headers[REQUEST_ID_HEADER] = request_id
         answered = _answered(request, response, started)
         count_answer(request, answered)
@@ -119,7 +126,7 @@ def trace_context_of(request: web.Request) -> dict[str, str]:
 
 def count_answer(request: web.BaseRequest, answered: Answered) -> None:
     """Count an answered request in the metrics."""
-    route, status, _, duration_s, cache = answered
+    route, status, _, duration_s, cache, _ = answered
     metrics.request_answered(request.method, route, status, duration_s, cache)
 
 
@@ -140,6 +147,7 @@ def note_answer(
             "http.response.body.size": answered.body_size,
             "duration_s": round(answered.duration_s, 6),
             "cache": answered.cache,
+            **answered.values,
             **context,
         },
     )
@@ -155,7 +163,18 @@ def _answered(
         body_size=response.body_length or response.content_length or 0,
         duration_s=time.perf_counter() - started,
         cache=request.get(CACHE_RESULT),
+        values=request.get(LOG_VALUES, {}),
     )
+
+
+def _refusal(error: Exception) -> dict[str, str]:
+    """Return why a request was refused: its problem's code, and our own reason."""
+    kind = kind_of(error)
+    if isinstance(error, web.HTTPException) and error.status < HTTPStatus.BAD_REQUEST:
+        return {}
+    if kind.status != HTTPStatus.SERVICE_UNAVAILABLE:
+        return {"code": kind.code}
+    return {"code": kind.code, "reason": str(error)}
 
 
 def _answer_error(error: Exception, request_id: str) -> web.StreamResponse:

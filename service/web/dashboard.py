@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 from aiohttp import hdrs, web
 
 from service.usage.encodings import GZIP, IDENTITY, Coding, Variant
-from service.web.held import codings_for, is_known
+from service.web.held import is_known
+from service.web.negotiation import codings_for
 from service.web.pages import page_headers, style_source
 from service.web.routes import Endpoints, OwnQuery
 

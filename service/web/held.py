@@ -4,28 +4,54 @@ A held answer leaves as one block, head and body in one write. What cannot go th
 (a large body, HTTP/1.0, a connection about to close) goes aiohttp's.
 """
 
-from functools import lru_cache
 from typing import Final
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import ClientConnectionResetError, HttpVersion11, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
-from service.usage.encodings import CODINGS, IDENTITY, Answer, Buffer, Coding, Variant
+from service.usage.encodings import IDENTITY, Answer, Variant
 from service.usage.freshness import Freshness
-from service.web.block import BlockResponse
+from service.usage.snapshots.columns import Buffer
 from service.web.context import CACHE_RESULT, REQUEST_ID, REQUEST_ID_HEADER
 from service.web.limits import rate_lines
-from service.web.negotiation import quality_of
+from service.web.negotiation import codings_for
 
 LARGEST_BLOCK_BYTES: Final = 64 * 1024
 SLICE_BYTES: Final = 256 * 1024
+MAX_BUFFERED_BYTES: Final = 256 * 1024
+"""Unsent bytes of one connection from which on a caller has to read first."""
 _OK: Final = 200
 _NOT_MODIFIED: Final = 304
 _STATUS_LINES: Final = {
     _OK: "HTTP/1.1 200 OK",
     _NOT_MODIFIED: "HTTP/1.1 304 Not Modified",
 }
+
+
+class BlockResponse(web.StreamResponse):
+    """A response of which every byte is known: it is written at once, as it stands."""
+
+    def __init__(self, status: int, *parts: Buffer, body_size: int) -> None:
+        super().__init__(status=status)
+        self._parts = parts
+        self._body_length = body_size
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write everything; aiohttp calls this when the handler has returned."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ClientConnectionResetError("the caller has left")
+        self._keep_alive = True  # aiohttp closes the connection where this is unset
+        transport.write(b"".join(self._parts))
+        if transport.get_write_buffer_size() > MAX_BUFFERED_BYTES:
+            await request.writer.drain()
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Note that nothing is left to write."""
+        self._eof_sent = True
 
 
 async def send_held(
@@ -98,20 +124,6 @@ def held_headers(
         "Cache-Status": freshness.cache_status,
         hdrs.VARY: "Accept, Accept-Encoding",
     }
-
-
-@lru_cache(maxsize=256)
-def codings_for(
-    accept_encoding: str, offered: tuple[Coding, ...] = CODINGS
-) -> tuple[Coding, ...]:
-    """The codings that a caller takes, by their wish and then by ours.
-
-    The plain bytes are for whoever takes nothing else that there is, always.
-    """
-    qualities = {coding: quality_of(coding, accept_encoding) for coding in offered}
-    taken = [coding for coding, quality in qualities.items() if quality > 0]
-    taken.sort(key=qualities.__getitem__, reverse=True)
-    return tuple(taken) if IDENTITY in taken else (*taken, IDENTITY)
 
 
 def choose_variant(

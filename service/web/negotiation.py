@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+from service.usage.encodings import CODINGS, IDENTITY, Coding
 from service.web.problems import NOT_ACCEPTABLE, RequestProblem
 
 
@@ -56,3 +57,17 @@ def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
         if candidate in qualities:
             return qualities[candidate]
     return 0.0
+
+
+@lru_cache(maxsize=256)
+def codings_for(
+    accept_encoding: str, offered: tuple[Coding, ...] = CODINGS
+) -> tuple[Coding, ...]:
+    """The codings that a caller takes, by their wish and then by ours.
+
+    The plain bytes are for whoever takes nothing else that there is, always.
+    """
+    qualities = {coding: quality_of(coding, accept_encoding) for coding in offered}
+    taken = [coding for coding, quality in qualities.items() if quality > 0]
+    taken.sort(key=qualities.__getitem__, reverse=True)
+    return tuple(taken) if IDENTITY in taken else (*taken, IDENTITY)

@@ -16,6 +16,7 @@ from service.events import errors as events
 from service.parameters import InvalidParameter
 from service.storage import errors as storage
 from service.usage import errors as usage
+from service.usage.snapshots import errors as snapshots
 from service.vehicles import errors as vehicles
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -185,12 +186,13 @@ INTERNAL_ERROR: Final = ProblemKind(
 KINDS: Final[dict[type[BaseException], ProblemKind]] = {
     InvalidParameter: INVALID_PARAMETER,
     usage.UnknownPlan: UNKNOWN_PLAN,
-    usage.CursorExpired: CURSOR_EXPIRED,
-    usage.MessageNotFound: MESSAGE_NOT_FOUND,
+    snapshots.CursorExpired: CURSOR_EXPIRED,
+    snapshots.MessageNotFound: MESSAGE_NOT_FOUND,
+    snapshots.SnapshotError: PERIOD_LOST,
     usage.MessagesUnavailable: MESSAGES_UNAVAILABLE,
     usage.ReportUnavailable: REPORT_UNAVAILABLE,
     usage.DeadlineExceeded: DEADLINE_EXCEEDED,
-    usage.BooksLost: PERIOD_LOST,
+    usage.WorkerLost: PERIOD_LOST,
     events.NotJson: NOT_JSON,
     events.TooManyEvents: TOO_MANY_EVENTS,
     events.BacklogFull: BACKLOG_FULL,

@@ -19,7 +19,7 @@ from structlog.typing import EventDict
 
 from service.sandbox.options import SandboxOptions
 from service.sandbox.periods import Period, generate_period
-from service.usage.reports import report_key
+from service.usage.snapshots.messages import report_key
 from tests.clock import Clock
 from tests.conftest import MakeSettings
 from tests.faults.matrix import serving, telling

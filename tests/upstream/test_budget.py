@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.settings import Upstream, load
-from service.upstream.budget import SLICES, RetryBudget
+from service.upstream.retries import SLICES, RetryBudget
 
 WINDOW_S: Final = 10.0
 SLICE_S: Final = WINDOW_S / SLICES

@@ -11,6 +11,7 @@ from aiohttp import client_exceptions, http_exceptions
 from service.upstream import errors
 from service.upstream.client import translated
 from service.usage import errors as usage_errors
+from service.usage.snapshots import errors as snapshot_errors
 
 EXPECTED = {
     errors.ConnectFailed: """
@@ -139,7 +140,9 @@ def drawn_tree(drawing: str) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize(
-    "module", [errors, usage_errors], ids=lambda module: module.__name__
+    "module",
+    [errors, usage_errors, snapshot_errors],
+    ids=lambda module: module.__name__,
 )
 def test_the_tree_is_as_drawn(module: ModuleType) -> None:
     """The drawing at the module's top holds its classes, each under its parent."""

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
-import msgspec
 import pytest
 from structlog.typing import EventDict
 
@@ -13,10 +12,11 @@ from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.upstream import errors
 from service.upstream.breaker import State
-from service.upstream.client import UpstreamClient, open_client
+from service.upstream.client import UpstreamClient, UpstreamResponse, open_client
 from service.upstream.peers import Peer
 from tests.clock import LoopTime
 from tests.conftest import Hurried, MakeClient, MakeSettings, always
+from tests.upstream.conftest import sections
 
 PATH: Final = "/messages/current-period"
 OPEN_S: Final = 5.0
@@ -64,14 +64,14 @@ def opened(
             breaker=few | (breaker or {}),
             upstream={"base_url": sandbox.url, "attempts": 1, **upstream},
         )
-        async with open_client(made, clock) as client:
+        async with open_client(*sections(made), clock) as client:
             yield client
 
     return make
 
 
-async def fetch(client: UpstreamClient) -> object:
-    return (await client.fetch(PATH, msgspec.json.decode)).value
+async def fetch(client: UpstreamClient) -> UpstreamResponse:
+    return await client.fetch(PATH)
 
 
 async def fail(client: UpstreamClient) -> errors.UpstreamError:
@@ -270,7 +270,7 @@ async def test_retries_come_back_with_time(
         assert (await fail(client)).attempts == 2
         clock.now_s += 10.0
 
-        fetched = await client.fetch(PATH, msgspec.json.decode)
+        fetched = await client.fetch(PATH)
 
     assert fetched.attempts == 2
 
@@ -337,7 +337,7 @@ async def calling(
         breaker={"minimum_calls": minimum_calls, "open_s": OPEN_S},
         upstream={"base_url": sandbox.url, "attempts": 1, **upstream},
     )
-    async with open_client(made, peer=peer) as client:
+    async with open_client(*sections(made), peer=peer) as client:
         yield client
 
 
@@ -364,7 +364,7 @@ async def test_being_shut_out_opens_the_circuit(
     form = {"format": "json", "data": "A"}
     async with calling(settings, sandbox, UNPACED, attempts=3) as client:
         with pytest.raises(error):
-            await client.fetch(BATCH, msgspec.json.decode, form=form)
+            await client.fetch(BATCH, form=form)
 
         assert (client.breaker.state is State.OPEN) is opens
     assert sandbox.sandbox.calls == {BATCH: 1}
@@ -402,9 +402,10 @@ async def test_circuits_are_apart(
 
 async def passers_by(settings: MakeSettings, sandbox: RunningSandbox) -> None:
     """Make calls that nothing holds back: what could be sent before them was."""
-    async with open_client(settings(upstream={"base_url": sandbox.url})) as client:
+    made = settings(upstream={"base_url": sandbox.url})
+    async with open_client(*sections(made)) as client:
         for _ in range(3):
-            await client.fetch("/reports/1", bytes, template="/reports")
+            await client.fetch("/reports/1", template="/reports")
 
 
 async def test_tries_beyond_the_pace_wait(

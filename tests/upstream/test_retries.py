@@ -8,7 +8,6 @@ from typing import Final
 
 import aiohttp
 import aiohttp_retry.client
-import msgspec
 import pytest
 from aiohttp import ClientSession
 from hypothesis import given
@@ -19,7 +18,7 @@ from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.settings import Settings
 from service.upstream import errors
-from service.upstream.client import Fetched, open_client
+from service.upstream.client import UpstreamResponse, open_client
 from service.upstream.peers import COPILOT, Peer
 from service.upstream.retries import (
     RETRIED_ERRORS,
@@ -28,6 +27,7 @@ from service.upstream.retries import (
     unexpected_status,
 )
 from tests.conftest import MakeSettings, MockedUpstream
+from tests.upstream.conftest import sections
 
 BASE_URL = "http://upstream.example"
 PATH = "/messages/current-period"
@@ -69,15 +69,19 @@ def _longest_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UNIFORM, lambda _low, high: high)
 
 
+def allow(_failure: errors.UpstreamError) -> None:
+    """Let every retry be made."""
+
+
 def tries_of(mocked: MockedUpstream) -> int:
     return sum(map(len, mocked.requests.values()))
 
 
 async def fail(patient: Settings) -> errors.UpstreamError:
     """Fetch what cannot be had."""
-    async with open_client(patient) as client:
+    async with open_client(*sections(patient)) as client:
         with pytest.raises(errors.UpstreamError) as raised:
-            await client.fetch(PATH, msgspec.json.decode)
+            await client.fetch(PATH)
     return raised.value
 
 
@@ -160,10 +164,10 @@ async def test_the_first_success_ends_the_tries(
     mocked_upstream.get(BASE_URL + PATH, status=503)
     mocked_upstream.get(BASE_URL + PATH, payload={"fine": True})
 
-    async with open_client(patient) as client:
-        fetched = await client.fetch(PATH, msgspec.json.decode)
+    async with open_client(*sections(patient)) as client:
+        fetched = await client.fetch(PATH)
 
-    assert fetched == Fetched({"fine": True}, 2)
+    assert fetched == UpstreamResponse(bytearray(b'{"fine": true}'), 2)
     assert len(slept_s) == 1
 
 
@@ -171,18 +175,18 @@ async def test_a_body_larger_than_a_buffer_is_read_whole(
     patient: Settings, mocked_upstream: MockedUpstream
 ) -> None:
     """Bodies over 64 KiB come through the mock as they do through a socket."""
-    body = b'"' + b"x" * 300_000 + b'"'
+    body = b'["' + b"x" * 300_000 + b'"]'
     mocked_upstream.get(BASE_URL + PATH, body=body)
 
-    async with open_client(patient) as client:
-        fetched = await client.fetch(PATH, msgspec.json.decode)
+    async with open_client(*sections(patient)) as client:
+        fetched = await client.fetch(PATH)
 
-    assert fetched.value == "x" * 300_000
+    assert fetched.body == bytearray(body)
 
 
 def test_only_questions_are_repeated(patient: Settings) -> None:
     """No request that may change something upstream is sent twice; POST only asks."""
-    options = Backoff(patient.upstream)
+    options = Backoff(patient.upstream, check_retry=allow)
 
     assert options.methods == {"GET", "POST"}
     assert options.retry_all_server_errors is False
@@ -195,7 +199,7 @@ def test_only_questions_are_repeated(patient: Settings) -> None:
 @pytest.mark.usefixtures("_longest_jitter")
 def test_the_bound_doubles_up_to_the_cap(patient: Settings) -> None:
     """No wait is longer than base × 2ⁿ, and none longer than the cap."""
-    backoff = Backoff(patient.upstream)
+    backoff = Backoff(patient.upstream, check_retry=allow)
 
     waits_s = [backoff.get_timeout(attempt) for attempt in range(1, 6)]
 
@@ -212,7 +216,7 @@ def test_the_jitter_is_full(patient: Settings, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(UNIFORM, draw)
 
-    assert Backoff(patient.upstream).get_timeout(2) == 0.25
+    assert Backoff(patient.upstream, check_retry=allow).get_timeout(2) == 0.25
     assert drawn == [(0, 2.0)]
 
 
@@ -245,7 +249,7 @@ def test_retry_after_decides_the_wait(
 ) -> None:
     """Upstream's wish is heeded up to the limit; nonsense counts as no wish."""
     monkeypatch.setattr(CLOCK, SimpleNamespace(time=lambda: NOW_S))
-    backoff = Backoff(patient.upstream)
+    backoff = Backoff(patient.upstream, check_retry=allow)
     backoff.failure = unexpected_status(503, retry_after)
 
     assert backoff.get_timeout(1) == wait_s
@@ -292,10 +296,10 @@ async def test_the_waits_are_those_that_are_logged(
     """The log tells each wait and its reason, and the loop waits just so long."""
     mocked_upstream.get(BASE_URL + PATH, status=503, headers={"Retry-After": "7"})
     mocked_upstream.get(BASE_URL + PATH, exception=TimeoutError())
-    mocked_upstream.get(BASE_URL + PATH, payload=1)
+    mocked_upstream.get(BASE_URL + PATH, payload={})
 
-    async with open_client(patient) as client:
-        await client.fetch(PATH, msgspec.json.decode)
+    async with open_client(*sections(patient)) as client:
+        await client.fetch(PATH)
 
     waits = [entry for entry in log_entries if entry["event"] == "upstream.retry"]
     assert slept_s == [7.0, 2.0]
@@ -343,13 +347,13 @@ async def test_attempts_are_all_tries_even_on_a_kept_connection(
     made = settings(
         upstream={"base_url": sandbox.url, "attempts": attempts, "concurrency": 1}
     )
-    async with open_client(made) as client:
-        await client.fetch(PATH, msgspec.json.decode)
+    async with open_client(*sections(made)) as client:
+        await client.fetch(PATH)
         sandbox.sandbox.faults = Faults(reset=1)
         before = sandbox.sandbox.calls[PATH]
 
         with pytest.raises(errors.ConnectionDropped) as raised:
-            await client.fetch(PATH, msgspec.json.decode)
+            await client.fetch(PATH)
 
     assert sandbox.sandbox.calls[PATH] - before == attempts
     assert raised.value.attempts == attempts
@@ -361,8 +365,8 @@ async def test_tries_of_different_calls_do_not_mix(
     """Each call has its own count of tries, however many run at once."""
     made = settings(upstream={"base_url": sandbox.url, "attempts": 2})
     sandbox.sandbox.faults = Faults(server_error=1)
-    async with open_client(made) as client:
-        fetches = [client.fetch(f"/reports/{n}", msgspec.json.decode) for n in range(9)]
+    async with open_client(*sections(made)) as client:
+        fetches = [client.fetch(f"/reports/{n}") for n in range(9)]
         failures = await asyncio.gather(*fetches, return_exceptions=True)
 
     assert {getattr(failure, "attempts", None) for failure in failures} == {2}
@@ -403,8 +407,8 @@ async def test_one_call_is_made_where_we_are_shut_out(
     """However many tries are allowed."""
     made = settings(upstream={"base_url": sandbox.url, "attempts": 5})
     sandbox.sandbox.faults = Faults(too_many_requests=1)
-    async with open_client(made, peer=SHUTTING) as client:
+    async with open_client(*sections(made), peer=SHUTTING) as client:
         with pytest.raises(errors.ShutOut):
-            await client.fetch(PATH, msgspec.json.decode)
+            await client.fetch(PATH)
 
     assert sandbox.sandbox.calls == {PATH: 1}

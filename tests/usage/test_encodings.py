@@ -22,10 +22,10 @@ from service.usage.encodings import (
     SMALLEST_COMPRESSED_BYTES,
     ZSTD,
     Answer,
-    Buffer,
     Variant,
 )
-from service.usage.formats import JSON
+from service.usage.snapshots.columns import Buffer
+from service.usage.snapshots.formats import JSON
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 

@@ -19,7 +19,7 @@ from service.usage.files import (
     UnreadableFile,
     rate_file,
 )
-from service.usage.rating import TEXT_RULES, TOKEN_ESTIMATE, Plan
+from service.usage.pricing.plans import TEXT_RULES, TOKEN_ESTIMATE, Plan
 
 TIMESTAMP: Final = "2024-04-29T03:25:03.613Z"
 ONE: Final = b'{"id":1,"text":"a"}'

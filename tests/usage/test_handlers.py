@@ -272,7 +272,7 @@ async def test_a_page_whose_start_is_gone(
     response = await service.get("/usage?limit=2")
     link = next_of(response)
     assert link is not None
-    sandbox.sandbox.set_messages([message(1)])
+    sandbox.sandbox.set_messages([message(each) for each in (1000, 1002, 1003)])
 
     assert (await problem_at(service, link))["code"] == "cursor_expired"
 

@@ -1,29 +1,28 @@
-"""What upstream may send is taken as promised, and everything else is refused."""
+"""Reports are decoded as the contract promises, and everything else is refused."""
 
 from decimal import Decimal
-from itertools import product
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import UNSET
 
-from service.usage.model import (
-    MAX_CREDIT_COST,
-    CurrentPeriod,
-    Message,
-    Report,
-    UsageAnswer,
-    UsageItem,
-)
+from service.usage.model import PlanItem, PlansAnswer
+from service.usage.reports import MAX_CREDIT_COST, Report, Resolved
 
 
 def decode_report(credit_cost: str) -> Report:
     """A report whose cost is written in JSON like this."""
     body = f'{{"id": 7, "name": "Short Lease Report", "credit_cost": {credit_cost}}}'
     return msgspec.json.decode(body, type=Report)
+
+
+def hundredths_of(report: Report) -> int:
+    """Return the price that a build is given for the report."""
+    [price] = Resolved({"7": report}, set()).prices_of(["7"]).prices
+    assert price is not None
+    assert price.name == report.name
+    return price.hundredths
 
 
 @pytest.mark.parametrize(
@@ -44,14 +43,14 @@ def decode_report(credit_cost: str) -> Report:
 )
 def test_cost_is_exact_in_hundredths(credit_cost: str, hundredths: int) -> None:
     """A cost in its bounds becomes the hundredths that it was written as."""
-    assert decode_report(credit_cost).hundredths == hundredths
+    assert hundredths_of(decode_report(credit_cost)) == hundredths
 
 
 @given(st.integers(0, MAX_CREDIT_COST * 100))
 def test_every_cost_of_two_decimals_is_exact(hundredths: int) -> None:
-    """No binary fraction shifts a price, up to the dearest report."""
+    """No binary fraction shifts a price, up to the highest cost."""
     written = str(Decimal(hundredths) / 100)
-    assert decode_report(written).hundredths == hundredths
+    assert hundredths_of(decode_report(written)) == hundredths
 
 
 @given(
@@ -115,72 +114,9 @@ def test_report_is_read_with_fields_nobody_knows(report_id: str) -> None:
     assert report == Report(msgspec.json.decode(report_id), "n", 2)
 
 
-MESSAGE = {"id": 1000, "text": "Rent?", "timestamp": "2024-04-29T02:08:29.375Z"}
-
-
-def decode_period(*messages: object) -> list[Message]:
-    body = msgspec.json.encode({"messages": messages, "more": {"x": 1}})
-    return msgspec.json.decode(body, type=CurrentPeriod).messages
-
-
-def test_message_is_read_and_unknown_fields_are_ignored() -> None:
-    """The four known fields are kept as they came; nothing else is."""
-    [message] = decode_period({**MESSAGE, "report_id": 7, "user": {"id": [None]}})
-    assert message == Message(1000, "Rent?", "2024-04-29T02:08:29.375Z", 7)
-    assert decode_period(MESSAGE)[0].report_id is UNSET
-
-
-@pytest.mark.parametrize(
-    "report_id", [None, True, 7.5, "", "7", [7], {"id": 7}], ids=repr
-)
-def test_report_id_may_be_anything(report_id: Any) -> None:
-    """An id that is no id does not make the message unreadable."""
-    [message] = decode_period({**MESSAGE, "report_id": report_id})
-    assert message.report_id == report_id
-
-
-@pytest.mark.parametrize("field", MESSAGE)
-def test_message_without_a_mandatory_field_is_refused(field: str) -> None:
-    """A message without id, text or timestamp breaks the contract."""
-    rest = {name: value for name, value in MESSAGE.items() if name != field}
-    with pytest.raises(msgspec.ValidationError, match=f"missing.*`{field}`"):
-        decode_period(MESSAGE, rest)
-
-
-@pytest.mark.parametrize(
-    "field, value",
-    [
-        *product(["id"], [None, True, 1.0, "1000", [], {}]),
-        *product(["text"], [None, True, 1, [], {}]),
-        *product(["timestamp"], [None, False, 1714356509, [], {}]),
-    ],
-)
-def test_message_with_a_wrong_type_is_refused(field: str, value: object) -> None:
-    """A mandatory field of another type breaks the contract, and is named."""
-    with pytest.raises(msgspec.ValidationError, match=rf"\$\.messages\[1\]\.{field}"):
-        decode_period(MESSAGE, {**MESSAGE, field: value})
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"{}", b'{"messages": null}', b'{"messages": {}}', b"[]", b"null", b""],
-    ids=lambda body: body.decode() or "nothing",
-)
-def test_body_without_a_list_of_messages_is_refused(body: bytes) -> None:
-    """An answer of another shape is no empty period."""
-    with pytest.raises(msgspec.DecodeError):
-        msgspec.json.decode(body, type=CurrentPeriod)
-
-
-def test_answer_has_the_contracts_names_and_leaves_the_name_out() -> None:
-    """These four names in this order, and no `report_name` where none priced it."""
-    named = UsageItem(
-        1000, "2024-04-29T02:08:29.375Z", "Tenant Obligations Report", 79.0
-    )
-    unnamed = UsageItem(1001, "2024-04-29T03:25:03.613Z", UNSET, 5.2)
-    assert msgspec.json.encode(UsageAnswer([named, unnamed])) == (
-        b'{"usage":[{"message_id":1000,"timestamp":"2024-04-29T02:08:29.375Z",'
-        b'"report_name":"Tenant Obligations Report","credits_used":79.0},'
-        b'{"message_id":1001,"timestamp":"2024-04-29T03:25:03.613Z",'
-        b'"credits_used":5.2}]}'
+def test_plans_are_answered_with_the_contracts_names() -> None:
+    """Each plan has its id, and says whether it is the default one."""
+    plans = PlansAnswer([PlanItem("text-rules/1", is_default=True)])
+    assert msgspec.json.encode(plans) == (
+        b'{"plans":[{"plan":"text-rules/1","is_default":true}]}'
     )

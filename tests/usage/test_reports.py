@@ -1,8 +1,9 @@
-"""Reports: which ids are asked for, how they travel, and how settling ends."""
+"""Reports: how ids travel, how resolving them ends, and what the cache keeps."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -14,24 +15,24 @@ from service.sandbox.server import RunningSandbox
 from service.upstream.client import open_client
 from service.upstream.errors import ContractBroken, UnexpectedStatus
 from service.usage.errors import ReportUnavailable
-from service.usage.ledger import read_messages
-from service.usage.model import Report
-from service.usage.report_cache import ReportCache
 from service.usage.reports import (
-    MAX_KEY_CHARACTERS,
     OnReportError,
-    Reports,
-    Settled,
+    Report,
+    ReportCache,
+    ReportResolver,
+    Resolved,
     log_invalid_id,
-    report_key,
 )
-from tests.clock import LoopTime
+from service.usage.snapshots.messages import read_messages
+from tests.clock import Clock, LoopTime
 from tests.conftest import Client, MakeClient, MakeSettings, always, message, report
 
 ATTEMPTS = 2
+LEASE = Report(7, "Short Lease Report", 61)
+TENANTS = Report(8, "Tenant Obligations Report", 79)
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
-OpenReports = Callable[..., AbstractAsyncContextManager[Reports]]
+OpenResolver = Callable[..., AbstractAsyncContextManager[ReportResolver]]
 
 IDS = {
     "integer": 7,
@@ -69,13 +70,13 @@ IDS = {
 
 
 @pytest.fixture
-def open_reports(settings: MakeSettings, sandbox: RunningSandbox) -> OpenReports:
-    """A factory of `Reports` that ask the sandbox."""
+def open_resolver(settings: MakeSettings, sandbox: RunningSandbox) -> OpenResolver:
+    """A factory of resolvers that ask the sandbox."""
 
     @asynccontextmanager
     async def opened(
         concurrency: int = 8, on_error: OnReportError = "fail"
-    ) -> AsyncIterator[Reports]:
+    ) -> AsyncIterator[ReportResolver]:
         made = settings(
             upstream={
                 "base_url": sandbox.url,
@@ -83,17 +84,19 @@ def open_reports(settings: MakeSettings, sandbox: RunningSandbox) -> OpenReports
                 "concurrency": concurrency,
             }
         )
-        async with open_client(made) as client:
+        async with open_client(made.upstream, made.breaker) as client:
             cache = ReportCache(made.cache)
-            yield Reports(client, cache, concurrency=concurrency, on_error=on_error)
+            yield ReportResolver(
+                client, cache, concurrency=concurrency, on_error=on_error
+            )
 
     return opened
 
 
-def settling_tasks() -> int:
-    """Tasks of `settle` that are not done."""
+def resolving_tasks() -> int:
+    """Tasks of `resolve` that are not done."""
     names = [getattr(task.get_coro(), "__name__", "") for task in asyncio.all_tasks()]
-    return names.count("_settle_from")
+    return names.count("_resolve_next")
 
 
 # --- ids ----------------------------------------------------------------------------
@@ -101,14 +104,14 @@ def settling_tasks() -> int:
 
 @pytest.mark.parametrize("report_id", IDS.values(), ids=IDS.keys())
 async def test_an_id_cannot_change_the_path(
-    open_reports: OpenReports, sandbox: RunningSandbox, report_id: int | str
+    open_resolver: OpenResolver, sandbox: RunningSandbox, report_id: int | str
 ) -> None:
     """On the wire an id is one segment after `/reports/`, and decodes to itself."""
     sandbox.sandbox.set_report(report_id, report(1, "Found", 61))
     body = msgspec.json.encode({"messages": [message(1, report_id=report_id)]})
 
-    async with open_reports() as reports:
-        settled = await reports.settle(read_messages(body).references.keys)
+    async with open_resolver() as resolver:
+        resolved = await resolver.resolve(read_messages(body).report_keys)
 
     (path,) = sandbox.sandbox.calls.elements()
     segment = path.removeprefix("/reports/")
@@ -116,38 +119,7 @@ async def test_an_id_cannot_change_the_path(
     assert not set("/?#\\") & set(segment)
     assert segment not in {"", ".", ".."}
     assert unquote(segment) == str(report_id)
-    assert settled == Settled({str(report_id): Report(1, "Found", 61)}, set())
-
-
-@pytest.mark.parametrize(
-    "report_id, key",
-    [
-        (7, "7"),
-        ("7", "7"),
-        ("007", "007"),
-        (0, "0"),
-        (-1, "-1"),
-        ("x", "x"),
-        (" ", " "),
-        ("", None),
-        (None, None),
-        (True, None),
-        (False, None),
-        (1.0, None),
-        ([], None),
-        ([7], None),
-        ({}, None),
-        ("x" * MAX_KEY_CHARACTERS, "x" * MAX_KEY_CHARACTERS),
-        ("x" * (MAX_KEY_CHARACTERS + 1), None),
-        (10**MAX_KEY_CHARACTERS, None),
-    ],
-    ids=lambda value: repr(value)[:20],
-)
-def test_usable_ids_are_integers_and_strings_of_something(
-    report_id: object, key: str | None
-) -> None:
-    """An integer and its digits are the same report; all else is no id."""
-    assert report_key(report_id) == key
+    assert resolved == Resolved({str(report_id): Report(1, "Found", 61)}, set())
 
 
 async def test_an_unusable_id_is_never_sent(
@@ -192,7 +164,7 @@ async def test_a_long_unusable_id_is_cut_in_the_log(
     ]
 
 
-# --- settling -----------------------------------------------------------------------
+# --- resolving ----------------------------------------------------------------------
 
 
 async def test_a_report_is_asked_for_once(
@@ -214,18 +186,18 @@ async def test_a_report_is_asked_for_once(
     assert names == ["Short Lease Report", "Short Lease Report", None] * 20
 
 
-async def test_nothing_to_settle(
-    open_reports: OpenReports, sandbox: RunningSandbox
+async def test_nothing_to_resolve(
+    open_resolver: OpenResolver, sandbox: RunningSandbox
 ) -> None:
     """A period without reports asks for none."""
-    async with open_reports() as reports:
-        assert await reports.settle([]) == Settled({}, set())
+    async with open_resolver() as resolver:
+        assert await resolver.resolve([]) == Resolved({}, set())
 
     assert not sandbox.sandbox.calls
 
 
-async def test_settling_is_parallel_and_bounded(
-    open_reports: OpenReports, sandbox: RunningSandbox, loop_time: LoopTime
+async def test_resolving_is_parallel_and_bounded(
+    open_resolver: OpenResolver, sandbox: RunningSandbox, loop_time: LoopTime
 ) -> None:
     """As many reports are asked for at once as there are slots, never more."""
     sandbox.sandbox.options = msgspec.structs.replace(
@@ -235,43 +207,43 @@ async def test_settling_is_parallel_and_bounded(
     calls = sandbox.sandbox.calls
 
     async with (
-        open_reports(concurrency=4) as reports,
+        open_resolver(concurrency=4) as resolver,
         loop_time.passing(10.0, at_each=lambda: calls.total() // 4),
     ):
-        settled = await reports.settle(keys)
+        resolved = await resolver.resolve(keys)
 
     assert sandbox.sandbox.max_in_flight == 4
-    assert list(settled.reports.values()) == [None] * 20
-    assert settled.reports.keys() == set(keys)
+    assert list(resolved.reports.values()) == [None] * 20
+    assert resolved.reports.keys() == set(keys)
 
 
 async def test_tasks_are_bounded_too(
-    open_reports: OpenReports, sandbox: RunningSandbox, until: Until
+    open_resolver: OpenResolver, sandbox: RunningSandbox, until: Until
 ) -> None:
     """A period with thousands of reports does not make thousands of tasks."""
     sandbox.sandbox.faults = Faults(hang=1)
-    async with open_reports(concurrency=4) as reports:
-        task = asyncio.create_task(reports.settle([str(n) for n in range(5000)]))
+    async with open_resolver(concurrency=4) as resolver:
+        task = asyncio.create_task(resolver.resolve([str(n) for n in range(5000)]))
         await until(lambda: sandbox.sandbox.in_flight == 4)
 
-        assert settling_tasks() == 4
+        assert resolving_tasks() == 4
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
 
 async def test_the_first_failure_stops_the_rest(
-    open_reports: OpenReports, sandbox: RunningSandbox, until: Until
+    open_resolver: OpenResolver, sandbox: RunningSandbox, until: Until
 ) -> None:
     """Requests on their way are broken off, and the others are never made."""
     sandbox.sandbox.set_report(1, b"{}")
     sandbox.sandbox.faults = always("hang", path="/reports/2")
     keys = [f"2{number}" for number in range(20)]
 
-    async with open_reports(concurrency=3) as reports:
+    async with open_resolver(concurrency=3) as resolver:
         with pytest.raises(ReportUnavailable) as raised:
-            await reports.settle([*keys[:2], "1", *keys[2:]])
-        assert settling_tasks() == 0
+            await resolver.resolve([*keys[:2], "1", *keys[2:]])
+        assert resolving_tasks() == 0
 
     assert isinstance(raised.value.__cause__, ContractBroken)
     assert sandbox.sandbox.calls.total() == 3
@@ -279,32 +251,32 @@ async def test_the_first_failure_stops_the_rest(
 
 
 async def test_a_caller_that_leaves_stops_all(
-    open_reports: OpenReports, sandbox: RunningSandbox, until: Until
+    open_resolver: OpenResolver, sandbox: RunningSandbox, until: Until
 ) -> None:
     """Cancelling leaves no task and no open request behind."""
     sandbox.sandbox.faults = Faults(hang=1)
-    async with open_reports(concurrency=3) as reports:
-        task = asyncio.create_task(reports.settle([str(n) for n in range(9)]))
+    async with open_resolver(concurrency=3) as resolver:
+        task = asyncio.create_task(resolver.resolve([str(n) for n in range(9)]))
         await until(lambda: sandbox.sandbox.in_flight == 3)
 
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-        assert settling_tasks() == 0
+        assert resolving_tasks() == 0
         await until(lambda: sandbox.sandbox.in_flight == 0)
     assert sandbox.sandbox.calls.total() == 3
 
 
 async def test_a_failure_carries_what_upstream_asked_for(
-    open_reports: OpenReports, sandbox: RunningSandbox
+    open_resolver: OpenResolver, sandbox: RunningSandbox
 ) -> None:
     """The wish of the last try is there for the answer's own `Retry-After`."""
     sandbox.sandbox.faults = always("unavailable", retry_after="0")
 
-    async with open_reports() as reports:
+    async with open_resolver() as resolver:
         with pytest.raises(ReportUnavailable) as raised:
-            await reports.settle(["1"])
+            await resolver.resolve(["1"])
 
     assert raised.value.retry_after_s == 0
     assert isinstance(raised.value.__cause__, UnexpectedStatus)
@@ -323,7 +295,7 @@ async def test_a_failure_carries_what_upstream_asked_for(
     ],
 )
 async def test_where_text_may_stand_in_the_failed_are_told(
-    open_reports: OpenReports,
+    open_resolver: OpenResolver,
     sandbox: RunningSandbox,
     log_entries: list[EventDict],
     fault: str,
@@ -334,11 +306,11 @@ async def test_where_text_may_stand_in_the_failed_are_told(
     sandbox.sandbox.set_report(2, report(2, "Found", 5))
     sandbox.sandbox.faults = always(fault, path="/reports/1")
 
-    async with open_reports(concurrency=1, on_error="text") as reports:
-        settled = await reports.settle(["1", "2", "3"])
+    async with open_resolver(concurrency=1, on_error="text") as resolver:
+        resolved = await resolver.resolve(["1", "2", "3"])
 
     found = Report(2, "Found", 5)
-    assert settled == Settled({"1": None, "2": found, "3": None}, {"1"})
+    assert resolved == Resolved({"1": None, "2": found, "3": None}, {"1"})
     assert [e for e in log_entries if e["event"].startswith("report.")] == [
         {
             "event": "report.failed",
@@ -362,3 +334,96 @@ async def test_where_text_may_stand_in_the_failed_are_told(
             "cached": False,
         },
     ]
+
+
+# --- the cache ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def cache(settings: MakeSettings, clock: Clock) -> ReportCache:
+    """Three entries; reports live for 100 s, their absence for 10 s."""
+    times: dict[str, Any] = {"report_ttl_s": 100.0, "missing_report_ttl_s": 10.0}
+    return ReportCache(settings(cache={**times, "max_reports": 3}).cache, clock)
+
+
+def test_an_unknown_key_has_no_report(cache: ReportCache) -> None:
+    """An empty cache makes nothing up."""
+    assert cache.young("7") is None
+    assert cache.last_known("7") is None
+    assert len(cache) == 0
+
+
+@pytest.mark.parametrize(
+    "report, ttl_s", [(LEASE, 100), (None, 10)], ids=["report", "absence"]
+)
+def test_an_entry_is_young_for_its_own_time(
+    cache: ReportCache, clock: Clock, report: Report | None, ttl_s: float
+) -> None:
+    """A report is believed for one time, its absence for another, to the moment."""
+    cache.put("7", report)
+
+    clock.pass_s(ttl_s - 0.001)
+    entry = cache.young("7")
+    assert entry is not None
+    assert entry.report is report
+    clock.pass_s(0.001)
+    assert cache.young("7") is None
+
+
+def test_an_old_report_is_still_the_last_known(
+    cache: ReportCache, clock: Clock
+) -> None:
+    """Age takes nothing from the copy that stands in when upstream fails."""
+    cache.put("7", LEASE)
+    clock.pass_s(1e9)
+
+    assert cache.young("7") is None
+    assert cache.last_known("7") is LEASE
+
+
+def test_a_report_that_is_gone_has_no_good_copy(cache: ReportCache) -> None:
+    """Once upstream has said that there is none, the old price is not used again."""
+    cache.put("7", LEASE)
+    cache.put("7", None)
+
+    assert cache.last_known("7") is None
+
+
+def test_reading_does_not_make_it_younger(cache: ReportCache, clock: Clock) -> None:
+    """However often it is used, an entry is asked for anew when its time is up."""
+    cache.put("7", LEASE)
+    for _ in range(10):
+        assert cache.young("7")
+        clock.pass_s(10)
+
+    assert cache.young("7") is None
+
+
+def test_a_new_answer_makes_it_young_again(cache: ReportCache, clock: Clock) -> None:
+    """A new answer of upstream counts from now."""
+    cache.put("7", LEASE)
+    clock.pass_s(100)
+    cache.put("7", TENANTS)
+
+    entry = cache.young("7")
+    assert entry is not None
+    assert entry.report is TENANTS
+
+
+def test_the_longest_unused_goes_first(cache: ReportCache) -> None:
+    """Above `max_reports`, the entry that was used longest ago makes room."""
+    for key in ("a", "b", "c"):
+        cache.put(key, LEASE)
+    assert cache.young("a")
+    cache.put("b", TENANTS)
+
+    cache.put("d", LEASE)
+    assert [key for key in "abcd" if cache.last_known(key)] == ["a", "b", "d"]
+    cache.put("e", LEASE)
+    assert [key for key in "abcde" if cache.last_known(key)] == ["b", "d", "e"]
+    assert len(cache) == 3

@@ -30,7 +30,7 @@ from service.sandbox.vpic import BATCH_PATH, VEHICLE_PREFIX, VPIC_PATH, Question
 from service.settings import Settings, Storage
 from service.storage import shared_store
 from service.storage.database import open_database
-from service.usage.sharing import open_store
+from service.usage.shared_cache import open_store
 from service.vehicles.lookup import Lookups, open_lookups, source_of
 from service.vehicles.model import Entry, Vehicle, Vin
 from service.vehicles.store import VehicleStore

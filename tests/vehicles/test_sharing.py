@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.sandbox.server import RunningSandbox
 from service.settings import Settings
-from service.usage.sharing import open_store
+from service.usage.shared_cache import open_store
 from service.vehicles.lookup import source_of
 from service.vehicles.model import Vin
 from service.vehicles.store import VehicleStore

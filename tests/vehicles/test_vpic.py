@@ -16,15 +16,23 @@ from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.sandbox.vpic import VPIC_PATH
 from service.settings import Settings
-from service.upstream.client import open_client
-from service.upstream.errors import ContractBroken, MalformedBody, WrongMediaType
+from service.upstream.breaker import State
+from service.upstream.client import UpstreamResponse, decode, open_client
+from service.upstream.errors import (
+    ContractBroken,
+    MalformedBody,
+    UnusableBody,
+    WrongMediaType,
+)
 from service.upstream.peers import Peer
 from service.vehicles.model import Vehicle, Vin
-from service.vehicles.vpic import Told, Vpic, read_answer, vpic_peer
+from service.vehicles.vpic import Results, Told, Vpic, read_answer, vpic_peer
+from tests.clock import LoopTime
 from tests.conftest import MakeSettings, always
 from tests.vehicles.conftest import KNOWN, UNKNOWN, VIN, Asked, vins
 
 A, B, C = vins(3)
+DECODER: Final = msgspec.json.Decoder(Results)
 TRACTOR: Final = Vehicle("PETERBILT", "388", "2014", "Truck-Tractor")
 
 
@@ -54,7 +62,13 @@ def without(name: str, vin: str = A) -> dict[str, Any]:
 def read(*rows: object, **more: Any) -> Told:
     """What an answer with these rows is read as."""
     told = {"Count": 134, "Message": "Results returned", "SearchCriteria": ""}
-    return read_answer(json.dumps({**told, "Results": rows, **more}).encode())
+    return decode_answer(json.dumps({**told, "Results": rows, **more}).encode())
+
+
+def decode_answer(body: bytes) -> Told:
+    """Decode and read a body as `Vpic` does."""
+    response = UpstreamResponse(bytearray(body), attempts=1)
+    return read_answer(decode(response, DECODER))
 
 
 def test_a_vehicle_is_read() -> None:
@@ -135,7 +149,7 @@ def test_a_row_without_utf_8_tells_nothing() -> None:
     good, bad = json.dumps(row(B)), json.dumps(row(A, Make="@"))
     body = f'{{"Results":[{bad},{good}]}}'.encode().replace(b"@", b"\xff")
 
-    assert read_answer(body) == {B: TRACTOR}
+    assert decode_answer(body) == {B: TRACTOR}
 
 
 @pytest.mark.parametrize(
@@ -150,11 +164,9 @@ def test_a_row_without_utf_8_tells_nothing() -> None:
     ids=["empty", "XML", "cut off", "malformed", "half a surrogate"],
 )
 def test_what_is_no_json(body: bytes) -> None:
-    """It is refused as a whole, as an accident that may be over at the next try."""
-    with pytest.raises(msgspec.DecodeError) as raised:
-        read_answer(body)
-
-    assert not isinstance(raised.value, msgspec.ValidationError)
+    """It is refused as a whole."""
+    with pytest.raises(MalformedBody):
+        decode_answer(body)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +175,8 @@ def test_what_is_no_json(body: bytes) -> None:
 )
 def test_what_is_no_answer(body: str) -> None:
     """JSON of another shape breaks the contract."""
-    with pytest.raises(msgspec.ValidationError):
-        read_answer(body.encode())
+    with pytest.raises(ContractBroken):
+        decode_answer(body.encode())
 
 
 @given(st.binary(), st.recursive(st.none() | st.text(), st.lists))
@@ -173,8 +185,8 @@ def test_nothing_else_is_raised(body: bytes, anything: object) -> None:
     wrapped = [body, b'{"Results":[%s]}' % body, json.dumps(anything).encode()]
     for each in wrapped:
         try:
-            told = read_answer(each)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            told = decode_answer(each)
+        except UnusableBody:
             continue
         assert told == {}
 
@@ -253,7 +265,7 @@ def calling(settings: MakeSettings, url: str) -> Settings:
 async def vpic(settings: MakeSettings, sandbox: RunningSandbox) -> AsyncIterator[Vpic]:
     """The sandbox's vPIC."""
     made = calling(settings, sandbox.url + VPIC_PATH)
-    async with open_client(made, peer=vpic_peer(made)) as client:
+    async with open_client(made.upstream, made.breaker, peer=vpic_peer(made)) as client:
         yield Vpic(client)
 
 
@@ -297,6 +309,23 @@ async def test_half_of_the_rows(vpic: Vpic, sandbox: RunningSandbox) -> None:
     assert None not in told.values()
 
 
+async def test_slow_reading_is_not_charged_to_vpic(
+    vpic: Vpic, asked: Asked, loop_time: LoopTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer is decoded after its call: it times out no try, and repeats none."""
+
+    def slowly(answer: Results) -> Told:
+        loop_time.skip_s(300.0)
+        return read_answer(answer)
+
+    monkeypatch.setattr("service.vehicles.vpic.read_answer", slowly)
+
+    for _ in range(3):
+        assert await vpic.decode([VIN]) == {VIN: KNOWN[VIN]}
+    assert asked.calls == 3
+    assert vpic._client.breaker.state is State.CLOSED
+
+
 class Questions:
     """A vPIC of the test's own that notes what it is asked."""
 
@@ -320,7 +349,7 @@ async def test_how_it_is_asked(
     app.router.add_route("*", "/{path:.*}", questions.handle)
     server = await aiohttp_server(app)
     made = calling(settings, str(server.make_url("/api/")))
-    async with open_client(made, peer=vpic_peer(made)) as client:
+    async with open_client(made.upstream, made.breaker, peer=vpic_peer(made)) as client:
         await Vpic(client).decode([A])
         await Vpic(client).decode([A, B])
 

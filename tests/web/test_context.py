@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp.plugin import AiohttpClient
 from structlog.typing import EventDict
 
-from service.usage.errors import MessageNotFound
+from service.usage.snapshots.errors import MessageNotFound
 from service.web.context import CACHE_RESULT, REQUEST_ID_HEADER, request_context
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -313,3 +313,13 @@ async def test_the_expected_is_no_error_of_ours(
     await client.get("/nowhere")
 
     assert [e["log_level"] for e in log_entries] == ["info", "info"]
+
+
+async def test_a_redirect_has_no_code(
+    client: TestClient[web.Request, web.Application], log_entries: list[EventDict]
+) -> None:
+    """It refuses nothing."""
+    await client.get("/redirecting", allow_redirects=False)
+
+    (line,) = [each for each in log_entries if each["event"] == "http.request"]
+    assert "code" not in line

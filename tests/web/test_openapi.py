@@ -19,7 +19,7 @@ from service.app import create_app
 from service.events import handlers as events
 from service.sandbox.server import RunningSandbox
 from service.usage import handlers as usage
-from service.usage.selection import MAX_LIMIT
+from service.usage.snapshots.selection import MAX_LIMIT
 from service.web import dashboard, problems
 from service.web.docs import DOCUMENT
 from service.web.openapi import Json, describe

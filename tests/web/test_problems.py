@@ -12,6 +12,7 @@ from service.events import errors as events
 from service.parameters import InvalidParameter
 from service.storage import errors as storage
 from service.usage import errors as usage
+from service.usage.snapshots import errors as snapshots
 from service.web import problems
 from service.web.problems import (
     INTERNAL_ERROR,
@@ -38,11 +39,15 @@ class Unknown(Exception):
     [
         (InvalidParameter("limit", "expected more"), "invalid_parameter", 400),
         (usage.UnknownPlan("x", ["a", "b"]), "unknown_plan", 400),
-        (usage.MessageNotFound(7), "message_not_found", 404),
-        (usage.CursorExpired("gone"), "cursor_expired", 410),
+        (snapshots.MessageNotFound(7), "message_not_found", 404),
+        (snapshots.CursorExpired("gone"), "cursor_expired", 410),
         (usage.MessagesUnavailable(SECRET), "messages_unavailable", 503),
         (usage.ReportUnavailable(SECRET), "report_unavailable", 503),
+        (usage.ShrinkUnconfirmed(SECRET), "messages_unavailable", 503),
         (usage.DeadlineExceeded(SECRET), "deadline_exceeded", 503),
+        (usage.WorkerLost(SECRET), "period_lost", 503),
+        (snapshots.RevisionGone(SECRET), "period_lost", 503),
+        (snapshots.TextsMissing(SECRET), "period_lost", 503),
         (events.NotJson("the body is not JSON"), "not_json", 400),
         (events.TooManyEvents("1001 events"), "too_many_events", 413),
         (events.SessionNotFound("none"), "session_not_found", 404),
@@ -89,7 +94,7 @@ def test_an_error_becomes_a_problem(error: Exception, code: str, status: int) ->
     [
         (InvalidParameter("limit", "expected more"), "limit: expected more"),
         (usage.UnknownPlan("x", ["a", "b"]), "unknown plan 'x'; known: a, b"),
-        (usage.MessageNotFound(7), "the current period has no message 7"),
+        (snapshots.MessageNotFound(7), "the current period has no message 7"),
         (web.HTTPMethodNotAllowed("PUT", ["HEAD", "GET"]), "allowed: GET, HEAD"),
         (web.HTTPNotFound(text=SECRET), "Not Found"),
         (Unknown("secret"), "the log tells more under this request id"),
@@ -122,7 +127,7 @@ def test_the_detail_helps_the_caller(error: Exception, detail: str) -> None:
     [
         InvalidParameter("x" * 5000, "unknown"),
         usage.UnknownPlan("x" * 5000, ["a"]),
-        usage.MessageNotFound("x" * 5000),
+        snapshots.MessageNotFound("x" * 5000),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -159,7 +164,7 @@ def test_an_unavailable_period_says_when_to_come_back(
     assert response.headers["Retry-After"] == retry_after
 
 
-@pytest.mark.parametrize("error", [usage.MessageNotFound(1), Unknown()], ids=repr)
+@pytest.mark.parametrize("error", [snapshots.MessageNotFound(1), Unknown()], ids=repr)
 def test_other_problems_do_not_say_so(error: Exception) -> None:
     """Where coming back does not help, there is no `Retry-After`."""
     assert "Retry-After" not in answer_problem(error, "").headers

@@ -1,0 +1,144 @@
+"""Plans: what a text costs, as exact hundredths of a credit.
+
+A plan is a list of named steps. A step reads the measures of the texts and the totals
+so far, and returns what it adds to each text's price, or takes off. The rules are
+published in docs/plans.md; a changed rule needs a new version of its plan.
+
+>>> TEXT_RULES.rate(["rent rent"])
+array([185])
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.usage.pricing.text import MAX_BATCH, Measure, Texts
+
+Hundredths = NDArray[np.int64]
+"""Amounts in hundredths of a credit: integers, so that sums are exact."""
+
+HUNDREDTHS_PER_CREDIT: Final = 100
+MIN_HUNDREDTHS: Final = 100
+LONG_TEXT_CHARACTERS: Final = 100
+CHARACTERS_PER_TOKEN: Final = 4
+
+Amount = Callable[[Texts, Hundredths], Hundredths]
+"""Computes a step's amounts from measures and totals so far, both `(n_texts,)`."""
+
+
+class PlanStep(NamedTuple):
+    """One named step, and the measures of a text that it reads."""
+
+    name: str
+    amount: Amount
+    measures: tuple[Measure, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A published way to price a text."""
+
+    name: str
+    version: int
+    steps: tuple[PlanStep, ...]
+    id: str = field(init=False)
+    """The name with its version, as headers and logs carry it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.name}/{self.version}")
+
+    def rate(self, texts: Sequence[str]) -> Hundredths:
+        """Return the price of each text: `(n_texts,)`, in hundredths."""
+        prices: Hundredths = self.amounts(texts).sum(axis=0)
+        return prices
+
+    def amounts(self, texts: Sequence[str]) -> Hundredths:
+        """Return what each step adds to each text: `(n_steps, n_texts)`."""
+        amounts = np.empty((len(self.steps), len(texts)), np.int64)
+        for at in range(0, len(texts), MAX_BATCH):
+            batch = slice(at, at + MAX_BATCH)
+            self._rate_batch(texts[batch], amounts[:, batch])
+        return amounts
+
+    def _rate_batch(self, texts: Sequence[str], amounts: Hundredths) -> None:
+        needed = {measure for step in self.steps for measure in step.measures}
+        measured = Texts(texts, measures=sorted(needed))
+        totals: Hundredths = np.zeros(len(texts), np.int64)
+        for place, step in enumerate(self.steps):
+            amounts[place] = step.amount(measured, totals)
+            totals += amounts[place]
+
+
+def base(texts: Texts, totals: Hundredths) -> Hundredths:
+    """Add 1 credit to any text."""
+    return np.full_like(totals, 100)
+
+
+def characters(texts: Texts, totals: Hundredths) -> Hundredths:
+    """Add 0.05 for each code point."""
+    return 5 * texts.characters
+
+
+def words(texts: Texts, totals: Hundredths) -> Hundredths:
+    """Add 0.1, 0.2 or 0.3 for each word, by its length."""
+    return 10 * texts.word_points
+
+
+def third_vowels(texts: Texts, totals: Hundredths) -> Hundredths:
+    """Add 0.3 for each third character that is a vowel."""
+    return 30 * texts.third_vowels
+
+
+def length_penalty(texts: Texts, totals: Hundredths) -> Hundredths:
+    """Add 5 to a text of more than 100 code points."""
+    return 500 * (texts.characters > LONG_TEXT_CHARACTERS)
+
+
+def unique_words(texts: Texts, totals: Hundredths) -> Hundredths:
+    """Take 2 off where all words differ, but never go below the minimum."""
+    return np.maximum(-200, MIN_HUNDREDTHS - totals) * texts.all_words_differ
+
+
+def palindrome(texts: Texts, totals: Hundredths) -> Hundredths:
+    """Double the total so far where the text is a palindrome."""
+    return totals * texts.is_palindrome
+
+
+def tokens(texts: Texts, totals: Hundredths) -> Hundredths:
+    """Add 0.4 for each token, estimated as four code points, rounded up."""
+    return 40 * -(-texts.characters // CHARACTERS_PER_TOKEN)
+
+
+def minimum(texts: Texts, totals: Hundredths) -> Hundredths:
+    """Add what is missing to 1 credit."""
+    return np.maximum(0, MIN_HUNDREDTHS - totals)
+
+
+def _step(amount: Amount, *measures: Measure) -> PlanStep:
+    return PlanStep(amount.__name__, amount, measures)
+
+
+TEXT_RULES: Final = Plan(
+    "text-rules",
+    1,
+    (
+        _step(base),
+        _step(characters, "characters"),
+        _step(words, "word_points"),
+        _step(third_vowels, "third_vowels"),
+        _step(length_penalty, "characters"),
+        _step(unique_words, "all_words_differ"),
+        _step(palindrome, "is_palindrome"),
+    ),
+)
+TOKEN_ESTIMATE: Final = Plan(
+    "token-estimate", 1, (_step(tokens, "characters"), _step(minimum))
+)
+
+PLANS: Final[Mapping[str, Plan]] = {
+    plan.name: plan for plan in (TEXT_RULES, TOKEN_ESTIMATE)
+}
+PLANS_BY_ID: Final[Mapping[str, Plan]] = {plan.id: plan for plan in PLANS.values()}

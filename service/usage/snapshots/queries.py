@@ -1,0 +1,127 @@
+"""Queries on priced messages: one message's price, usage by day and by report."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from service.instants import US_PER_S
+from service.usage.pricing.timestamps import Instants
+from service.usage.snapshots.answers import (
+    DailyUsage,
+    DayUsage,
+    Explanation,
+    ReportUsage,
+    TextUsage,
+    UsageByReport,
+)
+from service.usage.snapshots.columns import PricedMessages, to_credits
+from service.usage.snapshots.errors import MessageNotFound
+
+S_PER_DAY: Final = 86_400
+S_PER_QUARTER: Final = 900
+"""Nearly all clocks change at a whole quarter of an hour of UTC."""
+MAX_FILLED_DAYS: Final = 3_700
+"""Ten years. One message with a wrong year would fill hundreds of thousands of days."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_S: Final = -62_135_510_400  # 0001-01-02: room for any offset
+_LAST_S: Final = 253_402_214_400  # 9999-12-31
+
+
+def row_of(priced: PricedMessages, message_id: int) -> int:
+    """Return the first row with this id; `MessageNotFound` where there is none."""
+    rows = np.flatnonzero(priced.messages.ids == message_id)
+    if not len(rows):
+        raise MessageNotFound(message_id)
+    return int(rows[0])
+
+
+def explain(priced: PricedMessages, row: int) -> Explanation:
+    """Return the price of one message, step by step."""
+    source = priced.source(row)
+    return Explanation(
+        message_id=int(priced.messages.ids[row]),
+        timestamp=priced.messages.timestamps[row],
+        report_name=UNSET if source == "text" else priced.names[priced.name_of[row]],
+        credits_used=to_credits(int(priced.hundredths[row])),
+        source=source,
+        plan=priced.plan.id,
+        steps=priced.steps_of(row),
+    )
+
+
+def daily_usage(priced: PricedMessages, zone: ZoneInfo | None = None) -> DailyUsage:
+    """Return messages and credits of each day in a time zone, UTC for None.
+
+    Days without messages between the first and the last are listed too, unless these
+    would be more than `MAX_FILLED_DAYS` days.
+    """
+    if not len(priced):
+        return DailyUsage([])
+    local_days = _local_days(priced.messages.instants, zone)
+    days, place_of = np.unique(local_days, return_inverse=True)
+    gaps_omitted = int(days[-1] - days[0]) >= MAX_FILLED_DAYS
+    if not gaps_omitted:
+        place_of = local_days - days[0]
+        days = np.arange(days[0], days[-1] + 1)
+    messages = np.bincount(place_of, minlength=len(days))
+    hundredths = np.zeros(len(days), np.int64)
+    np.add.at(hundredths, place_of, priced.hundredths)
+    dates = np.datetime_as_string(days.astype("datetime64[D]"))
+    rows = zip(dates.tolist(), messages.tolist(), hundredths.tolist(), strict=True)
+    listed = [DayUsage(day, count, to_credits(used)) for day, count, used in rows]
+    return DailyUsage(listed, gaps_omitted or UNSET)
+
+
+def usage_by_report(priced: PricedMessages) -> UsageByReport:
+    """Return messages and credits of each report, the most expensive first."""
+    places = len(priced.names)
+    place_of = np.where(priced.by_text, places, priced.name_of)
+    messages = np.bincount(place_of, minlength=places + 1).tolist()
+    hundredths = np.zeros(places + 1, np.int64)
+    np.add.at(hundredths, place_of, priced.hundredths)
+    used = [to_credits(amount) for amount in hundredths.tolist()]
+    reports = [
+        ReportUsage(name, messages[place], used[place])
+        for place, name in enumerate(priced.names)
+    ]
+    reports.sort(key=lambda report: (-report.credits_used, report.report_name))
+    return UsageByReport(reports, TextUsage(messages[places], used[places]))
+
+
+def _local_days(instants: Instants, zone: ZoneInfo | None) -> NDArray[np.int64]:
+    """Return days since 1970-01-01 on the zone's calendar, `(n_messages,)`."""
+    seconds = instants // US_PER_S
+    if zone is not None:
+        seconds = seconds + _offsets_s(zone, seconds)
+    return seconds // S_PER_DAY
+
+
+def _offsets_s(zone: ZoneInfo, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the offsets from UTC, looked up once for each quarter of an hour.
+
+    A quarter in which the clock changes, as Newfoundland's did at a minute past
+    midnight, has its seconds looked up one by one.
+    """
+    quarters, quarter_of = np.unique(seconds // S_PER_QUARTER, return_inverse=True)
+    begins = quarters * S_PER_QUARTER
+    at_begin = _look_up(zone, begins)
+    is_changing = at_begin != _look_up(zone, begins + S_PER_QUARTER - 1)
+    offsets = at_begin[quarter_of]
+    changing = np.flatnonzero(is_changing[quarter_of])
+    offsets[changing] = _look_up(zone, seconds[changing])
+    return offsets
+
+
+def _look_up(zone: ZoneInfo, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
+    within = np.clip(seconds, _FIRST_S, _LAST_S).tolist()
+    return np.fromiter((_offset_s(zone, at) for at in within), np.int64, len(within))
+
+
+def _offset_s(zone: ZoneInfo, second: int) -> int:
+    offset = (_EPOCH + timedelta(seconds=second)).astimezone(zone).utcoffset()
+    return 0 if offset is None else int(offset.total_seconds())

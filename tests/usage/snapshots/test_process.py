@@ -1,0 +1,125 @@
+"""The child process: the modules that it loads, and its files in memory."""
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+
+from service.usage.pricing.plans import TEXT_RULES
+from service.usage.snapshots.build import ResolvedReports
+from service.usage.snapshots.formats import JSON, NDJSON
+from service.usage.snapshots.process import KEY_BYTES, READY, FileStore
+from service.usage.snapshots.store import Logging
+from tests.reference import body_of, message
+
+DEFAULT: Final = TEXT_RULES.id
+PROGRAM: Final = "service.usage.snapshots.process"
+NEEDED: Final = (
+    "service.instants",
+    "service.usage.pricing.",
+    "service.usage.snapshots.",
+)
+PACKAGES: Final = {"service", "service.usage"} | {each.strip(".") for each in NEEDED}
+NOT_FOR_CHILD: Final = {
+    "service.usage.snapshots.worker",  # logs, and starts the child
+    "service.usage.snapshots.snapshot",  # waits for it
+}
+LIBRARIES: Final = {"service", "numpy", "msgspec", "typing_extensions"}
+"""The last one is loaded by the others where it is installed."""
+
+LIST_MODULES: Final = """
+import os, sys
+from service.usage.snapshots import process
+from multiprocessing.managers import Server
+
+def serve_forever(self):
+    print(*sorted(sys.modules), flush=True)
+
+Server.serve_forever = serve_forever
+sys.argv[1:] = ["@copilot-usage-" + sys.argv[1]]
+process.main()
+os._exit(0)  # a thread still reads standard input
+"""
+
+
+@pytest.fixture(scope="module")
+def modules() -> set[str]:
+    """Return the modules that the program has loaded when it serves."""
+    with subprocess.Popen(  # noqa: S603 - it runs this interpreter
+        [sys.executable, "-c", LIST_MODULES, secrets.token_hex(8)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"k" * KEY_BYTES)
+        child.stdin.flush()
+        ready, listed = child.stdout.readlines()
+    assert child.returncode == 0
+    assert ready == READY
+    return set(listed.decode().split())
+
+
+def test_child_loads_only_what_computing_needs(modules: set[str]) -> None:
+    """Of the service: prices, snapshots and instants; nothing that waits or logs."""
+    own = {each for each in modules if each.split(".")[0] == "service"}
+    assert f"{PROGRAM.rpartition('.')[0]}.store" in own
+    others = {each for each in own - PACKAGES if not each.startswith(NEEDED)}
+    assert others | own & NOT_FOR_CHILD == set()
+
+
+def test_child_loads_no_other_library(modules: set[str]) -> None:
+    """Beside the standard library: numpy and msgspec, and no event loop."""
+    roots = {each.split(".")[0] for each in modules if not each.startswith("_")}
+    assert roots - set(sys.stdlib_module_names) - LIBRARIES == set()
+    assert not {"asyncio", "ssl", "sqlite3", "http"} & modules
+
+
+@pytest.fixture
+def store() -> FileStore:
+    """A store of one snapshot of three messages."""
+    store = FileStore()
+    store.load(1, body_of(map(message, range(3))), None)
+    store.build(1, None, ResolvedReports((), ()), Logging("", 0), plan=DEFAULT)
+    return store
+
+
+def test_answer_in_a_file_is_the_same_memory_from_now_on(
+    store: FileStore, tmp_path: Path
+) -> None:
+    """The child keeps no copy of the answer, and still cuts pages out of it."""
+    file, before = tmp_path / "answer", bytes(store.answer(1, DEFAULT, JSON))
+    size = store.answer_file(str(file), 1, DEFAULT, JSON)
+
+    assert file.read_bytes() == before
+    assert size == len(before)
+    answer = store.answer(1, DEFAULT, JSON)
+    assert type(answer).__name__ == "mmap"
+    assert bytes(answer) == before
+    lines = bytes(store.answer(1, DEFAULT, NDJSON)).splitlines()
+    assert [msgspec.json.decode(each)["message_id"] for each in lines] == [0, 1, 2]
+
+
+def test_other_formats_leave_the_answer_where_it_is(
+    store: FileStore, tmp_path: Path
+) -> None:
+    """Only the JSON answer is needed again."""
+    file = tmp_path / "answer"
+    assert store.answer_file(str(file), 1, DEFAULT, NDJSON) == file.stat().st_size
+    assert type(store.answer(1, DEFAULT, JSON)) is bytes
+
+
+def test_messages_and_columns_travel_in_files(store: FileStore, tmp_path: Path) -> None:
+    """A body is loaded, and columns are packed and adopted, by a path."""
+    body, packed = tmp_path / "body", tmp_path / "packed"
+    body.write_bytes(body_of(map(message, range(5))))
+    assert store.load_file(2, str(body), 1).messages == 5
+    assert store.pack_file(str(packed), 1, DEFAULT) == packed.stat().st_size
+    store.adopt_file(7, str(packed))
+    assert bytes(store.answer(7, DEFAULT, JSON)) == store.answer(1, DEFAULT, JSON)

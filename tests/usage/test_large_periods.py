@@ -1,0 +1,296 @@
+"""Large periods: a child process keeps them, and may die or stop at any time."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from service.sandbox.options import Faults
+from service.sandbox.server import RunningSandbox
+from service.usage.snapshots import worker
+from tests.clock import Clock, LoopTime, drive_periods
+from tests.conftest import Client, MakeClient, always, message
+from tests.leftovers import child_pids, open_files, wait_for_end
+from tests.usage.test_stale_serving import (
+    EXPIRED_S,
+    HOLDING,
+    LEASE,
+    MESSAGES,
+    NEW,
+    NEW_BILL,
+    OLD,
+    OLD_BILL,
+    ONE_TRY,
+    Told,
+)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the application ages by."""
+    clock = Clock()
+    drive_periods(monkeypatch, clock)
+    return clock
+
+
+@pytest.fixture
+def the_child() -> Callable[[], int]:
+    """Return the process, started in this test, that keeps the snapshots."""
+    others = child_pids()
+
+    def find() -> int:
+        (pid,) = child_pids() - others
+        return pid
+
+    return find
+
+
+@pytest.fixture
+async def large(client: MakeClient, sandbox: RunningSandbox, clock: Clock) -> Client:
+    """As `service`, but every period counts as large."""
+    sandbox.sandbox.set_report(7, LEASE)
+    sandbox.sandbox.set_messages(OLD)
+    service = await client(
+        cache=HOLDING, upstream=ONE_TRY, usage={"own_process_bytes": 1}
+    )
+    assert await Told.by(service) == (200, OLD_BILL, "fwd=miss; stored")
+    return service
+
+
+PATHS: Final = (
+    *("/usage", "/usage?limit=1", "/usage?plan=token-estimate", "/usage/1"),
+    *("/usage/daily", "/usage/reports", "/usage/99", "/usage?sort=credits_used:desc"),
+)
+
+
+async def test_a_large_period_is_answered_alike(
+    large: Client, client: MakeClient, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """Where it is kept shows in no byte, before and after a refresh."""
+    service = await client(cache=HOLDING, upstream=ONE_TRY)
+    for _ in range(2):
+        for path in PATHS:
+            told = [await Told.by(each, path) for each in (large, service)]
+            assert told[0][:1] == told[1][:1]
+            assert without_request_id(told[0].body) == without_request_id(told[1].body)
+        sandbox.sandbox.set_messages(NEW)
+        clock.pass_s(EXPIRED_S)
+
+
+def without_request_id(body: bytes) -> Any:
+    answer = msgspec.json.decode(body)
+    return body if "request_id" not in answer else answer | {"request_id": ""}
+
+
+@pytest.mark.parametrize("is_same", [True, False], ids=["304", "news"])
+async def test_a_child_that_was_killed_heals_with_the_next_request(
+    the_child: Callable[[], int],
+    large: Client,
+    sandbox: RunningSandbox,
+    *,
+    is_same: bool,
+) -> None:
+    """Fresh or not, what is lost is fetched again, even if upstream has nothing new."""
+    killed = the_child()
+    os.kill(killed, signal.SIGKILL)
+    wait_for_end(killed)
+    if not is_same:
+        sandbox.sandbox.set_messages(NEW)
+
+    told = await asyncio.gather(*(Told.by(large, "/usage/2") for _ in range(5)))
+
+    assert {each.status for each in told} == {200}
+    assert (await Told.by(large)).body == (OLD_BILL if is_same else NEW_BILL)
+    assert sandbox.sandbox.calls[MESSAGES] == 2
+    assert the_child() != killed
+
+
+async def test_a_child_that_was_killed_leaves_the_answer_that_is_held(
+    the_child: Callable[[], int], large: Client, sandbox: RunningSandbox
+) -> None:
+    """While upstream fails, the whole bill is still sent; questions are refused."""
+    os.kill(the_child(), signal.SIGKILL)
+    sandbox.sandbox.faults = always("server_error")
+
+    assert (await Told.by(large)).body == OLD_BILL
+    refused = await Told.by(large, "/usage/2")
+
+    assert refused.status == 503
+    assert msgspec.json.decode(refused.body)["code"] == "period_lost"
+
+
+async def test_a_period_that_grows_and_shrinks_is_handed_over(
+    client: MakeClient, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """From this process to the other and back, every bill is right."""
+    sandbox.sandbox.set_report(7, LEASE)
+    limit = len(msgspec.json.encode({"messages": NEW}))
+    service = await client(cache=HOLDING, usage={"own_process_bytes": limit})
+    for told, bill in [(OLD, OLD_BILL), (NEW, NEW_BILL)] * 2:
+        sandbox.sandbox.set_messages(told)
+        clock.pass_s(EXPIRED_S)
+        assert (await Told.by(service)).body == bill
+        assert (await Told.by(service, "/usage/2")).status == 200
+
+
+async def test_a_large_period_leaves_nothing_behind(
+    client: MakeClient, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """No refresh adds shared memory, and the child ends with the service."""
+    children = child_pids()
+    service = await client(cache=HOLDING, usage={"own_process_bytes": 1})
+    held = []
+    for number in range(12):
+        sandbox.sandbox.set_messages([message(number)])
+        clock.pass_s(EXPIRED_S)
+        assert (await Told.by(service)).status == 200
+        assert (await Told.by(service, "/usage?plan=token-estimate")).status == 200
+        held.append(open_files().count("/memfd"))
+    assert set(held[1:]) == {held[1]}
+
+    await service.close()
+
+    assert child_pids() == children
+
+
+# A child that is alive and does not answer.
+
+QUERIES: Final = (
+    *("/usage/2", "/usage/daily", "/usage/reports", "/usage?limit=1"),
+    *("/usage?plan=token-estimate", "/usage?sort=credits_used:desc"),
+)
+FORMATS: Final = ("text/csv", "application/x-ndjson")
+
+
+@pytest.fixture
+def stopped(
+    the_child: Callable[[], int], large: Client, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """The child that keeps the snapshot, stopped; that is found out soon."""
+    del large
+    child = the_child()
+    os.kill(child, signal.SIGSTOP)
+    monkeypatch.setattr(worker, "CHECK_AFTER_S", 0.1)
+    monkeypatch.setattr(worker, "PING_S", 1.0)
+    return child
+
+
+async def assert_serves_what_is_cached(service: Client) -> None:
+    assert (await Told.by(service)).body == OLD_BILL
+    assert (await service.get("/health/ready")).status == 200
+    assert (await service.get("/health/live")).status == 200
+
+
+@pytest.mark.parametrize("path", QUERIES[::2])
+async def test_a_child_that_stopped_is_replaced(
+    the_child: Callable[[], int], stopped: int, large: Client, path: str
+) -> None:
+    """Queries end in bounded time, the cached answer is served, and all recovers."""
+    querying = asyncio.create_task(Told.by(large, path))
+    await assert_serves_what_is_cached(large)
+
+    assert (await querying).status in {200, 503}  # 200 if the new child has answered
+    wait_for_end(stopped)
+    assert {(await Told.by(large, each)).status for each in QUERIES} == {200}
+    await assert_serves_what_is_cached(large)
+    assert the_child() != stopped
+
+
+@pytest.mark.parametrize("media_type", FORMATS)
+async def test_formats_of_a_child_that_stopped_are_bounded(
+    stopped: int, large: Client, media_type: str
+) -> None:
+    """A whole answer in another format is a query too."""
+    headers = {"Accept": media_type}
+    refused = await large.get("/usage", headers=headers)
+
+    assert refused.status == 503
+    assert (await refused.json())["code"] == "period_lost"
+    wait_for_end(stopped)
+    assert (await large.get("/usage", headers=headers)).status == 200
+
+
+@pytest.mark.usefixtures("stopped")
+async def test_many_queries_of_a_child_that_stopped_all_end(large: Client) -> None:
+    """More than there are threads for calls: none waits for the end of another."""
+    told = await asyncio.gather(*(Told.by(large, "/usage/2") for _ in range(50)))
+
+    assert {each.status for each in told} <= {200, 503}
+    assert (await Told.by(large, "/usage/2")).status == 200
+
+
+async def test_a_refresh_of_a_child_that_stopped_is_bounded(
+    stopped: int, large: Client, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """It fails, the stale answer is served, and the next refresh is right."""
+    sandbox.sandbox.set_messages(NEW)
+    clock.pass_s(EXPIRED_S)
+    told = await Told.by(large)
+    assert (told.body, told.cache) == (OLD_BILL, "hit; ttl=-140; detail=stale")
+    wait_for_end(stopped)
+    clock.pass_s(HOLDING["pause_after_failure_s"])
+
+    assert (await Told.by(large)).body == NEW_BILL
+
+
+async def test_a_child_that_stopped_while_upstream_fails(
+    stopped: int, large: Client, sandbox: RunningSandbox
+) -> None:
+    """Queries are refused, again and again, in bounded time; then all recovers."""
+    sandbox.sandbox.faults = always("server_error")
+    for _ in range(3):
+        refused = await Told.by(large, "/usage/2")
+        assert refused.status == 503
+        await assert_serves_what_is_cached(large)
+    wait_for_end(stopped)
+    sandbox.sandbox.faults = Faults()
+
+    assert (await Told.by(large, "/usage/2")).status == 200
+
+
+async def test_queries_do_not_wait_for_an_upstream_that_hangs(
+    the_child: Callable[[], int],
+    large: Client,
+    sandbox: RunningSandbox,
+    loop_time: LoopTime,
+    until: Any,
+) -> None:
+    """A query without columns waits for about one try, and later ones not at all."""
+    killed = the_child()
+    os.kill(killed, signal.SIGKILL)
+    wait_for_end(killed)
+    sandbox.sandbox.faults = always("hang")
+    first = asyncio.create_task(Told.by(large, "/usage/2"))
+    await until(lambda: sandbox.sandbox.in_flight == 1)
+    await loop_time.pass_s(60.0)
+
+    assert (await first).status == 503
+    assert (await Told.by(large, "/usage/2")).status == 503
+    await assert_serves_what_is_cached(large)
+
+
+async def test_a_slow_child_is_not_a_stopped_one(
+    the_child: Callable[[], int], large: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that takes long has the child checked, which answers the ping."""
+    monkeypatch.setattr(worker, "CHECK_AFTER_S", 0.001)
+    released = threading.Event()
+    called = worker._Child.call
+
+    def call(self: worker._Child, name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "ping":
+            released.set()
+        elif name == "explain":
+            released.wait()
+        return called(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(worker._Child, "call", call)
+    child = the_child()
+
+    assert (await Told.by(large, "/usage/2")).status == 200
+    assert the_child() == child
