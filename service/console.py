@@ -35,7 +35,7 @@ WITHOUT_KEY: Final = (
     "url.path",
     "http.response.status_code",
 )
-LEFT_OUT: Final = {"http.route", "span_id", "trace_id"}
+LEFT_OUT: Final = {"http.route", "refresh_id", "revision", "span_id", "trace_id"}
 LEFT_OUT_WHEN_FALSE: Final = {"cache", "cached", "http.request.resend_count", "reused"}
 
 

@@ -281,8 +281,11 @@ class SnapshotCache:
         cached, fetched_at = self.current, self.clock()
         if cached is not None:
             await self._load_columns(cached)
-        previous = cached.snapshot if cached else None
-        snapshot = await asyncio.create_task(self._refresher.run(previous))
+        refreshing = self._refresher.run(
+            cached.snapshot if cached else None,
+            is_servable=cached is not None and self._covers_failure(cached),
+        )
+        snapshot = await asyncio.create_task(refreshing)
         same = cached is not None and snapshot.revision == cached.snapshot.revision
         manifest = cached.manifest if cached and same else None
         self._publish(Cached(snapshot, fetched_at, manifest))

@@ -52,12 +52,16 @@ LOGGED_AT_ONCE: Final = 20
 log = structlog.get_logger()
 
 
-class Ids(NamedTuple):
-    """The ids of one refresh, and of the snapshot that it may build."""
+class Run(NamedTuple):
+    """One refresh: its ids, and the snapshot before."""
 
     number: int
     refresh_id: str
     revision: str
+    """The id of the snapshot that it may build."""
+    previous: Snapshot | None
+    is_servable: bool
+    """True while the snapshot before can be served instead of a doubtful one."""
 
 
 class Messages(NamedTuple):
@@ -110,23 +114,24 @@ class Refresher:
         )
 
     @telemetry.in_span("usage.refresh")
-    async def run(self, previous: Snapshot | None) -> Snapshot:
+    async def run(self, previous: Snapshot | None, *, is_servable: bool) -> Snapshot:
         """Return the current period: the previous snapshot where nothing has changed.
 
-        Raises `RefreshFailed`. Every line that is logged on the way carries the ids
-        of the refresh.
+        A list that has lost most messages is doubted only while the previous snapshot
+        `is_servable`. Raises `RefreshFailed`. Every line that is logged on the way
+        carries the ids of the refresh.
         """
         refresh_id, revision = (secrets.token_hex(ID_BYTES) for _ in range(2))
-        ids = Ids(next(self._numbers), refresh_id, revision)
-        with bound_contextvars(refresh_id=ids.refresh_id, revision=ids.revision):
-            return await self._run(ids, previous)
+        run = Run(next(self._numbers), refresh_id, revision, previous, is_servable)
+        with bound_contextvars(refresh_id=refresh_id, revision=revision):
+            return await self._run(run)
 
-    async def _run(self, ids: Ids, previous: Snapshot | None) -> Snapshot:
+    async def _run(self, run: Run) -> Snapshot:
         started = self._clock()
         log.info("usage.refresh.started", plan=self._plan.id)
         try:
             with metrics.refreshing(self._clock):
-                snapshot, reused = await self._build_in_time(ids, previous)
+                snapshot, reused = await self._build_in_time(run)
         except Exception as error:
             unexpected = {} if isinstance(error, RefreshFailed) else {"exc_info": error}
             log.error(
@@ -151,50 +156,48 @@ class Refresher:
         )
         return snapshot
 
-    async def _build_in_time(
-        self, ids: Ids, previous: Snapshot | None
-    ) -> tuple[Snapshot, int]:
+    async def _build_in_time(self, run: Run) -> tuple[Snapshot, int]:
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._build(ids, previous)
+                return await self._build(run)
         except TimeoutError:
             raise DeadlineExceeded(f"not finished in {self._deadline_s} s") from None
 
-    async def _build(self, ids: Ids, previous: Snapshot | None) -> tuple[Snapshot, int]:
+    async def _build(self, run: Run) -> tuple[Snapshot, int]:
         """Return a snapshot, and how many of its messages were priced before."""
-        messages = await self._load(ids.number, previous)
+        messages = await self._load(run)
         loaded = messages.loaded
-        await self._check_shrink(ids.number, messages, previous)
+        if run.is_servable:
+            await self._check_shrink(run, messages)
         for report_id in loaded.invalid_ids:
             log_invalid_id(report_id)
         reports = await self._resolver.resolve(loaded.report_keys)
         prices = reports.prices_of(loaded.report_keys)
-        same = _same(previous, loaded, reports)
+        same = _same(run.previous, loaded, reports)
         if same is not None and same.has_texts and same.is_here:
             return same, loaded.messages
         if same is not None:
-            ids = Ids(ids.number, same.refresh_id, same.revision)
-        priced = await self._price(ids, messages, prices, previous)
+            run = run._replace(refresh_id=same.refresh_id, revision=same.revision)
+        priced = await self._price(run, messages, prices)
         if same is None:
             await log_prices(priced)
-        return await self._finish(ids, messages, reports, priced), priced.reused
+        return await self._finish(run, messages, reports, priced), priced.reused
 
-    async def _check_shrink(
-        self, number: int, messages: Messages, previous: Snapshot | None
-    ) -> None:
+    async def _check_shrink(self, run: Run, messages: Messages) -> None:
         """Raise `ShrinkUnconfirmed` for a list that has suddenly lost most messages."""
         worker, loaded, _ = messages
-        shrink = loaded.shrink
+        previous, shrink = run.previous, loaded.shrink
         if previous is not None and not previous.is_here:
             shrink = find_shrink_by_count(previous.summary.messages, loaded.messages)
         elif previous is not None and previous.worker is not worker:
             known = await previous.worker.query(SnapshotStore.known, previous.number)
-            shrink = await worker.compute(SnapshotStore.find_shrink, number, known)
+            shrink = await worker.compute(SnapshotStore.find_shrink, run.number, known)
         if shrink is not None or self._shrinks.is_pending:
             self._shrinks.check(loaded.messages, shrink)
 
-    async def _load(self, number: int, previous: Snapshot | None) -> Messages:
+    async def _load(self, run: Run) -> Messages:
         """Fetch the messages, and have a worker read them."""
+        number, previous = run.number, run.previous
         known = (
             previous if previous and previous.has_texts and previous.is_here else None
         )
@@ -223,43 +226,39 @@ class Refresher:
             raise MessagesUnavailable(str(error)) from error
 
     async def _price(
-        self,
-        ids: Ids,
-        messages: Messages,
-        prices: ResolvedReports,
-        previous: Snapshot | None,
+        self, run: Run, messages: Messages, prices: ResolvedReports
     ) -> Priced:
         """Have the worker price and encode; nobody sees that yet."""
         try:
             return await messages.worker.compute(
                 SnapshotStore.build,
-                ids.number,
-                previous.number if previous else None,
+                run.number,
+                run.previous.number if run.previous else None,
                 prices,
-                Logging(ids.refresh_id, self._max_logged),
+                Logging(run.refresh_id, self._max_logged),
                 plan=self._plan.id,
             )
         except RevisionGone as error:
             raise WorkerLost(str(error)) from error
         except asyncio.CancelledError:
-            messages.worker.drop(ids.number)
+            messages.worker.drop(run.number)
             raise
 
     async def _finish(
-        self, ids: Ids, messages: Messages, reports: Resolved, priced: Priced
+        self, run: Run, messages: Messages, reports: Resolved, priced: Priced
     ) -> Snapshot:
         worker, loaded, etag = messages
         try:
-            body = await worker.answer(ids.number, self._plan.id, JSON)
-            headers = answer_headers(priced.summary, ids.revision)
+            body = await worker.answer(run.number, self._plan.id, JSON)
+            headers = answer_headers(priced.summary, run.revision)
             answer = await Answer.of(body, JSON, headers)
         except BaseException:
-            worker.drop(ids.number)
+            worker.drop(run.number)
             raise
         return Snapshot(
-            number=ids.number,
-            revision=ids.revision,
-            refresh_id=ids.refresh_id,
+            number=run.number,
+            revision=run.revision,
+            refresh_id=run.refresh_id,
             etag=etag,
             digest=loaded.digest,
             reports=reports,
