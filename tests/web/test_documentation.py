@@ -187,7 +187,7 @@ def test_answer_shows_its_members_inside_one_another(document: Json) -> None:
     operation = next(each for each in view.operations() if each.id == "read_usage")
     (items,) = operation.answer.members
     assert (items.name, items.kind) == ("usage", "array of object")
-    assert items.description.startswith("What one message used.")
+    assert items.description.startswith("The usage of one message;")
     assert [(each.name, each.presence) for each in items.members] == [
         ("message_id", ""),
         ("timestamp", ""),
