@@ -621,7 +621,7 @@ async def play_retention(retention: Retention, away: Mock) -> None:
 
 async def play_shrinking(client: MakeClient, sandbox: RunningSandbox) -> None:
     """Upstream loses all messages."""
-    service = await client()
+    service = await client(cache={"stale_if_error_s": 60.0})
     await get(service)
     period = sandbox.sandbox.period
     sandbox.sandbox.set_messages([])

@@ -200,6 +200,8 @@ class SnapshotCache:
 
         Requests that waited for its deadline would keep others from being served.
         """
+        if self.clock() < self._paused_until:
+            raise WorkerLost("the period is lost, and the last refresh has failed")
         refreshing = self._start_refresh(is_alone=True)
         await asyncio.wait([refreshing], timeout=self._left_to_wait_s(self._try_s))
         if not refreshing.done():

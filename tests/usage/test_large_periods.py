@@ -239,7 +239,7 @@ async def test_a_refresh_of_a_child_that_stopped_is_bounded(
 
 
 async def test_a_child_that_stopped_while_upstream_fails(
-    stopped: int, large: Client, sandbox: RunningSandbox
+    stopped: int, large: Client, sandbox: RunningSandbox, clock: Clock
 ) -> None:
     """Queries are refused, again and again, in bounded time; then all recovers."""
     sandbox.sandbox.faults = always("server_error")
@@ -249,6 +249,7 @@ async def test_a_child_that_stopped_while_upstream_fails(
         await assert_serves_what_is_cached(large)
     wait_for_end(stopped)
     sandbox.sandbox.faults = Faults()
+    clock.pass_s(HOLDING["pause_after_failure_s"])
 
     assert (await Told.by(large, "/usage/2")).status == 200
 
