@@ -64,8 +64,9 @@ run: $(SETUP) ## serve on 127.0.0.1:8000 against the embedded sandbox
 	@$(WITH_NODE) 'the dashboard is not built' scripts/page-if-possible $(AGAIN) dashboard
 	@$(BIN)/copilot-usage serve --sandbox $(ARGS)
 
-# Two files at once; in their own order, since those that take longest come first.
-ALL_TESTS = --cov --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Four files at once, since most tests wait for a server or a browser; in their own order,
+# since those that take longest come first.
+ALL_TESTS = --cov --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # A selection of tests starts at once: the page is built only for a browser's.
 PAGE_TESTED = $(if $(ARGS),$(if $(findstring tests/browser,$(ARGS)),dashboard),test-page)

@@ -1,1 +1,1 @@
-"""What the current billing period has used: messages, reports, prices, answers."""
+"""Usage of the current billing period: messages, reports, prices, answers."""

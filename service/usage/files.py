@@ -73,7 +73,7 @@ class PricedMessage(Struct, frozen=True, gc=False):
 
 @dataclass
 class Tally:
-    """What a file came to, so far."""
+    """The totals of a file, so far."""
 
     messages: int = 0
     naming_reports: int = 0
@@ -209,9 +209,9 @@ def _first_line(source: BinaryIO) -> tuple[int, bytes]:
 
 
 def _begins_document(first: bytes) -> bool:
-    """Whether a line begins a JSON document, rather than being a message.
+    """Return whether a line begins a JSON document, rather than being a message.
 
-    One that goes on over more lines is told by how it begins.
+    The beginning decides, since a document may continue on further lines.
     """
     if _DOCUMENT_BEGINS.match(first):
         return True
@@ -288,7 +288,7 @@ def _first_not_utf8(raw: bytes) -> int | None:
 
 
 def _reason(error: Exception) -> str:
-    """What msgspec says, with the field at fault before it."""
+    """Return msgspec's message, with the invalid field before it."""
     text, _, path = str(error).partition(" - at `$")
     if not text.startswith("JSON"):
         text = text[:1].lower() + text[1:]

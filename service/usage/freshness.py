@@ -1,4 +1,4 @@
-"""How old a held period may be, and how its age is told (RFC 9111, 5861 and 9211)."""
+"""Freshness of cached answers, and the headers that state it (RFC 9111, 5861, 9211)."""
 
 import math
 from typing import Literal, NamedTuple
@@ -8,13 +8,13 @@ from service.settings import Cache
 State = Literal["fresh", "revalidating", "expired"]
 Result = Literal["hit", "stale", "miss"]
 Forward = Literal["miss", "stale"]
-"""Why upstream was asked while the caller waited: nothing was held, or too old."""
+"""Why a caller waited for a refresh: nothing was cached, or it was too old."""
 
 CACHE_NAME = "copilot-usage"
 
 
 class Freshness(NamedTuple):
-    """How one answer stands in time, in whole seconds."""
+    """The age of one answer, in whole seconds."""
 
     result: Result
     age_s: int
@@ -50,13 +50,13 @@ class Policy(NamedTuple):
 
     @classmethod
     def of(cls, settings: Cache) -> "Policy":
-        """The policy that the settings want."""
+        """Return the policy of the settings."""
         return cls(
             settings.ttl_s, settings.stale_while_revalidate_s, settings.stale_if_error_s
         )
 
     def state(self, age_s: float) -> State:
-        """What a period of this age is good for while upstream is well."""
+        """Return what a snapshot of this age may be used for while upstream is healthy."""
         if age_s < self.ttl_s:
             return "fresh"
         if age_s < self.ttl_s + self.stale_while_revalidate_s:
@@ -64,11 +64,11 @@ class Policy(NamedTuple):
         return "expired"
 
     def covers_failure(self, age_s: float) -> bool:
-        """Whether a period of this age may still be sent when a refresh fails."""
+        """Return whether a snapshot of this age may be served when a refresh fails."""
         return age_s < self.ttl_s + self.stale_if_error_s
 
     def judge(self, age_s: float, forward: Forward | None = None) -> Freshness:
-        """How an answer of this age is told."""
+        """Return the freshness of an answer of this age."""
         left_s = math.ceil(self.ttl_s - age_s)
         result: Result = "miss" if forward else "hit" if left_s > 0 else "stale"
         return Freshness(result, int(age_s), left_s, self, forward)
