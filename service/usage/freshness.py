@@ -56,7 +56,7 @@ class Policy(NamedTuple):
         )
 
     def state(self, age_s: float) -> State:
-        """Return what a snapshot of this age may be used for while upstream is healthy."""
+        """Return the use of a snapshot of this age while upstream is healthy."""
         if age_s < self.ttl_s:
             return "fresh"
         if age_s < self.ttl_s + self.stale_while_revalidate_s:
