@@ -419,14 +419,18 @@ export interface components {
         };
         /**
          * DailyUsage
-         * @description Every day from the period's first to its last, those without messages too.
+         * @description The usage of every day from the period's first to its last.
+         *
+         *         `gaps_omitted` is true where these are more than 3,700 days: then only days that
+         *         have messages are listed. Otherwise it is left out.
          */
         DailyUsage: {
             days: components["schemas"]["DayUsage"][];
+            gaps_omitted?: boolean;
         };
         /**
          * DayUsage
-         * @description What one day used; `date` is `YYYY-MM-DD` in the zone that was asked for.
+         * @description The usage of one day; `date` is `YYYY-MM-DD` in the requested time zone.
          */
         DayUsage: {
             date: string;
@@ -467,7 +471,7 @@ export interface components {
         };
         /**
          * Explanation
-         * @description Why a message costs what it costs; the steps add up to `credits_used`.
+         * @description The steps of one message's price; they add up to `credits_used`.
          */
         Explanation: {
             message_id: number;
@@ -606,7 +610,7 @@ export interface components {
         };
         /**
          * ReportUsage
-         * @description What the messages priced by one report used together.
+         * @description The usage of all messages that one report priced.
          */
         ReportUsage: {
             report_name: string;
@@ -645,7 +649,7 @@ export interface components {
         };
         /**
          * StepTaken
-         * @description One step of a price: what it added (or took off), and the total after it.
+         * @description One step of a price: the credits that it added or took off, and the new total.
          */
         StepTaken: {
             step: string;
@@ -669,7 +673,7 @@ export interface components {
         };
         /**
          * TextUsage
-         * @description What the messages priced by their text used together.
+         * @description The usage of all messages that their texts priced.
          */
         TextUsage: {
             messages: number;
@@ -684,7 +688,7 @@ export interface components {
         };
         /**
          * UsageByReport
-         * @description Usage by report name, the dearest first, and of the text-priced messages.
+         * @description Usage by report name, the most expensive first, and of text-priced messages.
          */
         UsageByReport: {
             reports: components["schemas"]["ReportUsage"][];
@@ -692,7 +696,7 @@ export interface components {
         };
         /**
          * UsageItem
-         * @description What one message used. No report priced it where `report_name` is left out.
+         * @description The usage of one message; `report_name` is left out where its text priced it.
          */
         UsageItem: {
             message_id: number;
@@ -749,6 +753,8 @@ export interface operations {
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
+                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    "Usage-Revision"?: string;
                     /** @description The next page, where there is one. */
                     Link?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -886,6 +892,8 @@ export interface operations {
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
+                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    "Usage-Revision"?: string;
                     /** @description The next page, where there is one. */
                     Link?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1008,13 +1016,20 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Every day from the period's first to its last, those without messages too. */
+            /**
+             * @description The usage of every day from the period's first to its last.
+             *
+             *         `gaps_omitted` is true where these are more than 3,700 days: then only days that
+             *         have messages are listed. Otherwise it is left out.
+             */
             200: {
                 headers: {
                     /** @description The plan, with its version, that priced the messages. */
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
+                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    "Usage-Revision"?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -1101,13 +1116,15 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Usage by report name, the dearest first, and of the text-priced messages. */
+            /** @description Usage by report name, the most expensive first, and of text-priced messages. */
             200: {
                 headers: {
                     /** @description The plan, with its version, that priced the messages. */
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
+                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    "Usage-Revision"?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -1282,13 +1299,15 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Why a message costs what it costs; the steps add up to `credits_used`. */
+            /** @description The steps of one message's price; they add up to `credits_used`. */
             200: {
                 headers: {
                     /** @description The plan, with its version, that priced the messages. */
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
+                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    "Usage-Revision"?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
