@@ -26,7 +26,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help .venv run dashboard test test-page check check-code check-page
-.PHONY: check-page-types check-image check-locks format format-page bench load lock image
+.PHONY: check-page-types check-image check-locks format format-page bench soak load lock image
 .PHONY: clean
 
 help: ## list the targets
@@ -120,6 +120,13 @@ format-page: $(PACKAGES)
 
 bench: $(SETUP) ## measure, printed as ratios
 	@$(BIN)/python -m benchmarks $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
+
+soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, outages of SOAK_OUTAGE_S s, and their alerts
+	@SERVICES=required SOAK_S=$(or $(SOAK_S),1200) SOAK_DRAINS=$(or $(SOAK_DRAINS),100) \
+		SOAK_OUTAGE_S=$(or $(SOAK_OUTAGE_S),30) $(BIN)/python -m pytest --numprocesses 0 \
+		--capture no -o faulthandler_timeout=0 tests/conformance/soak_raw_requests.py \
+		tests/isolation/soak_drains.py tests/isolation/soak_outages.py \
+		tests/alerts/soak_alerts.py $(ARGS)
 
 load: $(LOAD) ## load on a server of this machine: ARGS="steady --serve", "--help"
 	@.venv-load/bin/python -m benchmarks.load $(or $(ARGS),mixed --serve)

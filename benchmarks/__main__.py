@@ -4,9 +4,9 @@
     python -m benchmarks --against HEAD~1
     python -m benchmarks --against v0.1.0 usage large
 
-The first prints ratios to targets. With `--against` this checkout is compared with a
-revision, figure by figure: exit status 1 where one is worse beyond the noise that was
-measured, 2 where it could not be measured.
+The first prints ratios to targets. With `--against` each figure of this checkout is
+compared with a revision. The exit status is 1 if a figure is worse beyond the measured
+noise, and 2 if it could not be measured.
 """
 
 import argparse
@@ -24,6 +24,7 @@ NAMES: Final = (
     "codec",
     "refresh",
     "memory",
+    "overload",
     "stalls",
     "throughput",
     "big_period",

@@ -1,4 +1,4 @@
-"""Asking among ten million events: one session, and the first page of a day.
+"""Asking among ten million events: a session, the first page of a day, and counts.
 
 The tables are filled by the database itself, as no client could in so short a time. A
 session's events lie far apart, as they would where many sessions run at once. What is
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,17 @@ from sqlalchemy import Select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from benchmarks.events import POSTGRESQL, QUICK
-from benchmarks.report import Result, at_most
-from service.events.questions import Filter, Questions, events_of, session_of
+from benchmarks.report import Result, maximum
+from service.events.count_statements import HOUR_US
+from service.events.counting import Counting
+from service.events.model import EventCount
+from service.events.queries import EventQueries
+from service.events.statements import (
+    CountedBy,
+    EventFilter,
+    select_events,
+    select_session,
+)
 from service.events.tables import events
 from service.instants import US_PER_S, format_instant
 from service.settings import load
@@ -41,6 +51,7 @@ ASKED: Final = 20 if QUICK else 200
 PAGE: Final = 100
 SESSION_MS: Final = 10.0
 DAY_MS: Final = 20.0
+COUNTS_MS: Final = 200.0
 FILL_S: Final = 1_800.0
 SCHEMA: Final = "bench_asking"
 
@@ -66,11 +77,13 @@ _FILL: Final = {
         FROM generate_series(0::bigint, :events - 1) AS numbers(n)""",
 }
 
+COUNTED: Final[tuple[CountedBy, ...]] = ("category", "name", "hour")
+
 console: Final = Console()
 
 
 def run() -> list[Result]:
-    """Both questions on both databases; one that cannot be had is said so."""
+    """Measure both queries on both databases; report a database that is unavailable."""
     results = asyncio.run(_measure("SQLite", _sqlite))
     try:
         results += asyncio.run(_measure("PostgreSQL", _postgresql))
@@ -80,7 +93,7 @@ def run() -> list[Result]:
 
 
 async def explain(connection: AsyncConnection, query: Select[Any]) -> list[str]:
-    """How the database would answer a query, line by line."""
+    """Return the query plan of the database, line by line."""
     dialect = connection.dialect
     sql = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
     how = "EXPLAIN QUERY PLAN" if dialect.name == "sqlite" else "EXPLAIN"
@@ -97,25 +110,46 @@ async def _measure(
         note = f"{EVENTS:,} events, filled in {time.perf_counter() - started:.0f} s"
         console.print(f"{name}: {note}")
         await _show_plans(database)
-        questions = Questions(database)
+        queries = EventQueries(database)
         session_ms = await _median_ms(
-            lambda n: questions.session("shop", f"session {n % SESSIONS}")
+            lambda n: queries.session("shop", f"session {n % SESSIONS}")
         )
-        day_ms = await _median_ms(lambda n: questions.events(_a_day(n), PAGE))
+        day_ms = await _median_ms(lambda n: queries.events(_a_day(n), PAGE))
+        counts_ms = [
+            (by, await _median_ms(partial(_count, queries, by))) for by in COUNTED
+        ]
     return [
-        at_most(f"{name}: one session, ms", session_ms[0], SESSION_MS, session_ms[1]),
-        at_most(f"{name}: a day of a category, ms", day_ms[0], DAY_MS, day_ms[1]),
+        *(
+            maximum(f"{name}: counts by {by}, ms", counts[0], COUNTS_MS, counts[1])
+            for by, counts in counts_ms
+        ),
+        maximum(f"{name}: one session, ms", session_ms[0], SESSION_MS, session_ms[1]),
+        maximum(f"{name}: a day of a category, ms", day_ms[0], DAY_MS, day_ms[1]),
     ]
 
 
-def _a_day(number: int) -> Filter:
+def _a_day(number: int) -> EventFilter:
     since = BEGIN_US + number % DAYS * DAY_US
     category = f"category {number % CATEGORIES}"
-    return Filter("shop", category=category, since=since, until=since + DAY_US)
+    return EventFilter("shop", category=category, since=since, until=since + DAY_US)
+
+
+def _count(
+    queries: EventQueries, by: CountedBy, number: int
+) -> Awaitable[list[EventCount]]:
+    return queries.count(by, _hours(number))
+
+
+def _hours(number: int) -> EventFilter:
+    """Return a filter for all times, or for whole hours of most days."""
+    hours = number % (DAYS * 12)
+    if not hours:
+        return EventFilter("shop")
+    return EventFilter("shop", since=BEGIN_US + hours * HOUR_US)
 
 
 async def _median_ms(ask: Callable[[int], Awaitable[Any]]) -> tuple[float, str]:
-    """The median time of different questions, and how long the slowest took."""
+    """Return the median and the longest time of different queries."""
     chosen = random.Random(1)  # each run asks the same
     taken = []
     for _ in range(ASKED):
@@ -147,14 +181,15 @@ async def _fill(database: Database) -> None:
         # Only PostgreSQL plans by what it knows of the rows; soon it would by itself.
         if not database.is_sqlite:
             await connection.execute(text("ANALYZE events"))
+    await Counting(database).add_changes()
 
 
 async def _show_plans(database: Database) -> None:
     day = _a_day(0)
     assert day.since is not None
     queries = {
-        "one session": session_of("shop", "session 1"),
-        f"{format_instant(day.since)[:10]} of one category": events_of(day, PAGE),
+        "one session": select_session("shop", "session 1"),
+        f"{format_instant(day.since)[:10]} of one category": select_events(day, PAGE),
     }
     async with database.reading() as connection:
         for name, query in queries.items():

@@ -1,8 +1,8 @@
 """A period of a million messages: refreshes, memory, and small requests meanwhile.
 
 Upstream has one percent more each time it is asked, and the period is asked for again
-every few seconds. Small requests come at constant rates all the time; those that
-came during a refresh are told from the rest by the log.
+every few seconds. Small requests come at constant rates all the time; the log
+shows which of them came during a refresh.
 """
 
 import subprocess
@@ -32,7 +32,7 @@ from benchmarks.load.processes import (
     running,
     service,
 )
-from benchmarks.report import Result, at_most, interleaved
+from benchmarks.report import Result, interleaved, maximum
 from benchmarks.upstreams import free_port
 from service.usage.pricing.plans import TEXT_RULES
 from service.usage.snapshots.answers import UsageAnswer, UsageItem
@@ -76,7 +76,7 @@ SMALL: Final = (
 
 
 class Refresh(msgspec.Struct):
-    """What `usage.refresh.finished` tells."""
+    """The entry `usage.refresh.finished`."""
 
     event: str
     timestamp: datetime
@@ -85,7 +85,7 @@ class Refresh(msgspec.Struct):
     reused: int = 0
 
     def covers(self, answer: Answer) -> bool:
-        """Whether the request was sent during this refresh, or just after it."""
+        """Return whether a request was sent during this refresh, or just after it."""
         ended_us = self.timestamp.timestamp() * US_PER_S
         since_us = ended_us - self.duration_s * US_PER_S
         return since_us <= answer.sent_us <= ended_us + SETTLE_S * US_PER_S
@@ -150,13 +150,13 @@ def _refreshing(
     slowest = max(later, key=lambda refresh: refresh.duration_s)
     new = slowest.messages - slowest.reused
     return [
-        at_most(
+        maximum(
             f"first refresh of {first.messages:,}, to decode + rate + encode",
             first.duration_s / alone_s,
             FIRST_BOUND,
             f"{first.duration_s:.2f} s of {alone_s:.2f} s",
         ),
-        at_most(
+        maximum(
             "refresh with 1 % new messages, to the first",
             slowest.duration_s / first.duration_s,
             NEW_SHARE_BOUND,
@@ -168,7 +168,7 @@ def _refreshing(
 def _memory(seen: Seen, few_bytes: int) -> Result:
     messages = seen.refreshes[-1].messages
     each = (seen.idle_bytes - few_bytes) / messages
-    return at_most(
+    return maximum(
         f"idle memory, to {BYTES_PER_MESSAGE} bytes a message",
         each / BYTES_PER_MESSAGE,
         1,
@@ -187,10 +187,10 @@ def _small(small: Small, seen: Seen) -> list[Result]:
     p99_ms, rest_ms = percentile_ms(during, 99), percentile_ms(at_rest, 99)
     note = f"{p99_ms:.1f} ms during refreshes ({len(during):,} requests)"
     return [
-        at_most(
+        maximum(
             f"{small.name}: p99 to {P99_BOUND_MS} ms", p99_ms / P99_BOUND_MS, 1, note
         ),
-        at_most(
+        maximum(
             f"{small.name}: p99 to that at rest",
             p99_ms / rest_ms,
             P99_BOUND,

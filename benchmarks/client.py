@@ -1,4 +1,4 @@
-"""How fast the client takes events, who else it keeps waiting, and what it holds.
+"""The events client: its rate, its delays of the event loop, and its memory.
 
 The service is a process of its own on one core; the client, the application's loop and
 a beat in it that measures standstills share the other.
@@ -17,12 +17,12 @@ import structlog
 import uvloop
 
 from benchmarks.load.processes import LOAD_CORE, Missing, pin_to, service
-from benchmarks.report import Result, at_least, at_most
+from benchmarks.report import Result, maximum, minimum
 from benchmarks.stalls import delays_of
 from benchmarks.upstreams import free_port
 from service.events.client import BufferFull, EventsClient, Undelivered
-from service.events.keys import add_key
-from service.settings import load
+from service.keys.store import add_key
+from service.settings import SCOPES, load
 from service.storage.database import open_database
 
 WANTED_PER_S: Final = 20_000
@@ -112,7 +112,7 @@ async def measure(url: str, key: str) -> dict[str, Measured]:
     return measured
 
 
-async def held_bytes() -> tuple[int, int]:
+async def client_memory() -> tuple[int, int]:
     """The memory of a client that cannot deliver, and of how many events."""
     number = 0
     tracemalloc.start()
@@ -130,16 +130,16 @@ async def held_bytes() -> tuple[int, int]:
                 await send(events, 1)
                 number += 1
         except BufferFull:
-            held = tracemalloc.get_traced_memory()[0] - before
+            used_bytes = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    return held, number
+    return used_bytes, number
 
 
 async def make_key(storage_url: str) -> str:
     """A key of an application, in a new database."""
     storage = load(options={"storage": {"url": storage_url}}).settings.storage
     async with open_database(storage) as database:
-        return await add_key(database, f"bench {secrets.token_hex(4)}")
+        return await add_key(database, f"bench {secrets.token_hex(4)}", SCOPES)
 
 
 def run() -> list[Result]:
@@ -155,26 +155,26 @@ def run() -> list[Result]:
             measured = uvloop.run(measure(server.url, key))
     once, steady = measured["at once"], measured["steadily"]
     worst_ms = max(once.worst_ms, steady.worst_ms)
-    held, number = uvloop.run(held_bytes())
+    used_bytes, number = uvloop.run(client_memory())
     return [
-        at_least(
+        minimum(
             f"client: events/s handed over, to {WANTED_PER_S:,}",
             once.per_s / WANTED_PER_S,
             1,
             f"{once.per_s:,.0f}/s, {AT_ONCE:,} in one go; at {WANTED_PER_S:,}/s for "
             f"{STEADY_S} s, {steady.per_s:,.0f}/s were on disk",
         ),
-        at_most(
+        maximum(
             f"client: longest standstill of the loop, to {WANTED_MS} ms",
             worst_ms / WANTED_MS,
             1,
             f"in one go {once.worst_ms:.1f} ms, steadily {steady.worst_ms:.1f} ms; "
             f"an idle loop {measured['idle'].worst_ms:.1f} ms",
         ),
-        at_most(
+        maximum(
             "client: memory without the service, to its bound",
-            held / BOUND_BYTES,
+            used_bytes / BOUND_BYTES,
             1.1,
-            f"{held / 2**20:.1f} MiB, {number:,} events",
+            f"{used_bytes / 2**20:.1f} MiB, {number:,} events",
         ),
     ]

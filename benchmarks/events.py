@@ -1,8 +1,8 @@
 """Collecting events: the service in one process, who sends them in another.
 
-Both share the machine's cores. A commit waits for the disk, so the disk's own rate of
-appending 4 KiB durably is measured between the rounds; that many commits, of as many
-events as were together, is the most that a writer could do.
+Both share the machine's cores. A commit waits for the disk, so the rate of durable
+appends of 4 KiB is measured between the rounds. It is the upper bound of commits, each
+with as many events as were grouped.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load.processes import CORES, Missing, Server, get, service
 from benchmarks.load.senders import Outcome, Plan
-from benchmarks.report import Result, at_least, at_most
-from service.events.keys import add_key
-from service.settings import load
+from benchmarks.report import Result, maximum, minimum
+from service.keys.store import add_key
+from service.settings import SCOPES, load
 from service.storage.database import migrate, open_database
 
 QUICK: Final = "BENCH_QUICK" in os.environ
@@ -57,7 +57,7 @@ UNMEASURED: Final = (
 
 
 class Target(NamedTuple):
-    """What a database has to reach, in events a second."""
+    """Target rates of a database, in events per second."""
 
     single_per_s: float
     batch_per_s: float
@@ -172,9 +172,9 @@ def _judge(name: str, measured: Service, disk_per_s: float) -> Iterator[Result]:
             f"{middle.per_s / bound:.2f} of its bound"
         )
         title = f"{name}: {kind}, to {wanted:,.0f} a second"
-        yield at_least(title, middle.per_s / wanted, 1, note)
+        yield minimum(title, middle.per_s / wanted, 1, note)
     middle = _median(measured.steady)
-    yield at_most(
+    yield maximum(
         f"{name}: p99 at {STEADY_PER_S:,} a second, to {STEADY_P99_MS:g} ms",
         middle.p99_ms / STEADY_P99_MS,
         1,
@@ -205,7 +205,7 @@ async def _prepare(url: str) -> str:
     storage = load(options={"storage": {"url": url}}).settings.storage
     await migrate(storage)
     async with open_database(storage) as database:
-        return await add_key(database, "bench", rate_per_s=1_000_000)
+        return await add_key(database, "bench", SCOPES, 1_000_000)
 
 
 @contextmanager
@@ -244,7 +244,7 @@ def _send(plan: Plan) -> Outcome:
 
 
 def _appends_per_s(folder: Path) -> float:
-    """How often the disk takes 4 KiB more, for good."""
+    """Return the rate of durable appends of 4 KiB, per second."""
     with (folder / "appends").open("wb", buffering=0) as file:
         started, appends = time.perf_counter(), 0
         while (taken_s := time.perf_counter() - started) < DISK_S:
@@ -255,6 +255,6 @@ def _appends_per_s(folder: Path) -> float:
 
 
 def _cpu_s(pid: int) -> float:
-    """What a process has cost: its own time and the system's for it."""
+    """Return the CPU time of a process, user and system, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import uvloop
 
-from benchmarks.report import Result, at_most
+from benchmarks.report import Result, maximum
 from benchmarks.upstreams import sandbox_process
-from service import logs
+from service.observability import logs
 from service.settings import load
 from service.upstream.client import open_client
 from service.usage.cache import SnapshotCache
@@ -21,7 +21,7 @@ BYTES_PER_MESSAGE: Final = 1_500
 
 
 async def refresh_once(url: str) -> None:
-    """One refresh, kept in a process of its own as large periods are."""
+    """One refresh with a pricing process, as for large periods."""
     options: dict[str, dict[str, Any]] = {
         "upstream": {"base_url": url},
         "usage": {"own_process_bytes": 1},
@@ -64,7 +64,7 @@ def run() -> list[Result]:
         grown = pool.submit(grow, idle_url, url).result()
     each = grown / MESSAGES
     return [
-        at_most(
+        maximum(
             f"peak of {MESSAGES:,} messages, to 1.5 KB each",
             each / BYTES_PER_MESSAGE,
             1,

@@ -4,14 +4,14 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.report import Result, at_least, interleaved
+from benchmarks.report import Result, interleaved, minimum
 from service.usage.pricing.plans import TEXT_RULES, TOKEN_ESTIMATE
 
 MESSAGES: Final = 100_000
 CHARACTERS: Final = 60
 FASTEST_PUBLIC_PER_S: Final = 164_000
 """The fastest public implementation of the rules, on two cores of the same kind."""
-WANTED_PER_S: Final = 350_000
+WANTED_PER_S: Final = 1_200_000
 
 VOCABULARY: Final = (
     "what are the tenant obligations under clause seven of this lease is there any "
@@ -49,8 +49,8 @@ def _rate(text: bytes) -> int:
     total = 100 + 5 * len(text) + 10 * points + 30 * vowels + 500 * (len(text) > 100)
     if len(set(words)) == len(words):
         total = max(100, total - 200)
-    kept = text.translate(_LOWER, _DROPPED)
-    return total * 2 if kept and kept == kept[::-1] else total
+    letters = text.translate(_LOWER, _DROPPED)
+    return total * 2 if letters and letters == letters[::-1] else total
 
 
 def run() -> list[Result]:
@@ -66,21 +66,21 @@ def run() -> list[Result]:
     )
     per_s = MESSAGES / rules_s
     return [
-        at_least(
-            "text-rules: messages a second, to 350,000",
+        minimum(
+            "text-rules: messages a second, to 1,200,000",
             per_s / WANTED_PER_S,
             1,
             f"{per_s:,.0f} a second, {CHARACTERS} characters each; "
             f"{per_s / FASTEST_PUBLIC_PER_S:.1f} × the fastest public one",
         ),
-        at_least(
+        minimum(
             "text-rules: to one message at a time",
             plain_s / rules_s,
             1,
             f"plain Python: {MESSAGES / plain_s:,.0f} a second",
         ),
-        at_least(
-            "token-estimate: messages a second, to 350,000",
+        minimum(
+            "token-estimate: messages a second, to 1,200,000",
             MESSAGES / tokens_s / WANTED_PER_S,
             1,
             f"{MESSAGES / tokens_s:,.0f} a second",

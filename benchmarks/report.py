@@ -1,4 +1,4 @@
-"""How a benchmark measures and what it reports."""
+"""Measurement and report of benchmarks."""
 
 import gc
 import statistics
@@ -24,12 +24,12 @@ class Result:
     note: str = ""
 
 
-def at_most(name: str, ratio: float, bound: float, note: str = "") -> Result:
+def maximum(name: str, ratio: float, bound: float, note: str = "") -> Result:
     """A ratio that should not pass its bound."""
     return Result(name, f"{ratio:.2f}", f"≤ {bound:g}", ratio <= bound, note)
 
 
-def at_least(name: str, ratio: float, bound: float, note: str = "") -> Result:
+def minimum(name: str, ratio: float, bound: float, note: str = "") -> Result:
     """A ratio that should reach its bound."""
     return Result(name, f"{ratio:.2f}", f"≥ {bound:g}", ratio >= bound, note)
 

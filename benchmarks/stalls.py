@@ -1,4 +1,4 @@
-"""How long the serving loop stands still while 1,000,000 messages are priced.
+"""Delays of the event loop while 1,000,000 messages are priced.
 
 In the loop itself, in a thread of its process, and in a process of its own: the
 measurement behind `docs/decisions/pricing-process.md`.
@@ -12,21 +12,22 @@ from typing import Final
 
 import uvloop
 
-from benchmarks.report import Result, at_most
+from benchmarks.report import Result, maximum
 from service.sandbox.options import SandboxOptions
 from service.sandbox.periods import generate_period
 from service.usage.pricing import text
 from service.usage.pricing.plans import TEXT_RULES
 from service.usage.snapshots.build import ReportPrice, ResolvedReports
 from service.usage.snapshots.formats import JSON
-from service.usage.snapshots.store import Loaded, Logging, SnapshotStore
-from service.usage.snapshots.worker import ProcessWorker
+from service.usage.snapshots.logged_prices import PriceLogging
+from service.usage.snapshots.process_worker import ProcessWorker
+from service.usage.snapshots.store import LoadedMessages, SnapshotStore
 
 MESSAGES: Final = 1_000_000
 BEAT_S: Final = 0.002
 WANTED_MS: Final = 20
 NUMBER: Final = 1
-LOGGING: Final = Logging("refresh", 100)
+LOGGING: Final = PriceLogging("refresh", 100)
 PLAN: Final = TEXT_RULES.id
 
 
@@ -48,7 +49,7 @@ async def delays_of(work: Callable[[], Awaitable[None]]) -> list[float]:
     return delays
 
 
-def resolve(loaded: Loaded) -> ResolvedReports:
+def resolve(loaded: LoadedMessages) -> ResolvedReports:
     """Return every report as found, at some price."""
     price = ReportPrice("Lease Report", 6_100)
     return ResolvedReports([price] * len(loaded.report_keys), ())
@@ -91,7 +92,7 @@ def run() -> list[Result]:
     p99_ms = statistics.quantiles(delays["a process"], n=100)[-1] * 1_000
     others = f"in a thread {worst_ms['a thread']:,.0f} ms"
     return [
-        at_most(
+        maximum(
             "pricing in its own process: longest standstill, to 20 ms",
             worst_ms["a process"] / WANTED_MS,
             1,

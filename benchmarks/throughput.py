@@ -1,4 +1,4 @@
-"""What one core serves, against the least that could serve the same bytes.
+"""Throughput of one core, against minimal servers of the same bytes.
 
 The servers have one core, the load has another. Each part stands alone: one that
 cannot be measured is missed, and says why.
@@ -18,7 +18,7 @@ from benchmarks.load.constant_rate import Answer, percentile_ms
 from benchmarks.load.opponents import FILE, bare_handler, nginx_worker
 from benchmarks.load.processes import CORES, Missing, Server, get, sandbox, service
 from benchmarks.load.wrk import Target
-from benchmarks.report import Result, at_least, at_most
+from benchmarks.report import Result, maximum, minimum
 
 PERIOD: Final = ("--messages", "110")
 COSTLY_PERIOD: Final = ("--messages", "20000", "--reports", "100")
@@ -46,10 +46,10 @@ class Comparison(NamedTuple):
 
 
 COMPARISONS: Final = (
-    Comparison("held /usage, to a bare handler", "held", "bare", 1.2),
-    Comparison("held /usage, to one nginx worker", "held", "nginx", 0.75),
-    Comparison("held /usage, logged, to a bare handler", "logged", "bare", 0.9),
-    Comparison("304, to 200", "304", "held", 1.0),
+    Comparison("cached /usage, to a bare handler", "cached", "bare", 1.2),
+    Comparison("cached /usage, to one nginx worker", "cached", "nginx", 0.75),
+    Comparison("cached /usage, logged, to a bare handler", "logged", "bare", 0.9),
+    Comparison("304, to 200", "304", "cached", 1.0),
 )
 WORKERS_COMPARISON: Final = Comparison(f"{WORKERS} workers, to one", "many", "one", 1.7)
 OF_ANSWERED: Final = "overload: p99 of the answered, to unloaded"
@@ -57,7 +57,7 @@ OF_REFUSED: Final = f"overload: p99 of refusing, to {REFUSED_IN_MS:g} ms"
 
 
 class Line(msgspec.Struct, rename={"status": "http.response.status_code"}):
-    """What is read of a line of the log."""
+    """The fields of a log line that are read."""
 
     event: str
     duration_s: float = 0
@@ -65,7 +65,7 @@ class Line(msgspec.Struct, rename={"status": "http.response.status_code"}):
 
 
 class Targets:
-    """What could be started, by name, and why the rest could not."""
+    """Started targets by name, and the errors of the others."""
 
     def __init__(self) -> None:
         self.started: dict[str, Target] = {}
@@ -95,30 +95,30 @@ class Targets:
                 return _unmeasured(wanted.name, reason)
         ours, theirs = per_s[wanted.ours], per_s[wanted.theirs]
         note = f"{ours:,.0f} a second of {theirs:,.0f}"
-        return at_least(wanted.name, ours / theirs, wanted.bound, note)
+        return minimum(wanted.name, ours / theirs, wanted.bound, note)
 
 
 def run() -> list[Result]:
     """All parts."""
-    return [*held_answers(), *overload(), *workers()]
+    return [*cached_answers(), *overload(), *workers()]
 
 
-def held_answers() -> list[Result]:
-    """A held answer against a bare handler and nginx; its log; 304 against 200."""
+def cached_answers() -> list[Result]:
+    """A cached answer against a bare handler and nginx; its log; 304 against 200."""
     targets = Targets()
     with ExitStack() as stack:
         upstream = stack.enter_context(sandbox(*PERIOD))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
-        def held(access: str) -> Target:
+        def serve(access: str) -> Target:
             log = stack.enter_context((folder / f"log-{access}").open("wb"))
             opened = service(upstream.url, output=log, logging__access=access)
             return Target(stack.enter_context(opened).url + "/usage")
 
-        targets.start("held", lambda: held("false"))
-        targets.start("logged", lambda: held("true"))
-        if "held" in targets.started:
-            ours = targets.started["held"]
+        targets.start("cached", lambda: serve("false"))
+        targets.start("logged", lambda: serve("true"))
+        if "cached" in targets.started:
+            ours = targets.started["cached"]
             body, headers = get(ours.url)
             (folder / FILE).write_bytes(body)
             targets.start("304", lambda: _conditional(ours, headers))
@@ -181,7 +181,7 @@ def _judge_answered(
     before_ms = percentile_ms(unloaded, 99)
     after_ms = percentile_ms([each for each in loaded if each.status == 200], 99)
     note = f"{after_ms:.1f} ms of {before_ms:.1f} ms; {per_s:,.0f} a second"
-    return at_most(OF_ANSWERED, after_ms / before_ms, 3, note)
+    return maximum(OF_ANSWERED, after_ms / before_ms, 3, note)
 
 
 def _judge_refused(refused_ms: Sequence[float], loaded: Sequence[Answer]) -> Result:
@@ -191,7 +191,7 @@ def _judge_refused(refused_ms: Sequence[float], loaded: Sequence[Answer]) -> Res
     if not refused_ms:
         return _unmeasured(OF_REFUSED, Missing(note))
     p99_ms = refused_ms[int(len(refused_ms) * 0.99)]
-    return at_most(OF_REFUSED, p99_ms / REFUSED_IN_MS, 1, f"{p99_ms:.2f} ms; {note}")
+    return maximum(OF_REFUSED, p99_ms / REFUSED_IN_MS, 1, f"{p99_ms:.2f} ms; {note}")
 
 
 def _send(server: Server, per_s: float) -> list[Answer]:
@@ -200,7 +200,7 @@ def _send(server: Server, per_s: float) -> list[Answer]:
 
 
 def _refused_ms(lines: Iterable[bytes]) -> Iterator[float]:
-    """How long the server took for each 503, as it logged it."""
+    """Logged durations of each 503."""
     for line in map(msgspec.json.Decoder(Line).decode, lines):
         if line.event == "http.request" and line.status == 503:
             yield line.duration_s * 1_000

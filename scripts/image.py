@@ -89,10 +89,10 @@ class Image:
         self._keys[stage.name] = keys[-1]
 
     def _make_layers(self, stage: Stage, keys: Sequence[str]) -> Path:
-        """Carry out what follows the last layer that is kept, and keep each RUN's."""
+        """Run the instructions after the last stored layer; store each RUN's."""
         restored = -1
-        if (kept := self._layers.find_last(keys)) is not None:
-            restored, layer = kept
+        if (found := self._layers.find_last(keys)) is not None:
+            restored, layer = found
             link_tree(layer, self.root)
         for index, (each, key) in enumerate(zip(stage.instructions, keys, strict=True)):
             if index > restored or each.name not in {"RUN", "COPY"}:

@@ -29,7 +29,7 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 class Layers:
-    """Layers in a folder, of which those of the present Dockerfile are kept."""
+    """Layers in a folder, of which only those of the current Dockerfile are stored."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -45,7 +45,7 @@ class Layers:
         return path if path.is_dir() else None
 
     def find_last(self, keys: Iterable[str]) -> tuple[int, Path] | None:
-        """Return the position and the folder of the last of these keys that is kept."""
+        """Return the position and the folder of the last stored one of these keys."""
         numbered = list(enumerate(keys))
         for index, key in reversed(numbered):
             if (path := self.find(key)) is not None:
@@ -60,7 +60,7 @@ class Layers:
         return part.rename(self._folder / key)
 
     def remove_others(self) -> None:
-        """Remove the layers that are not to be kept."""
+        """Remove all other layers."""
         if self._folder.is_dir():
             for path in self._folder.iterdir():
                 if path.name not in self._kept:

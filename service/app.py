@@ -1,128 +1,219 @@
-"""The application: the only place where the parts are put together.
+"""The application, which connects all parts.
 
-`create_app` is what the command line serves and what the tests drive. Resources are
-opened when it starts and closed, in reverse, when it ends.
+The commands and the tests call `create_app`. Resources are opened when it starts, and
+closed in reverse order when it ends.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Container, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from msgspec.structs import replace
 
-from service import metrics as counted
-from service import telemetry
+from service.admin import handlers as admin
+from service.admin import problems as admin_problems
+from service.admin.circuits import Circuit, DatabaseCircuit, UpstreamCircuit
+from service.admin.model import Level
+from service.admin.ports import separate_ports
+from service.admin.siblings import FOLDER, SIBLINGS, Siblings, open_siblings
+from service.admin.worker import Parts, Worker
+from service.events import collected_messages as collected
 from service.events import handlers as events
-from service.events import messages as collected
+from service.events import problems as events_problems
 from service.events.collector import open_collector
-from service.events.keys import KeyRing, sandbox_key
+from service.keys import handlers as keys
+from service.keys import problems as keys_problems
+from service.keys.cached_keys import ApiKeys, FixedKeys
+from service.keys.store import sandbox_key
+from service.observability import http_metrics
+from service.observability import tracing as telemetry
+from service.sandbox.fake_vpic import VPIC_PATH
 from service.sandbox.options import SandboxOptions
 from service.sandbox.server import running_sandbox
-from service.sandbox.vpic import VPIC_PATH
-from service.settings import Settings
+from service.settings import EventsSettings, Settings
 from service.storage.database import Database, open_database
-from service.storage.shared_store import SharedStore
-from service.upstream.client import open_client
+from service.storage.maintenance import in_background
+from service.storage.redis_store import RedisStore
+from service.storage.uses import UseLimits
+from service.upstream.client import UpstreamClient, open_client
+from service.upstream.profiles import COPILOT
 from service.usage import handlers as usage
+from service.usage import problems as usage_problems
 from service.usage.cache import SnapshotCache
 from service.usage.pricing import text
-from service.usage.shared_cache import open_store
-from service.usage.sources import CollectedMessages, MessageSource, UpstreamMessages
+from service.usage.readiness import UsageReadiness
+from service.usage.shared_store import open_store
+from service.usage.sources import EventMessages, MessageSource, UpstreamMessages
 from service.vehicles import handlers as vehicles
+from service.vehicles import problems as vehicles_problems
+from service.vehicles.expiry import Expiry
 from service.vehicles.export import open_exports
+from service.vehicles.lanes import open_lanes
 from service.vehicles.lookup import open_lookups, source_of
-from service.web import dashboard, health, index, metrics
-from service.web.context import ACCESS_LOG, request_context
-from service.web.keys import GATE, Gate
-from service.web.limits import LIMITS, Limits, add_rate_headers, limited
+from service.vehicles.readiness import check_vehicles
+from service.web import bodies, health, problems, static_pages, system
+from service.web.auth import AUTHENTICATOR, ApiKey, Authenticator, KeySource
+from service.web.limits import LIMITS, Limits, add_rate_headers, limit_requests
 from service.web.openapi import add_documentation
+from service.web.openapi_problems import problems_of
+from service.web.problems import Kinds
+from service.web.request_context import ACCESS_LOG, request_context
+from service.web.request_tracing import trace_request
 from service.web.routes import Endpoints
-from service.web.tracing import trace_request
+from service.web.unsent_bytes import UNSENT, UnsentBytes
 
-CleanupContext = Callable[[web.Application], AsyncIterator[None]]
+PROBLEM_KINDS: Final[Kinds] = {
+    **problems.KINDS,
+    **admin_problems.KINDS,
+    **usage_problems.KINDS,
+    **events_problems.KINDS,
+    **vehicles_problems.KINDS,
+    **keys_problems.KINDS,
+}
+"""The kind of problem of each error."""
 
 
 def create_app(
     settings: Settings, *, is_storage_checked: bool = False
 ) -> web.Application:
-    """The whole service, ready to be served.
+    """Return the whole service.
 
-    `is_storage_checked` says that `check_storage` has been called: a storage that has
-    gone away since then does not keep it from starting.
+    With `is_storage_checked`, after a call of `check_storage`, it also starts while the
+    storage is unavailable.
     """
     limits = Limits(settings)
     app = web.Application(
-        middlewares=[*_middlewares(settings), limited(limits)],
+        middlewares=[*_middlewares(settings), limit_requests(limits)],
         client_max_size=settings.server.max_body_bytes,
     )
     app[ACCESS_LOG] = settings.logging.access
     app[LIMITS] = limits
+    app[UNSENT] = UnsentBytes(settings.server.max_unsent_bytes)
+    app[bodies.BODIES] = bodies.open_lane(limits, settings)
+    app[usage.QUERIES] = usage.open_lane(limits, settings)
+    app[events.QUERIES] = events.open_lane(limits, settings)
+    app[vehicles.LANES] = open_lanes(limits.clients.group_of, settings)
     app[health.TRAFFIC] = health.Traffic()
+    # The signal costs time for each request, so it is connected only if needed.
     if limits.has_rates:
         app.on_response_prepare.append(add_rate_headers)
-    app[dashboard.DASHBOARD] = dashboard.read_dashboard()
-    declared = (usage, *_optional(settings), dashboard, index, health, metrics)
+    app[static_pages.DASHBOARD] = static_pages.read_dashboard()
+    declared = (usage, *_optional(settings), static_pages, admin, health, system)
     endpoints = Endpoints(each for module in declared for each in module.endpoints)
     app.add_routes(endpoints.routes())
-    app.add_routes(dashboard.file_routes())
-    add_documentation(app, endpoints)
-    app.cleanup_ctx.append(_resources(settings, is_storage_checked=is_storage_checked))
+    _expect_answers(endpoints, settings.auth.required)
+    app.add_routes(static_pages.file_routes())
+    add_documentation(app, endpoints, settings.auth.required)
+    app.cleanup_ctx.append(
+        partial(
+            _open_resources, settings=settings, is_storage_checked=is_storage_checked
+        )
+    )
     return app
 
 
+def _expect_answers(endpoints: Endpoints, required: Container[str]) -> None:
+    """Begin to count the answers of all endpoints at 0, by each 5xx code."""
+    for each in endpoints:
+        kinds = problems_of(each, needs_key=each.scope in required)
+        codes = [kind.code for kind in kinds if kind.status >= 500]
+        for path in each.paths:
+            http_metrics.expect_answers(each.method, path, int(each.status), codes)
+
+
 def _optional(settings: Settings) -> Iterator[ModuleType]:
-    """The domains that can be turned off."""
+    """Yield the domains that are enabled by settings."""
     if settings.events.enabled:
         yield events
     if settings.vehicles.enabled:
         yield vehicles
+    if settings.needs_storage:
+        yield keys
 
 
 def _middlewares(settings: Settings) -> list[Middleware]:
-    context = request_context(access_log=settings.logging.access)
-    return [trace_request, context] if settings.telemetry.traces else [context]
+    context = request_context(
+        access_log=settings.logging.access,
+        kinds=PROBLEM_KINDS,
+        slow_request_s=settings.logging.slow_request_s,
+    )
+    middlewares = [trace_request, context] if settings.telemetry.traces else [context]
+    return [*middlewares, separate_ports] if settings.server.admin_port else middlewares
 
 
-def _resources(settings: Settings, *, is_storage_checked: bool) -> CleanupContext:
-    async def opened(app: web.Application) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            stack.callback(counted.flush)
-            await stack.enter_async_context(telemetry.tracing(settings.telemetry))
-            calling = await stack.enter_async_context(called(settings))
-            client = await stack.enter_async_context(
-                open_client(calling.upstream, calling.breaker)
-            )
-            store = await stack.enter_async_context(open_store(settings))
-            source: MessageSource = UpstreamMessages(client)
-            if settings.needs_storage:
-                database = await stack.enter_async_context(
-                    open_database(settings.storage, is_checked=is_storage_checked)
+async def _open_resources(
+    app: web.Application, *, settings: Settings, is_storage_checked: bool
+) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        stack.callback(http_metrics.flush)
+        await stack.enter_async_context(telemetry.tracing(settings.telemetry))
+        effective = await stack.enter_async_context(with_sandbox(settings))
+        client = await stack.enter_async_context(
+            open_client(effective.upstream, effective.breaker)
+        )
+        store = await stack.enter_async_context(open_store(settings))
+        source: MessageSource = UpstreamMessages(client)
+        fixed = [sandbox_key()] if settings.sandbox.enabled else []
+        known_keys: KeySource = FixedKeys(fixed)
+        database = None
+        if settings.needs_storage:
+            database = await stack.enter_async_context(
+                open_database(
+                    settings.storage,
+                    _use_limits(settings),
+                    is_checked=is_storage_checked,
                 )
-                await stack.enter_async_context(_keeping(app, calling, database, store))
-                if settings.usage.source == "events":
-                    kept = collected.CollectedMessages(database)
-                    source = CollectedMessages(kept)
-            text.prepare()
-            cache = SnapshotCache(settings, client, source, store=store)
-            stack.push_async_callback(cache.close)
-            app[usage.SNAPSHOTS] = cache
-            yield
-
-    return opened
+            )
+            known_keys = await stack.enter_async_context(
+                _open_keys(app, settings.events, database, fixed)
+            )
+            await stack.enter_async_context(
+                _open_stored_domains(app, effective, database, store)
+            )
+            if settings.usage.source == "events":
+                source = EventMessages(collected.CollectedMessages(database))
+        app[AUTHENTICATOR] = Authenticator(settings, known_keys, app[LIMITS].clients)
+        # The first request would otherwise wait for these tables.
+        text.prepare()
+        cache = SnapshotCache(settings, client, source, store=store)
+        stack.push_async_callback(cache.close)
+        app[usage.SNAPSHOTS] = cache
+        _add_usage_checks(app[health.TRAFFIC], cache, settings)
+        parts = _parts(app, client, database)
+        app[SIBLINGS] = await stack.enter_async_context(
+            _open_siblings(parts, settings.logging.level, app.get(FOLDER))
+        )
+        yield
 
 
 @asynccontextmanager
-async def called(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings by which others are called; the sandbox, if wanted, runs meanwhile.
+async def _open_siblings(
+    parts: Parts, log_level: Level, folder: Path | None
+) -> AsyncIterator[Siblings]:
+    """Let operators reach this worker, and all others by their sockets in a folder."""
+    worker = Worker(parts, log_level)
+    try:
+        async with open_siblings(worker, folder) as siblings:
+            yield siblings
+    finally:
+        worker.close()
 
-    It then stands in the place of all of them.
+
+@asynccontextmanager
+async def with_sandbox(settings: Settings) -> AsyncIterator[Settings]:
+    """Run the sandbox if it is enabled, and yield settings that call it.
+
+    Without it, the settings are unchanged.
     """
     if not settings.sandbox.enabled:
         yield settings
         return
-    async with running_sandbox(sandbox_options(settings)) as sandbox:
+    async with running_sandbox(embedded_sandbox_options(settings)) as sandbox:
         yield replace(
             settings,
             upstream=replace(settings.upstream, base_url=sandbox.url),
@@ -131,24 +222,47 @@ async def called(settings: Settings) -> AsyncIterator[Settings]:
 
 
 @asynccontextmanager
-async def _keeping(
+async def _open_keys(
+    app: web.Application,
+    events: EventsSettings,
+    database: Database,
+    fixed: Iterable[ApiKey],
+) -> AsyncIterator[ApiKeys]:
+    """Open the copy of the API keys."""
+    app[keys.DATABASE] = database
+    app[keys.API_KEYS] = opened = ApiKeys(
+        database, events.key_ttl_s, events.key_grace_s, fixed=fixed
+    )
+    opened.start()
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@asynccontextmanager
+async def _open_stored_domains(
     app: web.Application,
     settings: Settings,
     database: Database,
-    store: SharedStore | None,
+    store: RedisStore | None,
 ) -> AsyncIterator[None]:
-    """Collect events of whoever has a key, and look vehicles up, where wanted."""
+    """Open the enabled domains that store data: events and vehicles."""
     async with AsyncExitStack() as stack:
         if settings.events.enabled:
-            fixed = [sandbox_key()] if settings.sandbox.enabled else []
-            ring = KeyRing(database, settings.events.key_ttl_s, fixed=fixed)
-            app[GATE] = Gate(settings, ring)
-            app[events.COLLECTOR] = await stack.enter_async_context(
-                open_collector(settings.events, database)
+            app[events.COLLECTOR] = collector = await stack.enter_async_context(
+                open_collector(settings, database)
             )
+            app[health.TRAFFIC].checks.append(collector.check_writer)
+            app[health.TRAFFIC].domains["events"] = collector.check_ready
         if settings.vehicles.enabled:
             app[vehicles.LOOKUPS] = await stack.enter_async_context(
                 open_lookups(settings, database, store)
+            )
+            expiry = Expiry(settings.vehicles, database)
+            await stack.enter_async_context(in_background(expiry.run()))
+            app[health.TRAFFIC].domains["vehicles"] = partial(
+                check_vehicles, database, app[vehicles.LOOKUPS]
             )
             app[vehicles.EXPORTS] = await stack.enter_async_context(
                 open_exports(settings.storage, source_of(settings))
@@ -156,26 +270,61 @@ async def _keeping(
         yield
 
 
-async def check_storage(settings: Settings) -> None:
-    """Open what is kept on disk, once, before workers do: none is to fail by itself.
+def _parts(
+    app: web.Application, client: UpstreamClient, database: Database | None
+) -> Parts:
+    """Return the parts that an operator sees and changes."""
+    circuits: dict[str, Circuit] = {COPILOT.name: UpstreamCircuit(client.breaker)}
+    lanes = [app[bodies.BODIES], app[usage.QUERIES], app[events.QUERIES]]
+    if vehicles.LOOKUPS in app and (vpic := app[vehicles.LOOKUPS].circuit):
+        circuits["vpic"] = UpstreamCircuit(vpic)
+    if database is not None:
+        circuits["database"] = DatabaseCircuit(database.breaker)
+    return Parts(
+        app[usage.SNAPSHOTS],
+        circuits,
+        [*lanes, *app[vehicles.LANES]],
+        app[health.TRAFFIC],
+        app[LIMITS],
+        database,
+        app.get(events.COLLECTOR),
+    )
 
-    Raises `StorageUnusable`, and `SettingsError` for types of no use.
+
+def _add_usage_checks(
+    traffic: health.Traffic, cache: SnapshotCache, settings: Settings
+) -> None:
+    readiness = UsageReadiness(cache, settings.health)
+    traffic.warm_up = readiness.warm_up
+    traffic.checks.append(readiness.check_process)
+    traffic.domains["usage"] = readiness.check_usage
+
+
+async def check_storage(settings: Settings, *, may_migrate: bool = True) -> None:
+    """Open and close the storage, once, before workers start.
+
+    Without `may_migrate`, SQLite is not migrated. Raises `StorageUnusable`, and
+    `SettingsError` for invalid types of events.
     """
     if not settings.needs_storage:
         return
-    async with open_database(settings.storage) as database:
+    async with open_database(settings.storage, may_migrate=may_migrate) as database:
         if settings.events.enabled:
-            async with open_collector(settings.events, database):
+            async with open_collector(settings, database):
                 pass
 
 
-def sandbox_options(settings: Settings) -> SandboxOptions:
-    """The embedded sandbox as the settings want it."""
-    wanted = settings.sandbox
+def _use_limits(settings: Settings) -> UseLimits:
+    return UseLimits(settings.limits.queue_wait_s, settings.events.max_queries)
+
+
+def embedded_sandbox_options(settings: Settings) -> SandboxOptions:
+    """Return the options of the embedded sandbox."""
+    chosen = settings.sandbox
     return SandboxOptions(
-        messages=wanted.messages,
-        reports=wanted.reports,
-        seed=wanted.seed,
-        latency_ms=wanted.latency_ms,
-        error_rate=wanted.error_rate,
+        messages=chosen.messages,
+        reports=chosen.reports,
+        seed=chosen.seed,
+        latency_ms=chosen.latency_ms,
+        error_rate=chosen.error_rate,
     )

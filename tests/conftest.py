@@ -1,4 +1,4 @@
-"""What the tests share: settings without waits, a real upstream, captured logs.
+"""Shared by all tests: settings without waits, a real upstream, captured logs.
 
 `client` drives the real application over a socket against `sandbox`, an upstream of
 our own on another. `mocked_upstream` fakes single failures that no socket gives.
@@ -36,21 +36,22 @@ from structlog.typing import EventDict
 from yarl import URL
 
 from service.app import create_app
+from service.sandbox.fake_vpic import VPIC_PATH
 from service.sandbox.options import Faults, SandboxOptions
 from service.sandbox.server import RunningSandbox, running_sandbox
-from service.sandbox.vpic import VPIC_PATH
-from service.settings import Settings, Storage, load
+from service.settings import Settings, StorageSettings, load
 from service.storage.database import Database, migrate, open_database
 from service.web import docs
 from service.web.openapi import add_documentation
 from service.web.routes import Endpoints
 from tests.clock import LoopTime, passing_loop_time
 from tests.launcher import Launcher
+from tests.metric_samples import Read, growth
 from tests.patience import GIVE_UP_S as GIVE_UP_S  # noqa: PLC0414 - for all tests
 
 SERVICES_REQUIRED: Final = os.environ.get("SERVICES") == "required"
 POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432/test"
-"""Where tests marked `services` find it; each takes a schema of its own."""
+"""The server for tests marked `services`; each uses its own schema."""
 
 NO_WAITS: Final = {"backoff_base_s": 0.0, "backoff_max_s": 0.0}
 QUICK_TURNS: Final = 200
@@ -64,7 +65,9 @@ NOTHING_HELD: Final = {
     "report_ttl_s": 0.0,
     "missing_report_ttl_s": 0.0,
 }
-"""Every request refreshes, unless a test is about holding answers."""
+"""Every request refreshes, unless a test is about caching."""
+OPEN: Final = {"require": ()}
+"""Only events need a key, unless a test is about keys."""
 UNPACED: Final = {"enabled": False, "requests_per_s": 0.0}
 """Vehicles are looked up only where a test is about them, as fast as can be."""
 MOCKED_BODY_BYTES: Final = 1024 * 1024 * 1024
@@ -113,13 +116,15 @@ def documentation() -> Iterator[None]:
     """Make the documentation of the same endpoints once: most tests take less time."""
     made: dict[tuple[object, ...], tuple[bytes, str]] = {}
 
-    def add(app: web.Application, endpoints: Endpoints) -> None:
-        handlers = tuple(each.handler for each in endpoints)
-        if handlers not in made:
-            add_documentation(app, endpoints)
-            made[handlers] = app[docs.DOCUMENT], app[docs.PAGE]
+    def add(
+        app: web.Application, endpoints: Endpoints, required: frozenset[str]
+    ) -> None:
+        declared = (required, *(each.handler for each in endpoints))
+        if declared not in made:
+            add_documentation(app, endpoints, required)
+            made[declared] = app[docs.DOCUMENT], app[docs.PAGE]
             return
-        app[docs.DOCUMENT], app[docs.PAGE] = made[handlers]
+        app[docs.DOCUMENT], app[docs.PAGE] = made[declared]
         app.add_routes(docs.endpoints.routes())
 
     with patch("service.app.add_documentation", add):
@@ -143,7 +148,12 @@ def settings() -> MakeSettings:
         cache = NOTHING_HELD | sections.pop("cache", {})
         events = {"enabled": False} | sections.pop("events", {})
         vehicles = PATIENT | UNPACED | sections.pop("vehicles", {})
+        for calls in (upstream, vehicles):
+            calls["timeout_s"] = min(calls["timeout_s"], calls["deadline_s"])
+        server = {"request_timeout_s": 3_600.0} | sections.pop("server", {})
         parts = {"upstream": upstream, "cache": cache, "events": events}
+        auth = OPEN | sections.pop("auth", {})
+        parts |= {"server": server, "auth": auth}
         options = {**sections, **parts, "vehicles": vehicles}
         return load(options=options).settings
 
@@ -253,7 +263,7 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 async def storage(
     request: pytest.FixtureRequest, tmp_path: Path, empty_file: Path
-) -> AsyncIterator[Storage]:
+) -> AsyncIterator[StorageSettings]:
     """An empty database in shape: a file, and a schema of its own in PostgreSQL."""
     if request.param == "sqlite":
         file = shutil.copy(empty_file, tmp_path / "events.db")
@@ -273,13 +283,13 @@ async def storage(
 
 
 @pytest.fixture
-async def database(storage: Storage) -> AsyncIterator[Database]:
+async def database(storage: StorageSettings) -> AsyncIterator[Database]:
     """The same, open."""
     async with open_database(storage) as opened:
         yield opened
 
 
-def storage_at(url: str) -> Storage:
+def storage_at(url: str) -> StorageSettings:
     """The storage settings as shipped, but for the URL."""
     return replace(load().settings.storage, url=url)
 
@@ -368,7 +378,7 @@ def pytest_collection_modifyitems(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, Any, pytest.TestReport]:
-    """Where services are required, fail a test that skips itself."""
+    """Fail a skipped test if services are required."""
     report: pytest.TestReport = yield
     if SERVICES_REQUIRED and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
@@ -378,9 +388,15 @@ def pytest_runtest_makereport() -> Generator[None, Any, pytest.TestReport]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, Any, pytest.CollectReport]:
-    """Where services are required, fail a module that skips itself."""
+    """Fail a skipped module if services are required."""
     report: pytest.CollectReport = yield
     if SERVICES_REQUIRED and report.skipped:
         report.outcome = "failed"
         report.longrepr = f"skipped, though SERVICES=required: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def added() -> Read:
+    """A function that reads the growth of a metric since the test began."""
+    return growth()

@@ -3,74 +3,168 @@
 A service that is killed dozens of times would spend a minute on imports. What is run is
 the command line itself, in a process of its own for each service.
 
-`python -m tests.launcher` reads a JSON array a line: the options, the
-environment and the log of a service to start, or the id of one to wait for.
+`python -m tests.launcher FD` receives JSON arrays from a socket. One has the options
+and the environment of a command to start, whose outputs are passed with it, or the id
+of a process to wait for.
 """
 
 import asyncio
 import gc
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 from aiohttp.test_utils import unused_port
 
 from service.__main__ import main
-from service.storage import shared_store
+from service.server import handover
+from service.storage import redis_store
 from service.usage.pricing import text
 from tests.patience import GIVE_UP_S
-from tests.running import LOOK_AGAIN_S, ROOT, Answer, ask_once
+from tests.running import LOOK_AGAIN_S, ROOT, Answer, Running, ask_once, variables
 
 OUTPUTS: Final = (1, 2)
+MAX_BYTES: Final = 1 << 16
+
+
+def unmeasured() -> dict[str, str]:
+    """The environment of a process whose coverage is not measured.
+
+    What is killed has no time to say what it has covered, and starts faster so.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("COVERAGE_")
+    }
 
 
 class Launcher:
     """Starts services, and ends those that are left when it is closed."""
 
-    def __init__(self) -> None:
-        # What is killed has no time to say what it has covered, and starts faster so.
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("COVERAGE_")
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launcher"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-        )
+    def __init__(self, code: Path = ROOT) -> None:
+        # One message of this kind of socket is received whole.
+        kind = socket.SOCK_SEQPACKET
+        self._socket, other = socket.socketpair(socket.AF_UNIX, kind)
+        self._alone = Lock()
+        with other:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "tests.launcher", str(other.fileno())],
+                pass_fds=[other.fileno()],
+                cwd=code,
+                env=unmeasured() | {"PYTHONPATH": f"{code}:{ROOT}"},
+            )
 
     def start(self, options: list[str], environment: dict[str, str], log: Path) -> int:
-        """Start a service; gives its id."""
-        return self._tell([options, environment, str(log)])
+        """Start a command with one file for its outputs; gives its id."""
+        with log.open("ab") as file:
+            return self.start_on([file.fileno()] * 2, options, environment)
+
+    def start_on(
+        self, outputs: list[int], options: list[str], environment: dict[str, str]
+    ) -> int:
+        """Start a command with these standard outputs; gives its id."""
+        return self._request([options, environment], outputs)
 
     def wait(self, process_id: int) -> int:
         """Wait for a service to end; gives its status, or less its signal."""
-        return self._tell([process_id])
+        return self._request([process_id])
 
     def close(self) -> None:
         """End all that has not been waited for."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
+        self._socket.close()
         assert self._process.wait(GIVE_UP_S) == 0
-        self._process.stdout.close()
 
-    def _tell(self, what: list[Any]) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(what) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+    def _request(self, message: list[Any], outputs: list[int] | None = None) -> int:
+        with self._alone:
+            text = json.dumps(message).encode()
+            socket.send_fds(self._socket, [text], outputs or [])
+            return int(self._socket.recv(MAX_BYTES))
+
+
+class Forked:
+    """A process of a launcher, with the methods of `subprocess.Popen` for it."""
+
+    def __init__(self, launcher: Launcher, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._launcher = launcher
+        self._handle = os.pidfd_open(pid)
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def poll(self) -> int | None:
+        """Its status, or None while it runs."""
+        return self._look(0.0)
+
+    def wait(self, timeout: float | None = GIVE_UP_S) -> int:
+        """Its status, once it has ended."""
+        status = self._look(timeout)
+        if status is None:
+            raise TimeoutError(f"process {self.pid} has not ended")
+        return status
+
+    def kill(self) -> None:
+        """End it, if it still runs."""
+        self.send_signal(signal.SIGKILL)
+
+    def close(self, *, kills: bool = True) -> int:
+        """Forget it after its end, for which it may be killed; gives its status."""
+        if kills:
+            self.kill()
+        status = self.wait()
+        os.close(self._handle)
+        return status
+
+    def _look(self, timeout: float | None) -> int | None:
+        if (
+            self.returncode is None
+            and select.select([self._handle], [], [], timeout)[0]
+        ):
+            self.returncode = self._launcher.wait(self.pid)
+        return self.returncode
+
+
+@contextmanager
+def forked(
+    launcher: Launcher,
+    log: Path,
+    *options: str,
+    port: int | None = 0,
+    **settings: object,
+) -> Iterator[Running]:
+    """Serve as `running` does, but in a fork; standard error goes to `errors`.
+
+    Without a port, that of the settings is used.
+    """
+    errors = log.with_suffix(".errors")
+    with log.open("ab") as out, errors.open("ab") as err:
+        chosen = [] if port is None else ["--port", str(port)]
+        command = ["serve", *chosen, *options]
+        outputs = [out.fileno(), err.fileno()]
+        pid = launcher.start_on(outputs, command, variables(settings))
+    process = Forked(launcher, pid)
+    service = Running(process, 0, log)
+    try:
+        while not (starts := service.events("service.started")):
+            assert process.poll() is None, errors.read_text()
+            select.select([], [], [], LOOK_AGAIN_S)
+        yield service._replace(port=int(starts[0]["url.full"].rpartition(":")[2]))
+    finally:
+        process.close()
 
 
 class Service:
@@ -94,19 +188,19 @@ class Service:
         self.process_id = self._launcher.start(given, self._environment, self.log)
         return self.process_id
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self.process_id is not None
         os.kill(self.process_id, number)
 
     def kill(self) -> None:
         """End it, with no time for anything; fails where it has ended by itself."""
-        self.tell(signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
         assert self._wait() == -signal.SIGKILL, self.log.read_text()
 
     async def stop(self) -> int:
         """Tell it to end, and give its status."""
-        self.tell(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
         return await self.ended()
 
     async def ended(self) -> int:
@@ -132,12 +226,16 @@ class Service:
             return None
 
 
-def launch() -> None:
+def launch(descriptor: str) -> None:
     """Start and wait for services, as standard input says, until it ends."""
     _warm_up()
     running: set[int] = set()
-    for line in sys.stdin:
-        said = json.loads(line)
+    requests = socket.socket(fileno=int(descriptor))
+    while True:
+        text, outputs, *_ = socket.recv_fds(requests, MAX_BYTES, len(OUTPUTS))
+        if not text:
+            break
+        said = json.loads(text)
         if len(said) == 1:
             (process_id,) = said
             running.discard(process_id)
@@ -145,10 +243,12 @@ def launch() -> None:
         else:
             answer = os.fork()
             if not answer:
-                _serve(*said)
+                requests.close()
+                _serve(outputs, *said)
             running.add(answer)
-        sys.stdout.write(f"{answer}\n")
-        sys.stdout.flush()
+        for each in outputs:
+            os.close(each)
+        requests.send(str(answer).encode())
     for process_id in running:
         with suppress(ProcessLookupError):
             os.kill(process_id, signal.SIGKILL)
@@ -157,7 +257,7 @@ def launch() -> None:
 def _warm_up() -> None:
     """Do what each start would do again: imports, tables, and a look at all memory."""
     # On a slow machine Redis is slow.
-    vars(shared_store).update(CONNECT_S=GIVE_UP_S, COMMAND_S=GIVE_UP_S)
+    vars(redis_store).update(CONNECT_S=GIVE_UP_S, COMMAND_S=GIVE_UP_S)
     text.prepare()
     sys.argv = ["copilot-usage", "config"]
     with redirect_stdout(StringIO()), suppress(SystemExit):
@@ -166,17 +266,20 @@ def _warm_up() -> None:
     gc.freeze()
 
 
-def _serve(options: list[str], environment: dict[str, str], log: str) -> None:
+def _serve(outputs: list[int], options: list[str], environment: dict[str, str]) -> None:
     """Be the service, and nothing but it."""
     os.environ.update(environment)
+    # As if it had been started so: a reload starts the same again.
+    handover.ENVIRONMENT.update(environment)
+    handover.COMMAND[:] = [sys.executable, "-m", "service", *options]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for output in OUTPUTS:
-        os.dup2(file, output)
+    for output, descriptor in zip(OUTPUTS, outputs, strict=True):
+        os.dup2(descriptor, output)
+        os.close(descriptor)
     sys.argv = ["copilot-usage", *options]
     main()
     sys.exit(0)
 
 
 if __name__ == "__main__":
-    launch()
+    launch(sys.argv[1])

@@ -1,4 +1,4 @@
-"""What this process has open, and which processes are its children, by /proc."""
+"""Open descriptors and children of this process, from /proc."""
 
 import os
 import select
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from tests.patience import GIVE_UP_S
 
-KEPT = ("resource_tracker", "playwright", "tests.launcher")
-"""Processes that are started once and kept."""
+SHARED = ("resource_tracker", "playwright", "tests.launcher")
+"""Processes that are started once, for all tests."""
 
 
 def open_files() -> list[str]:
-    """What each file descriptor of this process leads to, by kind, sorted."""
+    """The kinds of the open file descriptors of this process, sorted."""
     kinds = []
     for link in Path("/proc/self/fd").iterdir():
         try:
@@ -48,7 +48,8 @@ def child_pids() -> set[int]:
     return {
         each.pid
         for each in processes()
-        if each.parent == os.getpid() and not any(kept in each.command for kept in KEPT)
+        if each.parent == os.getpid()
+        and not any(shared in each.command for shared in SHARED)
     }
 
 

@@ -1,8 +1,7 @@
-"""What operators import: every metric, label and log event that it names exists."""
+"""Dashboard, alert rules and queries: every name in them exists."""
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,19 +10,22 @@ import jq
 import pytest
 import yaml
 
-from tests.test_logs import documented_events
-from tests.test_metrics import documented
+from tests.observability.test_log_events import documented_events
+from tests.observability.test_metrics import documented
 
-FOLDER: Final = Path(__file__).parents[1] / "docs" / "operations"
-RUNBOOK: Final = (FOLDER / "runbook.md").read_text(encoding="utf-8")
-DASHBOARD: Final = json.loads((FOLDER / "grafana-dashboard.json").read_bytes())
+ROOT: Final = Path(__file__).parents[1]
+FOLDER: Final = ROOT / "deploy"
+RUNBOOK: Final = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+DASHBOARD: Final = json.loads((FOLDER / "grafana" / "dashboard.json").read_bytes())
+ALERTS_FILE: Final = FOLDER / "prometheus" / "alerts.yaml"
 RULES: Final = [
     rule
-    for group in yaml.safe_load((FOLDER / "alerts.yaml").read_bytes())["groups"]
+    for group in yaml.safe_load(ALERTS_FILE.read_bytes())["groups"]
     for rule in group["rules"]
 ]
 ALERTS: Final = [rule for rule in RULES if "alert" in rule]
 JQ_LINES: Final = re.findall(r"jq -\w '(.+?)' usage\.log", RUNBOOK.replace("\\|", "|"))
+ENTRIES: Final = re.findall(r"^### (CopilotUsage.+?)(?=^##)", RUNBOOK, re.M | re.S)
 
 STRING: Final = re.compile(r'"[^"]*"')
 SELECTOR: Final = re.compile(
@@ -37,7 +39,7 @@ SUFFIXES: Final = {"histogram": ("_bucket", "_sum", "_count")}
 
 
 class Named(NamedTuple):
-    """What a PromQL expression names."""
+    """The names in a PromQL expression."""
 
     metrics: set[str]
     labels: set[str]
@@ -62,7 +64,8 @@ def known_samples() -> dict[str, frozenset[str]]:
         for name, metric in documented().items()
         for suffix in SUFFIXES.get(metric.kind, ("",))
     }
-    recorded = {rule["record"]: frozenset[str]() for rule in RULES if "record" in rule}
+    labels = frozenset({"domain", "slo"})
+    recorded = {rule["record"]: labels for rule in RULES if "record" in rule}
     return {**samples, **recorded, "up": frozenset()}
 
 
@@ -112,14 +115,14 @@ def test_what_is_asked_for_exists() -> None:
     known = known_samples()
     for where, query in QUERIES.items():
         named = named_in(query)
-        assert named.metrics, where
+        assert named.metrics or query.startswith("vector("), where
         assert named.metrics <= known.keys(), where
         labels = EVERYWHERE.union(*(known[each] for each in named.metrics))
         assert named.labels <= labels, where
 
 
 def test_every_metric_is_looked_at() -> None:
-    """What nobody looks at need not be counted; the timestamp is what the age is."""
+    """Every metric is on the dashboard or in a rule."""
     asked_for = {each for query in QUERIES.values() for each in named_in(query).metrics}
     for name, metric in documented().items():
         known = {name + suffix for suffix in SUFFIXES.get(metric.kind, ("",))}
@@ -139,29 +142,33 @@ def test_the_dashboard_can_be_imported_anywhere() -> None:
     assert used <= variables.keys()
 
 
-def test_the_dashboard_is_laid_out() -> None:
-    """No panel has another's id or lies over another."""
-    everything = DASHBOARD["panels"]
-    assert len({each["id"] for each in everything}) == len(everything)
-    cells = Counter(
-        (x, y)
-        for place in (each["gridPos"] for each in everything)
-        for x in range(place["x"], place["x"] + place["w"])
-        for y in range(place["y"], place["y"] + place["h"])
+def test_grafana_is_provisioned_with_the_dashboard() -> None:
+    """The data source has a fixed id, and dashboards come from one folder."""
+    folder = FOLDER / "grafana" / "provisioning"
+    sources = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_bytes())
+    (source,) = sources["datasources"]
+    assert (source["type"], source["uid"]) == ("prometheus", "prometheus")
+    dashboards = yaml.safe_load(
+        (folder / "dashboards" / "copilot-usage.yaml").read_bytes()
     )
-    assert set(cells.values()) == {1}
-    assert max(x for x, _ in cells) < 24
+    (provider,) = dashboards["providers"]
+    assert provider["options"] == {"path": "/var/lib/grafana/dashboards"}
 
 
 def test_alerts_say_how_bad_they_are_and_where_help_is() -> None:
-    """Each has a severity, a sentence and the runbook; and its row is there."""
-    assert len({each["alert"] for each in ALERTS}) == len(ALERTS)
+    """Each has a severity, a sentence, and a link to its own entry of the runbook."""
     for alert in ALERTS:
-        assert alert["labels"]["severity"] in {"warning", "critical"}
-        assert alert["annotations"]["summary"]
-        assert (FOLDER.parents[1] / alert["annotations"]["runbook"]).is_file()
-    rows = re.findall(r"^\| `(\w+)` \|", RUNBOOK, re.MULTILINE)
-    assert sorted(rows) == sorted(each["alert"] for each in ALERTS)
+        assert alert["alert"].startswith("CopilotUsage")
+        assert alert["labels"].keys() == {"severity"}
+        assert alert["labels"]["severity"] in {"page", "ticket"}
+        assert alert["annotations"].keys() == {"summary", "runbook"}
+        link = f"docs/runbook.md#{alert['alert'].lower()}"
+        assert alert["annotations"]["runbook"] == link
+    entries = [each["alert"] for each in ALERTS]
+    assert re.findall(r"^### (CopilotUsage\w+)$", RUNBOOK, re.MULTILINE) == entries
+    for entry in ENTRIES:
+        parts = re.findall(r"^- \*\*(\w+):\*\* .+", entry, re.MULTILINE)
+        assert parts == ["Symptom", "Cause", "Confirm", "Action"], entry
 
 
 @pytest.mark.parametrize("line", JQ_LINES)

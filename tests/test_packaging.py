@@ -1,4 +1,4 @@
-"""What is installed and from where: archives hold the page, lock files name no host."""
+"""Archives with the page, and lock files."""
 
 import json
 import re
@@ -9,7 +9,6 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Mapping
-from email import message_from_bytes
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -82,25 +81,7 @@ def test_the_wheel_has_the_built_page(archives: Path) -> None:
     assert {f"service/web/static/dashboard/{name}" for name in PAGE_FILES} <= names
     assert {"service/web/dashboard_missing.html", "service/web/docs.css"} <= names
     assert not [name for name in names if name.startswith("dashboard")]
-
-
-def test_the_wheel_says_what_it_is(archives: Path) -> None:
-    """Its metadata has the licence, the README and the version of pyproject.toml."""
-    (wheel,) = archives.glob("*.whl")
-    with zipfile.ZipFile(wheel) as opened:
-        (name,) = (each for each in opened.namelist() if each.endswith("/METADATA"))
-        metadata = message_from_bytes(opened.read(name))
-        assert name.replace("METADATA", "licenses/LICENSE") in opened.namelist()
-
-    assert metadata["Version"] == PROJECT["version"]
-    assert metadata["License-Expression"] == "MIT"
-    assert metadata["License-File"] == "LICENSE"
-    assert metadata["Description-Content-Type"] == "text/markdown"
-    assert str(metadata.get_payload()).startswith("# Copilot usage service")
-    assert metadata["Keywords"]
-    assert "Programming Language :: Python :: 3.13" in metadata.get_all(
-        "Classifier", []
-    )
+    assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
 def test_the_source_archive_has_the_page_and_its_source(archives: Path) -> None:
@@ -117,7 +98,7 @@ def test_the_source_archive_has_the_page_and_its_source(archives: Path) -> None:
 
 
 def test_every_package_of_the_dashboard_has_its_reason() -> None:
-    """What is installed is told why, and nothing else is."""
+    """Every dependency has a reason on the page, and no other package has."""
     package = json.loads(NPM_LOCK.with_name("package.json").read_bytes())
     wanted = {*package["dependencies"], *package["devDependencies"]}
     text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
@@ -183,17 +164,12 @@ def test_an_incomplete_lock_is_found(package: str) -> None:
     assert any(f"requires {package}" in each for each in problems)
 
 
-@pytest.mark.parametrize("lock", PYTHON_LOCKS, ids=lambda path: path.name)
-def test_every_lock_is_installed_by_a_check(lock: Path) -> None:
-    """A lock that check_locks.py does not know would never be installed by it."""
-    assert check_locks.ROOTS.keys() >= {lock.name}
-
-
 def test_the_image_is_built_with_what_ci_uses() -> None:
     """CI builds the dashboard with the Node.js of the Dockerfile."""
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_bytes())
     steps = workflow["jobs"]["ci"]["steps"]
-    (node,) = [each["with"]["node-version"] for each in steps if "with" in each]
+    given = [each.get("with", {}) for each in steps]
+    (node,) = [each["node-version"] for each in given if "node-version" in each]
     (stage, *_) = read_stages((ROOT / "Dockerfile").read_text())
 
     assert stage.base.startswith(f"node:{node}-")
@@ -201,7 +177,7 @@ def test_the_image_is_built_with_what_ci_uses() -> None:
 
 @pytest.mark.parametrize("lock", PYTHON_LOCKS, ids=lambda path: path.name)
 def test_python_locks_name_no_host(lock: Path) -> None:
-    """Each package is a version with hashes; where it comes from is the reader's."""
+    """Each package is a version with hashes; no index is named."""
     lines = lock.read_text(encoding="utf-8").splitlines()
     pinned = [line for line in lines if re.match(r"[a-z0-9]", line)]
 
@@ -211,7 +187,7 @@ def test_python_locks_name_no_host(lock: Path) -> None:
 
 
 def test_the_npm_lock_names_no_host() -> None:
-    """Each package is a version with a hash, and none says where it was found."""
+    """Each package is a version with a hash, and no URL."""
     packages = json.loads(NPM_LOCK.read_bytes())["packages"]
     del packages[""]  # the dashboard itself
 

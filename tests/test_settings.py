@@ -1,4 +1,4 @@
-"""Settings: one source of defaults, three layers over it, nothing unknown or wrong."""
+"""Settings: defaults, layers, and errors."""
 
 import ast
 import tomllib
@@ -8,16 +8,15 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from service.settings import (
-    Settings,
-    SettingsError,
-    config_folder,
-    load,
-    mask_secrets,
-)
+from service.settings import SCOPES, Settings, SettingsError, config_folder, load
+from service.settings.loader import mask_secrets
 
 DEFAULTS: Final = config_folder() / "default.toml"
 SERVICE: Final = Path(__file__).parent.parent / "service"
+LONG: Final = "^(.{32,})?$"
+KNOWN_SCOPES: Final = ", ".join(("*", *SCOPES))
+DERIVED: Final = {"auth.require": "auth.required"}
+"""Settings that modules read by a property."""
 NAMES: Final = [
     f"{section.name}.{field.name}"
     for section in msgspec.structs.fields(Settings)
@@ -37,11 +36,11 @@ def setting(settings: Settings, name: str) -> Any:
 
 
 def attributes_read() -> set[str]:
-    """Every attribute that the service's modules read, settings.py aside."""
+    """Every attribute that the service's modules read, those of settings aside."""
     return {
         node.attr
         for file in SERVICE.rglob("*.py")
-        if file.name != "settings.py"
+        if "settings" not in file.relative_to(SERVICE).parts
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
@@ -49,7 +48,7 @@ def attributes_read() -> set[str]:
 
 @pytest.fixture(scope="module")
 def used() -> set[str]:
-    """What `attributes_read` finds, found once."""
+    """The attributes that the service reads."""
     return attributes_read()
 
 
@@ -73,12 +72,13 @@ def test_every_setting_is_explained() -> None:
 
 
 def test_every_setting_is_used(used: set[str]) -> None:
-    """Some module reads the setting: none is there for show."""
-    assert [name for name in NAMES if name.split(".")[1] not in used] == []
+    """Some module reads each setting, or what is derived from it."""
+    read = (DERIVED.get(name, name).split(".")[1] for name in NAMES)
+    assert [name for name in read if name not in used] == []
 
 
 def test_times_name_their_unit() -> None:
-    """A setting is a fraction just where it is a share or a time, which has a unit."""
+    """Every time has a unit in its name."""
     settings = load().settings
     for name in NAMES:
         is_duration = isinstance(setting(settings, name), float)
@@ -102,16 +102,16 @@ def test_shipped_files_are_complete() -> None:
 
 def test_later_layers_win(file: Path) -> None:
     """Options win over the environment, it over the file, the file over defaults."""
-    file.write_text("[upstream]\nattempts = 2\nconcurrency = 2\nbackoff_base_s = 2.0\n")
+    file.write_text("[upstream]\nattempts = 2\nconcurrency = 2\nbackoff_base_s = 0.2\n")
     environment = {
         "COPILOT_USAGE_UPSTREAM__CONCURRENCY": "3",
         "COPILOT_USAGE_UPSTREAM__BACKOFF_BASE_S": "3",
     }
-    loaded = load(file, environment, {"upstream": {"backoff_base_s": 4.0}})
+    loaded = load(file, environment, {"upstream": {"backoff_base_s": 0.4}})
     upstream = loaded.settings.upstream
     assert upstream.timeout_s == load().settings.upstream.timeout_s
     assert (upstream.attempts, upstream.concurrency) == (2, 3)
-    assert upstream.backoff_base_s == 4.0
+    assert upstream.backoff_base_s == 0.4
 
 
 def test_origins_name_the_layer_that_won(file: Path) -> None:
@@ -130,22 +130,18 @@ def test_origins_name_the_layer_that_won(file: Path) -> None:
     "name, text, value",
     [
         ("logging.access", "true", True),
-        ("logging.access", "false", False),
         ("logging.access", "0", False),
         ("server.port", "0", 0),
         ("sandbox.seed", "-7", -7),
-        ("upstream.timeout_s", "2.5", 2.5),
         ("upstream.timeout_s", "2", 2.0),
-        ("upstream.base_url", "https://upstream.test/a", "https://upstream.test/a"),
         ("server.host", "12", "12"),
-        ("cache.redis_url", "", ""),
-        ("cache.redis_url", "unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("cache.redis_url", "rediss://:a@b.test/1", "rediss://:a@b.test/1"),
-        ("usage.plan", "token-estimate", "token-estimate"),
+        ("auth.require", "usage:read, admin", ("usage:read", "admin")),
+        ("auth.require", "", ()),
     ],
 )
 def test_environment_is_read_by_type(name: str, text: str, value: object) -> None:
-    """Text of the environment becomes what the setting is."""
+    """Text of the environment is converted to the type of the setting."""
     variable = "COPILOT_USAGE_" + name.replace(".", "__").upper()
     read = setting(load(environment={variable: text}).settings, name)
     assert (read, type(read)) == (value, type(value))
@@ -157,7 +153,6 @@ def test_environment_is_read_by_type(name: str, text: str, value: object) -> Non
         ("X__Y", "1", "x.y: unknown setting"),
         ("SERVER__PROT", "1", "server.prot: unknown setting"),
         ("SERVER", "1", "COPILOT_USAGE_SERVER: unknown setting"),
-        ("SERVER_PORT", "1", "COPILOT_USAGE_SERVER_PORT: unknown setting"),
         ("SERVER__PORT", "http", "server.port: expected `int`, not 'http'"),
         ("SERVER__PORT", "70000", "server.port: expected `int` <= 65535, not '70000'"),
         ("SERVER__HOST", "", "server.host: expected `str` of length >= 1, not ''"),
@@ -168,6 +163,16 @@ def test_environment_is_read_by_type(name: str, text: str, value: object) -> Non
             "upstream.timeout_s: expected `float` > 0.0, not 'nan'",
         ),
         (
+            "AUTH__REQUIRE",
+            "usage:read,billing:read",
+            f"auth.require: unknown scope 'billing:read'; known: {KNOWN_SCOPES}",
+        ),
+        (
+            "AUTH__SESSION_SECRET",
+            "too short",
+            rf"auth.session_secret: expected `str` matching regex '{LONG}', not '***'",
+        ),
+        (
             "USAGE__PLAN",
             "cheap",
             "usage.plan: expected 'text-rules' or 'token-estimate', not 'cheap'",
@@ -175,11 +180,6 @@ def test_environment_is_read_by_type(name: str, text: str, value: object) -> Non
         (
             "UPSTREAM__BASE_URL",
             "ftp://upstream.test",
-            "upstream.base_url: expected an http or https URL with a host",
-        ),
-        (
-            "UPSTREAM__BASE_URL",
-            "http:///path",
             "upstream.base_url: expected an http or https URL with a host",
         ),
         (
@@ -195,17 +195,12 @@ def test_environment_is_read_by_type(name: str, text: str, value: object) -> Non
         (
             "CACHE__REDIS_URL",
             "http://:pa55@cache.test",
-            "cache.redis_url: expected a redis, rediss or unix URL, or nothing",
+            "cache.redis_url: expected a redis, rediss or unix URL, or an empty text",
         ),
         (
             "CACHE__REDIS_URL",
             "redis://",
-            "cache.redis_url: expected a URL that says where Redis is",
-        ),
-        (
-            "CACHE__REDIS_URL",
-            "unix://",
-            "cache.redis_url: expected a URL that says where Redis is",
+            "cache.redis_url: expected a URL with a host, or with a path for unix",
         ),
         (
             "CACHE__REDIS_URL",
@@ -236,21 +231,12 @@ def test_environment_is_read_by_type(name: str, text: str, value: object) -> Non
                 url,
                 "storage.url: expected a URL with a file or a database",
             )
-            for url in (
-                "sqlite+aiosqlite://",
-                "sqlite+aiosqlite:///:memory:",
-                "postgresql+asyncpg://h",
-            )
-        ),
-        (
-            "CACHE__REDIS_URL",
-            "redis://cache.test:70000",
-            "cache.redis_url: port out of range 0-65535",
+            for url in ("sqlite+aiosqlite:///:memory:", "postgresql+asyncpg://h")
         ),
     ],
 )
 def test_bad_environment_is_named(variable: str, text: str, reason: str) -> None:
-    """What is unknown, of the wrong type or impossible is named with its origin."""
+    """An unknown or invalid setting is named with its origin."""
     with pytest.raises(SettingsError) as raised:
         load(environment={f"COPILOT_USAGE_{variable}": text})
     assert str(raised.value) == f"{reason} (from environment)"
@@ -262,19 +248,9 @@ def test_bad_environment_is_named(variable: str, text: str, reason: str) -> None
         ("[server]\nprot = 1", "server.prot: unknown setting"),
         ("[serve]\nport = 1", "serve.port: unknown setting"),
         ("server = 1", "server: unknown setting"),
-        ("port = 1", "port: unknown setting"),
         ("[[server]]\nport = 1", "server: unknown setting"),
         ("[server]\nport = '1'", "server.port: expected `int`, not '1'"),
-        ("[server]\nport = true", "server.port: expected `int`, not True"),
         ("[logging]\naccess = 1", "logging.access: expected `bool`, not 1"),
-        (
-            "[upstream]\nattempts = 0",
-            "upstream.attempts: expected `int` >= 1, not 0",
-        ),
-        (
-            "[sandbox]\nerror_rate = 1.5",
-            "sandbox.error_rate: expected `float` <= 1.0, not 1.5",
-        ),
     ],
 )
 def test_bad_files_are_named(content: str, reason: str, file: Path) -> None:
@@ -311,19 +287,17 @@ def test_unreadable_files_are_named(
         ("upstream.base_url", "http://me:pa55@up.test/a", "http://me:***@up.test/a"),
         ("upstream.base_url", "http://me@up.test", "http://me@up.test"),
         ("cache.redis_url", "redis://:pa55@a.test/0", "redis://:***@a.test/0"),
-        ("upstream.base_url", "http://up.test", "http://up.test"),
         ("upstream.base_url", "http://[::1", "http://[::1"),
         ("events.api_key", "pa55", "***"),
-        ("events.password", "pa55", "***"),
+        ("auth.session_secret", "pa55", "***"),
+        ("auth.session_secret", "", ""),
         ("cache.max_keys", 5, 5),
-        ("events.key_ttl_s", 1.0, 1.0),
         ("storage.url", "sqlite+aiosqlite:///a@b.db", "sqlite+aiosqlite:///a@b.db"),
         (
             "storage.url",
             "postgresql+asyncpg://me:p/a#5@5@h/d",
             "postgresql+asyncpg://me:***@h/d",
         ),
-        ("server.port", 8000, 8000),
     ],
 )
 def test_secrets_are_masked(name: str, value: object, shown: object) -> None:
@@ -331,8 +305,8 @@ def test_secrets_are_masked(name: str, value: object, shown: object) -> None:
     assert mask_secrets(name, value) == shown
 
 
-def test_errors_do_not_tell_secrets() -> None:
-    """A URL of no use is named without its password."""
+def test_errors_contain_no_secrets() -> None:
+    """An invalid URL is shown without its password."""
     with pytest.raises(SettingsError) as raised:
         load(environment={"COPILOT_USAGE_SERVER__PORT": "http://me:pa55@up.test"})
     assert str(raised.value) == (
@@ -340,20 +314,35 @@ def test_errors_do_not_tell_secrets() -> None:
     )
 
 
-def test_settings_that_contradict_each_other() -> None:
-    """Values that are possible alone, but not together, are named together."""
-    options = {"breaker": {"minimum_calls": 9, "window_calls": 8}}
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (
+            {"breaker": {"minimum_calls": 9, "window_calls": 8}},
+            "breaker: minimum_calls is larger than window_calls",
+        ),
+        (
+            {"usage": {"source": "events"}, "events": {"enabled": False}},
+            "usage.source: events are not enabled",
+        ),
+        (
+            {"server": {"drain_s": 5.0, "shutdown_grace_s": 5.0}},
+            "server: drain_s (5) is not within shutdown_grace_s (5)",
+        ),
+        (
+            {"upstream": {"timeout_s": 9.5, "deadline_s": 9.0}},
+            "upstream.timeout_s (9.5) is above upstream.deadline_s (9)",
+        ),
+        (
+            {"vehicles": {"deadline_s": 1.0}},
+            "vehicles.timeout_s (6) is above vehicles.deadline_s (1)",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other(
+    options: dict[str, dict[str, object]], reason: str
+) -> None:
+    """Values that contradict each other are named together."""
     with pytest.raises(SettingsError) as raised:
         load(options=options)
-    assert str(raised.value) == "breaker: minimum_calls is larger than window_calls"
-
-
-def test_usage_from_events_needs_events() -> None:
-    """Nothing would be priced where nothing is collected: the setting is named."""
-    options: dict[str, dict[str, object]] = {
-        "usage": {"source": "events"},
-        "events": {"enabled": False},
-    }
-    with pytest.raises(SettingsError) as raised:
-        load(options=options)
-    assert str(raised.value) == "usage.source: events are not enabled"
+    assert str(raised.value) == reason

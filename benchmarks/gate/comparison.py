@@ -3,8 +3,8 @@
 The sides are measured in the order A B B A, so that a machine that slows down or
 speeds up favours neither. Each pair gives a ratio, above 1 where this checkout is
 better. The median ratio is the result; the noise is the median distance of the ratios
-from it (MAD). A figure looks worse where the result is below 1 by more than twice the
-noise, and by more than 3 %; it fails a run when it looks so twice.
+from it (MAD). A figure is worse if the result is below 1 by more than twice the noise,
+and by more than 3 %. It fails a run if it is worse twice.
 """
 
 import statistics

@@ -35,7 +35,7 @@ from benchmarks.load.processes import (
 from benchmarks.load.senders import Outcome, Plan
 from benchmarks.load.wrk import Target
 from benchmarks.upstreams import free_port
-from service.sandbox.vpic import VPIC_PATH
+from service.sandbox.fake_vpic import VPIC_PATH
 
 SMALL_PERIOD: Final = 110
 LARGE_PERIOD: Final = 100_000
@@ -258,6 +258,7 @@ def _database_in(folder: Path) -> str:
 def _make_key(tree: Tree, storage_url: str) -> str:
     """Make an API key in a new database; it is the last word that is printed."""
     environment = {"COPILOT_USAGE_STORAGE__URL": storage_url}
+    _run(tree.command("migrate"), tree, environment)
     return _run(tree.command("keys", "add", "bench"), tree, environment).split()[-1]
 
 

@@ -1,6 +1,7 @@
 """Source tree of another revision, with a Python that has what that revision needs.
 
-Both are kept below `.cache/bench`: the tree by its commit, the environment by its lock.
+Both are stored below `.cache/bench`: the tree by its commit, the environment by its
+lock.
 """
 
 import hashlib

@@ -21,7 +21,7 @@ from benchmarks.load.bill import WrongAnswer
 from benchmarks.load.loopback import loopback
 from benchmarks.load.processes import LOAD_CORE, Missing, pin_to, sandbox, service
 from benchmarks.load.runner import Watch, first_bill, run
-from benchmarks.load.scenarios import MOST_SECONDS, SCENARIOS, Scenario
+from benchmarks.load.scenarios import MAX_SECONDS, SCENARIOS, Scenario
 from benchmarks.load.watches import Memory, Outage, nothing
 
 LATENCY: Final = "latency"
@@ -41,7 +41,7 @@ class Target(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what was asked for: 0 is well, 1 a wrong or missing answer, 2 of no use."""
+    """Run a scenario: 0 for success, 1 for a wrong answer, 2 for invalid options."""
     options = _parser().parse_args(arguments)
     try:
         with _target(options) as target:
@@ -70,8 +70,8 @@ def _play(options: argparse.Namespace, target: Target) -> list[str]:
 
 def _measure_latency(options: argparse.Namespace, target: Target) -> list[str]:
     seconds = options.seconds or SECONDS
-    if not 0 < seconds <= MOST_SECONDS:
-        raise ValueError(f"at most {MOST_SECONDS} s")
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"at most {MAX_SECONDS} s")
     first_bill(target.host, target.upstream)
     answers = latency.measure(target.host, options.path, options.rate, seconds)
     title = f"GET {options.path} at {options.rate:g} requests a second"

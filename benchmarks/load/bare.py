@@ -1,4 +1,4 @@
-"""The measure for a held answer: a bare aiohttp handler that returns the same bytes.
+"""The comparison for a cached answer: a bare aiohttp handler with the same bytes.
 
 python -m benchmarks.load.bare FILE PORT
 """

@@ -1,7 +1,7 @@
-"""What the right bill is, and whether an answer agrees with it.
+"""The expected answers of a load run, and the check of an answer against them.
 
-The first answer is the measure of all later ones, after it was held against its own
-sums by day and by report, and against upstream's messages where those can be had.
+Later answers are compared with the first one. That one is checked against its sums by
+day and by report, and against the upstream's messages if they are available.
 Amounts are whole hundredths of a credit.
 """
 

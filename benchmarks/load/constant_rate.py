@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from benchmarks.load.loopback import loopback
 from benchmarks.load.processes import LOAD_CORE, Missing, pinned, tool
 
-MOST_REQUESTS: Final = 2_000_000
+MAX_REQUESTS: Final = 2_000_000
 MOST_PER_CONNECTION_PER_S: Final = 100
 """h2load's timer ticks every 10 ms: a faster connection would send in bursts."""
 GRACE_S: Final = 60.0
@@ -70,8 +70,8 @@ def percentile_ms(answers: Sequence[Answer], percent: float) -> float:
 def _options(per_s: float, seconds: float, wanted: int) -> list[str]:
     connections = max(wanted, math.ceil(per_s / MOST_PER_CONNECTION_PER_S))
     each = max(1, round(per_s * seconds / connections))
-    if each * connections > MOST_REQUESTS:
-        raise ValueError(f"more than {MOST_REQUESTS:,} requests")
+    if each * connections > MAX_REQUESTS:
+        raise ValueError(f"more than {MAX_REQUESTS:,} requests")
     apart_ms = max(1, round(1_000 / per_s))
     return [
         f"--clients={connections}",

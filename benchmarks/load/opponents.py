@@ -1,4 +1,4 @@
-"""What a held answer is measured against: bare aiohttp, and nginx with a file."""
+"""Servers to compare a cached answer with: bare aiohttp, and nginx with a file."""
 
 import sys
 from collections.abc import Iterator

@@ -195,7 +195,7 @@ def family(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process and all below it hold in memory; shared pages count once (PSS)."""
+    """Return the memory of a process tree in bytes; shared pages count once (PSS)."""
     return sum(map(_resident_bytes, family(pid)))
 
 
@@ -218,7 +218,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
-    """Whether it answers at all before it ends or the time is over."""
+    """Return whether a process answers before it ends or the time is over."""
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
         try:

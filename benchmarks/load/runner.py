@@ -27,7 +27,7 @@ Listener = Callable[..., None]
 
 @dataclass(frozen=True)
 class Watch:
-    """What is done beside the load: played in a thread, told of every answer."""
+    """A task during the load: it runs in a thread, and observes every answer."""
 
     play: Callable[[float], None]
     """Called once with the scenario's seconds when the load starts."""
@@ -38,7 +38,7 @@ class Watch:
 
 
 def first_bill(host: str, upstream: str | None) -> Bill:
-    """The bill at the start, held against its sums and against upstream's messages."""
+    """Fetch the first answer, checked against its sums and the upstream's messages."""
     body, headers = get(f"{host}/usage", PLAIN)
     bill = Bill(body)
     bill.check_whole(body, headers.get("ETag") or "")

@@ -5,9 +5,9 @@ from typing import Final, NamedTuple
 
 from benchmarks.load.users import EVERYTHING, USAGE, Tasks
 
-MOST_USERS: Final = 500
-MOST_SECONDS: Final = 900
-MOST_REQUESTS: Final = 1_000_000
+MAX_USERS: Final = 500
+MAX_SECONDS: Final = 900
+MAX_REQUESTS: Final = 1_000_000
 
 
 class Stage(NamedTuple):
@@ -26,11 +26,11 @@ class Scenario:
     stages: tuple[Stage, ...]
     per_user_per_s: float
     """Calls of one user a second at most; 0 is one after another."""
-    requests: int = MOST_REQUESTS
+    requests: int = MAX_REQUESTS
 
     @property
     def seconds(self) -> float:
-        """How long it takes at most."""
+        """Maximum duration in seconds."""
         return sum(stage.seconds for stage in self.stages)
 
     def bounded(
@@ -49,13 +49,13 @@ class Scenario:
             requests=self.requests if requests is None else requests,
         )
         if (
-            not 0 < other.seconds <= MOST_SECONDS
-            or not 0 < max(stage.users for stage in other.stages) <= MOST_USERS
-            or not 0 < other.requests <= MOST_REQUESTS
+            not 0 < other.seconds <= MAX_SECONDS
+            or not 0 < max(stage.users for stage in other.stages) <= MAX_USERS
+            or not 0 < other.requests <= MAX_REQUESTS
         ):
             raise ValueError(
-                f"at most {MOST_SECONDS} s, {MOST_USERS} users and "
-                f"{MOST_REQUESTS:,} requests"
+                f"at most {MAX_SECONDS} s, {MAX_USERS} users and "
+                f"{MAX_REQUESTS:,} requests"
             )
         return other
 

@@ -25,7 +25,7 @@ LENGTH: Final = b"content-length: "
 
 
 class Plan(msgspec.Struct):
-    """What to send: so many requests of so many events, on so many connections."""
+    """Numbers of requests, of events in each, and of connections."""
 
     port: int
     key: str
@@ -38,7 +38,7 @@ class Plan(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct):
-    """What came of it; `taken_ms` counts from when each request was due."""
+    """Results of sending; `taken_ms` counts from when each request was due."""
 
     seconds: float
     accepted: int
@@ -93,7 +93,7 @@ class Sender(asyncio.Protocol):
         self._transport = cast(asyncio.WriteTransport, transport)
 
     def send(self, request: bytes, due: float) -> None:
-        """Send one; the load is told of its answer."""
+        """Send a request, and report its answer to the load."""
         self._due = due
         self._transport.write(request)
 

@@ -51,7 +51,7 @@ def read_usage(caller: Caller) -> None:
 
 
 def read_plain_usage(caller: Caller) -> None:
-    """The whole period as it stands."""
+    """The whole period, not compressed."""
     with caller.asking("/usage", "/usage", PLAIN) as response:
         caller.bill.check_whole(response.content, response.headers.get("ETag", ""))
 
@@ -86,14 +86,16 @@ def read_reports(caller: Caller) -> None:
         caller.bill.check_reports(response.content)
 
 
-def read_dearest(caller: Caller) -> None:
-    """The first page of the dearest messages."""
+def read_expensive(caller: Caller) -> None:
+    """The first page of the most expensive messages."""
     path = f"/usage?sort=credits_used:desc&limit={PAGE}"
     with caller.asking(path, "/usage?sort&limit", PLAIN) as response:
         page = caller.bill.check_part(response.content)
         prices = [item["credits_used"] for item in page]
         all_prices = map(itemgetter("credits_used"), caller.bill.items)
-        expect(prices == sorted(all_prices, reverse=True)[:PAGE], "not the dearest")
+        expect(
+            prices == sorted(all_prices, reverse=True)[:PAGE], "not the most expensive"
+        )
 
 
 def read_since(caller: Caller) -> None:
@@ -106,7 +108,7 @@ def read_since(caller: Caller) -> None:
 
 
 def read_health(caller: Caller) -> None:
-    """Whether the process answers."""
+    """Liveness of the process."""
     with caller.asking("/health/live", "/health/live", PLAIN):
         pass
 
@@ -121,7 +123,7 @@ EVERYTHING: Final[Tasks] = {
     read_message: 6,
     read_daily: 2,
     read_reports: 2,
-    read_dearest: 3,
+    read_expensive: 3,
     read_since: 2,
     read_health: 2,
 }

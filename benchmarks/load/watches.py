@@ -1,4 +1,4 @@
-"""What is watched or done beside the load: memory, and an upstream that dies."""
+"""Tasks during the load: measuring memory, and stopping the upstream."""
 
 import os
 import shlex

@@ -1,1 +1,1 @@
-"""Events of client applications: collected once each, kept, and asked for."""
+"""Events of applications: collection, exactly once each, and queries."""

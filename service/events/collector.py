@@ -1,72 +1,108 @@
-"""Collecting: from a request's body to its receipt, and failed events once more."""
+"""Collection of events: from a request's body to its receipt, and replays."""
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
 
-from service import metrics
+from service.events import metrics
+from service.events.backlog import Reservation
+from service.events.counting import Counting
 from service.events.errors import ReplayRefused
 from service.events.ingest import Ingest, result_of, running_ingest
-from service.events.model import Failure, Receipt, Result
-from service.events.questions import Questions
-from service.events.reading import EventReader, split_body
+from service.events.model import EventFailure, EventResult, Receipt
+from service.events.parsing import EventParser, split_body
+from service.events.queries import EventQueries
 from service.events.retention import Retention
 from service.events.schemas import load_types
 from service.events.store import EventStore
-from service.settings import Events as EventSettings
-from service.settings import config_folder
+from service.settings import EventsSettings, Settings, config_folder
+from service.storage.breaker import PROBE_INTERVAL_S
 from service.storage.database import Database
+from service.storage.maintenance import in_background
+from service.web.health import Unready
 
 log = structlog.get_logger()
 
 
 class Collector:
-    """All that is done with events; `open_collector` makes one."""
+    """Collects, queries and replays events; `open_collector` opens one."""
 
     def __init__(
         self,
-        settings: EventSettings,
+        settings: EventsSettings,
         database: Database,
         ingest: Ingest,
-        reader: EventReader,
+        parser: EventParser,
     ) -> None:
         self.settings = settings
-        self.questions = Questions(database)
+        self.queries = EventQueries(database)
         self._store = EventStore(database)
+        self._breaker = database.breaker
         self._ingest = ingest
-        self._reader = reader
+        self._parser = parser
+
+    @property
+    def failure(self) -> str | None:
+        """The reason why no events are stored any more; None while they are."""
+        return self._ingest.failure
+
+    @property
+    def backlog(self) -> tuple[int, int]:
+        """The events that wait to be written, and the bytes of their bodies."""
+        return self._ingest.backlog
+
+    async def check_writer(self) -> Unready | None:
+        """Return why no events are stored any more, or None."""
+        return Unready(self.failure) if self.failure else None
+
+    async def check_ready(self) -> Unready | None:
+        """Return why events cannot be stored now, or None."""
+        if self._breaker.is_away:
+            return Unready("the database does not answer", PROBE_INTERVAL_S)
+        return await self.check_writer()
+
+    def reserve(
+        self, application: str, size: int
+    ) -> AbstractContextManager[Reservation]:
+        """Reserve the bytes of a request's body before it is read.
+
+        Raises `BacklogFull` and `StorageUnavailable`.
+        """
+        return self._ingest.reserve(application, size)
 
     async def collect(
-        self, body: bytes, content_type: str, application: str
+        self, body: bytes, content_type: str, reservation: Reservation
     ) -> Receipt:
         """Store the events of a request's body; they are on disk when this returns.
 
-        Raises `BadBody`, `BacklogFull` and `StorageError`; then nothing is stored.
+        Raises `BadBody`, `BacklogFull` and `StorageError`; then no event is stored.
         """
+        reservation.resize(len(body))
+        application = reservation.application
         sources = split_body(body, content_type, self.settings.max_events)
-        items = [self._reader.read(source, application) for source in sources]
-        receipt = await self._ingest.take(items)
-        _note(receipt, application)
+        items = [self._parser.parse(source, application) for source in sources]
+        receipt = await self._ingest.accept(items, reservation)
+        _log_receipt(receipt, application)
         return receipt
 
-    async def replay(self, application: str, failed_id: str) -> Result:
-        """Check a failed event again; it is one no more where it keeps its contract.
+    async def replay(self, application: str, failed_id: str) -> EventResult:
+        """Validate a failed event again, and store it as an event if it is valid now.
 
         Raises `FailedEventNotFound`, `ReplayRefused` and `StorageError`.
         """
-        source = await self.questions.find_failed(application, failed_id)
-        event = self._reader.read(source.encode(), application)
-        if isinstance(event, Failure):
+        source = await self.queries.find_failed(application, failed_id)
+        event = self._parser.parse(source.encode(), application)
+        if isinstance(event, EventFailure):
             reasons = "; ".join(
                 f"{each.path or '/'}: {each.message}" for each in event.errors
             )
             raise ReplayRefused(reasons)
-        (arrival,) = self._ingest.arrive([event])
-        stored = await self._store.replay(failed_id, arrival)
+        # By the ingest, which keeps times of arrival unique in this process.
+        (received,) = self._ingest.stamp([event])
+        stored = await self._store.replay(failed_id, received)
         result = result_of(event, stored)
         log.info(
             "events.replayed",
@@ -80,30 +116,26 @@ class Collector:
 
 @asynccontextmanager
 async def open_collector(
-    settings: EventSettings, database: Database
+    every: Settings, database: Database
 ) -> AsyncIterator[Collector]:
-    """Collect as long as this lasts; at its end all that was taken is stored."""
+    """Open a collector; all accepted events are stored when the context ends."""
+    settings = every.events
     folder = Path(settings.types_folder) if settings.types_folder else None
     types = load_types(settings, folder or config_folder() / "event_types")
-    reader = EventReader(types, settings.future_skew_s)
+    parser = EventParser(types, settings.future_skew_s)
     async with AsyncExitStack() as stack:
         ingest = await stack.enter_async_context(
-            running_ingest(settings, EventStore(database))
+            running_ingest(settings, EventStore(database), every.limits.queue_wait_s)
         )
+        await stack.enter_async_context(in_background(Counting(database).run()))
         retention = Retention(settings, database)
         if retention.is_on:
-            removing = asyncio.create_task(retention.run())
-            stack.push_async_callback(_end, removing)
-        yield Collector(settings, database, ingest, reader)
+            await stack.enter_async_context(in_background(retention.run()))
+        yield Collector(settings, database, ingest, parser)
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
-
-
-def _note(receipt: Receipt, application: str) -> None:
-    """Say and count what became of a request's events."""
+def _log_receipt(receipt: Receipt, application: str) -> None:
+    """Log and count the results of a request's events."""
     results = receipt.results
     codes = [error.code for each in results for error in each.errors or ()]
     statuses: Counter[str] = Counter([each.status for each in results])

@@ -1,34 +1,34 @@
-"""How collecting and asking for events fail as a whole.
+"""Errors of collecting and querying events.
 
 EventsError
-├── BadBody               a request's body that holds no events at all
-│   ├── NotJson           it is not JSON, or not in its form
-│   └── TooManyEvents     it holds more than a request may
-├── BacklogFull           more events wait for the disk than may
-├── SessionNotFound       no event of the session is kept
-├── FailedEventNotFound   no failed event has this id
-└── ReplayRefused         a failed event that still breaks its contract
+├── BadBody               the body of a request has no events.
+│   ├── NotJson           the body is not JSON, or not of its media type.
+│   └── TooManyEvents     the body has more events than a request may have.
+├── BacklogFull           too many events wait to be written.
+├── SessionNotFound       no event of the session is stored.
+├── FailedEventNotFound   no failed event has this id.
+└── ReplayRefused         the replayed event is still invalid.
 """
 
 
 class EventsError(Exception):
-    """Something about events did not work out."""
+    """An operation on events failed."""
 
 
 class BadBody(EventsError):
-    """A request's body holds no events that could be kept, not even as failed ones."""
+    """A request's body has no events to store, not even as failed events."""
 
 
 class NotJson(BadBody):
-    """The body is not JSON, not UTF-8, or nested beyond reason."""
+    """The body is not JSON, not UTF-8, or nested too deeply."""
 
 
 class TooManyEvents(BadBody):
-    """The body holds more events than one request may."""
+    """The body has more events than one request may have."""
 
 
 class BacklogFull(EventsError):
-    """More events wait to be written than are allowed to."""
+    """The events that wait to be written have reached `events.max_backlog`."""
 
     retry_after_s = 1.0
 
@@ -42,4 +42,4 @@ class FailedEventNotFound(EventsError):
 
 
 class ReplayRefused(EventsError):
-    """A failed event breaks its contract still."""
+    """The replayed event is still invalid, or its id belongs to another event."""

@@ -1,59 +1,67 @@
-"""The endpoints of events: sending them, asking for them, and mending failed ones."""
+"""Endpoints of events: send, query, and replay failed events."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Annotated, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
 
+from service.events import problems
 from service.events.collector import Collector
 from service.events.model import (
-    MAX_NAME_CHARS,
     Envelope,
     EventList,
+    EventResult,
     FailedList,
     Receipt,
-    Result,
     Session,
     Stats,
 )
-from service.events.questions import (
-    Cursor,
-    EventCursor,
-    FailedCursor,
-    Filter,
-    StatsBy,
-    Storable,
+from service.events.parsing import NDJSON
+from service.events.queries import EventQueries
+from service.events.query_parameters import (
+    ApplicationParameters,
+    FilterParameters,
+    ListParameters,
+    StatsParameters,
 )
-from service.events.reading import NDJSON
-from service.parameters import encode_cursor, parse_cursor, parse_instant
-from service.web import problems
-from service.web.bodies import read_body
-from service.web.keys import GATE, application_for
-from service.web.routes import Body, Endpoints, NoParameters, json_answer
+from service.events.statements import (
+    EventCursor,
+    EventFilter,
+    FailedCursor,
+    ListCursor,
+)
+from service.observability.stages import stage
+from service.settings import Settings
+from service.web.auth import KEY, ApiKey, application_for
+from service.web.bodies import BODY_PROBLEMS, max_size, read_body
+from service.web.http_cache.conditional import check_if_match
+from service.web.lanes import Lane, LaneKinds, LaneLimits
+from service.web.limits import Limits
+from service.web.parameters import encode_cursor, parse_cursor
+from service.web.problems import NOT_JSON, STORAGE_UNAVAILABLE
+from service.web.routes import (
+    NO_STORE,
+    Endpoints,
+    NoParameters,
+    RequestBody,
+    json_answer,
+)
 
 COLLECTOR: Final = web.AppKey("collector", Collector)
-FORMS: Final = ("application/json", NDJSON)
-DEFAULT_LIMIT: Final = 100
-MAX_LIMIT: Final = 1_000
+QUERIES: Final = web.AppKey("event_queries", Lane)
+TEXT: Final = "text/plain"
+"""Read as JSON: pages send it where they may send no other type."""
+MEDIA_TYPES: Final = ("application/json", NDJSON, TEXT)
 
-KEY_PROBLEMS: Final = (
-    problems.UNAUTHORIZED,
-    problems.RATE_LIMITED,
-    problems.STORAGE_UNAVAILABLE,
+QUERY_PROBLEMS: Final = (
+    STORAGE_UNAVAILABLE,
+    problems.QUERIES_FULL,
+    problems.QUERY_TIMEOUT,
 )
-QUESTION_PROBLEMS: Final = (*KEY_PROBLEMS, problems.FORBIDDEN)
-BODY_PROBLEMS: Final = (
-    problems.NOT_JSON,
-    problems.BODY_INCOMPLETE,
-    problems.BODY_TOO_SLOW,
-    problems.BODY_TOO_LARGE,
-    problems.UNSUPPORTED_MEDIA_TYPE,
-)
-NEXT: Final = {"Link": "The next page, where there is one."}
+LINK_HEADER: Final = {"Link": "The next page, if there is one."}
 
 EXAMPLE: Final = {
     "session_id": "e2085be5-9137-4e4e-80b5-f1ffddc25423",
@@ -63,79 +71,24 @@ EXAMPLE: Final = {
     "timestamp": "2021-01-01 09:15:27.243860",
 }
 
-Text = Annotated[Storable, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
-"""What is asked for is within the bounds of what is kept."""
-Application = Annotated[
-    Text | None,
-    Meta(description="Another application's events, for a key that may read all."),
-]
-
 endpoints = Endpoints()
-
-
-class FilterParameters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The parameters of every list of events."""
-
-    session_id: Annotated[Text | None, Meta(description="One session's.")] = None
-    category: Annotated[Text | None, Meta(description="Of one category.")] = None
-    name: Annotated[Text | None, Meta(description="Of one name.")] = None
-    since: Annotated[
-        str | None, Meta(description="Only events at or after this moment.")
-    ] = msgspec.field(name="from", default=None)
-    until: Annotated[
-        str | None, Meta(description="Only events before this moment.")
-    ] = msgspec.field(name="to", default=None)
-    application: Application = None
-
-    def filter(self, application: str) -> Filter:
-        """The same, understood; raises `InvalidParameter`."""
-        return Filter(
-            application=application,
-            session_id=self.session_id,
-            category=self.category,
-            name=self.name,
-            since=parse_instant("from", self.since),
-            until=parse_instant("to", self.until),
-        )
-
-
-class ListParameters(FilterParameters, frozen=True, kw_only=True):
-    """The parameters of lists that come in pages."""
-
-    limit: Annotated[
-        Annotated[int, Meta(ge=1, le=MAX_LIMIT)],
-        Meta(description="Events on a page at most."),
-    ] = DEFAULT_LIMIT
-    cursor: Annotated[
-        str | None, Meta(description="The next page, from a Link header.")
-    ] = None
-
-
-class StatsParameters(FilterParameters, frozen=True, kw_only=True):
-    """The parameters of counts."""
-
-    by: Annotated[StatsBy, Meta(description="What to count by.")] = "category"
-
-
-class ApplicationParameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """The parameters of what belongs to one application."""
-
-    application: Application = None
 
 
 @endpoints.post(
     "/events",
     parameters=NoParameters,
-    body=Body(
-        {"application/json": Envelope | list[Envelope], NDJSON: None},
-        "One event, a list of them, or one a line; gzip is taken.",
+    body=RequestBody(
+        {"application/json": Envelope | list[Envelope], NDJSON: None, TEXT: None},
+        "One event, a list of events, or one event per line; gzip is accepted. "
+        "Plain text is read as JSON.",
         example=EXAMPLE,
     ),
     answer=Receipt,
     status=HTTPStatus.ACCEPTED,
-    needs_key=True,
+    scope="events:write",
     problems=(
-        *KEY_PROBLEMS,
+        STORAGE_UNAVAILABLE,
+        NOT_JSON,
         *BODY_PROBLEMS,
         problems.TOO_MANY_EVENTS,
         problems.BACKLOG_FULL,
@@ -144,22 +97,26 @@ class ApplicationParameters(Struct, frozen=True, forbid_unknown_fields=True):
 async def send_events(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
-    """Send events; each is on disk when this is answered, once however often sent.
+    """Send events; they are on disk when the answer is sent, each of them once.
 
-    An event that breaks its contract is kept as a failed event, with what is wrong
-    with it. The same `id` with the same content is a duplicate, with another content a
-    conflict; without an `id`, the content decides.
+    An invalid event is stored as a failed event, with its errors. The same `id` with
+    the same content is a duplicate, with other content a conflict. Without an `id`, the
+    content identifies the event.
     """
-    key = await request.app[GATE].admit(request)
+    key = request[KEY]
     collector = request.app[COLLECTOR]
     settings = collector.settings
-    body = await read_body(
-        request,
-        FORMS,
-        most=settings.max_body_bytes,
-        within_s=settings.body_timeout_s,
-    )
-    receipt = await collector.collect(body, request.content_type, key.application)
+    max_bytes = settings.max_body_bytes
+    with collector.reserve(key.application, max_size(request, max_bytes)) as reserved:
+        body = await read_body(
+            request,
+            MEDIA_TYPES,
+            max_bytes=max_bytes,
+            timeout_s=settings.body_timeout_s,
+        )
+        check_if_match(request, None)
+        with stage("storage"):
+            receipt = await collector.collect(body, request.content_type, reserved)
     return _answer(receipt, status=HTTPStatus.ACCEPTED)
 
 
@@ -167,18 +124,18 @@ async def send_events(
     "/events",
     parameters=ListParameters,
     answer=EventList,
-    headers=NEXT,
-    needs_key=True,
-    problems=QUESTION_PROBLEMS,
+    headers=LINK_HEADER,
+    scope="events:read",
+    problems=QUERY_PROBLEMS,
 )
 async def list_events(
     request: web.Request, parameters: ListParameters
 ) -> web.StreamResponse:
-    """Events of your application, by timestamp and then arrival."""
-    wanted = await _question(request, parameters)
+    """List the events of your application, by timestamp and then arrival."""
+    key, event_filter = _authorized_filter(request, parameters)
     cursor = parse_cursor(parameters.cursor, EventCursor)
-    questions = request.app[COLLECTOR].questions
-    page = await questions.events(wanted, parameters.limit, cursor)
+    async with _queries(request, key) as queries:
+        page = await queries.events(event_filter, parameters.limit, cursor)
     return _answer(EventList(page.items), _link(request, page.next))
 
 
@@ -186,28 +143,28 @@ async def list_events(
     "/events/failed",
     parameters=ListParameters,
     answer=FailedList,
-    headers=NEXT,
-    needs_key=True,
-    problems=QUESTION_PROBLEMS,
+    headers=LINK_HEADER,
+    scope="events:read",
+    problems=QUERY_PROBLEMS,
 )
 async def list_failed_events(
     request: web.Request, parameters: ListParameters
 ) -> web.StreamResponse:
-    """Events that broke their contract, as they were sent, by arrival."""
-    wanted = await _question(request, parameters)
+    """List failed events, as they were sent, by arrival."""
+    key, event_filter = _authorized_filter(request, parameters)
     cursor = parse_cursor(parameters.cursor, FailedCursor)
-    questions = request.app[COLLECTOR].questions
-    page = await questions.failed(wanted, parameters.limit, cursor)
+    async with _queries(request, key) as queries:
+        page = await queries.failed(event_filter, parameters.limit, cursor)
     return _answer(FailedList(page.items), _link(request, page.next))
 
 
 @endpoints.post(
     "/events/failed/{id}/replay",
     parameters=ApplicationParameters,
-    answer=Result,
-    needs_key=True,
+    answer=EventResult,
+    scope="events:manage",
     problems=(
-        *QUESTION_PROBLEMS,
+        STORAGE_UNAVAILABLE,
         problems.FAILED_EVENT_NOT_FOUND,
         problems.REPLAY_REFUSED,
     ),
@@ -215,26 +172,29 @@ async def list_failed_events(
 async def replay_failed_event(
     request: web.Request, parameters: ApplicationParameters
 ) -> web.StreamResponse:
-    """Check a failed event again, and accept it if it keeps its contract by now."""
-    key = await request.app[GATE].admit(request)
-    application = application_for(key, parameters.application)
+    """Validate a failed event again, and accept it if it is valid now."""
+    application = application_for(request[KEY], parameters.application)
+    check_if_match(request, None)
     collector = request.app[COLLECTOR]
-    return _answer(await collector.replay(application, request.match_info["id"]))
+    with stage("storage"):
+        result = await collector.replay(application, request.match_info["id"])
+    return _answer(result)
 
 
 @endpoints.get(
     "/events/stats",
     parameters=StatsParameters,
     answer=Stats,
-    needs_key=True,
-    problems=QUESTION_PROBLEMS,
+    scope="events:read",
+    problems=QUERY_PROBLEMS,
 )
 async def count_events(
     request: web.Request, parameters: StatsParameters
 ) -> web.StreamResponse:
-    """How many events there are by category, name or hour; of failed ones, by error."""
-    wanted = await _question(request, parameters)
-    counts = await request.app[COLLECTOR].questions.count(parameters.by, wanted)
+    """Count events by category, name or hour; failed events by error."""
+    key, event_filter = _authorized_filter(request, parameters)
+    async with _queries(request, key) as queries:
+        counts = await queries.count(parameters.by, event_filter)
     return _answer(Stats(parameters.by, counts))
 
 
@@ -242,30 +202,51 @@ async def count_events(
     "/sessions/{session_id}",
     parameters=ApplicationParameters,
     answer=Session,
-    needs_key=True,
-    problems=(*QUESTION_PROBLEMS, problems.SESSION_NOT_FOUND),
+    scope="events:read",
+    problems=(*QUERY_PROBLEMS, problems.SESSION_NOT_FOUND),
 )
 async def read_session(
     request: web.Request, parameters: ApplicationParameters
 ) -> web.StreamResponse:
-    """A session's first and last time, its number of events, and its events in order.
+    """Read a session: first and last time, number of events, and events in order.
 
-    Of a session with more than 10,000 events it lists the first of them; `GET /events`
-    has them all.
+    The answer lists at most the first 10,000 events; `GET /events` lists all.
     """
-    key = await request.app[GATE].admit(request)
+    key = request[KEY]
     application = application_for(key, parameters.application)
     session_id = request.match_info["session_id"]
-    questions = request.app[COLLECTOR].questions
-    return _answer(await questions.session(application, session_id))
+    async with _queries(request, key) as queries:
+        session = await queries.session(application, session_id)
+    return _answer(session)
 
 
-async def _question(request: web.Request, parameters: FilterParameters) -> Filter:
-    key = await request.app[GATE].admit(request)
-    return parameters.filter(application_for(key, parameters.application))
+def open_lane(limits: Limits, settings: Settings) -> Lane:
+    """Return the lane of queries on events."""
+    bounds = LaneLimits.of(
+        settings.limits,
+        concurrency=settings.events.max_queries,
+        time_limit_s=settings.events.query_timeout_s,
+    )
+    kinds = LaneKinds(problems.QUERIES_FULL, problems.QUERY_TIMEOUT)
+    return Lane("event_queries", kinds, bounds, limits.clients.group_of)
 
 
-def _link(request: web.Request, cursor: Cursor | None) -> dict[str, str]:
+def _authorized_filter(
+    request: web.Request, parameters: FilterParameters
+) -> tuple[ApiKey, EventFilter]:
+    key = request[KEY]
+    return key, parameters.filter(application_for(key, parameters.application))
+
+
+@asynccontextmanager
+async def _queries(request: web.Request, key: ApiKey) -> AsyncIterator[EventQueries]:
+    """Enter the lane of queries, in which the applications of keys take turns."""
+    async with request.app[QUERIES].enter(request, key.application):
+        with stage("storage"):
+            yield request.app[COLLECTOR].queries
+
+
+def _link(request: web.Request, cursor: ListCursor | None) -> dict[str, str]:
     if cursor is None:
         return {}
     target = request.rel_url.update_query(cursor=encode_cursor(cursor))
@@ -278,5 +259,5 @@ def _answer(
     *,
     status: HTTPStatus = HTTPStatus.OK,
 ) -> web.Response:
-    """An answer for those alone who have the key: no cache may keep it for others."""
-    return json_answer(value, {"Cache-Control": "no-store", **headers}, status=status)
+    # A shared cache does not know that `X-API-Key` is a credential.
+    return json_answer(value, {**NO_STORE, **headers}, status=status)

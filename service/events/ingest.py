@@ -1,198 +1,332 @@
-"""Ingesting events: those of many requests go to disk in one commit, without delay.
+"""Group commit of events: one transaction stores the events of many requests.
 
-Requests hand their events over and wait. One writer takes what has gathered, stores it
-as a group, and answers all of them; meanwhile the next group gathers. What cannot be
-stored is refused to those who sent it: nothing is answered that is not on disk.
+Requests submit their events and wait. One writer stores a group of queued requests in
+one transaction, and then completes them; meanwhile the next group forms. A request is
+answered only after its events are on disk. It reserves the bytes of its body before it
+reads it, and waits in the queue for a bounded time.
 """
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from itertools import count
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import count, islice
+from typing import Final
 
 import structlog
 
-from service import metrics
+from service.events import metrics
+from service.events.backlog import FairBound, Reservation, Submission, TurnQueue
 from service.events.errors import BacklogFull
-from service.events.model import Event, Failure, Receipt, Result
-from service.events.store import Arrival, EventStore, Stored
-from service.instants import now_us
-from service.settings import Events as EventSettings
-from service.storage.errors import StorageError, ValueRefused
+from service.events.model import Event, EventFailure, EventResult, Receipt
+from service.events.store import EventStore, ReceivedEvent, Stored
+from service.instants import US_PER_S, now_us
+from service.observability.metrics import SUCCESS
+from service.settings import EventsSettings
+from service.storage.errors import (
+    CircuitOpen,
+    StorageError,
+    StorageUnavailable,
+    ValueRefused,
+)
+from service.web.lane_metrics import LaneMetrics
+
+LANE: Final = "event_ingest"
+CANCEL_S: Final = 0.5
+"""Time in which a cancelled writer must end; then it is left behind."""
+RECOVERY_S: Final = 1.0
+"""Pause after a defect of the program, which may show again at once."""
+MAX_AHEAD_S: Final = 10
+"""Maximum time by which times of arrival stay ahead of a clock that has gone back."""
 
 log = structlog.get_logger()
 
 
-class Submission(NamedTuple):
-    """One request's events, in its order, and whom to tell what became of them."""
-
-    arrivals: list[Arrival]
-    stored: asyncio.Future[list[Stored]]
-
-
 class Ingest:
-    """Takes events from requests; `running_ingest` makes one and ends it."""
+    """Queues events of requests and writes them; `running_ingest` opens one."""
 
     def __init__(
         self,
-        settings: EventSettings,
+        settings: EventsSettings,
         store: EventStore,
+        queue_wait_s: float,
         clock: Callable[[], int] = now_us,
     ) -> None:
+        self.failure: str | None = None
+        """The reason why no events are written any more."""
         self._store = store
         self._clock = clock
         self._wait_s = settings.commit_wait_ms / 1000
-        self._most = settings.commit_max_events
-        self._max_backlog = settings.max_backlog
-        self._waiting: deque[Submission] = deque()
-        self._backlog = 0
-        self._has_some = asyncio.Event()
-        self._has_enough = asyncio.Event()
-        self._last_arrival = 0
+        self._max_group_events = settings.commit_max_events
+        self._queue_wait_s = queue_wait_s
+        self._queue = TurnQueue()
+        self._writing: list[Submission] = []
+        self._events = FairBound(settings.max_backlog)
+        self._bytes = FairBound(settings.max_backlog_bytes)
+        self._not_empty = asyncio.Event()
+        self._group_full = asyncio.Event()
+        self._last_received_at = 0
         self._is_closing = False
+        self._lane = LaneMetrics(LANE)
 
-    async def take(self, items: Sequence[Event | Failure]) -> Receipt:
-        """Store a request's events; gives its receipt when they are on disk.
+    @property
+    def backlog(self) -> tuple[int, int]:
+        """The events that wait, and the bytes of bodies."""
+        return self._events.total, self._bytes.total
 
-        Raises `BacklogFull` and `StorageError`; then nothing of them is stored.
+    @contextmanager
+    def reserve(self, application: str, size: int) -> Iterator[Reservation]:
+        """Reserve the bytes of a request's body before it is read.
+
+        They are released at the end, or when the request's events do not wait any more
+        if this is later. Raises `BacklogFull` and `StorageUnavailable`.
+        """
+        self._check()
+        if not self._bytes.reserve(application, size):
+            raise self._full("queue_full", f"{self._bytes.total} bytes wait")
+        reservation = Reservation(self._bytes, application, size)
+        try:
+            yield reservation
+        finally:
+            reservation.remove_holder()
+
+    async def accept(
+        self, items: Sequence[Event | EventFailure], reservation: Reservation
+    ) -> Receipt:
+        """Store a request's events; return the receipt when they are on disk.
+
+        Raises `BacklogFull` and `StorageError`; then none of the events is stored,
+        unless the connection was lost during the commit.
         """
         if not items:
             return Receipt(accepted=0, duplicates=0, failed=0, results=[])
-        if self._is_closing:
-            raise BacklogFull("the service is about to stop")
-        if self._backlog and self._backlog + len(items) > self._max_backlog:
-            raise BacklogFull(f"{self._backlog} events wait to be written")
-        stored = asyncio.get_running_loop().create_future()
-        submission = Submission(self.arrive(items), stored)
-        self._waiting.append(submission)
-        self._count_backlog(len(items))
-        self._has_some.set()
-        if self._backlog >= self._most:
-            self._has_enough.set()
-        return _receipt(items, await stored)
+        self._check()
+        if not self._events.reserve(reservation.application, len(items)):
+            raise self._full("queue_full", f"{self._events.total} events wait")
+        submission = self._submit(items, reservation)
+        return _receipt(items, await submission.stored)
 
     async def write(self) -> None:
-        """Store group after group, until `close` and nothing waits any more."""
+        """Store group after group, until `close` is called and the queue is empty."""
         while True:
-            await self._has_some.wait()
-            if not self._waiting:
+            await self._not_empty.wait()
+            try:
+                await self._write_group()
+            except Exception as error:  # noqa: BLE001 - a defect must not end the task
+                await self._recover(error)
+            if self._queue.requests:
+                continue
+            if self._is_closing:
                 return
-            await self._gather()
-            group = self._next_group()
-            await self._store_group(group)
-            self._count_backlog(-sum(len(each.arrivals) for each in group))
-            if not self._waiting and not self._is_closing:
-                self._has_some.clear()
+            self._not_empty.clear()
+
+    async def _write_group(self) -> None:
+        await self._wait_for_more()
+        # Empty after `close`, or if all requests have waited too long.
+        self._writing = self._queue.take_group(self._max_group_events)
+        if self._writing:
+            self._start(self._writing)
+            await self._store_group(self._writing)
+            self._writing = []
+            self._lane.ended(0)
+
+    async def _recover(self, error: Exception) -> None:
+        """Fail the group in which a defect of the program showed, and pause."""
+        log.error("events.writer_failed", exc_info=error)
+        group, self._writing = self._writing, []
+        for submission in group:
+            self._complete(submission, StorageUnavailable("the writer has failed"))
+        # The next group may fail in the same way.
+        if not self._is_closing:
+            await asyncio.sleep(RECOVERY_S)
 
     def close(self) -> None:
-        """Let `write` end when all that waits is stored."""
+        """Refuse further events, and let `write` end when the queue is empty."""
         self._is_closing = True
-        self._has_some.set()
-        self._has_enough.set()
+        self._not_empty.set()
+        self._group_full.set()
 
-    def arrive(self, items: Sequence[Event | Failure]) -> list[Arrival]:
-        """Note when they came: now, or the next moments that no other one has."""
-        first = max(self._last_arrival + 1, self._clock())
-        self._last_arrival = first + len(items) - 1
-        return list(map(Arrival, items, count(first)))
-
-    async def _gather(self) -> None:
-        """Let more requests join the group: for a moment, or until it is full."""
-        if self._backlog >= self._most or not self._wait_s:
+    def on_writer_end(self, writer: asyncio.Task[None]) -> None:
+        """Fail all requests that still wait after the writer has ended."""
+        error = None if writer.cancelled() else writer.exception()
+        waiting = [*self._writing, *self._queue.take_all()]
+        if self._is_closing and error is None:
+            if waiting:
+                self._fail(waiting, StorageUnavailable("the service has stopped"))
             return
-        self._has_enough.clear()
-        try:
-            await asyncio.wait_for(self._has_enough.wait(), self._wait_s)
-        except TimeoutError:
-            return
+        self.failure = "the writer of events has ended"
+        log.error("events.writer_failed", exc_info=error)
+        for submission in waiting:
+            self._complete(submission, StorageUnavailable(self.failure))
 
-    def _next_group(self) -> list[Submission]:
-        """What is stored together: always one request, more up to the bound."""
-        group = [self._waiting.popleft()]
-        size = len(group[0].arrivals)
-        while self._waiting and size + len(self._waiting[0].arrivals) <= self._most:
-            group.append(self._waiting.popleft())
-            size += len(group[-1].arrivals)
-        return group
+    def stamp(self, items: Sequence[Event | EventFailure]) -> list[ReceivedEvent]:
+        """Give each event a time of arrival, unique in this process and increasing.
+
+        The times are those of the clock, or the next ones that are free. If the clock
+        goes back by more than `MAX_AHEAD_S`, so do the times.
+        """
+        now = self._clock()
+        # The clock may stand still or go back.
+        next_free = self._last_received_at + 1
+        is_far_ahead = next_free - now > MAX_AHEAD_S * US_PER_S
+        first = now if is_far_ahead else max(next_free, now)
+        self._last_received_at = first + len(items) - 1
+        return list(map(ReceivedEvent, items, count(first)))
+
+    def _check(self) -> None:
+        """Refuse at once what could not be written."""
+        if self.failure is not None:
+            raise StorageUnavailable(self.failure)
+        if self._is_closing:
+            raise BacklogFull("the service is about to stop")
+        self._store.check()
+
+    def _full(self, reason: str, detail: str) -> BacklogFull:
+        self._lane.refused(reason)
+        return BacklogFull(detail)
+
+    def _submit(
+        self, items: Sequence[Event | EventFailure], reservation: Reservation
+    ) -> Submission:
+        loop = asyncio.get_running_loop()
+        submission = Submission(
+            self.stamp(items), reservation, loop.create_future(), loop.time()
+        )
+        submission.timer = loop.call_later(self._queue_wait_s, self._expire, submission)
+        reservation.add_holder()
+        self._queue.append(submission)
+        self._count_waiting()
+        self._not_empty.set()
+        if self._events.total >= self._max_group_events:
+            self._group_full.set()
+        return submission
+
+    def _expire(self, submission: Submission) -> None:
+        """Refuse a request whose events have waited too long."""
+        # The writing of those that do not wait any more has begun.
+        if self._queue.remove(submission):
+            detail = f"not begun to be written in {self._queue_wait_s:g} s"
+            self._complete(submission, self._full("waited", detail))
+
+    def _complete(
+        self, submission: Submission, outcome: list[Stored] | Exception
+    ) -> None:
+        """Complete a request, and release its part of the backlog."""
+        if submission.is_complete:
+            return
+        submission.is_complete = True
+        if submission.timer is not None:
+            submission.timer.cancel()
+        self._events.change(
+            submission.reservation.application, -len(submission.received)
+        )
+        submission.reservation.remove_holder()
+        self._count_waiting()
+        # The future of a cancelled request is cancelled.
+        if submission.stored.done():
+            return
+        if isinstance(outcome, Exception):
+            submission.stored.set_exception(outcome)
+        else:
+            submission.stored.set_result(outcome)
+
+    async def _wait_for_more(self) -> None:
+        """Wait `commit_wait_ms` for other requests, or until the group is full."""
+        is_full = self._events.total >= self._max_group_events
+        if is_full or self._is_closing or not self._wait_s:
+            return
+        self._group_full.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._group_full.wait(), self._wait_s)
+
+    def _start(self, group: list[Submission]) -> None:
+        """Stop the time limit of the wait: the outcome of the write answers them."""
+        now = asyncio.get_running_loop().time()
+        for submission in group:
+            if submission.timer is not None:
+                submission.timer.cancel()
+            self._lane.started(now - submission.arrived, len(group))
+        self._count_waiting()
 
     async def _store_group(self, group: list[Submission]) -> None:
         try:
-            _tell(group, await self._commit(group))
+            stored = await self._commit(group)
         except ValueRefused as error:
             if len(group) == 1:
-                _refuse(group, error)
+                self._fail(group, error)
                 return
-            # Find out whose value the database refuses; the others are stored.
+            # One by one, to find the request whose value the database refuses.
             for submission in group:
                 await self._store_group([submission])
-        except Exception as error:  # noqa: BLE001 - told to all who wait for it
-            _refuse(group, error)
+        except Exception as error:  # noqa: BLE001 - the waiting requests raise it
+            self._fail(group, error)
+        else:
+            results = iter(stored)
+            for submission in group:
+                own = list(islice(results, len(submission.received)))
+                self._complete(submission, own)
+
+    def _fail(self, group: list[Submission], error: Exception) -> None:
+        """Log the error and raise it in all requests of the group."""
+        # The open circuit was logged when it opened.
+        if not isinstance(error, CircuitOpen):
+            log.error(
+                "events.commit_failed",
+                events=sum(len(each.received) for each in group),
+                reason=str(error),
+                **{"error.type": type(error).__name__},
+                **({} if isinstance(error, StorageError) else {"exc_info": error}),
+            )
+        for submission in group:
+            self._complete(submission, error)
 
     async def _commit(self, group: list[Submission]) -> list[Stored]:
-        arrivals = [arrival for each in group for arrival in each.arrivals]
+        received = [event for each in group for event in each.received]
         started = time.perf_counter()
         try:
-            stored = await self._store.store(arrivals)
+            stored = await self._store.store(received)
         except Exception as error:
             outcome = type(error).__name__
             metrics.commit_ended(outcome, time.perf_counter() - started)
             raise
         duration_s = time.perf_counter() - started
-        metrics.commit_ended(metrics.SUCCESS, duration_s)
+        metrics.commit_ended(SUCCESS, duration_s)
         log.debug(
             "events.committed",
-            events=len(arrivals),
+            events=len(received),
             requests=len(group),
             duration_s=round(duration_s, 6),
         )
         return stored
 
-    def _count_backlog(self, change: int) -> None:
-        self._backlog += change
-        metrics.backlog_changed(self._backlog)
+    def _count_waiting(self) -> None:
+        metrics.backlog_changed(self._events.total)
+        self._lane.waiting(self._queue.requests)
 
 
 @asynccontextmanager
 async def running_ingest(
-    settings: EventSettings, store: EventStore
+    settings: EventsSettings, store: EventStore, queue_wait_s: float
 ) -> AsyncIterator[Ingest]:
-    """Ingest as long as this lasts; at its end all that was taken is stored."""
-    ingest = Ingest(settings, store)
+    """Run an ingest; all accepted events are written when the context ends.
+
+    A write that hangs is cancelled after `queue_wait_s`.
+    """
+    ingest = Ingest(settings, store, queue_wait_s)
     writer = asyncio.create_task(ingest.write())
+    writer.add_done_callback(ingest.on_writer_end)
     try:
         yield ingest
     finally:
         ingest.close()
-        await writer
+        await asyncio.wait([writer], timeout=queue_wait_s)
+        if writer.cancel():
+            await asyncio.wait([writer], timeout=CANCEL_S)
 
 
-def _refuse(group: list[Submission], error: Exception) -> None:
-    """Tell all who wait that nothing of theirs is stored."""
-    log.error(
-        "events.commit_failed",
-        events=sum(len(each.arrivals) for each in group),
-        reason=str(error),
-        **{"error.type": type(error).__name__},
-        **({} if isinstance(error, StorageError) else {"exc_info": error}),
-    )
-    for submission in group:
-        if not submission.stored.done():
-            submission.stored.set_exception(error)
-
-
-def _tell(group: list[Submission], stored: list[Stored]) -> None:
-    at = 0
-    for submission in group:
-        size = len(submission.arrivals)
-        if not submission.stored.done():
-            submission.stored.set_result(stored[at : at + size])
-        at += size
-
-
-def _receipt(items: Sequence[Event | Failure], stored: Sequence[Stored]) -> Receipt:
+def _receipt(
+    items: Sequence[Event | EventFailure], stored: Sequence[Stored]
+) -> Receipt:
     results = [result_of(item, each) for item, each in zip(items, stored, strict=True)]
     statuses = [result.status for result in results]
     return Receipt(
@@ -203,10 +337,10 @@ def _receipt(items: Sequence[Event | Failure], stored: Sequence[Stored]) -> Rece
     )
 
 
-def result_of(item: Event | Failure, stored: Stored) -> Result:
-    """What became of one event, as it is answered."""
-    if isinstance(item, Failure):
-        return Result(item.event_id, "failed", item.errors)
+def result_of(item: Event | EventFailure, stored: Stored) -> EventResult:
+    """Return the result of one event for the receipt."""
+    if isinstance(item, EventFailure):
+        return EventResult(item.event_id, "failed", item.errors)
     if stored.conflict is not None:
-        return Result(item.id, "conflict", stored.conflict.errors)
-    return Result(item.id, "accepted" if stored.is_new else "duplicate")
+        return EventResult(item.id, "conflict", stored.conflict.errors)
+    return EventResult(item.id, "accepted" if stored.is_new else "duplicate")

@@ -1,4 +1,4 @@
-"""The nouns of events: what applications send, and what the service answers."""
+"""Types of events: what applications send, and what the service answers."""
 
 from typing import Annotated, Final, Literal
 
@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 MAX_NAME_CHARS: Final = 200
 MAX_DATA_BYTES: Final = 32 * 1024
 MAX_ERRORS: Final = 20
-"""Of one event; one who sends a thousand wrong fields learns enough from twenty."""
+"""Errors stored and answered for one event: enough to find the cause."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Status = Literal["accepted", "duplicate", "conflict", "failed"]
@@ -17,31 +17,32 @@ Status = Literal["accepted", "duplicate", "conflict", "failed"]
 Data = Annotated[
     Raw,
     Meta(
-        description="What the type says; an object of at most 32 KiB.",
+        description="An object of at most 32 KiB that matches the type's schema.",
         extra_json_schema={"type": "object"},
     ),
 ]
 
 
+# Without `gc=False` the garbage collector would track every event of a large request.
 class Envelope(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """An event as an application sends it; `timestamp` and `data` stay verbatim."""
 
-    session_id: Annotated[Name, Meta(description="The application's own.")]
+    session_id: Annotated[Name, Meta(description="The application's own session id.")]
     category: Name
     name: Name
     data: Data
     timestamp: Annotated[
         str,
-        Meta(description="ISO 8601, with `T` or a space; without an offset it is UTC."),
+        Meta(description="ISO 8601, with `T` or a space; UTC without an offset."),
     ]
     id: Annotated[
         Name | UnsetType,
-        Meta(description="The application's own; else a digest of the content."),
+        Meta(description="The application's own id; by default a content digest."),
     ] = UNSET
 
 
 class EventError(Struct, frozen=True):
-    """One thing that is wrong with an event; `path` is a JSON Pointer into it."""
+    """One error of an event; `path` is a JSON Pointer into the event."""
 
     code: str
     path: str
@@ -49,11 +50,10 @@ class EventError(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True, gc=False):
-    """An event that keeps its contract, ready to be stored.
+    """A valid event, ready to be stored.
 
-    `key` stands for application and id, `digest` for the content; `at` is the
-    timestamp as an instant. But for the last, the fields are those of the table, in its
-    order.
+    All fields but `source` are the columns of the table, in its order. `key` identifies
+    application and id, `digest` the content; `at` is the timestamp in microseconds.
     """
 
     key: bytes
@@ -70,11 +70,11 @@ class Event(Struct, frozen=True, gc=False):
     """The whole event as it was sent."""
 
 
-class Failure(Struct, frozen=True, gc=False):
-    """An event that breaks its contract, kept whole, and what could be read of it."""
+class EventFailure(Struct, frozen=True, gc=False):
+    """An invalid event: its text, its errors, and the fields that could be parsed."""
 
     id: str
-    """A digest of application and content: the same failure is kept once."""
+    """A digest of application and content: the same failure is stored once."""
     application: str
     event: str
     errors: tuple[EventError, ...]
@@ -85,8 +85,8 @@ class Failure(Struct, frozen=True, gc=False):
     at: int | None = None
 
 
-class Result(Struct, frozen=True, omit_defaults=True):
-    """What became of one event."""
+class EventResult(Struct, frozen=True, omit_defaults=True):
+    """The result of one event."""
 
     id: str | None
     status: Status
@@ -94,16 +94,16 @@ class Result(Struct, frozen=True, omit_defaults=True):
 
 
 class Receipt(Struct, frozen=True):
-    """What became of the events of one request, in the order sent."""
+    """The results of the events of one request, in the order sent."""
 
     accepted: int
     duplicates: int
     failed: int
-    results: list[Result]
+    results: list[EventResult]
 
 
 class StoredEvent(Struct, frozen=True):
-    """An event as it was sent, and when which application sent it."""
+    """An event as it was sent, with its application and the time of its arrival."""
 
     id: str
     session_id: str
@@ -122,7 +122,7 @@ class EventList(Struct, frozen=True):
 
 
 class Session(Struct, frozen=True):
-    """What one session of an application did, from its first event to its last."""
+    """One session of an application, from its first event to its last."""
 
     session_id: str
     application: str
@@ -133,7 +133,7 @@ class Session(Struct, frozen=True):
 
 
 class FailedEvent(Struct, frozen=True):
-    """An event that broke its contract: as it was sent, and what was wrong with it."""
+    """An event that failed validation: as it was sent, with its errors."""
 
     id: str
     event: Raw
@@ -148,20 +148,20 @@ class FailedList(Struct, frozen=True):
     failed: list[FailedEvent]
 
 
-class Count(Struct, frozen=True):
-    """How many there are of one kind."""
+class EventCount(Struct, frozen=True):
+    """The number of events with one value."""
 
     value: str
     events: int
 
 
 class Stats(Struct, frozen=True):
-    """Counts by what was asked for, in its order."""
+    """Counts of events by one property; hours ascend, other values by their count."""
 
     by: str
-    counts: list[Count]
+    counts: list[EventCount]
 
 
 def encode_errors(errors: tuple[EventError, ...]) -> str:
-    """Errors as they are stored."""
+    """Encode errors as the JSON text that is stored."""
     return msgspec.json.encode(errors).decode()

@@ -1,7 +1,7 @@
-"""Types of events: one JSON Schema (2020-12) each, found by category and name.
+"""Types of events: a JSON Schema (2020-12) for each category and name.
 
-A type's schema lies in `<folder>/<category>/<name>.json` and describes the event's
-`data`. All are checked when the service starts.
+The file `<folder>/<category>/<name>.json` describes the `data` of the type's events.
+All schemas are checked when the service starts.
 """
 
 from itertools import islice
@@ -12,21 +12,23 @@ import jsonschema_rs
 import msgspec
 
 from service.events.model import MAX_ERRORS, EventError
-from service.settings import Events as EventSettings
-from service.settings import SettingsError
+from service.settings import EventsSettings, SettingsError
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 MAX_MESSAGE_CHARS: Final = 300
 MAX_PATH_CHARS: Final = 200
 
-Type = tuple[str, str]
+TypeName = tuple[str, str]
 
 
 class EventTypes:
-    """The schemas of all types that have one."""
+    """The schemas of event types."""
 
     def __init__(
-        self, validators: dict[Type, jsonschema_rs.Validator], *, refuses_unknown: bool
+        self,
+        validators: dict[TypeName, jsonschema_rs.Validator],
+        *,
+        refuses_unknown: bool,
     ) -> None:
         self._validators = validators
         self._refuses_unknown = refuses_unknown
@@ -35,27 +37,28 @@ class EventTypes:
         return len(self._validators)
 
     def check(self, category: str, name: str, data: Any) -> list[EventError]:
-        """What is wrong with the data of an event of this type; mostly nothing."""
+        """Return the errors of an event's data under the schema of its type."""
         validator = self._validators.get((category, name))
         if validator is None:
-            if not self._refuses_unknown:
-                return []
-            known = "; ".join("/".join(each) for each in sorted(self._validators))
-            message = f"known types: {known}"[:MAX_MESSAGE_CHARS]
-            return [EventError("unknown_type", "/name", message)]
+            return [self._unknown_type()] if self._refuses_unknown else []
         try:
             if validator.is_valid(data):
                 return []
             found = islice(validator.iter_errors(data), MAX_ERRORS)
             return [_event_error(error) for error in found]
         except ValueError as error:
-            # It goes less deep than JSON may, and gives up on costly patterns.
+            # The validator limits the depth of data and the cost of patterns.
             message = f"cannot be checked: {error}"[:MAX_MESSAGE_CHARS]
             return [EventError("unreadable", "/data", message)]
 
+    def _unknown_type(self) -> EventError:
+        known = "; ".join("/".join(each) for each in sorted(self._validators))
+        message = f"known types: {known}"[:MAX_MESSAGE_CHARS]
+        return EventError("unknown_type", "/name", message)
 
-def load_types(settings: EventSettings, folder: Path) -> EventTypes:
-    """Read and check every schema; `SettingsError` names the first bad one."""
+
+def load_types(settings: EventsSettings, folder: Path) -> EventTypes:
+    """Load and check every schema; raises `SettingsError` for the first invalid one."""
     if not folder.is_dir():
         raise SettingsError(f"events.types_folder: {folder}: there is no such folder")
     files = sorted(folder.glob("*/*.json"))
@@ -69,16 +72,17 @@ def _validator(file: Path) -> jsonschema_rs.Validator:
         if isinstance(schema, dict) and schema.get("$schema", DIALECT) != DIALECT:
             raise ValueError(f"$schema: expected {DIALECT}")
         jsonschema_rs.meta.validate(schema)
+        # By default `format` is only an annotation in this dialect.
         return jsonschema_rs.Draft202012Validator(
-            schema, validate_formats=True, retriever=_fetch_nothing
+            schema, validate_formats=True, retriever=_refuse_reference
         )
     except (OSError, msgspec.DecodeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"events.types_folder: {file}: {reason}") from error
 
 
-def _fetch_nothing(uri: str) -> Any:
-    """Where a schema refers to another one; it would be fetched, even from the web."""
+def _refuse_reference(uri: str) -> Any:
+    # By default the validator would fetch other schemas, even from the web.
     raise ValueError(f"{uri}: a schema may refer to itself only")
 
 
@@ -89,5 +93,5 @@ def _event_error(error: jsonschema_rs.ValidationError) -> EventError:
 
 
 def _escape(part: str) -> str:
-    """A member's name inside a JSON Pointer (RFC 6901)."""
+    """Escape a member's name for a JSON Pointer (RFC 6901)."""
     return part.replace("~", "~0").replace("/", "~1")

@@ -1,19 +1,26 @@
-"""The tables of events; `storage/migrations` makes them."""
+"""The tables of events and their counts; `storage/migrations` creates them."""
 
 from typing import Final
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
-    Float,
     Index,
+    Integer,
     LargeBinary,
     Table,
     Text,
 )
 
 from service.storage.tables import metadata
+
+TOTAL: Final = "total"
+DAY: Final = "day"
+HOUR: Final = "hour"
+"""Values of `span` in the tables of counts."""
+HOURS_PER_DAY: Final = 24
+OTHER_NAMES: Final = ""
+"""`name` of the count of all names that have none; no event has an empty name."""
 
 events: Final = Table(
     "events",
@@ -29,14 +36,55 @@ events: Final = Table(
     Column("at", BigInteger, nullable=False),
     Column("timestamp", Text, nullable=False),
     Column("data", Text, nullable=False),
-    # Microseconds since 1970; no two of one process are the same, so it is the order
-    # of arrival as well.
+    # Microseconds since 1970, unique within a process: the order of arrival.
     Column("received_at", BigInteger, nullable=False),
     Index("ux_events_key", "key", unique=True),
     Index("ix_events_session", "application", "session_id", "at", "received_at"),
     Index("ix_events_category", "application", "category", "at", "received_at"),
     Index("ix_events_time", "application", "at", "received_at"),
     Index("ix_events_arrival", "received_at"),
+)
+
+event_changes: Final = Table(
+    "event_changes",
+    metadata,
+    # SQLite assigns ids only to an INTEGER.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("application", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    # Hours since 1970.
+    Column("hour", BigInteger, nullable=False),
+    # Negative if events were removed.
+    Column("events", BigInteger, nullable=False),
+)
+"""Changes of the counts that are not in `category_counts` and `name_counts` yet.
+
+Triggers of `events` write them, so events of any writer are counted.
+"""
+
+category_counts: Final = Table(
+    "category_counts",
+    metadata,
+    Column("application", Text, primary_key=True),
+    # The span, and its days or hours since 1970; 0 for the total.
+    Column("span", Text, primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("category", Text, primary_key=True),
+    Column("events", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+name_counts: Final = Table(
+    "name_counts",
+    metadata,
+    Column("application", Text, primary_key=True),
+    Column("span", Text, primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("category", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("events", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 failed_events: Final = Table(
@@ -49,23 +97,10 @@ failed_events: Final = Table(
     Column("name", Text),
     Column("at", BigInteger),
     Column("event", Text, nullable=False),
-    # The errors' codes, sorted and joined by commas: what is counted.
+    # The codes of the errors, sorted and joined by commas, for counting.
     Column("codes", Text, nullable=False),
     Column("errors", Text, nullable=False),
     Column("received_at", BigInteger, nullable=False),
     Index("ix_failed_events_application", "application", "received_at"),
     Index("ix_failed_events_arrival", "received_at"),
-)
-
-keys: Final = Table(
-    "keys",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("digest", LargeBinary, nullable=False),
-    Column("application", Text, nullable=False),
-    Column("can_read_all", Boolean, nullable=False),
-    Column("rate_per_s", Float),
-    Column("created_at", BigInteger, nullable=False),
-    Column("revoked_at", BigInteger),
-    Index("ux_keys_digest", "digest", unique=True),
 )

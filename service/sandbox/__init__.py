@@ -1,1 +1,1 @@
-"""An upstream to run against: periods of any size, and faults on demand."""
+"""A fake upstream for tests and trials: periods of any size, and faults on demand."""

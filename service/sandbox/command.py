@@ -1,7 +1,7 @@
-"""The options of `copilot-usage sandbox`, made from the structs that they fill.
+"""The options of `copilot-usage sandbox`, generated from the structs that they fill.
 
-A new field of `SandboxOptions` or `Faults` is a new option: its name, type, default
-and help (the string below the field) are taken from there.
+Each field of `SandboxOptions` and `Faults` is an option. Name, type, default and help
+(the string below the field) come from the struct.
 """
 
 import ast
@@ -16,11 +16,11 @@ import typer
 from msgspec import Struct
 from typer.core import TyperCommand
 
+from service.sandbox.fake_vpic import BATCH_PATH, VEHICLE_PREFIX
 from service.sandbox.faults import MESSAGES_PATH, REPORTS_PREFIX
 from service.sandbox.options import SWITCHES as FAULT_SWITCHES
 from service.sandbox.options import Faults, SandboxOptions
 from service.sandbox.server import running_sandbox
-from service.sandbox.vpic import BATCH_PATH, VEHICLE_PREFIX
 
 PATHS: Final = {
     "messages": MESSAGES_PATH,
@@ -30,24 +30,24 @@ PATHS: Final = {
 }
 ALWAYS: Final = "1"
 FAULT_OPTIONS: Final = {"path": "fault_path", "times": "fault_times"}
-"""Fields whose bare name would not say that they are about faults."""
+"""Fields whose names would not show that they belong to faults."""
 
 
 class BadOption(Exception):
-    """An option's value is impossible; the text names it in one line."""
+    """The value of an option is invalid; the text names the option in one line."""
 
 
 def option_name(field: str) -> str:
-    """The option of a field: `slow_drip` is set by `--slow-drip`."""
+    """Return the option of a field: `slow_drip` is set by `--slow-drip`."""
     return "--" + FAULT_OPTIONS.get(field, field).replace("_", "-")
 
 
 SWITCHES: Final = frozenset(map(option_name, FAULT_SWITCHES))
-"""The options that make a fault strike."""
+"""The options that switch a fault on."""
 
 
 class SandboxCommand(TyperCommand):
-    """A command whose fault options may come without a probability."""
+    """A command whose fault options need no probability."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse `--hang` as `--hang 1`."""
@@ -55,18 +55,18 @@ class SandboxCommand(TyperCommand):
 
 
 def takes_sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, in the place of its `**chosen`, an option for each field."""
+    """Replace the `**chosen` of a command by an option for each field."""
     signature = inspect.signature(command)
-    own = [
+    fixed = [
         each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD
     ]
-    parameters = [*own, *_parameters(SandboxOptions), *_parameters(Faults)]
+    parameters = [*fixed, *_parameters(SandboxOptions), *_parameters(Faults)]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return command
 
 
 def sandbox_options(chosen: Mapping[str, Any]) -> SandboxOptions:
-    """Check and sort what the command was given; `BadOption` where it is impossible."""
+    """Convert the options of the command; raises `BadOption` for an invalid value."""
     faults = {name: chosen[name] for name in Faults.__struct_fields__}
     try:
         return msgspec.convert({**chosen, "faults": faults}, SandboxOptions)
@@ -77,13 +77,16 @@ def sandbox_options(chosen: Mapping[str, Any]) -> SandboxOptions:
 
 
 @asynccontextmanager
-async def playing(options: SandboxOptions, host: str, port: int) -> AsyncIterator[str]:
-    """Serve a sandbox; gives its URL."""
+async def serve_sandbox(
+    options: SandboxOptions, host: str, port: int
+) -> AsyncIterator[str]:
+    """Serve a sandbox while the context lasts; yield its URL."""
     async with running_sandbox(options, host, port) as running:
         yield running.url
 
 
 def _with_probabilities(arguments: list[str]) -> Iterator[str]:
+    # The sentinel shows that the last argument has no value after it.
     for argument, following in pairwise([*arguments, "--"]):
         yield argument
         if argument in SWITCHES and following.startswith("--"):
@@ -91,15 +94,15 @@ def _with_probabilities(arguments: list[str]) -> Iterator[str]:
 
 
 def _parameters(struct: type[Struct]) -> Iterator[inspect.Parameter]:
-    """The fields as keyword parameters, as typer understands them."""
-    notes, types = _notes(struct), get_type_hints(struct)
+    """Yield the fields as keyword parameters for typer."""
+    help_texts, types = _help_texts(struct), get_type_hints(struct)
     for field in msgspec.structs.fields(struct):
         if types[field.name] is Faults:
             continue
         is_switch = option_name(field.name) in SWITCHES
         option = typer.Option(
             option_name(field.name),
-            help=notes.get(field.name),
+            help=help_texts.get(field.name),
             metavar="[0..1]" if is_switch else None,
             show_default=not is_switch,
             rich_help_panel="Faults" if struct is Faults else None,
@@ -112,15 +115,15 @@ def _parameters(struct: type[Struct]) -> Iterator[inspect.Parameter]:
         )
 
 
-def _notes(struct: type[Struct]) -> dict[str, str]:
-    """The string below each field; Python itself does not keep them."""
+def _help_texts(struct: type[Struct]) -> dict[str, str]:
+    """Return the string below each field, from the source: Python discards it."""
     (definition,) = ast.parse(inspect.getsource(struct)).body
-    notes = {}
-    for field, note in pairwise(ast.iter_child_nodes(definition)):
-        match field, note:
+    texts = {}
+    for field, following in pairwise(ast.iter_child_nodes(definition)):
+        match field, following:
             case (
                 ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                notes[name] = text
-    return notes
+                texts[name] = text
+    return texts

@@ -1,9 +1,7 @@
-"""Plays each fault of `Faults` on a real connection, and draws which one is due."""
+"""The faults of an upstream on a real connection, and the draw of a request's fault."""
 
 import asyncio
 import math
-import os
-import socket
 import struct
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,18 +12,18 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from service.sandbox.options import SWITCHES, Faults
+from service.web.connection_reset import reset_connection
 
 MESSAGES_PATH: Final = "/messages/current-period"
 REPORTS_PREFIX: Final = "/reports/"
-ELSEWHERE: Final = "/elsewhere"
+REDIRECT_PREFIX: Final = "/elsewhere"
 JSON: Final = {"Content-Type": "application/json"}
 DRIP_PAUSE_S: Final = 0.02
-GONE_CHECK_S: Final = 0.05
+DISCONNECT_CHECK_S: Final = 0.05
 BLOCK: Final = b" " * 1024 * 1024
 BOMB_BLOCKS: Final = 1024
-LINGER_NOT_AT_ALL: Final = struct.pack("ii", 1, 0)
 
-SOUND_MESSAGE: Final = (
+VALID_MESSAGE: Final = (
     b'{"id":1000,"text":"When does the lease end?",'
     b'"timestamp":"2024-04-29T03:25:03.613Z"}'
 )
@@ -36,7 +34,7 @@ HTML: Final = (
 
 
 class Reply(NamedTuple):
-    """What a healthy upstream answers: a body, and its tag if it has one."""
+    """A reply of a healthy upstream; `etag` is the ETag without quotes."""
 
     status: int
     body: bytes
@@ -45,7 +43,7 @@ class Reply(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A request that meets a fault, and what it would have been answered."""
+    """A request that gets a fault, and the reply that it would get otherwise."""
 
     request: web.Request
     reply: Reply
@@ -74,15 +72,16 @@ async def unavailable(call: Call) -> web.StreamResponse:
 async def reset(call: Call) -> web.StreamResponse:
     transport = call.request.transport
     if transport is not None:
-        _linger_not_at_all(transport)
-        transport.abort()
+        reset_connection(transport)
+    # `Sandbox.handle` catches it: an answer cannot be sent any more.
     raise ConnectionResetError
 
 
 async def hang(call: Call) -> web.StreamResponse:
-    # Not every runner cancels the handler of a client that left, so look.
+    # Not every runner cancels the handler when the client disconnects.
     while call.request.transport is not None:  # noqa: ASYNC110
-        await asyncio.sleep(GONE_CHECK_S)
+        await asyncio.sleep(DISCONNECT_CHECK_S)
+    # `Sandbox.handle` catches it: no client waits for an answer.
     raise ConnectionResetError
 
 
@@ -98,13 +97,14 @@ async def slow_drip(call: Call) -> web.StreamResponse:
 async def truncated(call: Call) -> web.StreamResponse:
     body = call.reply.body
     response = await _start(call, len(body))
+    # The body is shorter than announced, so a reused connection would be out of step.
     response.force_close()
     await response.write(body[: len(body) // 2])
     return response
 
 
 async def wrong_type(call: Call) -> web.StreamResponse:
-    return _spoil(
+    return _corrupt(
         call,
         message=b'{"id":1001,"text":61,"timestamp":"2024-04-29T03:25:04.000Z"}',
         report=b'{"id":1000,"name":"Short Lease Report","credit_cost":"61"}',
@@ -112,7 +112,7 @@ async def wrong_type(call: Call) -> web.StreamResponse:
 
 
 async def missing_field(call: Call) -> web.StreamResponse:
-    return _spoil(
+    return _corrupt(
         call,
         message=b'{"id":1001,"text":"Is the rent due?"}',
         report=b'{"id":1000,"name":"Short Lease Report"}',
@@ -124,14 +124,15 @@ async def html(_: Call) -> web.StreamResponse:
 
 
 async def gzip_bomb(_: Call) -> web.StreamResponse:
+    # In a thread, because the checksum of 1 GiB would block the event loop.
     bomb = await asyncio.to_thread(pack_spaces, BOMB_BLOCKS)
     return web.Response(body=bomb, headers={**JSON, "Content-Encoding": "gzip"})
 
 
 async def redirect(call: Call) -> web.StreamResponse:
     request = call.request
-    location = ELSEWHERE + request.rel_url.raw_path_qs
-    # Who follows a 302 asks by GET, whatever was asked before.
+    location = REDIRECT_PREFIX + request.rel_url.raw_path_qs
+    # Clients follow a 302 with GET, whatever the method of the request was.
     status = 307 if request.method == "POST" else 302
     return web.Response(status=status, headers={"Location": location})
 
@@ -140,7 +141,7 @@ async def huge_body(call: Call) -> web.StreamResponse:
     response = await _start(call, None)
     while True:
         await response.write(BLOCK)
-        # A client that reads as fast as this writes would keep the loop.
+        # For a client that reads as fast as this writes, `write` never yields.
         await asyncio.sleep(0)
 
 
@@ -163,51 +164,55 @@ FAULTS: Final[dict[str, Fault]] = {
         huge_body,
     )
 }
-"""The switches that are for any upstream, by their names, in their order."""
+"""The switches for any upstream, by their names, in their order."""
 
 
 class FaultDraw:
-    """Draws the fault that each request meets under one `Faults` object."""
+    """Draws the fault of each request under one `Faults` object."""
 
     def __init__(self, faults: Faults, rng: Random) -> None:
         self._faults = faults
         self._rng = rng
-        self._left: float = faults.times or math.inf
+        self._remaining: float = faults.times or math.inf
         self._chances = {
             name: probability
             for name in SWITCHES
             if (probability := getattr(faults, name))
         }
 
-    def draw(self, path: str, known: Mapping[str, Fault] = FAULTS) -> Fault | None:
-        """Pick the known fault for a request to this raw path; `None` lets it be."""
-        due = [each for each in self._chances.items() if each[0] in known]
-        if not due or not self._matches(path):
+    def draw(self, path: str, faults: Mapping[str, Fault] = FAULTS) -> Fault | None:
+        """Return one of the faults for a request to this raw path, or None."""
+        enabled = [each for each in self._chances.items() if each[0] in faults]
+        # A request to which no enabled fault applies must not use up `times`.
+        if not enabled or not self._matches(path):
             return None
-        self._left -= 1
-        for name, probability in due:
+        # `times` counts matching requests, also those without a hit.
+        self._remaining -= 1
+        for name, probability in enabled:
             if self._rng.random() < probability:
-                return known[name]
+                return faults[name]
         return None
 
     def _matches(self, path: str) -> bool:
-        # Where a redirect leads is sound, or a follower would go in circles.
+        # The target of a redirect has no faults, or a client would loop.
         return (
-            self._left > 0
+            self._remaining > 0
             and path.startswith(self._faults.path)
-            and not path.startswith(ELSEWHERE)
+            and not path.startswith(REDIRECT_PREFIX)
         )
 
 
 @cache
 def pack_spaces(blocks: int) -> bytes:
-    """Make the gzip form of so many MiB of spaces, about 1 KiB for each."""
+    """Return `blocks` MiB of spaces as gzip, about 1 KiB for each."""
+    # Raw deflate: the header and the trailer of gzip are added below.
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    # After a full flush the same block packs to the same bytes, so one will do.
+    # After a full flush the same block compresses to the same bytes: once is enough.
     packed = packer.compress(BLOCK) + packer.flush(zlib.Z_FULL_FLUSH)
     checksum = 0
     for _ in range(blocks):
         checksum = zlib.crc32(BLOCK, checksum)
+    # RFC 1952: deflate, no name, no time; then CRC-32 and size of the content.
     header = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
     trailer = struct.pack("<II", checksum, blocks * len(BLOCK) % 2**32)
     return header + packed * blocks + packer.flush() + trailer
@@ -220,9 +225,9 @@ def _refuse(status: int, error: str, retry_after: str = "") -> web.Response:
     )
 
 
-def _spoil(call: Call, *, message: bytes, report: bytes) -> web.Response:
-    """Answer the call with the spoilt thing of its kind, beside a sound message."""
-    messages = b'{"messages":[%s,%s]}' % (SOUND_MESSAGE, message)
+def _corrupt(call: Call, *, message: bytes, report: bytes) -> web.Response:
+    """Answer with the corrupt report, or with the corrupt message after a valid one."""
+    messages = b'{"messages":[%s,%s]}' % (VALID_MESSAGE, message)
     is_report = call.request.rel_url.raw_path.startswith(REPORTS_PREFIX)
     return web.Response(body=report if is_report else messages, headers=JSON)
 
@@ -233,10 +238,3 @@ async def _start(call: Call, length: int | None) -> web.StreamResponse:
     response.content_length = length
     await response.prepare(call.request)
     return response
-
-
-def _linger_not_at_all(transport: asyncio.Transport) -> None:
-    """Make closing send RST; by a duplicate, as some loops hide their sockets."""
-    fileno = os.dup(transport.get_extra_info("socket").fileno())
-    with socket.socket(fileno=fileno) as duplicate:
-        duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT_AT_ALL)

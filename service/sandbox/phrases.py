@@ -1,4 +1,4 @@
-"""The vocabulary of a generated period: what lawyers ask, what reports are called."""
+"""The vocabulary of a generated period: questions of lawyers, names of reports."""
 
 import re
 from collections.abc import Sequence
@@ -63,25 +63,25 @@ SLOTS: Final[dict[str, Sequence[str]]] = {
     "sum": tuple(f"£{hundreds * 125:,}" for hundreds in range(2, 400)),
     "months": tuple(f"{count} months" for count in range(2, 37)),
 }
-"""What may stand at each `{slot}` of a question."""
+"""The values of each `{slot}` of a question."""
 
 
-class Question(NamedTuple):
-    """A `%`-format and, for each of its gaps, what may fill it."""
+class QuestionTemplate(NamedTuple):
+    """A `%`-format, and the values for each of its places."""
 
-    wording: str
-    fillings: tuple[Sequence[str], ...]
+    template: str
+    slots: tuple[Sequence[str], ...]
 
 
-def _question(template: str) -> Question:
-    names = re.findall(r"\{(\w+)\}", template)
-    wording = re.sub(r"\{\w+\}", "%s", template)
-    return Question(wording, tuple(SLOTS[name] for name in names))
+def _question(text: str) -> QuestionTemplate:
+    names = re.findall(r"\{(\w+)\}", text)
+    template = re.sub(r"\{\w+\}", "%s", text)
+    return QuestionTemplate(template, tuple(SLOTS[name] for name in names))
 
 
 QUESTIONS: Final = tuple(
-    _question(template)
-    for template in (
+    _question(text)
+    for text in (
         "Who pays for {duty} under {clause}?",
         "May {party} {act} without consent?",
         "Does {clause} let {party} {act}?",
@@ -166,7 +166,7 @@ REPORT_SUBJECTS: Final = (
 
 
 def name_report(number: int) -> str:
-    """Name the report that comes `number`-th; names recur once all are used."""
+    """Return the name of report `number`; names repeat after all are used."""
     scope = REPORT_SCOPES[number % len(REPORT_SCOPES)]
     subject = REPORT_SUBJECTS[number % len(REPORT_SUBJECTS)]
     return f"{scope} {subject} Report".lstrip()

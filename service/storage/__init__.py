@@ -1,1 +1,1 @@
-"""What events and vehicles keep: the database, its migrations, its failures."""
+"""Storage: the database with its migrations, Redis, and caches in memory."""

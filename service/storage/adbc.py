@@ -1,7 +1,7 @@
-"""The same database, as ADBC opens it, for a process of its own that reads much.
+"""Options with which ADBC opens the database, for a process that exports many rows.
 
-ADBC brings a copy of SQLite. Two copies in one process undo each other's locks on a
-file, so it may never be loaded where a `Database` is open.
+ADBC contains a copy of SQLite. Two copies in one process release each other's locks on
+a file, so a process with an open `Database` must not load ADBC.
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 from sqlalchemy.engine import URL, make_url
 
-from service.settings import Storage
-from service.storage.database import APPLICATION, SCHEMA, SQLITE
+from service.settings import StorageSettings
+from service.storage.engines import APPLICATION, SCHEMA, SQLITE
 
 READ_ONLY: Final = "mode=ro"
 MS_PER_S: Final = 1_000
@@ -28,38 +28,42 @@ LIBPQ_NAMES: Final = {
     "krbsrvname": "krbsrvname",
     "target_session_attrs": "target_session_attrs",
 }
-"""What a URL may say to asyncpg, and libpq's name for it; the rest is asyncpg's own."""
+"""Names of libpq for parameters of asyncpg; the other parameters have none."""
 
 
-class Opening(Struct, frozen=True):
-    """How ADBC opens a database for reading. It has the password in it."""
+class AdbcOptions(Struct, frozen=True):
+    """Options for opening a database; `uri` may contain the password."""
 
     driver: Literal["sqlite", "postgresql"]
     uri: str
     set_up: list[str]
-    """What each connection executes first."""
+    """Statements that each connection executes first."""
 
 
-def opening_of(settings: Storage) -> Opening:
-    """How the database of `storage.url` is opened."""
+def adbc_options_of(settings: StorageSettings) -> AdbcOptions:
+    """Return the options for the database of `storage.url`, opened read-only."""
     url = make_url(settings.url)
     if url.get_backend_name() == SQLITE:
         wait_ms = int(settings.lock_timeout_s * MS_PER_S)
-        return Opening("sqlite", _file_uri(url), [f"PRAGMA busy_timeout = {wait_ms}"])
-    return Opening("postgresql", _conninfo(url, settings), list(_statements(url)))
+        return AdbcOptions(
+            "sqlite", _file_uri(url), [f"PRAGMA busy_timeout = {wait_ms}"]
+        )
+    return AdbcOptions("postgresql", _conninfo(url, settings), list(_statements(url)))
 
 
 def _file_uri(url: URL) -> str:
-    """Read-only: a file that is not there is not made."""
+    """Return a read-only URI, so that a missing file is not created."""
     name = _arguments(url)[0][0]
     uri = name if name.startswith("file:") else Path(name).absolute().as_uri()
     return f"{uri}{'&' if '?' in uri else '?'}{READ_ONLY}"
 
 
-def _conninfo(url: URL, settings: Storage) -> str:
-    given = _arguments(url.difference_update_query([SCHEMA]))[1]
+def _conninfo(url: URL, settings: StorageSettings) -> str:
+    arguments = _arguments(url.difference_update_query([SCHEMA]))[1]
     values = {
-        LIBPQ_NAMES[name]: value for name, value in given.items() if name in LIBPQ_NAMES
+        LIBPQ_NAMES[name]: value
+        for name, value in arguments.items()
+        if name in LIBPQ_NAMES
     }
     values["connect_timeout"] = math.ceil(settings.timeout_s)
     values["application_name"] = APPLICATION
@@ -70,7 +74,7 @@ def _statements(url: URL) -> list[str]:
     schema = url.query.get(SCHEMA)
     statements = [
         "SET default_transaction_read_only = on",
-        # Without it, a backslash in a literal would not stand for itself.
+        # The export writes literals, in which a backslash must be no escape.
         "SET standard_conforming_strings = on",
     ]
     if isinstance(schema, str):
@@ -80,13 +84,13 @@ def _statements(url: URL) -> list[str]:
 
 
 def _arguments(url: URL) -> tuple[list[Any], dict[str, Any]]:
-    """What SQLAlchemy itself would have the driver connect with."""
+    """Return the arguments with which SQLAlchemy connects the driver."""
     positional, named = url.get_dialect()().create_connect_args(url)
     return list(positional), dict(named)
 
 
 def _quoted(value: object) -> str:
-    """A value of libpq's connection string; of many hosts, or ports, a list."""
+    """Return a value of libpq's connection string; hosts and ports may be lists."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

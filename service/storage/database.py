@@ -1,168 +1,308 @@
-"""The database: SQLite in a file, or PostgreSQL, behind the same few functions.
+"""The database: SQLite in a file, or PostgreSQL, behind the same functions.
 
-One transaction at a time writes to SQLite, through a connection of its own that takes
-the lock when it begins: readers never wait, and a writer that would have to is refused
-at once and not in its middle. A commit is on disk when it returns, on both.
+A commit is on disk when it returns, on both. Each use has connections of its own. In
+SQLite there is one connection for writing, before which `WriteOrder` lets events go
+first; its transactions take the lock when they begin. So readers never wait, and a
+writer that cannot get the lock fails before its first statement.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from functools import lru_cache
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+)
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
-import asyncpg
-from sqlalchemy import Dialect, Insert, Table, event, insert
+from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.settings import Storage
-from service.storage.errors import StorageError, StorageUnusable
-from service.storage.migrations import is_in_shape, upgrade
-from service.storage.translation import translated
+from service.settings import StorageSettings
+from service.storage import free_space, metrics
+from service.storage.breaker import StorageBreaker
+from service.storage.engines import (
+    SQLITE,
+    Connections,
+    Engines,
+    PoolState,
+    pool_state,
+    postgresql_engines,
+    probe_engine,
+    sqlite_engines,
+    watch,
+)
+from service.storage.errors import (
+    CircuitOpen,
+    ConnectionLost,
+    StorageError,
+    StorageTimeout,
+    StorageUnavailable,
+    StorageUnusable,
+)
+from service.storage.migrations import (
+    current,
+    downgrade,
+    is_current,
+    upgrade,
+    upgrades_to,
+)
+from service.storage.transactions import (
+    connected,
+    counted,
+    discarded_if_broken,
+    log_failure,
+    within,
+)
+from service.storage.translation import translate, translated
+from service.storage.uses import (
+    COMMAND,
+    Use,
+    UseLimits,
+    connections_of,
+)
+from service.storage.write_order import WriteOrder
 
-SQLITE: Final = "sqlite"
-SQLITE_PRAGMAS: Final = (
-    "PRAGMA journal_mode = WAL",
-    # A commit is on disk before it is answered; NORMAL could lose the last ones.
-    "PRAGMA synchronous = FULL",
-    # On macOS, the one way to have the disk itself write; elsewhere without effect.
-    "PRAGMA fullfsync = ON",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA cache_size = -65536",
-)
-SCHEMA: Final = "schema"
-"""What a URL of PostgreSQL may say beyond SQLAlchemy's own: `?schema=usage`."""
-APPLICATION: Final = "copilot-usage"
-ON_DISK: Final = (
-    # Only "off" answers before the disk does; the other values say where else to wait.
-    "SELECT set_config('synchronous_commit', 'on', false) "
-    "WHERE current_setting('synchronous_commit') = 'off'"
-)
+FILE_MODE: Final = 0o600
+"""Only the user of the service may read events; SQLite's other files have this too."""
+CLOSE_S: Final = 1.0
+"""Time limit for closing connections; those of a hanging database are aborted."""
+
+T = TypeVar("T")
 
 
 class Database:
-    """Reads and writes; `open_database` makes one and closes it."""
+    """Transactions for reading and writing; created and closed by `open_database`."""
 
-    def __init__(self, url: URL, writer: AsyncEngine, reader: AsyncEngine) -> None:
-        self._url = url
-        self._writer = writer
-        self._reader = reader
+    def __init__(
+        self,
+        settings: StorageSettings,
+        limits: UseLimits = COMMAND,
+        *,
+        statement_s: float | None,
+    ) -> None:
+        self._url = make_url(settings.url)
+        self._settings = settings
+        self._logs_failures = limits.logs_failures
+        self._connections = Connections()
+        self._breaker = StorageBreaker(
+            self._probe, self._connections.terminate, settings.timeout_s
+        )
+        self._engines = self._make_engines(limits, statement_s)
+        waits = dict.fromkeys(Use, limits.queue_wait_s)
+        self._order = WriteOrder({**waits, Use.EVENTS: settings.lock_timeout_s})
 
     def __str__(self) -> str:
-        """Where it is, as people may know it."""
+        """The URL without the password."""
         return self._url.render_as_string(hide_password=True)
 
     @property
     def file(self) -> Path | None:
-        """Where SQLite keeps it; None for a server, and for a URI of SQLite's own."""
-        name = self._url.database or ""
-        is_file = self.is_sqlite and not name.startswith("file:")
-        return Path(name) if is_file else None
+        """The file of SQLite; None for PostgreSQL, and for a `file:` URI."""
+        return sqlite_file(self._url)
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether it is a file of ours, and not a server."""
+        """True for SQLite, False for PostgreSQL."""
         return self._url.get_backend_name() == SQLITE
 
+    @property
+    def breaker(self) -> StorageBreaker:
+        """The circuit of all transactions."""
+        return self._breaker
+
+    def pools(self) -> Iterator[tuple[str, PoolState]]:
+        """Yield the connections of each use, and those that write to SQLite."""
+        for use, engine in self._engines.readers.items():
+            yield use, pool_state(engine, metrics.waiting(use))
+        if self.is_sqlite:
+            yield "writes", pool_state(self._engines.writers[Use.EVENTS], 0)
+
+    def check(self) -> None:
+        """Raise `CircuitOpen` if transactions are refused."""
+        self._breaker.check()
+
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is on disk when this ends, or undone where it raises.
+    async def writing(self, use: Use = Use.OTHER) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction; it is committed at the end, or rolled back on an error.
 
         Raises `StorageError`.
         """
-        with translated():
-            async with self._writer.begin() as connection:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._judged(use, "write"))
+            with counted(use, "waiting"):
+                if self.is_sqlite:
+                    await stack.enter_async_context(self._order.turn(use))
+                connection = await stack.enter_async_context(
+                    connected(self._engines.writers[use])
+                )
+            stack.enter_context(counted(use, "running"))
+            async with discarded_if_broken(connection):
+                await connection.begin()
                 yield connection
+                await connection.commit()
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """One consistent look; raises `StorageError`."""
-        with translated():
-            async with self._reader.connect() as connection:
+    async def reading(self, use: Use = Use.OTHER) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that reads one consistent state; raise `StorageError`."""
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._judged(use, "read"))
+            with counted(use, "waiting"):
+                connection = await stack.enter_async_context(
+                    connected(self._engines.readers[use])
+                )
+            stack.enter_context(counted(use, "running"))
+            async with discarded_if_broken(connection):
                 yield connection
 
+    async def within(self, use: Use, limit_s: float, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a transaction; raise `StorageTimeout` after `limit_s`.
+
+        The transaction is then cancelled, but not waited for. Raises what it raises.
+        """
+        started = self._breaker.now()
+        try:
+            return await within(limit_s, work)
+        except TimeoutError as error:
+            metrics.failed(use, StorageTimeout.__name__)
+            # A file has no server that could be silent: other writes took too long.
+            if not self.is_sqlite:
+                self._breaker.gave_up(started)
+            raise translate(error) from error
+
+    async def make_shrinkable(self) -> bool:
+        """Rewrite the file of SQLite unless it can shrink; return True if it was.
+
+        Raises `StorageError`.
+        """
+        if not self.is_sqlite:
+            return False
+        async with self.reading(Use.SCHEMA) as connection:
+            if await free_space.is_shrinkable(connection):
+                return False
+        with translated():
+            await free_space.rewrite(self._engines.writers[Use.SCHEMA])
+        return True
+
     async def close(self) -> None:
-        """Let all connections go."""
-        await self._writer.dispose()
-        if self._reader is not self._writer:
-            await self._reader.dispose()
+        """Close all connections, and abort those of a hanging database."""
+        await self._breaker.close()
+        closing = [engine.dispose() for engine in self._engines.all()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*closing, return_exceptions=True)
+        self._connections.terminate()
+
+    def _make_engines(self, limits: UseLimits, statement_s: float | None) -> Engines:
+        sizes = connections_of(self._settings, limits)
+        if self.is_sqlite:
+            return sqlite_engines(self._url, self._settings, sizes)
+        engines = postgresql_engines(self._url, self._settings, sizes, statement_s)
+        for use, engine in engines.readers.items():
+            watch(engine, self._connections, partial(self._breaker.check, use))
+        return engines
+
+    async def _probe(self) -> None:
+        engine = probe_engine(self._url, self._settings)
+        with translated():
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+
+    @contextmanager
+    def _judged(self, use: Use, operation: str) -> Iterator[None]:
+        """Translate the failure of a transaction, log it, and count it."""
+        self._breaker.check(use)
+        try:
+            with translated():
+                yield
+        except CircuitOpen:
+            raise  # counted, and logged once when it opened
+        except StorageError as error:
+            metrics.failed(use, type(error).__name__)
+            if self._logs_failures:
+                log_failure(use, operation, error)
+            if isinstance(error, StorageUnavailable):
+                self._breaker.failed()
+            if isinstance(error, StorageTimeout):
+                self._breaker.timed_out()
+            raise
+        self._breaker.succeeded()
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """Return the file of SQLite; None for PostgreSQL, and for a `file:` URI."""
+    name = url.database or ""
+    is_file = url.get_backend_name() == SQLITE and not name.startswith("file:")
+    return Path(name) if is_file else None
+
+
+async def retry_lost(read: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of a transaction that reads; raises `StorageError`.
+
+    It is repeated once if its connection was lost.
+    """
+    try:
+        return await read()
+    except ConnectionLost:
+        return await read()
 
 
 @asynccontextmanager
 async def open_database(
-    settings: Storage, *, must_exist: bool = False, is_checked: bool = False
+    settings: StorageSettings,
+    limits: UseLimits = COMMAND,
+    *,
+    must_exist: bool = False,
+    is_checked: bool = False,
+    may_migrate: bool = True,
 ) -> AsyncIterator[Database]:
-    """The database of `storage.url`, in the shape that this version needs.
+    """Open the database of `storage.url`, with the schema that this version needs.
 
-    SQLite is brought into shape here, and its file made, unless it `must_exist`;
-    elsewhere `copilot-usage migrate` does it. Raises `StorageUnusable`. One that
-    `is_checked` was opened here before, and is not looked at.
+    SQLite is migrated here, and its file created unless it `must_exist`; PostgreSQL is
+    migrated by `copilot-usage migrate`. With `is_checked`, the schema is not checked
+    again; without `may_migrate`, it is checked only. Raises `StorageUnusable`.
     """
-    async with _connected(settings, settings.timeout_s) as database:
+    database = Database(settings, limits, statement_s=settings.timeout_s)
+    async with _closed(database):
         if not is_checked:
-            with _named(database):
-                await _prepare(database, must_exist=must_exist)
+            with _naming(database):
+                await _prepare(database, must_exist=must_exist, may_migrate=may_migrate)
         yield database
 
 
-async def migrate(settings: Storage) -> str:
-    """Bring the database into the shape that this version needs; gives its name.
+class Migrated(NamedTuple):
+    """The revision of a database after a migration."""
 
-    Raises `StorageUnusable`.
+    revision: str
+    is_rewritten: bool = False
+    """The file of SQLite was rewritten, so that it can shrink from now on."""
+
+
+async def migrate(
+    settings: StorageSettings, revision: str | None = None, *, drop_rows: bool = False
+) -> Migrated:
+    """Upgrade or downgrade the database to a revision; without one, to the newest.
+
+    Raises `UnknownRevision`, and `StorageUnusable`, also if a downgrade would lose rows
+    that no upgrade can fill in again, unless `drop_rows`.
     """
-    # A step may rewrite a table of any size: no time is too long for it.
-    async with _connected(settings, statement_s=None) as database:
-        with _named(database):
-            return await _upgrade(database)
-
-
-async def insert_rows(
-    connection: AsyncConnection, statement: Insert, rows: Sequence[tuple[Any, ...]]
-) -> None:
-    """Insert many rows; their values are in the order of the table's columns.
-
-    It goes past SQLAlchemy's handling of each single parameter, which would take as
-    long as the database does.
-    """
-    if rows:
-        sql = _compiled(statement, connection.dialect)
-        await connection.exec_driver_sql(sql, list(rows))
-
-
-async def append_rows(
-    connection: AsyncConnection, table: Table, rows: Sequence[tuple[Any, ...]]
-) -> None:
-    """The same for new rows of any table, by the fastest way that each database has.
-
-    It is COPY on PostgreSQL: it costs both sides a third less than INSERT.
-    """
-    if not rows or connection.dialect.name == SQLITE:
-        await insert_rows(connection, _insert_into(table), rows)
-        return
-    # SQLAlchemy begins a transaction with its first statement, and knows of no COPY.
-    await connection.exec_driver_sql("SELECT 1")
-    raw = await connection.get_raw_connection()
-    driver: asyncpg.Connection = raw.driver_connection
-    await driver.copy_records_to_table(
-        table.name, records=rows, columns=table.columns.keys()
-    )
-
-
-@lru_cache(maxsize=64)
-def _insert_into(table: Table) -> Insert:
-    return insert(table)
-
-
-@lru_cache(maxsize=64)
-def _compiled(statement: Insert, dialect: Dialect) -> str:
-    return str(statement.compile(dialect=dialect))
+    # A migration may rewrite a table of any size, so statements have no time-out.
+    database = Database(settings, statement_s=None)
+    async with _closed(database):
+        with _naming(database):
+            reached = await _move(database, revision, drop_rows=drop_rows)
+            is_rewritten = revision is None and await database.make_shrinkable()
+            return Migrated(reached, is_rewritten)
 
 
 @contextmanager
-def _named(database: Database) -> Iterator[None]:
-    """Name the setting and the database in what keeps us from starting."""
+def _naming(database: Database) -> Iterator[None]:
+    """Name the setting and the database in errors that prevent the start."""
     try:
         yield
     except StorageError as error:
@@ -170,122 +310,57 @@ def _named(database: Database) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _connected(
-    settings: Storage, statement_s: float | None
-) -> AsyncIterator[Database]:
-    url = make_url(settings.url)
-    if url.get_backend_name() == SQLITE:
-        database = _sqlite(url, settings)
-    else:
-        database = _postgresql(url, settings, statement_s)
+async def _closed(database: Database) -> AsyncIterator[None]:
     try:
-        yield database
+        yield
     finally:
         await database.close()
 
 
-async def _prepare(database: Database, *, must_exist: bool) -> None:
+async def _prepare(database: Database, *, must_exist: bool, may_migrate: bool) -> None:
     if must_exist and database.file and not await _exists(database.file):
         raise StorageUnusable("there is no such file")
-    await _make_folder(database)
-    async with database.reading() as connection:
-        if await connection.run_sync(is_in_shape):
+    await _make_file(database)
+    async with database.reading(Use.SCHEMA) as connection:
+        if await connection.run_sync(is_current):
             return
     if not database.is_sqlite:
-        raise StorageUnusable("it is not in shape; run: copilot-usage migrate")
-    await _upgrade(database)
+        raise StorageUnusable("it must be migrated; run: copilot-usage migrate")
+    if may_migrate:
+        await _move(database)
 
 
-async def _upgrade(database: Database) -> str:
-    await _make_folder(database)
-    async with database.writing() as connection:
-        return await connection.run_sync(upgrade)
+async def _move(
+    database: Database, revision: str | None = None, *, drop_rows: bool = False
+) -> str:
+    await _make_file(database)
+    async with database.reading(Use.SCHEMA) as connection:
+        reached = await connection.run_sync(current)
+        upgrades = await connection.run_sync(upgrades_to, revision)
+    if upgrades is None:
+        async with database.writing(Use.SCHEMA) as connection:
+            down = partial(downgrade, revision=str(revision), drop_rows=drop_rows)
+            return await connection.run_sync(down)
+    # Each has a transaction of its own: the locks of one are released, and its triggers
+    # are in force, before the next one reads whole tables.
+    for each in upgrades:
+        async with database.writing(Use.SCHEMA) as connection:
+            reached = await connection.run_sync(upgrade, each)
+    return reached
 
 
 async def _exists(file: Path) -> bool:
     return await asyncio.to_thread(file.exists)
 
 
-async def _make_folder(database: Database) -> None:
-    if database.file:
+async def _make_file(database: Database) -> None:
+    """Create the file of SQLite and its folder, unless they exist."""
+    if database.file and not await _exists(database.file):
         with translated():
-            await asyncio.to_thread(
-                database.file.parent.mkdir, parents=True, exist_ok=True
-            )
+            await asyncio.to_thread(_create, database.file)
 
 
-# --- PostgreSQL ---------------------------------------------------------------------
-
-
-def _postgresql(url: URL, settings: Storage, statement_s: float | None) -> Database:
-    engine = create_async_engine(
-        url.difference_update_query([SCHEMA]),
-        pool_size=settings.connections,
-        max_overflow=0,
-        pool_timeout=settings.lock_timeout_s,
-        connect_args={
-            "timeout": settings.timeout_s,
-            "command_timeout": statement_s,
-            "server_settings": _server_settings(url),
-        },
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def set_up(connection: Any, _record: object) -> None:
-        _execute(connection, ON_DISK)
-        connection.commit()
-
-    return Database(url, engine, engine)
-
-
-def _server_settings(url: URL) -> dict[str, str]:
-    settings = {"application_name": APPLICATION}
-    schema = url.query.get(SCHEMA)
-    if isinstance(schema, str):
-        quoted = schema.replace('"', '""')
-        settings["search_path"] = f'"{quoted}"'
-    return settings
-
-
-# --- SQLite -------------------------------------------------------------------------
-
-
-def _sqlite(url: URL, settings: Storage) -> Database:
-    writer = _sqlite_engine(url, settings, connections=1)
-    reader = _sqlite_engine(url, settings, connections=settings.connections)
-    event.listen(writer.sync_engine, "begin", _begin_writing)
-    event.listen(reader.sync_engine, "begin", _begin_reading)
-    return Database(url, writer, reader)
-
-
-def _sqlite_engine(url: URL, settings: Storage, *, connections: int) -> AsyncEngine:
-    wait_s = settings.lock_timeout_s
-    engine = create_async_engine(
-        url,
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=wait_s,
-        connect_args={"timeout": wait_s, "isolation_level": None},
-    )
-    event.listen(engine.sync_engine, "connect", _set_up_sqlite)
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    for pragma in SQLITE_PRAGMAS:
-        _execute(connection, pragma)
-
-
-def _begin_writing(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _begin_reading(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def _execute(connection: Any, statement: str) -> None:
-    """Execute on a driver's connection, outside of SQLAlchemy's transactions."""
-    cursor = connection.cursor()
-    cursor.execute(statement)
-    cursor.close()
+def _create(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # SQLite takes an empty file for a new database.
+    file.touch(FILE_MODE)

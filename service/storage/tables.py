@@ -1,10 +1,10 @@
-"""The catalogue of all tables; each domain adds its own, and migrations build them."""
+"""Metadata of all tables; each domain adds its own, and migrations create them."""
 
 from typing import Final
 
 from sqlalchemy import MetaData
 
-# Constraints have names, so that migrations can speak of them on any database.
+# Migrations refer to constraints by name, which must be the same on any database.
 metadata: Final = MetaData(
     naming_convention={
         "ix": "ix_%(column_0_N_label)s",

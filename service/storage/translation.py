@@ -1,8 +1,7 @@
-"""What exceptions of SQLAlchemy and the drivers mean: one of ours each.
+"""Translation of exceptions of SQLAlchemy and the drivers into `StorageError`.
 
-A driver says what went wrong by a code: SQLite by its result codes, PostgreSQL by
-SQLSTATE. What neither blames on the value, on another writer or on the database as a
-whole may be over in a moment, and so is `StorageUnavailable`.
+A driver gives the reason by a code: a result code of SQLite, or SQLSTATE of PostgreSQL.
+Errors without a known code become `StorageUnavailable`, as they may be temporary.
 """
 
 import sqlite3
@@ -12,16 +11,19 @@ from typing import Final
 
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.storage.errors import (
     Collided,
+    ConnectionLost,
     StorageError,
+    StorageTimeout,
     StorageUnavailable,
     StorageUnusable,
     ValueRefused,
 )
 
-# Not all come wrapped: drivers raise some while they connect or encode a value.
+# SQLAlchemy does not wrap those that drivers raise when they connect or encode values.
 FOREIGN: Final = (
     SQLAlchemyError,
     sqlite3.Error,
@@ -33,24 +35,30 @@ FOREIGN: Final = (
     UnicodeError,
 )
 
-_Meaning = type[StorageError]
+_ErrorClass = type[StorageError]
 
-BY_SQLITE_CODE: Final[Mapping[int, _Meaning]] = {
+BY_SQLITE_CODE: Final[Mapping[int, _ErrorClass]] = {
     sqlite3.SQLITE_CONSTRAINT_UNIQUE: Collided,
     sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: Collided,
     sqlite3.SQLITE_CONSTRAINT_ROWID: Collided,
     sqlite3.SQLITE_CONSTRAINT: ValueRefused,
     sqlite3.SQLITE_MISMATCH: ValueRefused,
     sqlite3.SQLITE_TOOBIG: ValueRefused,
-    # A table that is not there, mostly.
+    # Mostly a missing table.
     sqlite3.SQLITE_ERROR: StorageUnusable,
     sqlite3.SQLITE_CORRUPT: StorageUnusable,
     sqlite3.SQLITE_FORMAT: StorageUnusable,
     sqlite3.SQLITE_NOTADB: StorageUnusable,
 }
-"""By a whole code, else by the primary one that is its low byte."""
+"""Classes by the extended code, or by its low byte, the primary code."""
 
-BY_SQLSTATE: Final[Mapping[str, _Meaning]] = {
+BY_SQLSTATE: Final[Mapping[str, _ErrorClass]] = {
+    "08003": ConnectionLost,  # the connection does not exist any more
+    "08006": ConnectionLost,  # connection failure
+    "25P03": ConnectionLost,  # idle in a transaction for too long
+    "57P01": ConnectionLost,  # terminated by an administrator
+    "57P02": ConnectionLost,  # the server crashed
+    "57P05": ConnectionLost,  # idle for too long
     "23505": Collided,  # unique violation
     "23P01": Collided,  # exclusion violation
     "40": Collided,  # deadlock, serialization failure
@@ -61,15 +69,15 @@ BY_SQLSTATE: Final[Mapping[str, _Meaning]] = {
     "3D": StorageUnusable,  # no such database
     "3F": StorageUnusable,  # no such schema
     "42": StorageUnusable,  # no such table, no privilege
-    "F0": StorageUnusable,  # the server's configuration
+    "F0": StorageUnusable,  # configuration of the server
     "XX": StorageUnusable,  # corrupted
 }
-"""By a whole state, else by the class that is its first two characters."""
+"""Classes by SQLSTATE, or by its first two characters."""
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Let no exception of SQLAlchemy or a driver out; raises `StorageError`."""
+    """Raise exceptions of SQLAlchemy and the drivers as `StorageError`."""
     try:
         yield
     except FOREIGN as error:
@@ -77,20 +85,24 @@ def translated() -> Iterator[None]:
 
 
 def translate(error: BaseException) -> StorageError:
-    """What an exception of SQLAlchemy or of a driver means to us."""
-    meanings = (_meaning_of(each) for each in _chain(error))
-    meaning = next((each for each in meanings if each), StorageUnavailable)
-    return meaning(_reason(error))
+    """Return our error for an exception of SQLAlchemy or of a driver."""
+    classes = (_class_of(each) for each in _chain(error))
+    error_class = next((each for each in classes if each), StorageUnavailable)
+    return error_class(_reason(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[Exception]:
-    """An exception and those it wraps: SQLAlchemy's, its adapter's, the driver's."""
-    while isinstance(error, Exception):  # not what cancels, below a time-out
+    """Yield an exception and its causes: SQLAlchemy's, the adapter's, the driver's."""
+    while isinstance(error, Exception):  # not a CancelledError
         yield error
         error = getattr(error, "orig", None) or error.__cause__
 
 
-def _meaning_of(error: BaseException) -> _Meaning | None:
+def _class_of(error: BaseException) -> _ErrorClass | None:
+    if isinstance(error, TimeoutError):
+        return StorageTimeout
+    if _is_loss(error):
+        return ConnectionLost
     if isinstance(error, OverflowError | UnicodeError):
         return ValueRefused  # a number beyond 64 bits, half a surrogate pair
     code = getattr(error, "sqlite_errorcode", None)
@@ -102,10 +114,20 @@ def _meaning_of(error: BaseException) -> _Meaning | None:
     return None
 
 
+def _is_loss(error: BaseException) -> bool:
+    """Return whether a connection ended that there was."""
+    if isinstance(error, asyncpg.InterfaceError):
+        return "closed" in str(error)
+    is_refused = isinstance(error, ConnectionRefusedError)
+    return isinstance(error, ConnectionError) and not is_refused
+
+
 def _reason(error: BaseException) -> str:
-    """What went wrong in one line, without the statement and its values."""
+    """Return the reason in one line, without the statement and its values."""
     *_, innermost = _chain(error)
     if isinstance(innermost, TimeoutError):
         return "no answer in time"
+    if isinstance(innermost, PoolTimeout):
+        return "no connection became free in time"
     lines = str(innermost).strip().splitlines()
     return lines[0] if lines else type(innermost).__name__

@@ -1,71 +1,60 @@
-"""The client for all calls to other services: it fetches bodies, and decodes none.
+"""HTTP client for calls to other services; it returns bodies that are not decoded.
 
-A call is up to `attempts` tries, each as the client's `Protection` allows it; a try
-has its own time-out, follows no redirect and reads at most `max_body_bytes`, counted
-after decompression. The outcome is a body or an `UpstreamError`. Decoding comes after
-the call, so that our own work is never charged to upstream: not to the time-out of a
-try, not to its retries, not to the circuit breaker.
+A call has up to `attempts` tries, each admitted by the `UpstreamGuard` of the client. A
+try has its own time-out, follows no redirect, and reads at most `max_body_bytes`,
+counted after decompression. The outcome is a body or an `UpstreamError`.
+
+Decoding comes after the call. So our own work does not count in the time-out of a try,
+in its retries, or in the circuit breaker.
 """
 
 import asyncio
-import codecs
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from http import HTTPStatus
-from typing import Final, NamedTuple, TypeVar
+from typing import Final
 
 import aiohttp
-import msgspec
 import structlog
 from aiohttp import hdrs
 from aiohttp_retry import RetryClient
+from opentelemetry.trace import Span, SpanKind
 from yarl import URL
 
-from service import metrics, telemetry
-from service.settings import Breaker, Upstream
-from service.upstream import errors
-from service.upstream.breaker import CircuitBreaker, Clock
-from service.upstream.peers import COPILOT, Peer
-from service.upstream.protection import Protection
+from service.observability import tracing as telemetry
+from service.settings import BreakerSettings, UpstreamSettings
+from service.upstream import errors, metrics
+from service.upstream.bodies import UpstreamResponse, check_is_json, read_bounded
+from service.upstream.circuit_breaker import CircuitBreaker, MonotonicClock
+from service.upstream.guard import Turn, UpstreamGuard
+from service.upstream.profiles import COPILOT, UpstreamProfile
 from service.upstream.retries import Backoff, unexpected_status
 
-T = TypeVar("T")
 READ_SIZE_BYTES: Final = 256 * 1024
 IDLE_CONNECTION_S: Final = 30.0
 USER_AGENT: Final = "copilot-usage"
-EDGE_BYTES: Final = 1_024
-"""White space around a body beyond this makes it malformed."""
-JSON_EDGES: Final = frozenset({b"{}", b"[]"})
 
 log = structlog.get_logger()
 
 
-class UpstreamResponse(NamedTuple):
-    """A JSON body, not decoded yet, and how many tries it took.
-
-    The body is None where it is still that of the `etag` that the call named.
-    """
-
-    body: bytearray | None
-    attempts: int
-    etag: str | None = None
-
-
 class UpstreamClient:
-    """Fetches from one upstream; `open_client` makes one and closes it."""
+    """Fetches from one upstream; created and closed by `open_client`."""
 
     def __init__(
-        self, upstream: Upstream, session: aiohttp.ClientSession, protection: Protection
+        self,
+        upstream: UpstreamSettings,
+        session: aiohttp.ClientSession,
+        guard: UpstreamGuard,
     ) -> None:
         self._upstream = upstream
         self._session = session
-        self._protection = protection
+        self._guard = guard
 
     @property
     def breaker(self) -> CircuitBreaker:
         """The circuit breaker of all calls."""
-        return self._protection.breaker
+        return self._guard.breaker
 
     async def fetch(
         self,
@@ -74,20 +63,22 @@ class UpstreamClient:
         etag: str | None = None,
         template: str | None = None,
         form: Mapping[str, str] | None = None,
+        turn: Turn = nullcontext,
     ) -> UpstreamResponse:
         """GET `base_url` + `path`, already percent-encoded, and read the JSON body.
 
-        Metrics call the path `template` where it has variables. A `form` is sent by
-        POST; it is repeated as a GET is, so it must change nothing. Raises
-        `UpstreamError`.
+        `template` is the name of the path in metrics, if the path has variables. A
+        `form` is sent by POST, which is retried, so it must be safe. Each try waits for
+        the rate limit in its `turn`. Raises `UpstreamError`.
         """
-        call = _Call(self._upstream, self._protection, template or path)
+        call = _Call(self._upstream, self._guard, template or path, turn)
         headers = {"If-None-Match": etag} if etag else {}
         try:
             with translated():
                 return await call.run(self._session, self._url(path), headers, form)
         except errors.UpstreamError as error:
             error.attempts = call.attempts
+            # The open circuit would refuse an earlier retry of the client.
             if open_s := self.breaker.refuses_for_s:
                 error.retry_after_s = max(open_s, error.retry_after_s or 0.0)
             raise
@@ -97,19 +88,25 @@ class UpstreamClient:
             base = URL(self._upstream.base_url)
         except ValueError as error:
             raise errors.BadRequestUrl(str(error)) from error
+        # Otherwise yarl would resolve the `%2E%2E` of a report id.
         return URL(str(base).rstrip("/") + path, encoded=True)
 
 
 class _Call:
-    """One call: its tries, its last failure, and in the end its body."""
+    """One call: its tries, its last failure, and at the end its body."""
 
     def __init__(
-        self, upstream: Upstream, protection: Protection, template: str
+        self,
+        upstream: UpstreamSettings,
+        guard: UpstreamGuard,
+        template: str,
+        turn: Turn,
     ) -> None:
         self._upstream = upstream
-        self._protection = protection
-        self._backoff = Backoff(upstream, protection.check_retry, protection.peer)
+        self._guard = guard
+        self._backoff = Backoff(upstream, guard.check_retry, guard.profile)
         self._template = template
+        self._turn = turn
         self._body: bytearray | None = None
         self._is_conditional = False
         self.attempts = 0
@@ -138,25 +135,23 @@ class _Call:
     async def _try(
         self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        """One try, as aiohttp's client middleware.
-
-        Here, and not around the session, errors are translated before aiohttp sees
-        them: it would resend a GET on its own where a kept connection was dropped,
-        and so make more tries than were allowed.
-        """
-        async with self._protection.around_try(self.attempts + 1):
+        """Make one try, as a client middleware of aiohttp."""
+        # A middleware, since aiohttp must not see its own errors: it would resend a
+        # GET by itself if an idle connection was closed, beyond the allowed tries.
+        async with self._guard.around_try(self.attempts + 1, self._turn):
             self.attempts += 1
             name = f"{request.method} {self._template}"
-            with telemetry.span(name, "client", self._attributes(request)) as note:
+            attributes = self._attributes(request)
+            with telemetry.span(name, SpanKind.CLIENT, attributes) as span:
                 if headers := telemetry.outgoing():
                     request.headers.update(headers)
-                return await self._send(request, send, note)
+                return await self._send(request, send, span)
 
     async def _send(
         self,
         request: aiohttp.ClientRequest,
         send: aiohttp.ClientHandlerType,
-        note: telemetry.Note,
+        span: Span,
     ) -> aiohttp.ClientResponse:
         started = time.perf_counter()
         try:
@@ -165,12 +160,12 @@ class _Call:
                     response = await self._answer(await send(request))
         except errors.UpstreamError as error:
             self._backoff.failure = error
-            note(outcome_of(error))
-            self._note_try(request, started, outcome_of(error))
+            telemetry.record(span, outcome_of(error))
+            self._record_try(request, started, outcome_of(error))
             raise
         outcome = {"http.response.status_code": response.status}
-        note(outcome)
-        self._note_try(request, started, outcome)
+        telemetry.record(span, outcome)
+        self._record_try(request, started, outcome)
         return response
 
     def _attributes(self, request: aiohttp.ClientRequest) -> telemetry.Attributes:
@@ -179,6 +174,7 @@ class _Call:
             "http.request.method": request.method,
             "server.address": request.url.host,
             "server.port": request.url.port,
+            # Spans leave the service, so they must not have the credentials of the URL.
             "url.full": str(request.url.with_user(None)),
             "url.template": self._template,
         }
@@ -187,38 +183,39 @@ class _Call:
         return {name: value for name, value in known.items() if value is not None}
 
     async def _answer(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-        """Read the body of one response; `UpstreamError` where it is of no use."""
+        """Read the body of one response; raise `UpstreamError` if it is unusable."""
         try:
+            # A 304 answers a conditional request only (RFC 9110, section 15.4.5).
             if response.status == HTTPStatus.NOT_MODIFIED and self._is_conditional:
                 return response
             if response.status != HTTPStatus.OK:
                 retry_after = response.headers.get("Retry-After")
-                peer = self._protection.peer
-                raise unexpected_status(response.status, retry_after, peer)
+                profile = self._guard.profile
+                raise unexpected_status(response.status, retry_after, profile)
             self._check_type(response)
             body = await read_bounded(response, self._upstream.max_body_bytes)
             check_is_json(body)
             self._body = body
         except BaseException:
-            # aiohttp-retry keeps what it discards, and a kept one holds a connection.
+            # aiohttp-retry keeps a reference, by which the connection would stay open.
             response.release()
             raise
         return response
 
     def _check_type(self, response: aiohttp.ClientResponse) -> None:
-        wanted = self._protection.peer.media_type
-        if wanted is not None and response.content_type != wanted:
-            raise errors.WrongMediaType(f"expected {wanted}, not a page of any kind")
+        expected = self._guard.profile.media_type
+        if expected is not None and response.content_type != expected:
+            raise errors.WrongMediaType(f"expected {expected}")
 
-    def _note_try(
+    def _record_try(
         self,
         request: aiohttp.ClientRequest,
         started: float,
         outcome: telemetry.Attributes,
     ) -> None:
-        taken_s = time.perf_counter() - started
-        (how,) = outcome.values()
-        metrics.try_ended(request.method, self._template, str(how), taken_s)
+        duration_s = time.perf_counter() - started
+        (label,) = outcome.values()
+        metrics.try_ended(request.method, self._template, str(label), duration_s)
         write = log.warning if "error.type" in outcome else log.info
         write(
             "upstream.request",
@@ -226,7 +223,7 @@ class _Call:
                 "url.path": request.url.raw_path,
                 **outcome,
                 "http.request.resend_count": self.attempts - 1,
-                "duration_s": round(taken_s, 6),
+                "duration_s": round(duration_s, 6),
             },
         )
 
@@ -247,58 +244,16 @@ def translated() -> Iterator[None]:
         raise errors.translate(error) from error
 
 
-async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytearray:
-    """The decompressed body; `BodyTooLarge` as soon as it passes the limit."""
-    if (response.content_length or 0) > limit_bytes:
-        raise errors.BodyTooLarge(limit_bytes)
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise errors.BodyTooLarge(limit_bytes)
-    return body
-
-
-def check_is_json(body: bytearray) -> None:
-    """Raise `MalformedBody` for a body that is cut off, or is a page for people.
-
-    Only its ends are looked at, so that this takes no time, however large it is. A
-    byte order mark is removed.
-    """
-    if body.startswith(codecs.BOM_UTF8):
-        del body[: len(codecs.BOM_UTF8)]
-    begin = bytes(body[:EDGE_BYTES]).lstrip()[:1]
-    end = bytes(body[-EDGE_BYTES:]).rstrip()[-1:]
-    if begin + end not in JSON_EDGES:
-        raise errors.MalformedBody("the body is not a whole JSON document")
-
-
-def decode(response: UpstreamResponse, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode the body of a response, which must have one.
-
-    Raises `ContractBroken` and `MalformedBody`.
-    """
-    assert response.body is not None  # noqa: S101 - no call for it was conditional
-    try:
-        return decoder.decode(response.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        is_json = isinstance(error, msgspec.ValidationError | RecursionError)
-        kind = errors.ContractBroken if is_json else errors.MalformedBody
-        unusable = kind(str(error))
-        unusable.attempts = response.attempts
-        raise unusable from error
-
-
 @asynccontextmanager
 async def open_client(
-    upstream: Upstream,
-    breaker: Breaker,
-    clock: Clock = time.monotonic,
-    peer: Peer = COPILOT,
+    upstream: UpstreamSettings,
+    breaker: BreakerSettings,
+    clock: MonotonicClock = time.monotonic,
+    profile: UpstreamProfile = COPILOT,
 ) -> AsyncIterator[UpstreamClient]:
-    """Open a client of one server, with its own connections, closed at the end.
+    """Open a client of one upstream, with its own connections.
 
-    `clock` is what its protection measures time by.
+    `clock` returns seconds for the circuit breaker and the retry budget.
     """
     connector = aiohttp.TCPConnector(
         limit=upstream.concurrency, keepalive_timeout=IDLE_CONNECTION_S
@@ -310,6 +265,6 @@ async def open_client(
         headers={"Accept": "application/json", "User-Agent": USER_AGENT},
         read_bufsize=READ_SIZE_BYTES,
     )
-    protection = Protection(upstream, breaker, clock, peer)
+    guard = UpstreamGuard(upstream, breaker, clock, profile)
     async with session:
-        yield UpstreamClient(upstream, session, protection)
+        yield UpstreamClient(upstream, session, guard)

@@ -1,20 +1,19 @@
-"""What can go wrong with a call to upstream. No error of aiohttp leaves this package.
+"""Failures of calls to an upstream. No error of aiohttp leaves this package.
 
 UpstreamError
-├── Unreachable             no whole answer came
-│   ├── ConnectFailed       the connection could not be made
-│   ├── ConnectionDropped   it was made, and lost
-│   └── TryTimedOut         one try took longer than it may
-├── UnexpectedStatus        an answer came, with a status that is no success
-│   └── ShutOut             the status says that we are not wanted
-├── UnusableBody            an answer came whose body cannot be used
-│   ├── WrongMediaType      it is of another type than was agreed, such as a page
-│   ├── MalformedBody       it is cut off, wrongly encoded, or not JSON
-│   ├── BodyTooLarge        it is larger than allowed, once decompressed
-│   └── ContractBroken      it is JSON, but not what was agreed
-├── BadRequestUrl           the configured address makes no URL to call
-├── CircuitOpen             no call was made: upstream is ill and left in peace
-└── TooManyWait             no call was made: its turn would come too late
+├── Unreachable             no complete answer was received.
+│   ├── ConnectFailed       the connection could not be opened.
+│   ├── ConnectionDropped   the connection was lost.
+│   └── TryTimedOut         a try took longer than `timeout_s`.
+├── UnexpectedStatus        the status is not a success.
+│   └── Blocked             the status means that upstream blocks us.
+├── UnusableBody            the body cannot be used.
+│   ├── WrongMediaType      it has another type than expected, such as HTML.
+│   ├── MalformedBody       it is truncated, wrongly encoded, or not JSON.
+│   ├── BodyTooLarge        it is larger than allowed, after decompression.
+│   └── ContractBroken      it is JSON, but does not match the schema.
+├── BadRequestUrl           the configured address is not a URL.
+└── CircuitOpen             no call was made, after too many failures.
 """
 
 import ssl
@@ -25,35 +24,35 @@ from aiohttp import http_exceptions
 
 
 class UpstreamError(Exception):
-    """A call to upstream gave nothing that can be used, after `attempts` tries."""
+    """A call to an upstream failed, after `attempts` tries."""
 
     attempts: int = 1
     retry_after_s: float | None = None
 
     @property
     def error_type(self) -> str:
-        """What logs call it: the status that was answered, else the class."""
+        """Name of the error in logs: the status, or the class if there is none."""
         return type(self).__name__
 
 
 class Unreachable(UpstreamError):
-    """No whole answer came."""
+    """No complete answer was received."""
 
 
 class ConnectFailed(Unreachable):
-    """The connection could not be made: refused, unknown host, TLS, a proxy."""
+    """The connection could not be opened: refused, unknown host, TLS, a proxy."""
 
 
 class ConnectionDropped(Unreachable):
-    """The connection was lost before the answer was whole."""
+    """The connection was lost before the answer was complete."""
 
 
 class TryTimedOut(Unreachable):
-    """One try took longer than it may."""
+    """A try took longer than `timeout_s`."""
 
 
 class UnexpectedStatus(UpstreamError):
-    """Upstream answered with a status that is no success."""
+    """The status of the answer is not a success."""
 
     def __init__(self, status: int, retry_after_s: float | None = None) -> None:
         super().__init__(f"upstream answered {status}")
@@ -65,20 +64,20 @@ class UnexpectedStatus(UpstreamError):
         return str(self.status)
 
 
-class ShutOut(UnexpectedStatus):
-    """The status says that we are not wanted."""
+class Blocked(UnexpectedStatus):
+    """The status means that upstream blocks us."""
 
 
 class UnusableBody(UpstreamError):
-    """Upstream answered, but its body cannot be used."""
+    """The body of the answer cannot be used."""
 
 
 class WrongMediaType(UnusableBody):
-    """The body is of another type than was agreed, such as a page for people."""
+    """The body has another type than expected, such as HTML."""
 
 
 class MalformedBody(UnusableBody):
-    """The body is cut off, wrongly encoded, or not JSON."""
+    """The body is truncated, wrongly encoded, or not JSON."""
 
 
 class BodyTooLarge(UnusableBody):
@@ -93,22 +92,14 @@ class ContractBroken(UnusableBody):
 
 
 class BadRequestUrl(UpstreamError):
-    """The configured address makes no URL that can be called."""
+    """The configured address is not a URL."""
 
 
 class CircuitOpen(UpstreamError):
-    """No call was made, since too many failed lately; `retry_after_s` says when."""
+    """No call was made after too many failures; retry after `retry_after_s`."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__("the circuit is open")
-        self.retry_after_s: float = retry_after_s
-
-
-class TooManyWait(UpstreamError):
-    """No call was made, since its turn would come too late; it may later."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__("too many calls wait for their turn")
         self.retry_after_s: float = retry_after_s
 
 
@@ -125,7 +116,7 @@ _TRANSLATIONS: Final[dict[type[BaseException], type[UpstreamError]]] = {
     aiohttp.InvalidURL: BadRequestUrl,
     aiohttp.NonHttpUrlClientError: BadRequestUrl,
     aiohttp.RedirectClientError: BadRequestUrl,
-    UnicodeError: BadRequestUrl,  # a host that has no IDNA form
+    UnicodeError: BadRequestUrl,  # a host without an IDNA form
     aiohttp.ClientConnectorError: ConnectFailed,
     aiohttp.ServerFingerprintMismatch: ConnectFailed,
     aiohttp.ClientHttpProxyError: ConnectFailed,
@@ -136,11 +127,11 @@ _TRANSLATIONS: Final[dict[type[BaseException], type[UpstreamError]]] = {
 }
 
 FOREIGN: Final = tuple(_TRANSLATIONS)
-"""Every foreign error that a call can raise."""
+"""Errors of aiohttp and of the standard library that a call can raise."""
 
 
 def translate(error: BaseException) -> UpstreamError:
-    """Our error for one of aiohttp's: that of the nearest ancestor in the table."""
+    """Return our error for a foreign one, by its nearest class in the table."""
     for ancestor in type(error).__mro__:
         if ancestor in _TRANSLATIONS:
             return _TRANSLATIONS[ancestor](str(error) or type(error).__name__)

@@ -1,11 +1,11 @@
-"""When a try is repeated, and after which wait: aiohttp-retry's options, all set.
+"""Retries: which failures are repeated, after which wait, and how many in all.
 
-aiohttp-retry runs the loop. By default it would retry no exception, resend POSTs on
-5xx and ignore `Retry-After`; here every option is given outright. Each try raises one
-of our own errors, so the choice of what to repeat stands in one place, below.
+aiohttp-retry runs the loop. By default it retries no exception, resends POSTs on 5xx
+and ignores `Retry-After`, so every option is set here. Each try raises one of our own
+errors, so `RETRIED_ERRORS` alone decides what is repeated.
 
-A budget bounds retries to a share of the recent calls: when everything fails, retries
-must not multiply the load. A floor lets small traffic retry too.
+A budget limits retries to a share of the recent calls: during an outage, retries must
+not multiply the load. A floor permits some retries under little traffic.
 """
 
 import random
@@ -19,41 +19,45 @@ from typing import Any, Final
 import structlog
 from aiohttp_retry import RetryOptionsBase
 
-from service import metrics
-from service.settings import Upstream
-from service.upstream import errors
-from service.upstream.peers import COPILOT, Peer
+from service.settings import UpstreamSettings
+from service.upstream import errors, metrics
+from service.upstream.profiles import COPILOT, UpstreamProfile
 
-RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-# POST too: here it asks what is too long for a URL, and changes nothing.
+# They mean "not now": RFC 9110 (408), RFC 8470 (425), RFC 6585 (429).
+RETRIED_CLIENT_ERRORS: Final = frozenset({408, 425, 429})
+# What a server does not implement, it will not implement a moment later.
+PERMANENT_SERVER_ERRORS: Final = frozenset({501, 505})
+# POST is safe here: it sends a query that is too long for a URL.
 RETRIED_METHODS: Final = frozenset({"GET", "POST"})
 
 SLICES: Final = 10
-"""The window moves by a tenth of itself, so that it holds ten counts and no calls."""
+"""Parts of the window, each with two counts, so that no list of calls is needed."""
 
 CheckRetry = Callable[[errors.UpstreamError], None]
-"""Raises the failure of the last try where no retry may be made."""
+"""Raises the failure of the last try, unless a retry may be made."""
 
 log = structlog.get_logger()
 
 
 class RetriedStatus(errors.UnexpectedStatus):
-    """A status that may be gone at the next try."""
+    """A status after which another try may succeed."""
 
 
 RETRIED_ERRORS: Final = (errors.Unreachable, errors.MalformedBody, RetriedStatus)
 
 
 class Backoff(RetryOptionsBase):
-    """The retries of one call: exponential bounds, full jitter, `Retry-After` heeded.
+    """Retries of one call: exponential backoff with full jitter, and `Retry-After`.
 
-    `failure` is the last try's error; the caller sets it, since aiohttp-retry passes
-    none on. `check_retry` is called before each retry, and raises where it may not be
-    made.
+    The caller sets `failure` to the error of the last try, since aiohttp-retry does
+    not pass it on. `check_retry` is called before each retry, and may raise.
     """
 
     def __init__(
-        self, settings: Upstream, check_retry: CheckRetry, peer: Peer = COPILOT
+        self,
+        settings: UpstreamSettings,
+        check_retry: CheckRetry,
+        profile: UpstreamProfile = COPILOT,
     ) -> None:
         super().__init__(
             attempts=settings.attempts,
@@ -65,58 +69,65 @@ class Backoff(RetryOptionsBase):
         )
         self._settings = settings
         self._check_retry = check_retry
-        self._peer = peer
+        self._profile = profile
         self.failure: errors.UpstreamError | None = None
 
     def get_timeout(self, attempt: int, response: Any = None) -> float:
-        """Return the seconds to wait after try number `attempt`, counted from 1.
-
-        aiohttp-retry asks this once before each retry and at no other time, so what
-        is raised here ends the call.
-        """
+        """Return the seconds to wait after try number `attempt`, counted from 1."""
+        # aiohttp-retry calls this once before each retry, so an error ends the call.
         if self.failure is not None:
             self._check_retry(self.failure)
         wait_s = self._wait_s(attempt)
         reason = self.failure.error_type if self.failure else "unknown"
-        metrics.retried(self._peer.name, reason)
+        metrics.retried(self._profile.name, reason)
         log.warning(
             "upstream.retry",
-            upstream=self._peer.name,
+            upstream=self._profile.name,
             wait_s=round(wait_s, 4),
             reason=reason,
         )
         return wait_s
 
     def _wait_s(self, attempt: int) -> float:
-        asked_s = self.failure.retry_after_s if self.failure else None
-        if asked_s is not None:
-            return min(asked_s, self._settings.retry_after_max_s)
+        retry_after_s = self.failure.retry_after_s if self.failure else None
+        if retry_after_s is not None:
+            return min(retry_after_s, self._settings.retry_after_max_s)
+        # Full jitter: calls that failed together must not be repeated together.
         bound_s = self._settings.backoff_base_s * 2 ** (attempt - 1)
         return random.uniform(0, min(bound_s, self._settings.backoff_max_s))  # noqa: S311
 
 
 def unexpected_status(
-    status: int, retry_after: str | None, peer: Peer = COPILOT
+    status: int, retry_after: str | None, profile: UpstreamProfile = COPILOT
 ) -> errors.UnexpectedStatus:
-    """The error for a status, of the class that says whether to try again."""
-    kind = RetriedStatus if status in RETRIED_STATUSES else errors.UnexpectedStatus
-    if status in peer.refusals:
-        kind = errors.ShutOut
+    """Return the error for a status; its class decides about retries."""
+    kind = RetriedStatus if is_retried(status) else errors.UnexpectedStatus
+    if status in profile.blocking_statuses:
+        kind = errors.Blocked
     return kind(status, parse_retry_after(retry_after))
 
 
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a `Retry-After` header (RFC 9110 §10.2.3), or None.
+def is_retried(status: int) -> bool:
+    """Return whether a later try may have another status."""
+    if status in RETRIED_CLIENT_ERRORS:
+        return True
+    return 500 <= status < 600 and status not in PERMANENT_SERVER_ERRORS
 
-    Both forms are read, a number of seconds and a date; nonsense counts as absent.
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Return the seconds of a `Retry-After` header (RFC 9110 §10.2.3), or None.
+
+    It is a number of seconds or a date; an invalid value counts as absent.
     """
     if value is None:
         return None
-    if value.strip().isdecimal():
+    # `strip` and `float` have different sets of white space.
+    value = value.strip()
+    if value.isdecimal():
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-        if moment.tzinfo is None:  # the older forms of a date name no zone: it is GMT
+        if moment.tzinfo is None:  # obsolete formats of dates, in GMT
             moment = moment.replace(tzinfo=UTC)
         return max(0.0, moment.timestamp() - time.time())
     except (ValueError, OverflowError):
@@ -124,7 +135,7 @@ def parse_retry_after(value: str | None) -> float | None:
 
 
 class _Slice:
-    """What happened in one tenth of a window."""
+    """Counts of one part of the window."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -136,18 +147,18 @@ class RetryBudget:
     """Counts the calls and retries of the last `retry_window_s`."""
 
     def __init__(
-        self, settings: Upstream, clock: Callable[[], float] = time.monotonic
+        self, settings: UpstreamSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._slices: deque[_Slice] = deque()
 
     def record_call(self) -> None:
-        """Count a call, however often it is retried later."""
+        """Count a call, before its first try."""
         self._current_slice().calls += 1
 
     def take_retry(self) -> bool:
-        """Whether one more retry may be made now; if so, it is counted as made."""
+        """Return True if a retry may be made now, and count it."""
         current = self._current_slice()
         calls = sum(each.calls for each in self._slices)
         retries = sum(each.retries for each in self._slices)

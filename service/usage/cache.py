@@ -1,56 +1,62 @@
 """The cache of the current snapshot: time to live, single flight, stale answers.
 
-Requests take the current snapshot as long as it is fresh. For some time after that
-they still take it at once, while one refresh runs in the background. They wait only
-where no snapshot is young enough, and then all for the same refresh, which goes on
-when a caller leaves.
+Requests use the current snapshot while it is fresh. For some time after that, they use
+the stale snapshot while one refresh runs in the background. If no snapshot is young
+enough, all requests wait for the same refresh. It continues when a client disconnects.
 """
 
 import asyncio
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext
 from typing import Final, NamedTuple
 
-import msgspec
 import structlog
-from structlog.contextvars import bound_contextvars
 
-from service import metrics
+from service.observability.stages import stage
 from service.settings import Settings
-from service.storage.shared_store import SharedStore
+from service.storage.redis_store import RedisStore
 from service.upstream.client import UpstreamClient
-from service.usage.encodings import Answer
-from service.usage.errors import RefreshFailed, UnknownPlan, WorkerLost
-from service.usage.freshness import Forward, Freshness, Policy
-from service.usage.pricing.plans import PLANS, Plan
-from service.usage.refresh import Refresher, log_prices
+from service.usage import metrics
+from service.usage.errors import RefreshFailed, WorkerLost
+from service.usage.parameters import find_plan
+from service.usage.preparation import (
+    CachedSnapshot,
+    can_answer,
+    load_columns,
+    price,
+)
+from service.usage.pricing.plans import Plan
+from service.usage.refresh import Refresher
 from service.usage.reports import ReportCache, ReportResolver
-from service.usage.shared_cache import Known, Manifest, SharedCache, SharedSnapshot
+from service.usage.shared_cache import KnownSnapshot, SharedCache
 from service.usage.shared_reports import RedisReports
-from service.usage.snapshots.columns import Summary
-from service.usage.snapshots.snapshot import Snapshot
-from service.usage.snapshots.store import Logging, SnapshotStore
+from service.usage.shared_snapshot import SharedSnapshot
+from service.usage.snapshot import Slot
+from service.usage.snapshots.worker import INLINE_MESSAGES
 from service.usage.sources import MessageSource
-from service.usage.view import View
+from service.usage.view import SnapshotView
+from service.web.http_cache.encodings import Answer
+from service.web.http_cache.freshness import Forward, Freshness, Policy
 
+NOTE_AGAIN_S: Final = 1.0
+"""Time after which an answer from the same snapshot is noted for the metrics again."""
 MAX_REFRESHES: Final = 3
-"""Refreshes that one query waits for: the first may adopt what has no texts."""
+"""Refreshes that one query waits for: the first may adopt a snapshot without texts."""
 
 log = structlog.get_logger()
 
 
-class Cached(NamedTuple):
-    """The current snapshot, when it was fetched, and how other processes know it."""
+class LastFailure(NamedTuple):
+    """The last refresh that has failed: its Unix time, and the class of the error."""
 
-    snapshot: Snapshot
-    fetched_at: float
-    manifest: Manifest | None = None
+    at: float
+    error: str
 
 
 class SnapshotCache:
-    """Keeps the current snapshot and refreshes it; one for each process."""
+    """The current snapshot of this process, and its refreshes."""
 
     def __init__(
         self,
@@ -59,24 +65,19 @@ class SnapshotCache:
         source: MessageSource,
         clock: Callable[[], float] = time.monotonic,
         *,
-        store: SharedStore | None = None,
+        store: RedisStore | None = None,
     ) -> None:
         self.clock = clock
-        self.current: Cached | None = None
-        self._policy = Policy.of(settings.cache)
+        self.current: CachedSnapshot | None = None
+        self._policy = Policy.of(
+            settings.cache, is_private="usage:read" in settings.auth.required
+        )
         self._stale_wait_s = settings.cache.stale_wait_s
         self._try_s = settings.upstream.timeout_s
         self._pause_s = settings.cache.pause_after_failure_s
         self._max_logged = settings.logging.steps_per_refresh
         self._plan = find_plan(settings.usage.plan)
-        reports = ReportCache(settings.cache, clock)
-        resolver = ReportResolver(
-            client,
-            reports,
-            RedisReports(reports, store) if store else None,
-            concurrency=settings.upstream.concurrency,
-            on_error=settings.usage.on_report_error,
-        )
+        resolver = make_resolver(settings, client, clock, store)
         self._refresher = Refresher(settings, source, resolver, self._plan, clock)
         self._shared = SharedCache(settings, store) if store else None
         self._refreshing: asyncio.Task[None] | None = None
@@ -84,31 +85,48 @@ class SnapshotCache:
         self._publishing: asyncio.Task[None] | None = None
         self._paused_until = -math.inf
         self._renewed_at = -math.inf
+        self.last_failure: LastFailure | None = None
+        self.has_failed = False
+        """Whether the last refresh has failed."""
+        self._noted: CachedSnapshot | None = None
+        self._noted_at = -math.inf
 
     @property
     def default_plan(self) -> Plan:
-        """The plan that prices where a request names none."""
+        """The plan of requests that name none."""
         return self._plan
 
     async def view(
-        self, plan_name: str | None = None, *, is_query: bool = True
-    ) -> View:
+        self,
+        plan_name: str | None = None,
+        slot: Slot = nullcontext,
+        *,
+        is_query: bool = True,
+    ) -> SnapshotView:
         """Return the current period under a plan, the configured one by default.
 
-        `is_query` is false where the encoded answer is all that is needed. Raises
-        `UnknownPlan`; `RefreshFailed` where no snapshot is young enough.
+        `is_query` is false if the encoded answer is enough. Queries enter the lane of
+        `slot`, also that which prices another plan. Raises `UnknownPlan`, and
+        `RefreshFailed` if no snapshot is young enough.
         """
         plan = self._plan if plan_name is None else find_plan(plan_name)
         cached, forward = await self._find()
         if is_query or plan is not self._plan:
             cached = await self._prepare(cached, plan)
         snapshot = cached.snapshot
-        summary = await self._price(snapshot, plan)
+        if snapshot.summary.messages <= INLINE_MESSAGES:
+            slot = nullcontext  # the event loop answers at once
+        with stage("query"):
+            summary = await price(snapshot, plan, self._max_logged, slot)
         freshness = self._policy.judge(self._age(cached), forward)
-        return View(snapshot, plan, summary, freshness)
+        self.note_answer(cached)
+        return SnapshotView(snapshot, plan, summary, freshness, slot)
 
     def fresh_answer(self) -> tuple[Answer, Freshness, float] | None:
-        """Return the default answer and until when it is fresh; None without one."""
+        """Return the default answer, its freshness, and the end of that.
+
+        None without a fresh answer. The end is in seconds, by the clock of the cache.
+        """
         cached = self.current
         if cached is None:
             return None
@@ -118,6 +136,50 @@ class SnapshotCache:
         fresh_until = cached.fetched_at + self._policy.ttl_s
         return cached.snapshot.answer, self._policy.judge(age_s), fresh_until
 
+    @property
+    def is_servable(self) -> bool:
+        """True while a snapshot is cached that may be served if refreshes fail."""
+        return self.current is not None and self._covers_failure(self.current)
+
+    @property
+    def is_shared(self) -> bool:
+        """True if processes share snapshots through Redis."""
+        return self._shared is not None
+
+    async def wait_until_shared(self) -> None:
+        """Wait until the last snapshot is in Redis, if processes share it."""
+        if self._publishing is not None:
+            await asyncio.wait([self._publishing])
+
+    @property
+    def refreshing(self) -> asyncio.Task[None] | None:
+        """The refresh that runs, or None."""
+        return self._refreshing
+
+    @property
+    def refresh_began(self) -> float:
+        """When the last refresh began, by the time of the event loop."""
+        return self._refresh_began
+
+    def start_refresh(self, *, is_alone: bool = False) -> asyncio.Task[None]:
+        """Return the running refresh, or start one.
+
+        Requests share it, so a client that disconnects does not cancel it. With
+        `is_alone`, a new refresh does not adopt the snapshot of another process.
+        """
+        if self._refreshing is None or self._refreshing.done():
+            self._refresh_began = asyncio.get_running_loop().time()
+            self._refreshing = asyncio.create_task(self._renew(is_alone=is_alone))
+            self._refreshing.add_done_callback(self._forget_refresh)
+        return self._refreshing
+
+    def note_answer(self, cached: CachedSnapshot) -> None:
+        """Note for the metrics that this snapshot answers, not more than needed."""
+        now = self.clock()
+        if cached is not self._noted or now >= self._noted_at + NOTE_AGAIN_S:
+            self._noted, self._noted_at = cached, now
+            metrics.answered(self._age(cached))
+
     async def close(self) -> None:
         """Stop refreshing and forget the snapshot."""
         for task in (self._refreshing, self._publishing):
@@ -125,187 +187,168 @@ class SnapshotCache:
                 task.cancel()
                 await asyncio.wait([task])
         if self._shared is not None:
-            await self._shared.give_up()
+            await self._shared.release()
         await self._refresher.workers.close()
 
-    def _age(self, cached: Cached) -> float:
+    def _age(self, cached: CachedSnapshot) -> float:
         return self.clock() - cached.fetched_at
 
-    async def _find(self) -> tuple[Cached, Forward | None]:
-        """Return what to answer from, and why the caller waited for it, if it did."""
-        cached, asked_at = self.current, self.clock()
+    async def _find(self) -> tuple[CachedSnapshot, Forward | None]:
+        """Return the snapshot to answer from, and the reason for a wait, if any."""
+        cached, started_at = self.current, self.clock()
         if cached is not None and self._age(cached) < self._policy.ttl_s:
             return cached, None
-        found = await self._find_stale_or_refresh(cached)
-        if self._renewed_at < asked_at:
+        with stage("refresh"):
+            found = await self._find_stale_or_refresh(cached)
+        # Without a refresh since then, the request was not forwarded (RFC 9211).
+        if self._renewed_at < started_at:
             return found, None
         if cached is None:
             return found, "miss"
         return found, "stale" if found.fetched_at > cached.fetched_at else None
 
-    async def _find_stale_or_refresh(self, cached: Cached | None) -> Cached:
+    async def _find_stale_or_refresh(
+        self, cached: CachedSnapshot | None
+    ) -> CachedSnapshot:
         """Return the snapshot while it is young enough, else wait for a refresh."""
         is_usable = cached is not None and self._covers_failure(cached)
+        # After a failure the upstream gets a pause, while a stale answer covers it.
         if cached is not None and is_usable and self.clock() < self._paused_until:
             return cached
-        refreshing = self._start_refresh()
+        refreshing = self.start_refresh()
+        # `stale-while-revalidate` of RFC 5861: the client does not wait.
         if cached is not None and self._is_revalidating(cached):
             return cached
         if cached is not None and is_usable:
+            # One wait for all requests, counted from the start of the refresh.
+            # Otherwise an upstream that hangs would fill `server.max_in_flight`.
             await asyncio.wait(
-                [refreshing], timeout=self._left_to_wait_s(self._stale_wait_s)
+                [refreshing], timeout=self._remaining_s(self._stale_wait_s)
             )
             return self.current or cached
         try:
+            # A client that disconnects must not cancel the refresh of the others.
             await asyncio.shield(refreshing)
         except RefreshFailed:
-            # Another process may have had a stale snapshot, and adopting is enough.
+            # The refresh may have adopted a stale snapshot before it failed.
             if self.current is None or not self._covers_failure(self.current):
                 raise
-        return self._in_force()
+        return self._require_current()
 
-    def _covers_failure(self, cached: Cached) -> bool:
+    def _covers_failure(self, cached: CachedSnapshot) -> bool:
         return self._policy.covers_failure(self._age(cached))
 
-    def _is_revalidating(self, cached: Cached) -> bool:
+    def _is_revalidating(self, cached: CachedSnapshot) -> bool:
         return self._policy.state(self._age(cached)) == "revalidating"
 
-    def _left_to_wait_s(self, wait_s: float) -> float:
-        """Return what is left of a wait that is counted from the refresh's start."""
+    def _remaining_s(self, wait_s: float) -> float:
+        """Return the rest of a wait that begins with the refresh, in seconds."""
         running_s = asyncio.get_running_loop().time() - self._refresh_began
         return max(0.0, wait_s - running_s)
 
-    def _in_force(self) -> Cached:
+    def _require_current(self) -> CachedSnapshot:
         if self.current is None:
             raise WorkerLost("a refresh has ended without a snapshot")
         return self.current
 
-    async def _prepare(self, cached: Cached, plan: Plan) -> Cached:
+    async def _prepare(self, cached: CachedSnapshot, plan: Plan) -> CachedSnapshot:
         """Return a snapshot whose worker can answer queries under a plan.
 
-        That is the one given, unless its columns are gone with their process or with
-        Redis, or only its texts could tell the prices. Then a refresh follows here.
+        Refreshes if the columns of the given snapshot are lost, or if the plan needs
+        its texts and only another process has them. Raises `RefreshFailed`.
         """
         for _ in range(MAX_REFRESHES):
-            if not self._can_answer(cached, plan):
-                await self._load_columns(cached)
-            if self._can_answer(cached, plan):
+            if not can_answer(cached.snapshot, plan):
+                await load_columns(cached, self._shared)
+            if can_answer(cached.snapshot, plan):
                 return cached
-            await self._wait_for_refresh()
-            cached = self._in_force()
+            with stage("refresh"):
+                await self._wait_for_refresh()
+            cached = self._require_current()
         raise WorkerLost
 
     async def _wait_for_refresh(self) -> None:
-        """Wait for a refresh of this process, for about one try to call upstream.
+        """Wait for a refresh of this process, as long as one call of upstream may take.
 
-        Requests that waited for its deadline would keep others from being served.
+        Raises `RefreshFailed`.
         """
+        # Requests that wait for a refresh's deadline would use up
+        # `server.max_in_flight`.
         if self.clock() < self._paused_until:
             raise WorkerLost("the period is lost, and the last refresh has failed")
-        refreshing = self._start_refresh(is_alone=True)
-        await asyncio.wait([refreshing], timeout=self._left_to_wait_s(self._try_s))
+        refreshing = self.start_refresh(is_alone=True)
+        await asyncio.wait([refreshing], timeout=self._remaining_s(self._try_s))
         if not refreshing.done():
-            raise WorkerLost("the period is being computed anew")
+            raise WorkerLost("the period is being computed again")
         refreshing.result()
 
-    def _can_answer(self, cached: Cached, plan: Plan) -> bool:
-        snapshot = cached.snapshot
-        return snapshot.is_here and (plan is snapshot.plan or snapshot.has_texts)
-
-    async def _load_columns(self, cached: Cached) -> None:
-        """Have the worker of an adopted snapshot read the shared columns."""
-        snapshot, manifest, shared = cached.snapshot, cached.manifest, self._shared
-        if shared is None or manifest is None or snapshot.is_here:
-            return
-
-        async def adopt() -> bool:
-            columns = await shared.columns(manifest)
-            if columns is None:
-                return False
-            with suppress(msgspec.DecodeError, KeyError, ValueError, WorkerLost):
-                await snapshot.worker.adopt(snapshot.number, columns)
-            return snapshot.is_here
-
-        await snapshot.derived.once("columns", adopt)
-
-    async def _price(self, snapshot: Snapshot, plan: Plan) -> Summary:
-        """Return the totals under a plan, priced now where nobody asked before."""
-        if plan is snapshot.plan:
-            return snapshot.summary
-
-        async def price() -> Summary:
-            priced = await snapshot.worker.query(
-                SnapshotStore.price,
-                snapshot.number,
-                plan.id,
-                Logging(snapshot.refresh_id, self._max_logged),
-            )
-            with bound_contextvars(**snapshot.log_values):
-                await log_prices(priced)
-            return priced.summary
-
-        return await snapshot.derived.value(plan.id, price)
-
-    def _start_refresh(self, *, is_alone: bool = False) -> asyncio.Task[None]:
-        """Return the refresh that runs, or a new one. It belongs to no caller."""
-        if self._refreshing is None or self._refreshing.done():
-            self._refresh_began = asyncio.get_running_loop().time()
-            self._refreshing = asyncio.create_task(self._renew(is_alone=is_alone))
-            self._refreshing.add_done_callback(_retrieve)
-        return self._refreshing
+    def _forget_refresh(self, refresh: asyncio.Task[None]) -> None:
+        """Forget a refresh, since its error refers to the body that it has fetched."""
+        if not refresh.cancelled():
+            refresh.exception()  # otherwise asyncio logs that nobody retrieved it
+        if self._refreshing is refresh:
+            self._refreshing = None
 
     async def _renew(self, *, is_alone: bool) -> None:
-        """Adopt what another process has fetched, or refresh and share the outcome."""
+        """Adopt the snapshot of another process, or refresh and share the result."""
+        # Publishing ends with the release of the lock, which the next refresh needs.
         if self._publishing is not None:
             await asyncio.wait([self._publishing])
         try:
-            if self._shared is None or is_alone or await self._is_ours(self._shared):
+            if self._shared is None or is_alone or await self._join(self._shared):
                 await self._refresh()
+            self.has_failed = False
         except Exception as error:
+            self.has_failed = True
             self._paused_until = self.clock() + self._pause_s
+            self.last_failure = LastFailure(time.time(), type(error).__name__)
             if self._shared is not None:
+                # Waiting processes fail too, and do not refresh one by one.
                 failed = error if isinstance(error, RefreshFailed) else None
-                await self._shared.give_up(failed)
+                await self._shared.release(failed)
             raise
 
-    async def _is_ours(self, shared: SharedCache) -> bool:
-        """Return whether this process has to refresh; adopt what others have first."""
-        cached, known = self.current, Known()
+    async def _join(self, shared: SharedCache) -> bool:
+        """Adopt a newer shared snapshot; return whether this process must refresh."""
+        cached, known = self.current, KnownSnapshot()
         if cached is not None:
-            known = Known(cached.snapshot.revision, self._age(cached), cached.manifest)
+            known = KnownSnapshot(
+                cached.snapshot.revision, self._age(cached), cached.manifest
+            )
         max_age_s = self._policy.ttl_s + self._policy.stale_while_revalidate_s
         joined = await shared.join(known, max_age_s)
         if joined.found is not None:
             self._adopt(joined.found)
-        return joined.is_ours
+        return joined.must_refresh
 
     async def _refresh(self) -> None:
+        # The age counts from before the fetch: messages may change during it.
         cached, fetched_at = self.current, self.clock()
         if cached is not None:
-            await self._load_columns(cached)
+            # The next snapshot is compared with these columns, which may be in Redis.
+            await load_columns(cached, self._shared)
         refreshing = self._refresher.run(
             cached.snapshot if cached else None,
             is_servable=cached is not None and self._covers_failure(cached),
         )
         snapshot = await asyncio.create_task(refreshing)
-        same = cached is not None and snapshot.revision == cached.snapshot.revision
-        manifest = cached.manifest if cached and same else None
-        self._publish(Cached(snapshot, fetched_at, manifest))
+        is_same = cached is not None and snapshot.revision == cached.snapshot.revision
+        manifest = cached.manifest if cached and is_same else None
+        self._publish(CachedSnapshot(snapshot, fetched_at, manifest))
         self._renewed_at = self.clock()
         if self._shared is not None:
-            sharing = self._share(self._shared, self._in_force())
+            # In the background: requests of this process do not wait for Redis.
+            sharing = self._share(self._shared, self._require_current())
             self._publishing = asyncio.create_task(sharing)
 
-    def _publish(self, cached: Cached) -> None:
-        """Make a snapshot the current one, by one assignment."""
+    def _publish(self, cached: CachedSnapshot) -> None:
+        """Make a snapshot the current one."""
         self.current = cached
         summary = cached.snapshot.summary
-        metrics.snapshot_cached(
-            summary.plan, summary.messages, summary.credits_total, self._age(cached)
-        )
+        metrics.snapshot_cached(summary.plan, summary.messages, summary.credits_total)
 
-    async def _share(self, shared: SharedCache, cached: Cached) -> None:
-        """Let other processes adopt a snapshot."""
+    async def _share(self, shared: SharedCache, cached: CachedSnapshot) -> None:
+        """Share a snapshot with other processes, and keep its manifest."""
         manifest = await shared.publish(
             cached.snapshot, self._age(cached), cached.manifest
         )
@@ -313,10 +356,10 @@ class SnapshotCache:
             self.current = cached._replace(manifest=manifest)
 
     def _adopt(self, found: SharedSnapshot) -> None:
-        """Publish what another process has fetched; its columns follow when needed."""
+        """Publish the snapshot of another process; its columns load when needed."""
         manifest, fetched_at = found.manifest, self.clock() - found.age_s
-        snapshot = self._refresher.adopt(found) or self._in_force().snapshot
-        self._publish(Cached(snapshot, fetched_at, manifest))
+        snapshot = self._refresher.adopt(found) or self._require_current().snapshot
+        self._publish(CachedSnapshot(snapshot, fetched_at, manifest))
         if found.age_s < self._policy.ttl_s:
             self._renewed_at = self.clock()
         log.info(
@@ -329,15 +372,18 @@ class SnapshotCache:
         )
 
 
-def find_plan(name: str) -> Plan:
-    """Return the plan of this name, with or without its version; else `UnknownPlan`."""
-    for plan in PLANS.values():
-        if name in {plan.name, plan.id}:
-            return plan
-    raise UnknownPlan(name, PLANS)
-
-
-def _retrieve(refresh: asyncio.Task[None]) -> None:
-    """Take note of a failure, which may have no caller who waits for it any more."""
-    if not refresh.cancelled():
-        refresh.exception()
+def make_resolver(
+    settings: Settings,
+    client: UpstreamClient,
+    clock: Callable[[], float],
+    store: RedisStore | None,
+) -> ReportResolver:
+    """Return a resolver with its cache, which shares reports through a store."""
+    reports = ReportCache(settings.cache, clock)
+    return ReportResolver(
+        client,
+        reports,
+        RedisReports(reports, store) if store else None,
+        concurrency=settings.upstream.concurrency,
+        on_error=settings.usage.on_report_error,
+    )

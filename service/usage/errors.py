@@ -1,18 +1,18 @@
-"""Errors of usage, beside those of queries in `snapshots.errors`.
+"""Errors of usage; `snapshots.errors` has those of queries on a snapshot.
 
 UsageError
 ├── RefreshFailed            the period could not be computed
-│   ├── MessagesUnavailable  upstream gave no usable messages
-│   │   └── ShrinkUnconfirmed  it has lost most messages, and only said so once
+│   ├── MessagesUnavailable  upstream returned no usable messages
+│   │   └── ShrinkUnconfirmed  the list has lost most messages, and is not confirmed
 │   ├── ReportUnavailable    a report could not be resolved
 │   ├── DeadlineExceeded     the whole refresh took too long
-│   └── WorkerLost           the process that keeps a large period is gone, or hangs
+│   └── WorkerLost           the child process of a large period is gone, or hangs
 └── UnknownPlan              no plan has this name
 """
 
 from collections.abc import Iterable
 
-from service.parameters import quoted
+from service.web.parameters import quoted
 
 
 class UsageError(Exception):
@@ -20,7 +20,7 @@ class UsageError(Exception):
 
 
 class RefreshFailed(UsageError):
-    """The period could not be computed; `retry_after_s` is upstream's, if any."""
+    """The period could not be computed; `retry_after_s` is the upstream's, if any."""
 
     def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -28,15 +28,15 @@ class RefreshFailed(UsageError):
 
 
 class MessagesUnavailable(RefreshFailed):
-    """Upstream gave no usable list of messages."""
+    """The upstream returned no usable list of messages."""
 
 
 class ShrinkUnconfirmed(MessagesUnavailable):
-    """Upstream's list has lost most messages, which a second fetch has to confirm."""
+    """The list has lost most messages; a second fetch has to confirm that."""
 
 
 class ReportUnavailable(RefreshFailed):
-    """A report could not be resolved, and guessing its price is not allowed."""
+    """A report could not be resolved, and its messages may not be priced by text."""
 
 
 class DeadlineExceeded(RefreshFailed):
@@ -44,10 +44,10 @@ class DeadlineExceeded(RefreshFailed):
 
 
 class WorkerLost(RefreshFailed):
-    """The process that keeps a large period is gone, or does not answer in time."""
+    """The child process of a large period is gone, or does not answer in time."""
 
     def __init__(
-        self, reason: str = "the process that kept the period is gone"
+        self, reason: str = "the process that priced the period is gone"
     ) -> None:
         super().__init__(reason)
 

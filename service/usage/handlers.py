@@ -1,43 +1,60 @@
-"""The endpoints of usage: the period, its messages one by one, its sums, the plans."""
+"""The endpoints of usage: the period, single messages, sums, and plans."""
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from service.parameters import encode_cursor, parse_cursor, parse_instant
+from service.observability.stages import stage
+from service.settings import Settings
+from service.usage import problems
 from service.usage.cache import SnapshotCache
-from service.usage.encodings import CONTENT_TYPES, REVISION_HEADER
 from service.usage.model import PlanItem, PlansAnswer
 from service.usage.parameters import parse_sort, parse_zone
 from service.usage.pricing.plans import PLANS
+from service.usage.snapshot import PERIOD_HEADER, REVISION_HEADER
 from service.usage.snapshots.answers import (
     DailyUsage,
     Explanation,
     UsageAnswer,
     UsageByReport,
 )
+from service.usage.snapshots.cursors import MessageCursor, query_digest
 from service.usage.snapshots.errors import MessageNotFound
 from service.usage.snapshots.formats import FORMATS, JSON
 from service.usage.snapshots.selection import (
     EVERYTHING,
     MAX_LIMIT,
-    Cursor,
     Selection,
 )
-from service.usage.view import View
-from service.web import problems
-from service.web.context import CACHE_RESULT, LOG_VALUES
-from service.web.held import held_headers, send_held
+from service.usage.view import SnapshotView
+from service.web.http_cache.encodings import CONTENT_TYPES
+from service.web.http_cache.responses import cache_headers, send_cached
+from service.web.lanes import Lane, LaneKinds, LaneLimits
+from service.web.large_answers import answer_buffer
+from service.web.limits import Limits
 from service.web.negotiation import choose
+from service.web.parameters import (
+    InvalidParameter,
+    encode_cursor,
+    parse_cursor,
+    parse_exact_instant,
+)
+from service.web.problems import (
+    INVALID_PARAMETER,
+    NOT_ACCEPTABLE,
+)
+from service.web.request_context import CACHE_RESULT, LOG_VALUES
 from service.web.routes import Endpoints, NoParameters, json_answer
 
 _MESSAGE_ID: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 SNAPSHOTS: Final = web.AppKey("snapshots", SnapshotCache)
+QUERIES: Final = web.AppKey("usage_queries", Lane)
+"""The lane of everything that is computed from a snapshot for one request."""
 
 REFRESH_PROBLEMS: Final = (
     problems.MESSAGES_UNAVAILABLE,
@@ -45,14 +62,23 @@ REFRESH_PROBLEMS: Final = (
     problems.DEADLINE_EXCEEDED,
     problems.PERIOD_LOST,
     problems.UNKNOWN_PLAN,
-    problems.INVALID_PARAMETER,
+    problems.QUERIES_FULL,
+    problems.QUERY_TIMEOUT,
+    INVALID_PARAMETER,
+)
+PAGE_PROBLEMS: Final = (
+    NOT_ACCEPTABLE,
+    problems.CURSOR_EXPIRED,
+    problems.RANGE_NOT_COVERED,
 )
 ANY_TYPE: Final = frozenset({"", "*/*"})
 USAGE_PATHS: Final = ("/usage", "/v1/usage")
 PLAN_HEADERS: Final = {
     "Usage-Plan": "The plan, with its version, that priced the messages.",
     "Usage-Degraded": "Messages priced by text because their report was unavailable.",
-    REVISION_HEADER: "The snapshot that the answer is of; equal ids, equal figures.",
+    REVISION_HEADER: "The id of the snapshot; equal ids have equal figures.",
+    PERIOD_HEADER: "The date of the first message in UTC, with an open end; absent "
+    "while the period is empty.",
 }
 
 PlanName = Annotated[
@@ -64,45 +90,45 @@ endpoints = Endpoints()
 
 
 class PlanParameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """The parameters of every question about the period."""
+    """The parameters of every query on the period."""
 
     plan: PlanName = None
 
 
 class UsageParameters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The parameters of `GET /usage`; without any, it answers the whole period."""
+    """The parameters of `GET /usage`; without any, the whole period is returned."""
 
     plan: PlanName = None
     since: Annotated[
-        str | None, Meta(description="Only messages at or after this moment.")
+        str | None, Meta(description="Only messages at or after this time.")
     ] = msgspec.field(name="from", default=None)
     until: Annotated[
-        str | None, Meta(description="Only messages before this moment.")
+        str | None, Meta(description="Only messages before this time.")
     ] = msgspec.field(name="to", default=None)
     sort: Annotated[
         str | None,
         Meta(
-            description="Columns by importance, stable: column:direction;…",
+            description="Columns to sort by, in order of priority: column:direction;…",
             examples=["credits_used:desc;report_name:asc"],
         ),
     ] = None
     limit: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | None,
-        Meta(description="Messages on a page at most."),
+        Meta(description="Maximum number of messages on a page."),
     ] = None
     cursor: Annotated[
-        str | None, Meta(description="The next page, from a Link header.")
+        str | None, Meta(description="The start of the next page, from a Link header.")
     ] = None
 
-    @lru_cache(maxsize=256)  # noqa: B019 - of values that are frozen and small
+    @lru_cache(maxsize=256)  # noqa: B019 - instances are frozen and small
     def selection(self) -> Selection:
-        """Return the selection that they name; raises `InvalidParameter`."""
+        """Return the selected messages; raises `InvalidParameter`."""
         return Selection(
-            since=parse_instant("from", self.since),
-            until=parse_instant("to", self.until),
+            since=parse_exact_instant("from", self.since),
+            until=parse_exact_instant("to", self.until),
             sort=parse_sort(self.sort),
             limit=self.limit,
-            cursor=parse_cursor(self.cursor, Cursor),
+            cursor=parse_cursor(self.cursor, MessageCursor),
         )
 
 
@@ -118,35 +144,41 @@ class DailyParameters(Struct, frozen=True, forbid_unknown_fields=True):
 @endpoints.get(
     *USAGE_PATHS,
     parameters=UsageParameters,
+    scope="usage:read",
     answer=UsageAnswer,
     media_types=tuple(FORMATS),
-    problems=(*REFRESH_PROBLEMS, problems.NOT_ACCEPTABLE, problems.CURSOR_EXPIRED),
+    problems=(*REFRESH_PROBLEMS, *PAGE_PROBLEMS),
     headers={**PLAN_HEADERS, "Link": "The next page, where there is one."},
 )
 async def read_usage(
     request: web.Request, parameters: UsageParameters
 ) -> web.StreamResponse:
-    """What the current period has used, message by message."""
+    """List the usage of the current period, message by message."""
     media_type = _media_type_for(request)
     is_everything = parameters == UsageParameters(plan=parameters.plan)
     selection = EVERYTHING if is_everything else parameters.selection()
     is_query = selection != EVERYTHING or media_type != JSON
-    view = await request.app[SNAPSHOTS].view(parameters.plan, is_query=is_query)
+    view = await _view(request, parameters.plan, is_query=is_query)
     request[LOG_VALUES] = view.snapshot.log_values
     if selection == EVERYTHING:
-        return await send_held(request, await view.answer(media_type), view.freshness)
-    extract = await view.extract(media_type, selection)
-    headers = held_headers(view.headers, view.freshness)
+        with stage("query"):
+            answer = await view.answer(media_type)
+        return send_cached(request, answer, view.freshness)
+    _check_cursor(view, selection)
+    with stage("query"):
+        extract = await view.extract(media_type, selection)
+    headers = cache_headers(view.headers, view.freshness)
     if extract.next is not None:
         headers["Link"] = _link_to_next(request, extract.next)
     request[CACHE_RESULT] = view.freshness.result
     headers["Content-Type"] = CONTENT_TYPES[media_type]
-    return web.Response(body=extract.body, headers=headers)
+    return answer_buffer(extract.body, headers, owner=extract)
 
 
 @endpoints.get(
     "/usage/daily",
     parameters=DailyParameters,
+    scope="usage:read",
     answer=DailyUsage,
     problems=REFRESH_PROBLEMS,
     headers=PLAN_HEADERS,
@@ -154,15 +186,19 @@ async def read_usage(
 async def read_daily_usage(
     request: web.Request, parameters: DailyParameters
 ) -> web.StreamResponse:
-    """What each day has used, from the first to the last, days without messages too."""
-    parse_zone(parameters.tz)  # refuse it now, and not after a refresh
-    view = await request.app[SNAPSHOTS].view(parameters.plan)
-    return _answer(request, view, await view.daily(parameters.tz))
+    """List the usage of each day from the first to the last."""
+    # An invalid zone is refused before the request waits for a refresh.
+    parse_zone(parameters.tz)
+    view = await _view(request, parameters.plan)
+    with stage("query"):
+        body = await view.daily(parameters.tz)
+    return _answer(request, view, body)
 
 
 @endpoints.get(
     "/usage/reports",
     parameters=PlanParameters,
+    scope="usage:read",
     answer=UsageByReport,
     problems=REFRESH_PROBLEMS,
     headers=PLAN_HEADERS,
@@ -170,17 +206,24 @@ async def read_daily_usage(
 async def read_usage_by_report(
     request: web.Request, parameters: PlanParameters
 ) -> web.StreamResponse:
-    """What each report has used, and the messages that were priced by their text."""
-    view = await request.app[SNAPSHOTS].view(parameters.plan)
-    return _answer(request, view, await view.by_report())
+    """List the usage of each report, and of the messages priced by text."""
+    view = await _view(request, parameters.plan)
+    with stage("query"):
+        body = await view.by_report()
+    return _answer(request, view, body)
 
 
-# Before the messages, or it would be one of them.
-@endpoints.get("/usage/plans", parameters=NoParameters, answer=PlansAnswer)
+# Registered before `/usage/{message_id}`, which matches this path too.
+@endpoints.get(
+    "/usage/plans",
+    parameters=NoParameters,
+    scope="usage:read",
+    answer=PlansAnswer,
+)
 async def read_plans(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
-    """The plans that `plan` may name, the default one first."""
+    """List the plans that `plan` may name, the default one first."""
     default = request.app[SNAPSHOTS].default_plan
     others = (plan for plan in PLANS.values() if plan is not default)
     offered = [PlanItem(each.id, each is default) for each in (default, *others)]
@@ -190,6 +233,7 @@ async def read_plans(
 @endpoints.get(
     "/usage/{message_id}",
     parameters=PlanParameters,
+    scope="usage:read",
     answer=Explanation,
     problems=(*REFRESH_PROBLEMS, problems.MESSAGE_NOT_FOUND),
     headers=PLAN_HEADERS,
@@ -197,14 +241,35 @@ async def read_plans(
 async def explain_message(
     request: web.Request, parameters: PlanParameters
 ) -> web.StreamResponse:
-    """Why one message costs what it costs, step by step."""
+    """Explain the price of one message, step by step."""
     message_id = _message_id(request.match_info["message_id"])
-    view = await request.app[SNAPSHOTS].view(parameters.plan)
-    explained = await view.explain(message_id)
+    view = await _view(request, parameters.plan)
+    with stage("query"):
+        explained = await view.explain(message_id)
     response = _answer(request, view, explained.body)
-    own = {"refresh_id": explained.refresh_id}
-    request[LOG_VALUES] = view.snapshot.log_values | own
+    # The refresh that priced the message, and logged its steps, may be an earlier one.
+    priced_by = {"refresh_id": explained.refresh_id}
+    request[LOG_VALUES] = view.snapshot.log_values | priced_by
     return response
+
+
+def open_lane(limits: Limits, settings: Settings) -> Lane:
+    """Return the lane of usage queries."""
+    usage = settings.usage
+    bounds = LaneLimits.of(
+        settings.limits,
+        concurrency=usage.max_queries,
+        time_limit_s=usage.query_timeout_s,
+    )
+    kinds = LaneKinds(problems.QUERIES_FULL, problems.QUERY_TIMEOUT)
+    return Lane("usage_queries", kinds, bounds, limits.clients.group_of)
+
+
+async def _view(
+    request: web.Request, plan: str | None, *, is_query: bool = True
+) -> SnapshotView:
+    slot = partial(request.app[QUERIES].enter, request)
+    return await request.app[SNAPSHOTS].view(plan, slot, is_query=is_query)
 
 
 def _media_type_for(request: web.Request) -> str:
@@ -212,20 +277,31 @@ def _media_type_for(request: web.Request) -> str:
     return JSON if accept in ANY_TYPE else choose(accept, tuple(FORMATS))
 
 
-def _answer(request: web.Request, view: View, body: bytes) -> web.Response:
+def _answer(request: web.Request, view: SnapshotView, body: bytes) -> web.Response:
     request[CACHE_RESULT] = view.freshness.result
     request[LOG_VALUES] = view.snapshot.log_values
-    headers = held_headers(view.headers, view.freshness)
+    headers = cache_headers(view.headers, view.freshness)
     return web.Response(body=body, content_type=JSON, headers=headers)
 
 
-def _link_to_next(request: web.Request, cursor: Cursor) -> str:
+def _check_cursor(view: SnapshotView, selection: Selection) -> None:
+    """Raise `InvalidParameter` for a cursor of another plan, order or range."""
+    if selection.cursor is None:
+        return
+    query = query_digest(view.plan.id, selection.sort, selection.since, selection.until)
+    if selection.cursor.query != query:
+        expected = "expected the plan, sort, from and to of the page before"
+        raise InvalidParameter("cursor", expected)
+
+
+def _link_to_next(request: web.Request, cursor: MessageCursor) -> str:
     target = request.rel_url.update_query(cursor=encode_cursor(cursor))
     return f'<{target}>; rel="next"'
 
 
 def _message_id(text: str) -> int:
-    """The id in a path; what JSON would not write so is an id that no message has."""
+    """Return the id in a path; `MessageNotFound` for any other text."""
+    # `007` and `+7` are no ids: JSON writes an integer in one way only.
     if not _MESSAGE_ID.fullmatch(text):
         raise MessageNotFound(text)
     return int(text)

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 
 class PlanItem(Struct, frozen=True):
-    """A plan that `?plan=` takes; the default one prices where none is asked for."""
+    """A plan that `?plan=` accepts; requests without one use the default plan."""
 
     plan: str
     is_default: bool

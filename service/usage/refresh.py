@@ -1,7 +1,7 @@
-"""One refresh, top to bottom: fetch, load, resolve, build.
+"""One refresh, from top to bottom: fetch, load, resolve, build.
 
-The network and our own work are separate steps. A refresh either returns a whole
-snapshot or raises `RefreshFailed`; until its end nobody sees anything of it.
+Calls of the upstream and computing are separate steps. A refresh either returns a
+whole snapshot or raises `RefreshFailed`; no request sees a part of it.
 """
 
 import asyncio
@@ -15,45 +15,43 @@ import msgspec
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from service import metrics, telemetry
+from service.observability import tracing as telemetry
 from service.settings import Settings
 from service.storage.errors import StorageError
-from service.upstream.client import UpstreamResponse
+from service.upstream.bodies import UpstreamResponse
 from service.upstream.errors import UpstreamError
-from service.usage.encodings import Answer, answer_headers
+from service.usage import metrics
 from service.usage.errors import (
     DeadlineExceeded,
     MessagesUnavailable,
     RefreshFailed,
     WorkerLost,
 )
+from service.usage.price_log import log_prices
 from service.usage.pricing.plans import Plan
 from service.usage.reports import ReportResolver, Resolved, log_invalid_id
-from service.usage.shared_cache import SharedSnapshot
-from service.usage.shrinks import ShrinkGuard, find_shrink_by_count
+from service.usage.shared_snapshot import SharedSnapshot
+from service.usage.shrink_guard import ShrinkGuard, find_shrink_by_count
+from service.usage.snapshot import Snapshot, answer_headers
 from service.usage.snapshots.build import ResolvedReports
 from service.usage.snapshots.errors import RevisionGone
 from service.usage.snapshots.formats import JSON
-from service.usage.snapshots.snapshot import Snapshot
+from service.usage.snapshots.logged_prices import Priced, PriceLogging
 from service.usage.snapshots.store import (
-    Loaded,
-    LoggedPrice,
-    Logging,
-    Priced,
+    LoadedMessages,
     SnapshotStore,
 )
-from service.usage.snapshots.worker import Worker, Workers
+from service.usage.snapshots.worker import PricingWorker, PricingWorkers
 from service.usage.sources import MessageSource
+from service.web.http_cache.encodings import Answer
 
 ID_BYTES: Final = 8
-LOGGED_AT_ONCE: Final = 20
-"""Messages whose steps are logged before other requests get their turn."""
 
 log = structlog.get_logger()
 
 
 class Run(NamedTuple):
-    """One refresh: its ids, and the snapshot before."""
+    """One refresh: its ids, and the previous snapshot."""
 
     number: int
     refresh_id: str
@@ -61,14 +59,14 @@ class Run(NamedTuple):
     """The id of the snapshot that it may build."""
     previous: Snapshot | None
     is_servable: bool
-    """True while the snapshot before can be served instead of a doubtful one."""
+    """True while the previous snapshot can be served instead of a doubtful one."""
 
 
-class Messages(NamedTuple):
-    """Messages that a worker has loaded, and upstream's tag of them."""
+class FetchedMessages(NamedTuple):
+    """Messages that a worker has loaded, and the upstream's ETag of them."""
 
-    worker: Worker
-    loaded: Loaded
+    worker: PricingWorker
+    loaded: LoadedMessages
     etag: str | None
 
 
@@ -91,11 +89,12 @@ class Refresher:
         self._max_logged = settings.logging.steps_per_refresh
         self._shrinks = ShrinkGuard(settings.cache.confirm_shrink_s, clock)
         self._numbers = itertools.count(1)
-        self.workers = Workers(settings.usage.own_process_bytes)
+        self.workers = PricingWorkers(settings.usage.own_process_bytes)
 
     def adopt(self, found: SharedSnapshot) -> Snapshot | None:
-        """Return the snapshot that another process has built; None if it is known."""
-        self._shrinks.is_pending = False  # that process has found no shrink since
+        """Return the snapshot of another process; None if this process has it."""
+        # That process has fetched later, and found no shrink.
+        self._shrinks.is_pending = False
         if found.parts is None:
             return None
         manifest, (answer, reports) = found.manifest, found.parts
@@ -115,11 +114,10 @@ class Refresher:
 
     @telemetry.in_span("usage.refresh")
     async def run(self, previous: Snapshot | None, *, is_servable: bool) -> Snapshot:
-        """Return the current period: the previous snapshot where nothing has changed.
+        """Return a new snapshot, or the previous one if nothing has changed.
 
-        A list that has lost most messages is doubted only while the previous snapshot
-        `is_servable`. Raises `RefreshFailed`. Every line that is logged on the way
-        carries the ids of the refresh.
+        A list that has lost most messages needs confirmation only while the previous
+        snapshot `is_servable`. Raises `RefreshFailed`.
         """
         refresh_id, revision = (secrets.token_hex(ID_BYTES) for _ in range(2))
         run = Run(next(self._numbers), refresh_id, revision, previous, is_servable)
@@ -133,15 +131,7 @@ class Refresher:
             with metrics.refreshing(self._clock):
                 snapshot, reused = await self._build_in_time(run)
         except Exception as error:
-            unexpected = {} if isinstance(error, RefreshFailed) else {"exc_info": error}
-            log.error(
-                "usage.refresh.failed",
-                plan=self._plan.id,
-                duration_s=self._since(started),
-                reason=str(error),
-                **{"error.type": type(error).__name__},
-                **unexpected,
-            )
+            self._log_failure(error, started)
             raise
         log.info(
             "usage.refresh.finished",
@@ -156,15 +146,33 @@ class Refresher:
         )
         return snapshot
 
+    def _log_failure(self, error: Exception, started: float) -> None:
+        unexpected = {} if isinstance(error, RefreshFailed) else {"exc_info": error}
+        log.error(
+            "usage.refresh.failed",
+            plan=self._plan.id,
+            duration_s=self._since(started),
+            reason=str(error),
+            **{"error.type": type(error).__name__},
+            **unexpected,
+        )
+
     async def _build_in_time(self, run: Run) -> tuple[Snapshot, int]:
+        built: Snapshot | None = None
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._build(run)
+                built, reused = await self._build(run)
+            return built, reused
         except TimeoutError:
             raise DeadlineExceeded(f"not finished in {self._deadline_s} s") from None
+        finally:
+            # No snapshot has this number, so nothing else would drop what a worker has
+            # loaded or built for it, or still computes.
+            if built is None or built.number != run.number:
+                self.workers.drop(run.number)
 
     async def _build(self, run: Run) -> tuple[Snapshot, int]:
-        """Return a snapshot, and how many of its messages were priced before."""
+        """Return a snapshot, and the number of its messages with reused prices."""
         messages = await self._load(run)
         loaded = messages.loaded
         if run.is_servable:
@@ -173,47 +181,53 @@ class Refresher:
             log_invalid_id(report_id)
         reports = await self._resolver.resolve(loaded.report_keys)
         prices = reports.prices_of(loaded.report_keys)
-        same = _same(run.previous, loaded, reports)
+        same = _find_same(run.previous, loaded, reports)
         if same is not None and same.has_texts and same.is_here:
             return same, loaded.messages
         if same is not None:
+            # The content is the same, so the revision stays. This build adds the texts
+            # or columns that the process lacks.
             run = run._replace(refresh_id=same.refresh_id, revision=same.revision)
         priced = await self._price(run, messages, prices)
         if same is None:
+            # For the same content, an earlier refresh has logged the steps.
             await log_prices(priced)
         return await self._finish(run, messages, reports, priced), priced.reused
 
-    async def _check_shrink(self, run: Run, messages: Messages) -> None:
-        """Raise `ShrinkUnconfirmed` for a list that has suddenly lost most messages."""
+    async def _check_shrink(self, run: Run, messages: FetchedMessages) -> None:
+        """Raise `ShrinkUnconfirmed` for a list that has lost most known messages."""
         worker, loaded, _ = messages
         previous, shrink = run.previous, loaded.shrink
         if previous is not None and not previous.is_here:
+            # Without the columns, only the counts can be compared.
             shrink = find_shrink_by_count(previous.summary.messages, loaded.messages)
         elif previous is not None and previous.worker is not worker:
+            # The size has crossed `own_process_bytes`: the worker is another one.
             known = await previous.worker.query(SnapshotStore.known, previous.number)
             shrink = await worker.compute(SnapshotStore.find_shrink, run.number, known)
+        # A list without a shrink ends one that waits for confirmation.
         if shrink is not None or self._shrinks.is_pending:
             self._shrinks.check(loaded.messages, shrink)
 
-    async def _load(self, run: Run) -> Messages:
-        """Fetch the messages, and have a worker read them."""
+    async def _load(self, run: Run) -> FetchedMessages:
+        """Fetch the messages, and have a worker decode them."""
         number, previous = run.number, run.previous
-        known = (
-            previous if previous and previous.has_texts and previous.is_here else None
-        )
+        # A 304 is useful only if the worker still has the messages.
+        is_known = previous is not None and previous.has_texts and previous.is_here
+        known = previous if is_known else None
         fetched = await self._fetch(known.etag if known else None)
         body, before = fetched.body, previous.number if previous else None
         if body is None:
             if known is None:
                 raise MessagesUnavailable("304, though the call was not conditional")
             loaded = await known.worker.load(number, None, before)
-            return Messages(known.worker, loaded, known.etag)
+            return FetchedMessages(known.worker, loaded, known.etag)
         worker = self.workers.choose(len(body))
         try:
             loaded = await worker.load(number, body, before)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MessagesUnavailable(str(error)) from error
-        return Messages(worker, loaded, fetched.etag)
+        return FetchedMessages(worker, loaded, fetched.etag)
 
     async def _fetch(self, known_etag: str | None) -> UpstreamResponse:
         try:
@@ -226,35 +240,28 @@ class Refresher:
             raise MessagesUnavailable(str(error)) from error
 
     async def _price(
-        self, run: Run, messages: Messages, prices: ResolvedReports
+        self, run: Run, messages: FetchedMessages, prices: ResolvedReports
     ) -> Priced:
-        """Have the worker price and encode; nobody sees that yet."""
+        """Have the worker price the messages and encode the answer."""
         try:
             return await messages.worker.compute(
                 SnapshotStore.build,
                 run.number,
                 run.previous.number if run.previous else None,
                 prices,
-                Logging(run.refresh_id, self._max_logged),
+                PriceLogging(run.refresh_id, self._max_logged),
                 plan=self._plan.id,
             )
         except RevisionGone as error:
             raise WorkerLost(str(error)) from error
-        except asyncio.CancelledError:
-            messages.worker.drop(run.number)
-            raise
 
     async def _finish(
-        self, run: Run, messages: Messages, reports: Resolved, priced: Priced
+        self, run: Run, messages: FetchedMessages, reports: Resolved, priced: Priced
     ) -> Snapshot:
         worker, loaded, etag = messages
-        try:
-            body = await worker.answer(run.number, self._plan.id, JSON)
-            headers = answer_headers(priced.summary, run.revision)
-            answer = await Answer.of(body, JSON, headers)
-        except BaseException:
-            worker.drop(run.number)
-            raise
+        body = await worker.answer(run.number, self._plan.id, JSON)
+        headers = answer_headers(priced.summary, run.revision)
+        answer = await Answer.of(body, JSON, headers)
         return Snapshot(
             number=run.number,
             revision=run.revision,
@@ -274,44 +281,15 @@ class Refresher:
 
 
 def _count_missing(resolved: Resolved) -> int:
-    """Return the number of reports that upstream says do not exist."""
+    """Return the number of reports that the upstream answered with 404."""
     absent = sum(report is None for report in resolved.reports.values())
     return absent - len(resolved.failed)
 
 
-def _same(
-    previous: Snapshot | None, loaded: Loaded, reports: Resolved
+def _find_same(
+    previous: Snapshot | None, loaded: LoadedMessages, reports: Resolved
 ) -> Snapshot | None:
-    """Return the previous snapshot if messages and reports are exactly its own."""
+    """Return the previous snapshot if its messages and its reports are the same."""
     if previous is None or previous.digest != loaded.digest:
         return None
     return previous if previous.reports == reports else None
-
-
-async def log_prices(priced: Priced) -> None:
-    """Log each step of the messages priced now, letting other requests in between."""
-    for number, price in enumerate(priced.logged, start=1):
-        _log_price(priced.summary.plan, price)
-        if number % LOGGED_AT_ONCE == 0:
-            await asyncio.sleep(0)
-    if priced.omitted:
-        log.info("credits.steps_omitted", messages=priced.omitted)
-
-
-def _log_price(plan: str, price: LoggedPrice) -> None:
-    bound = log.bind(message_id=price.message_id)
-    for step in price.steps:
-        bound.info(
-            "credits.step",
-            plan=plan,
-            step=step.step,
-            credits=step.credits,
-            total=step.total,
-        )
-    named = {"report_id": price.report_id} if price.source == "report" else {}
-    bound.info(
-        "credits.rated",
-        source=price.source,
-        **named,
-        credits_used=price.credits_used,
-    )

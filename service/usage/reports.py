@@ -1,12 +1,12 @@
-"""Resolving report ids: each once, in parallel, bounded, from the cache or upstream.
+"""Resolution of report ids: each once, from the cache or the upstream, in parallel.
 
-No more tasks run than the client has slots, whatever the number of ids. If one fails
-for good, or the refresh is cancelled, the others stop.
+The number of tasks is bounded. If a report fails permanently, or the refresh is
+cancelled, all tasks stop.
 """
 
 import asyncio
+import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
@@ -15,11 +15,15 @@ from urllib.parse import quote
 import msgspec
 import structlog
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from service import metrics
-from service.settings import Cache
-from service.upstream.client import UpstreamClient, decode
+from service.settings import CacheSettings
+from service.storage.lru_cache import LruCache
+from service.upstream import lenient_json
+from service.upstream.bodies import decode
+from service.upstream.client import UpstreamClient
 from service.upstream.errors import UnexpectedStatus, UpstreamError
+from service.usage import metrics
 from service.usage.errors import ReportUnavailable
 from service.usage.snapshots.build import ReportPrice, ResolvedReports
 from service.usage.snapshots.messages import ReportKey
@@ -31,10 +35,10 @@ NOT_FOUND: Final = HTTPStatus.NOT_FOUND
 PATH_TEMPLATE: Final = "/reports/{id}"
 
 KEYS_AT_ONCE: Final = 1_000
-"""Keys looked up in the cache before other requests get their turn."""
+"""Keys looked up in the cache before the event loop serves other requests."""
 
 MAX_CREDIT_COST: Final = 1_000_000_000
-"""The highest cost of a report; 70,000 of them still add up exactly."""
+"""Upper bound of `credit_cost`, in credits: the sum of 70,000 is still exact."""
 
 _COST_BOUNDS: Final = Meta(ge=0, le=MAX_CREDIT_COST)
 _MAX_DECIMALS: Final = 2
@@ -43,9 +47,9 @@ log = structlog.get_logger()
 
 
 class Report(Struct, frozen=True):
-    """Upstream's answer to `GET /reports/{id}`; `credit_cost` is in credits.
+    """The upstream's answer to `GET /reports/{id}`; `credit_cost` is in credits.
 
-    A cost with more than two decimals is refused: it could not be billed exactly.
+    Raises `ValueError` for a cost with more than two decimals.
     """
 
     id: int | str
@@ -58,7 +62,7 @@ class Report(Struct, frozen=True):
 
 
 class CachedReport(NamedTuple):
-    """A report, or None where there is none, and the time until which it is young."""
+    """A report, None for a 404, and the time until which it needs no new call."""
 
     report: Report | None
     young_until: float
@@ -68,11 +72,11 @@ class ReportCache:
     """A least-recently-used cache of at most `max_reports` report ids."""
 
     def __init__(
-        self, settings: Cache, clock: Callable[[], float] = time.monotonic
+        self, settings: CacheSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._entries: OrderedDict[str, CachedReport] = OrderedDict()
+        self._entries = LruCache[str, CachedReport](settings.max_reports)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -82,25 +86,21 @@ class ReportCache:
         entry = self._entries.get(key)
         if entry is None or self._clock() >= entry.young_until:
             return None
-        self._entries.move_to_end(key)
         return entry
 
     def last_known(self, key: str) -> Report | None:
-        """Return the last good copy of a report, however old."""
-        entry = self._entries.get(key)
+        """Return the last good copy of a report, of any age."""
+        entry = self._entries.peek(key)
         return entry.report if entry else None
 
     def put(self, key: str, report: Report | None, age_s: float = 0.0) -> None:
-        """Keep upstream's answer for a key, given now or `age_s` ago."""
+        """Cache the upstream's answer for a key, fetched `age_s` ago."""
         young_until = self._clock() - age_s + self.ttl_s(report)
-        self._entries[key] = CachedReport(report, young_until)
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._settings.max_reports:
-            self._entries.popitem(last=False)
+        self._entries.put(key, CachedReport(report, young_until))
         metrics.reports_cached(len(self._entries))
 
     def ttl_s(self, report: Report | None) -> float:
-        """Return how long a report, or None where there is none, stays young."""
+        """Return the time to live of a report, or of a 404 for None, in seconds."""
         if report is None:
             return self._settings.missing_report_ttl_s
         return self._settings.report_ttl_s
@@ -110,16 +110,16 @@ class SharedReports(Protocol):
     """Reports that other processes have fetched; an interface to Redis."""
 
     async def read(self, keys: Collection[ReportKey]) -> None:
-        """Put what others know of these keys into the cache of this process."""
+        """Put the reports of other processes into the cache of this one."""
 
     async def write(self, fetched: Mapping[ReportKey, Report | None]) -> None:
-        """Let other processes read what was fetched."""
+        """Share fetched reports."""
 
 
 class Resolved(NamedTuple):
-    """The report of each key; `failed` ones were unavailable, and are allowed to be.
+    """The report of each key; for None, texts price the messages.
 
-    A key whose value is None has its messages priced by their texts.
+    `failed` are the keys of unavailable reports, where the settings allow these.
     """
 
     reports: dict[ReportKey, Report | None]
@@ -138,7 +138,7 @@ class Resolved(NamedTuple):
 
 
 class ReportResolver:
-    """Resolves report ids: from the cache, else by calling upstream."""
+    """Resolves report ids from the cache, or by calling the upstream."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class ReportResolver:
         self._on_error = on_error
 
     async def resolve(self, keys: Collection[ReportKey]) -> Resolved:
-        """Resolve each key once; `ReportUnavailable` if one fails for good."""
+        """Resolve each key once; `ReportUnavailable` if one fails permanently."""
         if self._shared is None:
             return await self._resolve(keys)
         await self._shared.read([key for key in keys if not self._cache.young(key)])
@@ -165,17 +165,19 @@ class ReportResolver:
         try:
             return await self._resolve(keys)
         finally:
+            # After a failure too: the next refresh need not fetch these reports again.
             await self._shared.write(self._fetched)
 
     async def _resolve(self, keys: Collection[ReportKey]) -> Resolved:
         resolved = Resolved({}, set())
         unknown = await self._resolve_from_cache(keys, resolved)
-        waiting = iter(unknown)
+        queue = iter(unknown)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(len(unknown), self._concurrency)):
-                    group.create_task(self._resolve_next(waiting, resolved))
+                    group.create_task(self._resolve_next(queue, resolved))
         except ExceptionGroup as errors:
+            # The first failure cancels the other tasks, so it is the cause.
             first = errors.exceptions[0]
             raise first from first.__cause__
         return resolved
@@ -183,7 +185,7 @@ class ReportResolver:
     async def _resolve_from_cache(
         self, keys: Collection[ReportKey], resolved: Resolved
     ) -> list[ReportKey]:
-        """Resolve keys whose cached report is young enough; return the other keys."""
+        """Resolve the keys with a young cached report; return the other keys."""
         unknown = []
         for number, key in enumerate(keys, start=1):
             if number % KEYS_AT_ONCE == 0:
@@ -202,9 +204,10 @@ class ReportResolver:
         return unknown
 
     async def _resolve_next(
-        self, waiting: Iterator[ReportKey], resolved: Resolved
+        self, queue: Iterator[ReportKey], resolved: Resolved
     ) -> None:
-        for key in waiting:
+        # All tasks share the iterator, so a slow report delays no other key.
+        for key in queue:
             try:
                 resolved.reports[key] = await self._fetch(key)
             except ReportUnavailable:
@@ -218,17 +221,17 @@ class ReportResolver:
             response = await self._client.fetch(
                 report_path(key), template=PATH_TEMPLATE
             )
-            report = decode(response, _decoder)
+            report = _with_valid_name(decode(response, _decoder))
         except UpstreamError as error:
             if isinstance(error, UnexpectedStatus) and error.status == NOT_FOUND:
-                return self._keep(key, None, error.attempts)
+                return self._store(key, None, error.attempts)
             return self._last_known(key, error)
-        return self._keep(key, report, response.attempts)
+        return self._store(key, report, response.attempts)
 
-    def _keep(
+    def _store(
         self, key: ReportKey, report: Report | None, attempts: int
     ) -> Report | None:
-        """Keep upstream's answer, and return it."""
+        """Cache the upstream's answer, and return it."""
         self._cache.put(key, report)
         self._fetched[key] = report
         log.info(
@@ -240,7 +243,10 @@ class ReportResolver:
         return report
 
     def _last_known(self, key: ReportKey, error: UpstreamError) -> Report:
-        """Return the last good copy of a report that is unavailable, if any."""
+        """Return the last good copy of an unavailable report.
+
+        Raises `ReportUnavailable` without one.
+        """
         report = self._cache.last_known(key)
         log.warning(
             "report.failed",
@@ -257,21 +263,27 @@ class ReportResolver:
 
 
 def report_path(key: ReportKey) -> str:
-    """Return the path of a report; no id can leave it, not even one of dots alone."""
-    segment = quote(key, safe="", errors="surrogatepass")
-    return "/reports/" + (
-        segment.replace(".", "%2E") if key in {".", ".."} else segment
-    )
+    """Return the path of a report, whose last segment is the id, percent-encoded."""
+    return "/reports/" + quote(key, safe="", errors="surrogatepass")
+
+
+def _with_valid_name(report: Report) -> Report:
+    """Return the report with a name that answers can be encoded with."""
+    if not lenient_json.has_surrogate(report.name):
+        return report
+    return replace(report, name=lenient_json.without_surrogates(report.name))
 
 
 def log_invalid_id(report_id: Any) -> None:
-    """Log an id that is never sent upstream."""
-    encoded = msgspec.json.encode(report_id).decode()
-    log.info("report.invalid_id", report_id=shorten(encoded), attempts=0, cached=False)
+    """Log an id that is never sent to the upstream."""
+    text = json.dumps(report_id, ensure_ascii=False, separators=(",", ":"))
+    # The log is UTF-8, which has no lone surrogates.
+    shown = shorten(lenient_json.without_surrogates(text))
+    log.info("report.invalid_id", report_id=shown, attempts=0, cached=False)
 
 
 def shorten(key: str) -> str:
-    """Return an id as logs show it, cut to a readable length."""
+    """Return an id for the log, cut to `MAX_LOGGED_ID_CHARACTERS`."""
     return key[:MAX_LOGGED_ID_CHARACTERS]
 
 

@@ -1,7 +1,7 @@
-"""Reports that processes share through Redis.
+"""Fetched reports that processes share through Redis.
 
-Before resolving, a process reads what other processes have fetched into its own cache;
-afterwards, it writes what it has fetched itself.
+Before a process resolves reports, it reads those of other processes into its cache.
+Afterwards it writes the reports that it has fetched, even if the refresh has failed.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio.client import Pipeline
 
-from service.storage.shared_store import (
-    SharedStore,
-    StoreAway,
+from service.storage.redis_store import (
+    RedisStore,
+    RedisUnavailable,
     seal,
     server_time,
     unseal,
@@ -23,13 +23,13 @@ from service.usage.reports import Report, ReportCache
 from service.usage.snapshots.messages import ReportKey
 
 KEYS_AT_ONCE: Final = 200
-"""Reports in one command, so that packing them holds up nobody."""
+"""Reports in one command, so that packing does not block the event loop."""
 
 _KEY_BYTES: Final = 16
 
 
 class SharedReport(Struct, frozen=True, array_like=True):
-    """A report, or None where there is none, and when upstream answered so."""
+    """A report, None for a 404, and the time of the upstream's answer."""
 
     report: Report | None
     fetched_at: float
@@ -41,37 +41,38 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 
 class RedisReports:
-    """Reads other processes' reports into the cache of this one, and writes its own."""
+    """Reads reports of other processes into a cache, and writes fetched ones."""
 
-    def __init__(self, cache: ReportCache, store: SharedStore) -> None:
+    def __init__(self, cache: ReportCache, store: RedisStore) -> None:
         self._cache = cache
         self._store = store
 
     async def read(self, keys: Collection[ReportKey]) -> None:
-        """Put what other processes know of these keys into the cache."""
+        """Put the reports of other processes into the cache."""
         try:
             for batch in _batches(list(keys)):
                 await self._read_batch(batch)
-        except StoreAway:
+        except RedisUnavailable:
             return
 
     async def write(self, fetched: Mapping[ReportKey, Report | None]) -> None:
-        """Let other processes read what was fetched."""
+        """Share fetched reports."""
         try:
             for batch in _batches(list(fetched)):
                 await self._write_batch({key: fetched[key] for key in batch})
-        except StoreAway:
+        except RedisUnavailable:
             return
 
     async def _read_batch(self, keys: Sequence[str]) -> None:
-        places = [self._place(key) for key in keys]
+        addresses = [self._address(key) for key in keys]
         time, found = await self._store.run(
-            lambda pipeline: pipeline.time(), lambda pipeline: pipeline.mget(places)
+            lambda pipeline: pipeline.time(), lambda pipeline: pipeline.mget(addresses)
         )
         now = server_time(time)
         for key, sealed in zip(keys, found, strict=True):
             shared = self._read(key, sealed)
             if shared is not None:
+                # The clock of Redis may have been set back.
                 age_s = max(0.0, now - shared.fetched_at)
                 self._cache.put(key, shared.report, age_s)
 
@@ -95,11 +96,11 @@ class RedisReports:
             for key, report in reports.items():
                 if ttl_ms := int(self._cache.ttl_s(report) * 1000):
                     value = seal(key, _encoder.encode(SharedReport(report, now)))
-                    pipeline.set(self._place(key), value, px=ttl_ms)
+                    pipeline.set(self._address(key), value, px=ttl_ms)
 
         await self._store.run(write)
 
-    def _place(self, key: str) -> str:
+    def _address(self, key: str) -> str:
         digest = blake2b(key.encode(), digest_size=_KEY_BYTES).hexdigest()
         return self._store.key("report", digest)
 

@@ -1,28 +1,29 @@
-"""Sources of a period's messages: the messages API, or the events collected here."""
+"""Sources of a period's messages: the messages API, or the collected events."""
 
 from collections.abc import Awaitable
 from typing import Final, Protocol
 
-from service.upstream.client import UpstreamClient, UpstreamResponse
+from service.upstream.bodies import UpstreamResponse
+from service.upstream.client import UpstreamClient
 
 PATH: Final = "/messages/current-period"
 
 
 class MessageSource(Protocol):
-    """Fetches the current period's messages; it does not look into them."""
+    """Fetches the current period's messages as bytes."""
 
     def fetch(self, known_etag: str | None) -> Awaitable[UpstreamResponse]:
-        """Fetch the messages, without a body where they are still those of the tag.
+        """Return the messages, without a body if they still have the known ETag.
 
-        Raises `UpstreamError`, or `StorageError` and `ValueError` of collected ones.
+        Raises `UpstreamError`; collected messages raise `StorageError` or `ValueError`.
         """
 
 
 class CollectedBody(Protocol):
-    """Reads collected messages as one body; the interface to `events`."""
+    """Reads collected messages as one body; an interface to `events`."""
 
     async def read(self, known: str | None) -> tuple[bytearray | None, str]:
-        """Return the body, None where it is still that of `known`, and its tag."""
+        """Return the body and its ETag; no body if the ETag is `known`."""
 
 
 class UpstreamMessages:
@@ -32,12 +33,12 @@ class UpstreamMessages:
         self._client = client
 
     def fetch(self, known_etag: str | None) -> Awaitable[UpstreamResponse]:
-        """Call upstream; raises `UpstreamError`."""
+        """Call the messages API; raises `UpstreamError`."""
         return self._client.fetch(PATH, etag=known_etag)
 
 
-class CollectedMessages:
-    """The messages that applications have sent to this service."""
+class EventMessages:
+    """The messages that applications have sent to this service as events."""
 
     def __init__(self, collected: CollectedBody) -> None:
         self._collected = collected

@@ -1,22 +1,22 @@
-"""A view: one snapshot under one plan, as one request sees it.
+"""One snapshot under one plan, from which one request answers.
 
-A request takes one view and answers from it alone, so that its headers, its body and
-every link in it belong to the same snapshot.
+A request uses a single view, so that its headers, its body and its links belong to the
+same snapshot.
 """
 
 from typing import NamedTuple
 
-from service.usage.encodings import Answer, answer_headers
-from service.usage.freshness import Freshness
 from service.usage.pricing.plans import Plan
+from service.usage.snapshot import Slot, Snapshot, answer_headers
 from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.formats import JSON
 from service.usage.snapshots.selection import Selection
-from service.usage.snapshots.snapshot import Snapshot
 from service.usage.snapshots.store import Explained, Extract, SnapshotStore
+from service.web.http_cache.encodings import Answer
+from service.web.http_cache.freshness import Freshness
 
 
-class View(NamedTuple):
+class SnapshotView(NamedTuple):
     """A snapshot, the plan that prices it, and its age."""
 
     snapshot: Snapshot
@@ -24,6 +24,7 @@ class View(NamedTuple):
     summary: Summary
     """The totals under this plan."""
     freshness: Freshness
+    slot: Slot
 
     @property
     def headers(self) -> dict[str, str]:
@@ -41,21 +42,22 @@ class View(NamedTuple):
             body = await worker.answer(number, plan.id, media_type)
             return await Answer.of(body, media_type, self.headers)
 
-        return await snapshot.derived.value((plan.id, media_type), encode)
+        return await snapshot.derived.value((plan.id, media_type), encode, self.slot)
 
     async def extract(self, media_type: str, selection: Selection) -> Extract:
-        """Return a page; `CursorExpired` where the message before it is gone."""
-        worker, number = self.snapshot.worker, self.snapshot.number
-        return await worker.query(
-            SnapshotStore.extract, number, self.plan.id, media_type, selection
+        """Return an encoded page; raises `CursorExpired`."""
+        snapshot, page = self.snapshot, (self.plan.id, media_type, selection)
+        return await snapshot.derived.shared(
+            page, lambda: snapshot.worker.extract(snapshot.number, *page), self.slot
         )
 
     async def explain(self, message_id: int) -> Explained:
-        """Return the price of one message; `MessageNotFound` without one."""
+        """Return the price of one message; raises `MessageNotFound`."""
         worker, number = self.snapshot.worker, self.snapshot.number
-        return await worker.query(
-            SnapshotStore.explain, number, self.plan.id, message_id
-        )
+        async with self.slot():
+            return await worker.query(
+                SnapshotStore.explain, number, self.plan.id, message_id
+            )
 
     async def daily(self, zone: str | None) -> bytes:
         """Return the usage of each day in a time zone, as JSON."""
@@ -63,6 +65,7 @@ class View(NamedTuple):
         return await self.snapshot.derived.body(
             ("daily", self.plan.id, zone),
             lambda: worker.query(SnapshotStore.daily, number, self.plan.id, zone),
+            self.slot,
         )
 
     async def by_report(self) -> bytes:
@@ -71,4 +74,5 @@ class View(NamedTuple):
         return await self.snapshot.derived.body(
             ("reports", self.plan.id),
             lambda: worker.query(SnapshotStore.by_report, number, self.plan.id),
+            self.slot,
         )

@@ -1,1 +1,1 @@
-"""Vehicles by their VIN: asked of vPIC once, kept, and given while vPIC is away."""
+"""Look-ups of vehicles by their VIN: decoded by vPIC, and cached in the database."""

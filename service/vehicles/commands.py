@@ -1,6 +1,6 @@
-"""The commands of `copilot-usage vehicles`: lookup.
+"""The command `copilot-usage vehicles lookup`.
 
-They work on the database itself, whether or not a service runs on it.
+It uses the database directly, whether or not a service is running.
 """
 
 import asyncio
@@ -18,223 +18,242 @@ import structlog
 import typer
 from msgspec.structs import replace
 
-from service import terminal
-from service.background import in_background
-from service.settings import Settings, Vehicles, load
+from service.cli import terminal
+from service.cli.background import in_background
+from service.cli.terminal import ConfigFile
+from service.settings import Settings, VehiclesSettings, load
 from service.storage.database import open_database
-from service.terminal import ConfigFile
-from service.vehicles import files
+from service.vehicles import lookup_file as files
+from service.vehicles import row_sinks
 from service.vehicles.errors import InvalidVin, VehiclesError, VehicleUnavailable
-from service.vehicles.files import Result, Tally
-from service.vehicles.lookup import Lookups, Refused, open_lookups
+from service.vehicles.lookup import LookupFailure, Lookups, open_lookups
+from service.vehicles.lookup_file import LineCounts, LineResult
 from service.vehicles.model import Found, Vin
 from service.vehicles.vin import parse_vins
-from service.vehicles.vpic import PATIENCE
 
-WAITS: Final = 9
-"""How often a batch waits for as long as it is told to, before it has failed."""
+MAX_RETRIES: Final = 9
+"""Retries of a batch, each after the `Retry-After` of vPIC."""
 MAX_WAIT_S: Final = 60.0
-"""The longest of these waits."""
-AT_ONCE: Final = 2
-"""Batches for each that may be in flight: what is told is kept meanwhile."""
-AHEAD: Final = 2
-"""Batches that are held for each of these: one that is slow stops no others."""
+"""Maximum wait before a retry."""
+BATCHES_PER_CALL: Final = 2
+"""Batches in flight for each call to vPIC: one is stored while the other waits."""
+QUEUE_SHARE: Final = 0.125
+"""Share of a look-up's deadline that a batch waits for the rate limit."""
+BUFFER_FACTOR: Final = 2
+"""Batches in memory for each one in flight, so that a slow one blocks no others."""
 CONNECTIONS: Final = 2
-"""To the database; SQLite holds up to 64 MB in memory for each."""
+"""Connections to the database; SQLite takes up to 64 MB of memory for each."""
 NAME: Final = "copilot-usage"
 PARQUET_SUFFIX: Final = ".parquet"
 INTERRUPTED: Final = 130
 
 
-class FileFormat(StrEnum):
-    """What `lookup` writes."""
+class TableFormat(StrEnum):
+    """Format of the output."""
 
     CSV = "csv"
     PARQUET = "parquet"
 
 
-VinFile = Annotated[
+VinFileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="One VIN a line; - is standard input.")
 ]
-Format = Annotated[
-    FileFormat | None,
-    typer.Option("--format", help="What to write; else as --output is called, or csv."),
+FormatOption = Annotated[
+    TableFormat | None,
+    typer.Option("--format", help="Format; by default that of --output, or csv."),
 ]
-Output = Annotated[
+OutputOption = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
         metavar="PATH",
-        help="The file to write, replaced at the end; else standard output.",
+        help="File to write, replaced at the end; by default standard output.",
     ),
 ]
-Sandbox = Annotated[bool, typer.Option("--sandbox", help="Ask an upstream of our own.")]
+SandboxOption = Annotated[
+    bool, typer.Option("--sandbox", help="Look up made-up vehicles in a local sandbox.")
+]
 
-Called = Callable[[Settings], AbstractAsyncContextManager[Settings]]
-"""Opens whom settings call, and gives the settings that say where."""
+OpenUpstreams = Callable[[Settings], AbstractAsyncContextManager[Settings]]
+"""Starts the sandbox if it is enabled, and yields settings with its addresses."""
 
 
-class Wanted(NamedTuple):
-    """What is to be written, and where: standard output, if no path is given."""
+class TableOutput(NamedTuple):
+    """Format and path of the output; None is standard output."""
 
-    form: FileFormat
+    form: TableFormat
     path: Path | None
 
 
-OPEN_SINK: Final[Mapping[FileFormat, files.OpenSink]] = {
-    FileFormat.CSV: files.open_csv,
-    FileFormat.PARQUET: files.open_parquet,
+OPEN_SINK: Final[Mapping[TableFormat, row_sinks.OpenSink]] = {
+    TableFormat.CSV: row_sinks.open_csv,
+    TableFormat.PARQUET: row_sinks.open_parquet,
 }
 
 
-class Asking:
-    """Looks VINs up in batches, and waits while vPIC wants to be left in peace."""
+class BatchLookups:
+    """Looks up batches of lines, and retries while vPIC is unavailable."""
 
-    def __init__(self, lookups: Lookups, settings: Vehicles) -> None:
+    def __init__(self, lookups: Lookups, settings: VehiclesSettings) -> None:
         self._lookups = lookups
-        self._slots = asyncio.Semaphore(_batches_at_once(settings))
-        self._is_away = False
+        self._slots = asyncio.Semaphore(_max_batches(settings))
+        self._is_unavailable = False
 
-    async def look_up(self, texts: Sequence[str]) -> list[Result]:
-        """What comes of each text. Raises `StorageError`."""
+    async def look_up(self, texts: Sequence[str]) -> list[LineResult]:
+        """Return the result of each text. Raises `StorageError`."""
         parsed = parse_vins(texts)
         vins = {each for each in parsed.values() if not isinstance(each, InvalidVin)}
         async with self._slots:
-            told = await self._ask(vins)
-        came: dict[str, Found | VehiclesError] = {
-            text: each if isinstance(each, InvalidVin) else told[each]
+            found = await self._look_up_with_retries(vins)
+        results: dict[str, Found | VehiclesError] = {
+            text: each if isinstance(each, InvalidVin) else found[each]
             for text, each in parsed.items()
         }
-        return [files.to_result(text, came[text]) for text in texts]
+        return [files.to_result(text, results[text]) for text in texts]
 
-    async def _ask(self, vins: set[Vin]) -> dict[Vin, Found | Refused]:
-        """Ask, and once more after each wait."""
-        told = await self._lookups.look_up_all(vins)
-        for _ in range(WAITS):
-            wait_s = _wait_s(told)
-            if wait_s is None or self._is_away:
+    async def _look_up_with_retries(
+        self, vins: set[Vin]
+    ) -> dict[Vin, Found | LookupFailure]:
+        found = await self._lookups.look_up_all(vins)
+        for _ in range(MAX_RETRIES):
+            wait_s = _retry_after_s(found)
+            if wait_s is None or self._is_unavailable:
                 break
             await asyncio.sleep(wait_s)
-            failed = [vin for vin, each in told.items() if _has_failed(each)]
-            told |= await self._lookups.look_up_all(failed)
-        self._note(told.values())
-        return told
+            failed = [vin for vin, each in found.items() if _has_failed(each)]
+            found |= await self._lookups.look_up_all(failed)
+        self._note_availability(found.values())
+        return found
 
-    def _note(self, told: Collection[Found | Refused]) -> None:
-        """Wait no more once it was in vain, until vPIC tells something again."""
-        if any(map(_has_failed, told)):
-            self._is_away = True
-        elif any(isinstance(each, Found) and each.result == "miss" for each in told):
-            self._is_away = False
+    def _note_availability(self, found: Collection[Found | LookupFailure]) -> None:
+        """Stop retrying after retries failed, until vPIC decodes a VIN again."""
+        if any(map(_has_failed, found)):
+            self._is_unavailable = True
+        elif any(isinstance(each, Found) and each.result == "miss" for each in found):
+            self._is_unavailable = False
 
 
-def make_cli(called: Called) -> typer.Typer:
-    """The commands; `called` is how the sandbox is opened where it is asked for."""
-    cli = typer.Typer(help="Vehicles by their VIN.", no_args_is_help=True)
+def make_cli(open_upstreams: OpenUpstreams) -> typer.Typer:
+    """Return the command line of `copilot-usage vehicles`."""
+    cli = typer.Typer(help="Look up vehicles by their VIN.", no_args_is_help=True)
 
     @cli.command("lookup")
     def look_up(
-        file: VinFile,
+        file: VinFileArgument,
         *,
-        form: Format = None,
-        output: Output = None,
+        form: FormatOption = None,
+        output: OutputOption = None,
         config: ConfigFile = None,
-        sandbox: Sandbox = False,
+        sandbox: SandboxOption = False,
     ) -> None:
         """Look up the vehicle of each VIN in a file, and write a table of them.
 
-        What is kept is not asked for again: begun anew, it goes on where it was. The
-        columns are vin, make, model, model_year, body_class and error, which is empty
-        where the vehicle is known. The status is 1 where vPIC could not be asked for
-        some. vehicles.requests_per_s is for this command alone, beside what a service
-        asks.
+        Results are cached, so a run that was interrupted continues where it stopped.
+        The columns are vin, make, model, model_year, body_class and error, which is
+        empty if the vehicle is known. The exit status is 1 if vPIC was unavailable for
+        some VINs. The limit vehicles.requests_per_s is for this command alone; a
+        service has its own.
         """
-        wanted = _wanted(form, output)
+        table = _table_output(form, output)
         options = {"sandbox": {"enabled": True}} if sandbox else {}
         settings = load(config, os.environ, options).settings
-        tally = Tally()
+        counts = LineCounts()
         try:
-            _run(file, wanted, settings, called, tally)
+            _run(file, table, settings, open_upstreams, counts)
         except KeyboardInterrupt:
-            _say(f"stopped, and what was told is kept; {tally.summary()}")
+            _report(f"stopped; the results so far are cached; {counts.summary()}")
             raise typer.Exit(INTERRUPTED) from None
-        _say(tally.summary())
-        if tally.failed:
+        _report(counts.summary())
+        if counts.failed:
             raise typer.Exit(1)
 
     return cli
 
 
-def _wanted(form: FileFormat | None, output: Path | None) -> Wanted:
+def _table_output(form: TableFormat | None, output: Path | None) -> TableOutput:
     is_parquet = output is not None and output.suffix.lower() == PARQUET_SUFFIX
-    form = form or (FileFormat.PARQUET if is_parquet else FileFormat.CSV)
-    if form is FileFormat.PARQUET and output is None and sys.stdout.isatty():
-        reason = "Parquet is not for a terminal: name a file with --output"
+    form = form or (TableFormat.PARQUET if is_parquet else TableFormat.CSV)
+    if form is TableFormat.PARQUET and output is None and sys.stdout.isatty():
+        reason = "a terminal cannot show Parquet; name a file with --output"
         raise typer.BadParameter(reason)
-    return Wanted(form, output)
+    return TableOutput(form, output)
 
 
 def _run(
-    name: str, wanted: Wanted, settings: Settings, called: Called, tally: Tally
+    name: str,
+    table: TableOutput,
+    settings: Settings,
+    open_upstreams: OpenUpstreams,
+    counts: LineCounts,
 ) -> None:
-    # What a service logs is told here by rows and the last line.
+    # The rows and the last line have the outcome; log lines would repeat it.
     silent = structlog.make_filtering_bound_logger(logging.CRITICAL)
     structlog.configure(wrapper_class=silent)
-    is_streamed = wanted.form is FileFormat.CSV
-    is_elsewhere = wanted.path is not None
+    is_csv, is_file = table.form is TableFormat.CSV, table.path is not None
     with (
         terminal.input_from(name) as source,
-        terminal.output_to(wanted.path, is_streamed=is_streamed) as out,
-        in_background(_opened(settings, called)) as background,
+        terminal.output_to(table.path, is_streamed=is_csv) as out,
+        in_background(_open_batch_lookups(settings, open_upstreams)) as background,
         terminal.progress_on(
-            source, "Looking up", is_output_elsewhere=is_elsewhere
-        ) as watched,
-        OPEN_SINK[wanted.form](out) as sink,
+            source, "Looking up", is_output_elsewhere=is_file
+        ) as lines,
+        OPEN_SINK[table.form](out) as sink,
     ):
 
-        def ask(texts: Sequence[str]) -> Future[list[Result]]:
-            return background.start(lambda asking: asking.look_up(texts))
+        def start(texts: Sequence[str]) -> Future[list[LineResult]]:
+            return background.start(lambda lookups: lookups.look_up(texts))
 
-        most = AHEAD * _batches_at_once(settings.vehicles)
-        files.look_up_file(watched, sink, ask, most, tally)
+        max_pending = BUFFER_FACTOR * _max_batches(settings.vehicles)
+        files.look_up_file(lines, sink, start, max_pending, counts)
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, called: Called) -> AsyncIterator[Asking]:
-    """Ask over the database of the settings, with the pace of all workers."""
-    # Nobody is kept waiting: what is kept for too long is given only if it must be.
-    patient = replace(settings.vehicles, stale_wait_s=settings.vehicles.deadline_s)
-    server = replace(settings.server, workers=1)
-    alone = replace(settings, server=server, vehicles=patient)
+async def _open_batch_lookups(
+    settings: Settings, open_upstreams: OpenUpstreams
+) -> AsyncIterator[BatchLookups]:
+    """Open look-ups on the database, with the rate limit of all workers together."""
+    # No client waits here, so an expired entry is only used if vPIC is unavailable.
+    deadline_s = settings.vehicles.deadline_s
+    patient = replace(
+        settings.vehicles, stale_wait_s=deadline_s, storage_wait_s=deadline_s
+    )
+    command = replace(
+        settings,
+        server=replace(settings.server, workers=1),
+        limits=replace(settings.limits, queue_wait_s=deadline_s),
+        vehicles=patient,
+    )
     async with (
-        called(alone) as calling,
+        open_upstreams(command) as with_addresses,
         open_database(replace(settings.storage, connections=CONNECTIONS)) as database,
-        open_lookups(calling, database, None) as lookups,
+        open_lookups(with_addresses, database, None) as lookups,
     ):
-        yield Asking(lookups, settings.vehicles)
+        yield BatchLookups(lookups, settings.vehicles)
 
 
-def _batches_at_once(settings: Vehicles) -> int:
-    """As many as keep vPIC busy, but none that would wait too long for its turn."""
-    most = AT_ONCE * settings.concurrency
-    in_time = settings.requests_per_s * settings.deadline_s * PATIENCE / 2
-    return max(1, min(most, int(in_time))) if settings.requests_per_s else most
+def _max_batches(settings: VehiclesSettings) -> int:
+    """Return how many batches are in flight: no more than the rate limit lets wait."""
+    batches = BATCHES_PER_CALL * settings.concurrency
+    if not settings.requests_per_s:
+        return batches
+    in_time = settings.requests_per_s * settings.deadline_s * QUEUE_SHARE
+    return max(1, min(batches, int(in_time)))
 
 
-def _has_failed(came: Found | Refused) -> bool:
-    return isinstance(came, VehicleUnavailable)
+def _has_failed(result: Found | LookupFailure) -> bool:
+    return isinstance(result, VehicleUnavailable)
 
 
-def _wait_s(told: Mapping[Vin, Found | Refused]) -> float | None:
-    """How long to wait before those that failed; None if none did or nobody knows."""
+def _retry_after_s(found: Mapping[Vin, Found | LookupFailure]) -> float | None:
+    """Return the wait before a retry; None if none failed, or vPIC gave no time."""
     waits = [
         each.retry_after_s
-        for each in told.values()
+        for each in found.values()
         if isinstance(each, VehicleUnavailable) and each.retry_after_s is not None
     ]
     return min(max(waits), MAX_WAIT_S) if waits else None
 
 
-def _say(what: str) -> None:
-    typer.echo(f"{NAME}: {what}", err=True)
+def _report(text: str) -> None:
+    typer.echo(f"{NAME}: {text}", err=True)

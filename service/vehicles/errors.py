@@ -1,58 +1,76 @@
-"""How looking a vehicle up fails.
+"""Failures of vehicle look-ups and exports.
 
 VehiclesError
-├── InvalidVin            it is no VIN, so nobody was asked
-├── TooManyVins           more than one request may have
-├── VinNotDecoded         vPIC knows no vehicle of it
-├── VehicleUnavailable    it is not kept here, and vPIC does not tell
-├── TooManyExports        as many as may run are under way
-└── ExportFailed          the file could not be made
+├── InvalidVin            the text is not a VIN.
+├── TooManyVins           a request has more VINs than allowed.
+├── VinNotDecoded         vPIC knows no vehicle for the VIN.
+├── VehicleUnavailable    the VIN is not cached, and vPIC is unavailable.
+│   └── LookupsFull       too many look-ups wait for vPIC.
+│       └── LookupAbandoned   all its clients have left before vPIC was asked.
+└── ExportFailed          the file could not be written.
 """
+
+from typing import Literal
+
+Cause = Literal["vpic", "storage", "limit", "internal"]
 
 
 class VehiclesError(Exception):
-    """A vehicle cannot be told."""
+    """A look-up or an export failed."""
 
     code: str
-    """What a batch calls it, and a problem too."""
+    """Code of the problem, and of the error in a batch."""
 
 
 class InvalidVin(VehiclesError):
-    """It is no VIN; the text says what is wrong with it."""
+    """The text is not a VIN; the message says why."""
 
     code = "invalid_vin"
 
 
 class TooManyVins(VehiclesError):
-    """A request holds more VINs than it may."""
+    """A request has more VINs than allowed."""
 
     code = "too_many_vins"
 
 
 class VinNotDecoded(VehiclesError):
-    """vPIC knows no vehicle of this VIN."""
+    """vPIC knows no vehicle for this VIN."""
 
     code = "vin_not_decoded"
 
 
 class VehicleUnavailable(VehiclesError):
-    """The vehicle is not kept here, and vPIC cannot be asked now."""
+    """The vehicle is not cached, and vPIC is unavailable."""
 
     code = "vehicle_unavailable"
+    cause: Cause = "vpic"
+    """The part that failed, for the metrics."""
 
-    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        retry_after_s: float | None = None,
+        *,
+        cause: Cause | None = None,
+    ) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+        self.cause = cause or self.cause
 
 
-class TooManyExports(VehiclesError):
-    """As many exports as may run at once are under way."""
+class LookupsFull(VehicleUnavailable):
+    """The vehicle is not cached, and too many look-ups wait for vPIC."""
 
-    code = "too_many_exports"
-    retry_after_s = 5.0
+    code = "vehicle_lookups_full"
+    cause = "limit"
+
+
+class LookupAbandoned(LookupsFull):
+    """All clients of the look-up have left before vPIC was asked."""
 
 
 class ExportFailed(VehiclesError):
-    """The process that makes the file has failed; its words are in the log."""
+    """The export process failed; the log has its error."""
 
     code = "export_failed"

@@ -1,7 +1,8 @@
-"""Exports: a child process makes the Parquet file, and its bytes are passed on.
+"""Exports: a child process writes a Parquet file, and its bytes are sent to the client.
 
-A process of its own, since ADBC may not share one with the database that it reads (see
-`service.storage.adbc`), and since neither its memory nor its work should be ours.
+A process is needed because ADBC must not share one with SQLite (see
+`service.storage.adbc`). It also frees its memory at the end, and competes with no
+request for the interpreter.
 """
 
 import asyncio
@@ -9,8 +10,8 @@ import os
 import sys
 import time
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Final, cast
 from urllib.parse import quote
@@ -20,64 +21,72 @@ import structlog
 from msgspec.structs import asdict
 from sqlalchemy.engine import make_url
 
-from service import metrics
-from service.settings import Storage
-from service.storage.adbc import opening_of
-from service.vehicles.errors import ExportFailed, TooManyExports
-from service.vehicles.model import Source
+from service.observability.metrics import SUCCESS
+from service.settings import StorageSettings
+from service.storage.adbc import adbc_options_of
+from service.vehicles import metrics
+from service.vehicles.errors import ExportFailed
+from service.vehicles.model import VehicleSource
+from service.web.lanes import LaneFull
 
 PROGRAM: Final = Path(__file__).with_name("parquet.py")
 COMMAND: Final = (sys.executable, "-P", str(PROGRAM))
-"""By its path and without the working directory: both may be anywhere."""
+"""By its path, and with -P, so that the working directory is not imported from."""
 ENVIRONMENT: Final = {"MALLOC_TRIM_THRESHOLD_": "131072"}
-"""To glibc: large pieces of memory are given back as soon as they are free."""
+"""Tells glibc to return large blocks to the system as soon as they are free."""
 
-MAX_AT_ONCE: Final = 2
-MAX_S: Final = 900.0
-"""How long an export may take: who reads it slowly keeps others waiting."""
+MAX_EXPORTS: Final = 2
+"""Exports at once; one client never has all of them."""
+MAX_EXPORT_S: Final = 900.0
+"""Maximum duration of an export: a slow client blocks one of `MAX_EXPORTS`."""
 CHUNK_BYTES: Final = 256 * 1024
-MAX_WORDS: Final = 1_000
-GIVEN_UP: Final = "it was given up"
+MAX_ERROR_CHARS: Final = 1_000
+CANCELLED: Final = "the export was cancelled"
+
+EnterLane = Callable[[], AbstractAsyncContextManager[None]]
+"""Enters the lane of exports for a request."""
 
 log = structlog.get_logger()
 
 
 class Export:
-    """The file, as a child process makes it."""
+    """The Parquet file that a child process writes."""
 
-    def __init__(self, child: Process, silence_s: float) -> None:
+    def __init__(self, child: Process, read_timeout_s: float) -> None:
         self._child = child
         self._stdin = cast("asyncio.StreamWriter", child.stdin)
         self._stdout = cast("asyncio.StreamReader", child.stdout)
         self._stderr = cast("asyncio.StreamReader", child.stderr)
-        self._silence_s = silence_s
+        self._read_timeout_s = read_timeout_s
         self._first = b""
         self.bytes = 0
-        """Read until now."""
+        """Bytes read so far."""
         self.rows = 0
-        """Known at the end."""
+        """Number of rows, set at the end."""
 
     async def begin(self, job: bytes) -> None:
-        """Say what to read, and wait for the first bytes; raises `ExportFailed`."""
+        """Send the job, and wait for the first bytes; raise `ExportFailed`."""
+        # Standard input stays open: when it closes, the child ends.
         self._stdin.write(job + b"\n")
         self._first = await self._read()
 
     async def read(self) -> bytes:
-        """The next bytes, none at the end; raises `ExportFailed`."""
+        """Return the next bytes, none at the end; raise `ExportFailed`."""
         chunk, self._first = self._first or await self._read(), b""
         self.bytes += len(chunk)
         return chunk
 
     async def close(self) -> None:
-        """End the child, if it has not ended by itself."""
+        """End the child process, if it is still running."""
         if self._child.returncode is None:
             self._child.kill()
-        # This reads what is left, too; else its pipes would stay open.
+        # It also drains the pipes, which would stay open otherwise.
         await self._child.communicate()
 
     async def _read(self) -> bytes:
         try:
-            async with asyncio.timeout(self._silence_s):
+            # The limit is for each read: only a silent database is a failure.
+            async with asyncio.timeout(self._read_timeout_s):
                 chunk = await self._stdout.read(CHUNK_BYTES)
                 if not chunk:
                     self.rows = await self._end()
@@ -86,46 +95,50 @@ class Export:
         return chunk
 
     async def _end(self) -> int:
-        """How many rows there were; raises `ExportFailed`."""
-        words = (await self._stderr.read()).decode(errors="replace").strip()
+        """Return the number of rows; raise `ExportFailed` if the child failed."""
+        message = (await self._stderr.read()).decode(errors="replace").strip()
         status = await self._child.wait()
         if status:
-            raise ExportFailed(words[-MAX_WORDS:] or f"it has ended with {status}")
-        return int(words.split()[-1])
+            error = message[-MAX_ERROR_CHARS:] or f"the process ended with {status}"
+            raise ExportFailed(error)
+        return int(message.split()[-1])
 
 
 class Exports:
-    """Makes exports, a few at a time; one for each process."""
+    """Runs exports; there is one in each process."""
 
-    def __init__(self, storage: Storage, source: Source) -> None:
-        job = asdict(opening_of(storage)) | {"source": source}
+    def __init__(self, storage: StorageSettings, source: VehicleSource) -> None:
+        job = asdict(adbc_options_of(storage)) | {"source": source}
         self._job = msgspec.json.encode(job)
         self._storage = storage
-        self._under_way: list[asyncio.Task[object] | None] = []
+        self._in_progress: list[asyncio.Task[object] | None] = []
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def export(self) -> AsyncIterator[Export]:
-        """A file whose first bytes are there; it is to be read to its end.
+    async def export(self, lane: EnterLane = nullcontext) -> AsyncIterator[Export]:
+        """Start an export in the lane, and yield its file once it has first bytes.
 
-        Raises `TooManyExports` and `ExportFailed`.
+        The caller reads it to its end. Raises `ExportFailed`, and the errors of the
+        lane.
         """
-        if len(self._under_way) >= MAX_AT_ONCE:
-            metrics.export_ended(TooManyExports.__name__)
-            raise TooManyExports(f"{MAX_AT_ONCE} are under way")
-        task = asyncio.current_task()
-        self._under_way.append(task)
         started = time.perf_counter()
-        log.info("vehicle.export.started", under_way=len(self._under_way))
+        task: asyncio.Task[object] | None = None
         try:
-            async with self._in_time(), self._child() as export:
-                yield export
+            async with lane():
+                task = asyncio.current_task()
+                self._in_progress.append(task)
+                log.info("vehicle.export.started", under_way=len(self._in_progress))
+                async with self._child() as export:
+                    yield export
+        except LaneFull:
+            raise
         except BaseException as error:
-            self._note_failure(error, started)
+            self._log_failure(error, started)
             raise
         finally:
-            self._under_way.remove(task)
-        metrics.export_ended(metrics.SUCCESS)
+            if task is not None:
+                self._in_progress.remove(task)
+        metrics.export_ended(SUCCESS)
         log.info(
             "vehicle.export.finished",
             rows=export.rows,
@@ -134,20 +147,12 @@ class Exports:
         )
 
     async def close(self) -> None:
-        """Give up what is under way."""
-        tasks = [task for task in self._under_way if task is not None]
+        """Cancel the exports in progress."""
+        tasks = [task for task in self._in_progress if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*self._closing)
-
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(MAX_S):
-                yield
-        except TimeoutError:
-            raise ExportFailed(f"it was not taken within {MAX_S:g} s") from None
 
     @asynccontextmanager
     async def _child(self) -> AsyncIterator[Export]:
@@ -159,7 +164,7 @@ class Exports:
                 stderr=PIPE,
                 limit=CHUNK_BYTES,
                 env=os.environ | ENVIRONMENT,
-                # Ctrl-C is for us: what is under way is finished first.
+                # Ctrl-C must not reach it: running exports are finished first.
                 start_new_session=True,
             )
         except OSError as error:
@@ -172,23 +177,25 @@ class Exports:
             closing = asyncio.create_task(export.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
-            # Whoever is cancelled again does not leave it undone.
+            # A second cancellation must not leave the child running.
             await asyncio.shield(closing)
 
-    def _note_failure(self, error: BaseException, started: float) -> None:
+    def _log_failure(self, error: BaseException, started: float) -> None:
         name = type(error).__name__
         metrics.export_ended(name)
         log.warning(
             "vehicle.export.failed",
-            reason=_without_password(str(error) or GIVEN_UP, self._storage),
+            reason=_without_password(str(error) or CANCELLED, self._storage),
             **{"error.type": name},
             **_duration(started),
         )
 
 
 @asynccontextmanager
-async def open_exports(storage: Storage, source: Source) -> AsyncIterator[Exports]:
-    """Export the vehicles of a source as long as this lasts."""
+async def open_exports(
+    storage: StorageSettings, source: VehicleSource
+) -> AsyncIterator[Exports]:
+    """Open the exports of a source; cancel those in progress at the end."""
     exports = Exports(storage, source)
     try:
         yield exports
@@ -200,8 +207,8 @@ def _duration(started: float) -> dict[str, float]:
     return {"duration_s": round(time.perf_counter() - started, 6)}
 
 
-def _without_password(text: str, storage: Storage) -> str:
-    """What a driver says, which may repeat how it was to connect."""
+def _without_password(text: str, storage: StorageSettings) -> str:
+    """Return an error of a driver without the password, which some drivers repeat."""
     password = make_url(storage.url).password
     for each in (password, quote(password, safe="")) if password else ():
         text = text.replace(each, "***")

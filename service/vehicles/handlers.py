@@ -1,23 +1,26 @@
-"""The endpoints of vehicles: looking up, removing, and the whole cache as a file."""
+"""Endpoints of vehicles: look-ups, removals, and the export of the cache."""
 
-import os
-import socket
-import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Annotated, Final
 
-import msgspec
 from aiohttp import hdrs, web
 from msgspec import UNSET, Meta, Struct
 from msgspec.structs import asdict
 
+from service.observability.stages import stage
+from service.vehicles import problems
 from service.vehicles.errors import (
     ExportFailed,
     InvalidVin,
+    LookupsFull,
     TooManyVins,
     VehiclesError,
     VehicleUnavailable,
 )
 from service.vehicles.export import Exports
+from service.vehicles.lanes import Lanes
 from service.vehicles.lookup import Lookups, age_s
 from service.vehicles.model import (
     BatchItem,
@@ -29,27 +32,45 @@ from service.vehicles.model import (
     Removed,
     Vin,
 )
+from service.vehicles.pending import LookupClient
 from service.vehicles.vin import check_digit_fails, parse_vin, parse_vins, shown
-from service.web import problems
-from service.web.bodies import read_body
-from service.web.context import CACHE_RESULT, REQUEST_ID, REQUEST_ID_HEADER
-from service.web.problems import RequestProblem
-from service.web.routes import Body, Endpoints, NoParameters, json_answer
+from service.web.backpressure import pause_client
+from service.web.bodies import JSON_PROBLEMS, JSON_TYPE, read_json
+from service.web.client_stream import ClientStream, while_connected
+from service.web.connection_reset import reset_connection
+from service.web.http_cache.conditional import check_if_match
+from service.web.lanes import LaneFull, LaneTimeout
+from service.web.limits import LIMITS
+from service.web.problems import STORAGE_UNAVAILABLE, kind_of
+from service.web.request_context import CACHE_RESULT, REQUEST_ID, REQUEST_ID_HEADER
+from service.web.routes import (
+    NO_STORE,
+    Endpoints,
+    NoParameters,
+    RequestBody,
+    json_answer,
+)
 
 LOOKUP_PATH: Final = "/vehicles/lookup"
 LOOKUPS: Final = web.AppKey("lookups", Lookups)
 EXPORTS: Final = web.AppKey("exports", Exports)
+LANES: Final = web.AppKey("vehicle_lanes", Lanes)
 MAX_VINS: Final = 500
 MAX_BODY_BYTES: Final = 65_536
-"""Room for as many VINs, however they are spaced, and for some mistakes."""
+"""Enough for `MAX_VINS` VINs with white space, and for some that are too long."""
 BODY_TIMEOUT_S: Final = 10.0
 CACHE_NAME: Final = "copilot-usage"
 
 EXAMPLE_VIN: Final = "1XPWD40X1ED215307"
-LOOKUP_PROBLEMS: Final = (problems.VEHICLE_UNAVAILABLE, problems.STORAGE_UNAVAILABLE)
+REMOVAL_PROBLEMS: Final = (
+    problems.INVALID_VIN,
+    problems.REMOVALS_FULL,
+    problems.REMOVAL_TIMEOUT,
+    STORAGE_UNAVAILABLE,
+)
 CACHE_HEADERS: Final = {
-    "Cache-Status": "Whether it was kept here, and if it is stale.",
-    "Age": "Seconds since vPIC told it.",
+    "Cache-Status": "Whether the vehicle was cached, and whether it is stale.",
+    "Age": "Seconds since vPIC decoded the VIN.",
 }
 PARQUET: Final = "application/vnd.apache.parquet"
 EXPORT_HEADERS: Final = {
@@ -57,18 +78,17 @@ EXPORT_HEADERS: Final = {
     hdrs.CONTENT_DISPOSITION: 'attachment; filename="vehicles.parquet"',
     hdrs.CACHE_CONTROL: "no-store",
 }
-LINGER_NOT_AT_ALL: Final = struct.pack("ii", 1, 0)
 
 endpoints = Endpoints()
 
 
 class VinParameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """The parameters of what is about one VIN."""
+    """Parameters of requests about one VIN."""
 
     vin: Annotated[
         str,
         Meta(
-            description="17 letters or digits, in capitals or not; no I, O or Q.",
+            description="17 letters or digits, in either case; no I, O or Q.",
             examples=[EXAMPLE_VIN],
         ),
     ]
@@ -77,109 +97,121 @@ class VinParameters(Struct, frozen=True, forbid_unknown_fields=True):
 @endpoints.get(
     LOOKUP_PATH,
     parameters=VinParameters,
+    scope="vehicles:read",
     answer=LookedUp,
     headers=CACHE_HEADERS,
-    problems=(*LOOKUP_PROBLEMS, problems.INVALID_VIN, problems.VIN_NOT_DECODED),
+    problems=(
+        problems.VEHICLE_UNAVAILABLE,
+        problems.LOOKUPS_FULL,
+        problems.INVALID_VIN,
+        problems.VIN_NOT_DECODED,
+    ),
 )
 async def look_vehicle_up(
     request: web.Request, parameters: VinParameters
 ) -> web.StreamResponse:
-    """A vehicle's make, model, year and body class, by its VIN.
+    """Look up a vehicle's make, model, year and body class by its VIN.
 
-    vPIC is asked for what is not kept here, or was told too long ago; if it is away,
-    what was kept is given however old.
+    If the VIN is not cached, or its entry has expired, the service asks vPIC. While
+    vPIC is unavailable, the answer is the expired entry.
     """
     vin = parse_vin(parameters.vin)
-    found = await request.app[LOOKUPS].look_up(vin)
+    async with _client(request) as client:
+        found = await request.app[LOOKUPS].look_up(vin, client)
     request[CACHE_RESULT] = found.result
     return _answer(vin, found)
 
 
-def answer_kept(vin: Vin, entry: Entry) -> web.Response:
-    """The answer for a VIN that is kept, fresh and decoded."""
-    assert entry.vehicle is not None  # noqa: S101 - the caller has seen to that
-    return _answer(vin, Found(entry.vehicle, "hit", age_s(entry), is_kept=True))
+def answer_cached(vin: Vin, entry: Entry) -> web.Response:
+    """Return the answer for a cached entry, which must be fresh and decoded."""
+    assert entry.vehicle is not None  # noqa: S101 - see `Lookups.find_cached`
+    return _answer(vin, Found(entry.vehicle, "hit", age_s(entry), is_stored=True))
 
 
 @endpoints.post(
     LOOKUP_PATH,
     parameters=NoParameters,
-    body=Body(
-        {"application/json": LookupBody},
+    scope="vehicles:read",
+    body=RequestBody(
+        {JSON_TYPE: LookupBody},
         f"At most {MAX_VINS} VINs.",
         example={"vins": [EXAMPLE_VIN, "1XKWDB0X57J211825"]},
     ),
     answer=LookupAnswer,
     problems=(
-        problems.STORAGE_UNAVAILABLE,
-        problems.NOT_JSON,
-        problems.INVALID_BODY,
-        problems.BODY_INCOMPLETE,
-        problems.BODY_TOO_SLOW,
-        problems.BODY_TOO_LARGE,
+        problems.LOOKUPS_FULL,
+        *JSON_PROBLEMS,
         problems.TOO_MANY_VINS,
-        problems.UNSUPPORTED_MEDIA_TYPE,
     ),
 )
 async def look_vehicles_up(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
-    """Many vehicles at once, in the order asked; each that fails says why.
+    """Look up many vehicles; the results are in the order of the VINs.
 
-    An `error` is the code that the same VIN alone would be answered with.
+    The `error` of a VIN is the problem code that a request for it alone would get.
     """
     texts = await _read_vins(request)
     parsed = parse_vins(texts)
     vins = [each for each in parsed.values() if not isinstance(each, InvalidVin)]
-    told = await request.app[LOOKUPS].look_up_all(vins)
+    async with _client(request) as client:
+        looked_up = await request.app[LOOKUPS].look_up_all(vins, client)
 
     def item(text: str) -> BatchItem:
         vin = parsed[text]
         if isinstance(vin, InvalidVin):
-            return _refused(shown(text), vin)
-        result = told[vin]
+            return _failed_item(shown(text), vin)
+        result = looked_up[vin]
         if isinstance(result, VehiclesError):
-            return _refused(vin, result)
+            return _failed_item(vin, result)
         return BatchItem(**asdict(_looked_up(vin, result)))
 
     answers = LookupAnswer([item(text) for text in texts])
-    return json_answer(answers, {"Cache-Control": "no-store"})
+    return json_answer(answers, NO_STORE)
 
 
 @endpoints.delete(
     "/vehicles/remove",
     parameters=VinParameters,
+    scope="vehicles:manage",
     answer=Removed,
-    problems=(problems.INVALID_VIN, problems.STORAGE_UNAVAILABLE),
+    problems=REMOVAL_PROBLEMS,
 )
 async def remove_vehicle(
     request: web.Request, parameters: VinParameters
 ) -> web.StreamResponse:
-    """Forget what is kept of a VIN; false where nothing was.
+    """Remove a VIN from the cache; the answer is false if it was not cached.
 
-    What is asked of vPIC at that moment is not kept either.
+    What vPIC is asked at that moment is not cached either.
     """
     vin = parse_vin(parameters.vin)
-    was_kept = await request.app[LOOKUPS].remove(vin)
-    return json_answer(Removed(vin, was_kept), {"Cache-Control": "no-store"})
+    check_if_match(request, None)
+    client = request.app[LIMITS].clients.group_of(request)
+    with _slowed_if_refused(request):
+        async with request.app[LANES].removals.enter(request):
+            with stage("storage"):
+                was_stored = await request.app[LOOKUPS].remove(vin, client)
+    return json_answer(Removed(vin, was_stored), NO_STORE)
 
 
 @endpoints.post(
     "/vehicles/remove",
     parameters=VinParameters,
+    scope="vehicles:manage",
     answer=Removed,
-    problems=(problems.INVALID_VIN, problems.STORAGE_UNAVAILABLE),
+    problems=REMOVAL_PROBLEMS,
 )
 async def remove_vehicle_by_post(
     request: web.Request, parameters: VinParameters
 ) -> web.StreamResponse:
-    """The same, for callers who cannot send DELETE."""
+    """Remove a VIN from the cache, for clients that cannot send DELETE."""
     return await remove_vehicle(request, parameters)
 
 
 @endpoints.get(
     "/vehicles/export",
     parameters=NoParameters,
+    scope="vehicles:read",
     media_types=(PARQUET,),
     headers={"Content-Disposition": "The name of the file: vehicles.parquet."},
     problems=(problems.TOO_MANY_EXPORTS, problems.EXPORT_FAILED),
@@ -187,52 +219,75 @@ async def remove_vehicle_by_post(
 async def export_vehicles(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
-    """All vehicles that are kept, as a Parquet file in the order of their VINs.
+    """Export all cached vehicles as a Parquet file, in the order of their VINs.
 
-    Its columns are vin, make, model, model_year, body_class and fetched_at. It is sent
-    while it is made: if that fails midway, the connection breaks.
+    Its columns are vin, make, model, model_year, body_class and fetched_at. The file is
+    sent while it is written: if that fails midway, the connection is reset.
     """
+    check_if_match(request, None)
     headers = EXPORT_HEADERS | {REQUEST_ID_HEADER: request[REQUEST_ID]}
     response = web.StreamResponse(headers=headers)
+    stream = ClientStream(request, response)
+    # The headers are known, so HEAD starts no child.
     if request.method == hdrs.METH_HEAD:
         return response
     try:
-        async with request.app[EXPORTS].export() as export:
-            await response.prepare(request)
+        lane = partial(request.app[LANES].exports.enter, request)
+        async with request.app[EXPORTS].export(lane) as export:
+            await stream.start()
             while chunk := await export.read():
-                await response.write(chunk)
-        await response.write_eof()
+                await stream.write(chunk)
+        await stream.finish()
     except BaseException as error:
+        # Before the first byte, the answer can still be a problem document.
         if not response.prepared:
             raise
         _break_off(request)
-        if not isinstance(error, ExportFailed | ConnectionError):
+        # The export has logged its failure, and the client sees the reset.
+        if not isinstance(error, ExportFailed | LaneTimeout):
             raise
     return response
 
 
-async def _read_vins(request: web.Request) -> list[str]:
-    body = await read_body(
-        request,
-        ("application/json",),
-        most=MAX_BODY_BYTES,
-        within_s=BODY_TIMEOUT_S,
-    )
+@contextmanager
+def _slowed_if_refused(request: web.Request) -> Iterator[None]:
+    """Do not read the connection for a while if the request is refused."""
     try:
-        vins = msgspec.json.decode(body, type=LookupBody).vins
-    except msgspec.ValidationError as error:
-        raise RequestProblem(problems.INVALID_BODY, str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestProblem(problems.NOT_JSON, str(error)) from None
+        yield
+    except (LaneFull, LookupsFull):
+        # The connection of a proxy has requests of other clients too.
+        if request.app[LIMITS].clients.address_of(request) == request.remote:
+            pause_client(request)
+        raise
+
+
+@asynccontextmanager
+async def _client(request: web.Request) -> AsyncIterator[LookupClient]:
+    """Yield the client of a look-up, which is cancelled when the client disconnects.
+
+    Raises `ClientDisconnected`.
+    """
+    name = request.app[LIMITS].clients.group_of(request)
+    lane = partial(request.app[LANES].lookups.enter, request)
+    async with while_connected(request):
+        with _slowed_if_refused(request):
+            yield LookupClient(name, lane)
+
+
+async def _read_vins(request: web.Request) -> list[str]:
+    body = await read_json(
+        request, LookupBody, max_bytes=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S
+    )
+    vins = body.vins
     if len(vins) > MAX_VINS:
         raise TooManyVins(f"at most {MAX_VINS} VINs, not {len(vins)}")
     return vins
 
 
-def _refused(vin: str, error: VehiclesError) -> BatchItem:
+def _failed_item(vin: str, error: VehiclesError) -> BatchItem:
     detail = str(error)
-    if isinstance(error, VehicleUnavailable):  # vPIC's words are not for callers
-        detail = problems.UNHARMED[problems.VEHICLE_UNAVAILABLE]
+    if isinstance(error, VehicleUnavailable):  # vPIC's error is not for clients
+        detail = kind_of(error, problems.KINDS).consequence
     return BatchItem(vin=vin, error=error.code, detail=detail)
 
 
@@ -255,17 +310,17 @@ def _answer(vin: Vin, found: Found) -> web.Response:
 
 
 def _headers(found: Found) -> dict[str, str]:
-    """Where the answer comes from (RFC 9211), and how old it is."""
+    """Return the cache headers: `Cache-Status` as in RFC 9211, and `Age`."""
     if found.result in {"miss", "offline"}:
-        stored = "; stored" if found.is_kept else ""
-        forwarded = "stale" if found.is_renewed else "miss"
+        stored = "; stored" if found.is_stored else ""
+        forwarded = "stale" if found.is_refreshed else "miss"
         status = f"{CACHE_NAME}; fwd={forwarded}{stored}"
     else:
         detail = "; detail=stale" if found.result == "stale" else ""
         status = f"{CACHE_NAME}; hit{detail}"
     return {
-        # No other cache would learn of a removal.
-        "Cache-Control": "no-store",
+        # A cache on the way would not notice a removal.
+        **NO_STORE,
         "Cache-Status": status,
         "Age": str(int(found.age_s)),
     }
@@ -276,8 +331,4 @@ def _break_off(request: web.Request) -> None:
     transport = request.transport
     if transport is None or transport.is_closing():
         return
-    # By a duplicate, as some loops hide their sockets.
-    fileno = os.dup(transport.get_extra_info("socket").fileno())
-    with socket.socket(fileno=fileno) as duplicate:
-        duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT_AT_ALL)
-    transport.abort()
+    reset_connection(transport)

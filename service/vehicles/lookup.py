@@ -1,200 +1,253 @@
-"""Looking VINs up: what each caller is told, and one flight for all who ask alike."""
+"""Look-ups of VINs; concurrent ones of the same VIN share one fetch."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Literal
 
 import structlog
 from msgspec.structs import replace
 from yarl import URL
 
-from service import metrics
 from service.instants import US_PER_S, now_us
+from service.observability.stages import stage
 from service.settings import Settings
 from service.storage.database import Database
-from service.storage.shared_store import SharedStore
+from service.storage.redis_store import RedisStore
+from service.upstream.circuit_breaker import CircuitBreaker
 from service.upstream.client import open_client
-from service.vehicles.errors import VehicleUnavailable, VinNotDecoded
-from service.vehicles.fetching import Fetcher, Outcome
-from service.vehicles.model import Entry, Found, Source, Vin
+from service.vehicles import metrics
+from service.vehicles.asking import VpicBatches
+from service.vehicles.errors import (
+    LookupAbandoned,
+    LookupsFull,
+    VehicleUnavailable,
+    VinNotDecoded,
+)
+from service.vehicles.fetching import Fetcher
+from service.vehicles.model import Entry, Found, VehicleSource, Vin
 from service.vehicles.offline import OfflineDecoder, load_decoder
+from service.vehicles.pending import LookupClient, Outcome, PendingVin
+from service.vehicles.removals import Removals
+from service.vehicles.shared_lookups import LookupLocks
 from service.vehicles.store import VehicleStore
-from service.vehicles.turns import share_turns
-from service.vehicles.vpic import Vpic, vpic_peer
+from service.vehicles.turns import VpicTurns
+from service.vehicles.vpic import VpicClient, vpic_profile
 
-
-class Flight:
-    """A VIN on its way."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.landing: asyncio.Future[Outcome] = asyncio.Future()
-        self.stale: asyncio.Future[Entry | None] = asyncio.Future()
-        """What is kept of it, but too old: known long before it lands."""
-
-    def land(self, outcome: Outcome) -> None:
-        """Let those who wait have it."""
-        self.landing.set_result(outcome)
-        if not self.stale.done():
-            self.stale.set_result(None)
-
-    @property
-    def outcome(self) -> Outcome:
-        """How it has landed, or is seen while it has not."""
-        if self.landing.done():
-            return self.landing.result()
-        slow = VehicleUnavailable("vPIC has not answered yet")
-        return Outcome(self.stale.result(), error=slow)
-
-
-Refused = VinNotDecoded | VehicleUnavailable
+LookupFailure = VinNotDecoded | VehicleUnavailable
 
 log = structlog.get_logger()
 
 
-def source_of(settings: Settings) -> Source:
-    """Who tells of vehicles under these settings."""
+def source_of(settings: Settings) -> VehicleSource:
+    """Return the source of vehicles under these settings."""
     if settings.sandbox.enabled:
-        return Source("sandbox")
-    # Who we are to them is no part of who they are, and is not for the database.
-    return Source(str(URL(settings.vehicles.base_url).with_user(None)).rstrip("/"))
+        return VehicleSource("sandbox")
+    # Credentials do not identify vPIC, and must not be stored in the database.
+    url = str(URL(settings.vehicles.base_url).with_user(None))
+    return VehicleSource(url.rstrip("/"))
 
 
 def age_s(entry: Entry) -> float:
-    """How long ago an entry was told."""
+    """Return the seconds since vPIC returned an entry."""
     return max(0.0, (now_us() - entry.fetched_at) / US_PER_S)
 
 
 class Lookups:
-    """Looks VINs up and removes them; one for each process."""
+    """Looks up and removes VINs; there is one in each process."""
 
     def __init__(
         self,
         fetcher: Fetcher,
+        removals: Removals,
         stale_wait_s: float,
         offline: OfflineDecoder | None = None,
     ) -> None:
+        self.circuit: CircuitBreaker | None = None
+        """The circuit of calls to vPIC."""
         self._fetcher = fetcher
+        self._removals = removals
         self._stale_wait_s = stale_wait_s
         self._offline = offline
-        self._flights: dict[Vin, Flight] = {}
+        self._pending: dict[Vin, PendingVin] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def recall(self, vin: Vin) -> Entry | None:
-        """What is in memory of a VIN, fresh and decoded; never waits."""
-        entry = self._fetcher.recall(vin)
+    def find_cached(self, vin: Vin) -> Entry | None:
+        """Return the entry of a decoded VIN if it is in memory and fresh."""
+        entry = self._fetcher.find_cached(vin)
         return entry if entry and entry.vehicle else None
 
-    async def look_up(self, vin: Vin) -> Found:
-        """The vehicle of a VIN.
+    async def look_up(self, vin: Vin, client: LookupClient | None = None) -> Found:
+        """Return the vehicle of a VIN, requested by a client or by this program.
 
-        Raises `VinNotDecoded`, `VehicleUnavailable` and `StorageError`.
+        Raises `VinNotDecoded`, `VehicleUnavailable` and the errors of the lane.
         """
-        entry = self._fetcher.recall(vin)
-        if entry is not None:
-            return self._judge(vin, Outcome(entry))
-        (outcome,) = await self._fetch([vin])
-        return self._judge(vin, outcome)
+        outcomes = await self._outcomes([vin], client or LookupClient())
+        return self._to_found(vin, outcomes[vin])
 
-    async def look_up_all(self, vins: Collection[Vin]) -> dict[Vin, Found | Refused]:
-        """The vehicle of each VIN, or why there is none. Raises `StorageError`."""
-        recalled = {vin: self._fetcher.recall(vin) for vin in vins}
-        missing = [vin for vin, entry in recalled.items() if entry is None]
-        fetched = dict(zip(missing, await self._fetch(missing), strict=True))
-        told: dict[Vin, Found | Refused] = {}
-        for vin, entry in recalled.items():
-            outcome = Outcome(entry) if entry else fetched[vin]
+    async def look_up_all(
+        self, vins: Collection[Vin], client: LookupClient | None = None
+    ) -> dict[Vin, Found | LookupFailure]:
+        """Return the vehicle of each VIN, or its error.
+
+        Raises the errors of the lane.
+        """
+        outcomes = await self._outcomes(vins, client or LookupClient())
+        results: dict[Vin, Found | LookupFailure] = {}
+        for vin in vins:
             try:
-                told[vin] = self._judge(vin, outcome)
+                results[vin] = self._to_found(vin, outcomes[vin])
             except (VinNotDecoded, VehicleUnavailable) as error:
-                told[vin] = error
-        return told
+                results[vin] = error
+        return results
 
-    async def remove(self, vin: Vin) -> bool:
-        """Forget a VIN; whether it was kept. Raises `StorageError`.
+    async def remove(self, vin: Vin, client: Hashable = None) -> bool:
+        """Remove a VIN; return False if it was not stored. Raises `StorageError`.
 
-        A look-up that is under way still answers those who wait for it, but what it
-        learns is not kept.
+        A look-up in progress still answers its requests, but its result is not stored.
         """
-        self._flights.pop(vin, None)
-        was_kept = await self._fetcher.remove(vin)
-        # Once more: it may have begun with what was kept until now.
-        self._flights.pop(vin, None)
-        metrics.vehicle_removed(was_kept=was_kept)
-        log.info("vehicle.removed", vin=vin, was_kept=was_kept)
-        return was_kept
+        self._forget(vin)
+        was_stored = await self._removals.remove(vin, client)
+        # Again: a look-up may have read the row before it was removed.
+        self._forget(vin)
+        metrics.vehicle_removed(was_kept=was_stored)
+        log.info("vehicle.removed", vin=vin, was_kept=was_stored)
+        return was_stored
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the look-ups and removals in progress."""
+        await self._removals.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _fetch(self, vins: Sequence[Vin]) -> list[Outcome]:
-        """The outcomes of flights, begun or joined, in the order of the VINs."""
-        if not vins:
-            return []
-        self._begin([vin for vin in vins if vin not in self._flights])
-        flights = [self._flights[vin] for vin in vins]
-        # Who leaves while waiting does not end what others wait for.
-        landings = [flight.landing for flight in flights]
-        last = max(flight.began for flight in flights)
-        left_s = last + self._stale_wait_s - time.monotonic()
-        await asyncio.wait(landings, timeout=max(0.0, left_s))
-        # Nobody waits longer for what is kept: its flight may have begun long ago.
-        await asyncio.wait([flight.stale for flight in flights])
-        return [flight.outcome for flight in flights]
+    def _forget(self, vin: Vin) -> None:
+        # Later requests must not join a look-up that began before the removal.
+        self._pending.pop(vin, None)
+        self._fetcher.memory.remove(vin)
 
-    def _begin(self, vins: Sequence[Vin]) -> None:
+    def _cached(self, vins: Collection[Vin]) -> dict[Vin, Outcome]:
+        cached = {vin: self._fetcher.find_cached(vin) for vin in vins}
+        return {vin: Outcome(entry) for vin, entry in cached.items() if entry}
+
+    async def _outcomes(
+        self, vins: Collection[Vin], client: LookupClient
+    ) -> dict[Vin, Outcome]:
+        """Return the outcome of each VIN: from memory, or from fetches."""
+        outcomes = self._cached(vins)
+        missing = [vin for vin in vins if vin not in outcomes]
+        while missing:
+            fetched = await self._fetch(missing, client)
+            outcomes |= {vin: outcome for vin, (outcome, _) in fetched.items()}
+            missing = [
+                vin
+                for vin, (outcome, asked_by) in fetched.items()
+                if _is_refused_to_other(outcome, asked_by, client)
+            ]
+        return outcomes
+
+    async def _fetch(
+        self, vins: Sequence[Vin], client: LookupClient
+    ) -> dict[Vin, tuple[Outcome, Hashable]]:
+        """Return outcomes of new or pending fetches, and the clients of these."""
+        pending = {vin: self._pending[vin] for vin in vins if vin in self._pending}
+        client.join(pending.values())
+        try:
+            if len(pending) < len(vins):
+                new = [vin for vin in vins if vin not in pending]
+                pending |= await self._begin_in_lane(new, client)
+            with stage("upstream"):
+                await self._wait(list(pending.values()))
+        except BaseException:
+            client.stop_waiting()
+            raise
+        return {vin: (each.outcome, each.client) for vin, each in pending.items()}
+
+    async def _begin_in_lane(
+        self, vins: Sequence[Vin], client: LookupClient
+    ) -> dict[Vin, PendingVin]:
+        """Begin to fetch VINs; return when the database has been read."""
+        async with client.lane():
+            # Another request may have begun to fetch them during the wait.
+            new = [vin for vin in vins if vin not in self._pending]
+            self._begin(new, client)
+            pending = {vin: self._pending[vin] for vin in vins}
+            client.join(pending.values())
+            if new:
+                with stage("storage"):
+                    await asyncio.wait([pending[vin].read for vin in new])
+        return pending
+
+    async def _wait(self, pending: Sequence[PendingVin]) -> None:
+        """Wait for all outcomes, or for a while if there is an expired entry."""
+        # Futures, not tasks: a client that disconnects cancels only its own wait.
+        last_start = max(each.started for each in pending)
+        left_s = last_start + self._stale_wait_s - time.monotonic()
+        finished = [each.finished for each in pending]
+        await asyncio.wait(finished, timeout=max(0.0, left_s))
+        await asyncio.wait([each.read for each in pending])
+        new = [each.finished for each in pending if each.read.result() is None]
+        if new:
+            await asyncio.wait(new)
+
+    def _begin(self, vins: Sequence[Vin], client: LookupClient) -> None:
         if not vins:
             return
-        begun = {vin: Flight() for vin in vins}
-        self._flights |= begun
-
-        def land(vin: Vin, outcome: Outcome) -> None:
-            begun[vin].land(outcome)
-            if self._flights.get(vin) is begun[vin]:
-                del self._flights[vin]
-
-        def recognise(vin: Vin, entry: Entry) -> None:
-            begun[vin].stale.set_result(entry)
-
-        fetching = self._fetcher.fetch(vins, land, recognise)
+        now = time.monotonic()
+        started = {vin: PendingVin(client.name, now) for vin in vins}
+        for vin, each in started.items():
+            each.on_finish = partial(self._end, vin, each)
+        # Before the database is read: otherwise a request that has read it just before
+        # the result is stored would ask vPIC again.
+        self._pending |= started
+        fetching = self._fetcher.fetch(started, client.name)
         task = asyncio.get_running_loop().create_task(fetching)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _judge(self, vin: Vin, outcome: Outcome) -> Found:
-        """What an outcome means to who asked; raises what it does not give."""
-        entry, is_told, is_kept, is_renewed, error = outcome
+    def _end(self, vin: Vin, pending: PendingVin) -> None:
+        # After a removal, the VIN may be pending again in another fetch.
+        if self._pending.get(vin) is pending:
+            del self._pending[vin]
+
+    def _to_found(self, vin: Vin, outcome: Outcome) -> Found:
+        """Return the vehicle of an outcome, and count the look-up; raise its error."""
+        entry, is_new, is_stored, is_refreshed, error = outcome
         if error is not None and not isinstance(error, VehicleUnavailable):
-            metrics.vehicle_looked_up("failed")
+            metrics.vehicle_looked_up("failed", "internal")
             raise error
         if entry is None:
             return self._decode_offline(vin, error)
         result: Literal["hit", "stale", "miss"]
-        result = "stale" if error else "miss" if is_told else "hit"
-        metrics.vehicle_looked_up(result)
+        result = "stale" if error else "miss" if is_new else "hit"
+        metrics.vehicle_looked_up(result, error.cause if error else metrics.NO_REASON)
         if entry.vehicle is None:
-            raise VinNotDecoded("vPIC knows no vehicle of this VIN")
-        return Found(entry.vehicle, result, age_s(entry), is_kept, is_renewed)
+            raise VinNotDecoded("vPIC knows no vehicle for this VIN")
+        return Found(entry.vehicle, result, age_s(entry), is_stored, is_refreshed)
 
-    def _decode_offline(self, vin: Vin, error: Exception | None) -> Found:
+    def _decode_offline(self, vin: Vin, error: VehicleUnavailable | None) -> Found:
         vehicle = self._offline(vin) if self._offline else None
-        metrics.vehicle_looked_up("offline" if vehicle else "failed")
+        error = error or VehicleUnavailable(
+            "nothing is known about this VIN", cause="internal"
+        )
         if vehicle is not None:
-            return Found(vehicle, "offline", 0.0, is_kept=False)
-        raise error or VehicleUnavailable("nothing is known of this VIN")
+            metrics.vehicle_looked_up("offline", error.cause)
+            return Found(vehicle, "offline", 0.0, is_stored=False)
+        is_refused = isinstance(error, LookupsFull)
+        metrics.vehicle_looked_up("refused" if is_refused else "failed", error.cause)
+        raise error
 
 
 @asynccontextmanager
 async def open_lookups(
-    settings: Settings, database: Database, shared: SharedStore | None
+    settings: Settings, database: Database, shared: RedisStore | None
 ) -> AsyncIterator[Lookups]:
-    """Look vehicles up as long as this lasts, with connections of its own."""
+    """Open look-ups with a client of vPIC; cancel those in progress at the end."""
     vehicles, source = settings.vehicles, source_of(settings)
+    store = VehicleStore(database, source)
+    locks = LookupLocks(shared, settings, source)
     calls = replace(
         settings.upstream,
         base_url=vehicles.base_url,
@@ -203,18 +256,29 @@ async def open_lookups(
         timeout_s=vehicles.timeout_s,
         max_body_bytes=vehicles.max_body_bytes,
     )
-    # A batch takes vPIC seconds when it is well: slow is what it is given up for.
+    # vPIC takes seconds for a batch in normal operation: only a time-out is slow.
     breaker = replace(settings.breaker, slow_call_s=vehicles.timeout_s)
-    async with open_client(calls, breaker, peer=vpic_peer(settings)) as client:
-        fetcher = Fetcher(
-            vehicles,
-            VehicleStore(database, source),
-            Vpic(client),
-            share_turns(shared, settings, source),
-        )
+    async with open_client(calls, breaker, profile=vpic_profile(settings)) as client:
+        vpic, turns = VpicClient(client), VpicTurns(settings)
+        batches = VpicBatches(vehicles, store, locks, vpic, turns)
+        fetcher = Fetcher(vehicles, store, locks, batches)
         offline = load_decoder() if vehicles.offline else None
-        lookups = Lookups(fetcher, vehicles.stale_wait_s, offline)
+        removals = Removals(store)
+        lookups = Lookups(fetcher, removals, vehicles.stale_wait_s, offline)
+        lookups.circuit = client.breaker
         try:
             yield lookups
         finally:
             await lookups.close()
+
+
+def _is_refused_to_other(
+    outcome: Outcome, asked_by: Hashable, client: LookupClient
+) -> bool:
+    """Return whether this client should ask in its own turn: another was refused."""
+    if outcome.entry is not None:
+        return False
+    error = outcome.error
+    if isinstance(error, LookupAbandoned):
+        return True
+    return isinstance(error, LookupsFull) and asked_by != client.name

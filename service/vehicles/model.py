@@ -1,21 +1,20 @@
-"""What is known of vehicles, and how look-ups are answered."""
+"""Vehicles, and the answers about them."""
 
 from typing import Literal, NamedTuple, NewType
 
 from msgspec import UNSET, Struct, UnsetType
 
 Vin = NewType("Vin", str)
-"""A VIN that keeps the rules: 17 upper-case letters and digits (ISO 3779)."""
+"""A valid VIN: 17 upper-case letters and digits (ISO 3779)."""
 
-Source = NewType("Source", str)
-"""Who told it: an address, or the sandbox, whose inventions are no truth elsewhere."""
+VehicleSource = NewType("VehicleSource", str)
+"""The address of vPIC, or the sandbox, whose invented vehicles are never real ones."""
 
-
-Warnings = list[Literal["check_digit"]]
+VinWarnings = list[Literal["check_digit"]]
 
 
 class Vehicle(Struct, frozen=True):
-    """What vPIC tells of a vehicle; empty texts are unknown."""
+    """Values of vPIC for a vehicle; empty texts are unknown."""
 
     make: str
     model: str
@@ -24,7 +23,7 @@ class Vehicle(Struct, frozen=True):
 
 
 class Entry(NamedTuple):
-    """What was learnt of one VIN: a vehicle, or None for none; and when."""
+    """Result of vPIC for one VIN: a vehicle, or None if it was not decoded."""
 
     vehicle: Vehicle | None
     fetched_at: int
@@ -32,16 +31,16 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A vehicle that was looked up, and how."""
+    """Vehicle of a look-up, and its origin."""
 
     vehicle: Vehicle
     result: Literal["hit", "stale", "miss", "offline"]
     age_s: float
-    """How long ago it was told; 0 where it was just now."""
-    is_kept: bool
-    """Whether it is kept here, as far as is known."""
-    is_renewed: bool = False
-    """Whether it was kept before, but for too long."""
+    """Time since vPIC decoded it."""
+    is_stored: bool
+    """False if the database did not store it, as far as is known."""
+    is_refreshed: bool = False
+    """True if it replaces an expired entry."""
 
 
 class LookedUp(Struct, frozen=True, kw_only=True):
@@ -53,15 +52,15 @@ class LookedUp(Struct, frozen=True, kw_only=True):
     model_year: str
     body_class: str
     cached_result: bool
-    """Whether it was kept here, and nobody had to be asked."""
-    warnings: Warnings | UnsetType = UNSET
-    """What is odd about the VIN, if anything is."""
+    """True if the vehicle was cached, so that nothing was requested from vPIC."""
+    warnings: VinWarnings | UnsetType = UNSET
+    """Oddities of the VIN, if there are any."""
     source: Literal["offline"] | UnsetType = UNSET
-    """Where it was decoded, if not by vPIC: here, from a copy of its database."""
+    """Present if the VIN was decoded by a local copy of vPIC's database."""
 
 
 class BatchItem(Struct, frozen=True, kw_only=True):
-    """A vehicle as it is alone, or the `error` and `detail` in its place."""
+    """A vehicle as for a single VIN, or the `error` and `detail` in its place."""
 
     vin: str
     make: str | UnsetType = UNSET
@@ -69,15 +68,15 @@ class BatchItem(Struct, frozen=True, kw_only=True):
     model_year: str | UnsetType = UNSET
     body_class: str | UnsetType = UNSET
     cached_result: bool | UnsetType = UNSET
-    warnings: Warnings | UnsetType = UNSET
+    warnings: VinWarnings | UnsetType = UNSET
     source: Literal["offline"] | UnsetType = UNSET
     error: str | UnsetType = UNSET
-    """The code that the same VIN alone would be answered with."""
+    """The problem code that a request for this VIN alone would get."""
     detail: str | UnsetType = UNSET
 
 
 class LookupAnswer(Struct, frozen=True):
-    """What came of each VIN of a batch, in the order asked."""
+    """Results of a batch, in the order of its VINs."""
 
     results: list[BatchItem]
 
@@ -89,7 +88,7 @@ class LookupBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Removed(Struct, frozen=True):
-    """Whether a VIN was kept here until now."""
+    """Result of a removal; `cache_delete_success` is false if nothing was cached."""
 
     vin: str
     cache_delete_success: bool

@@ -1,7 +1,7 @@
-"""Decoding without vPIC: by the copy of its database that comes with `ultravin`.
+"""Decoding without vPIC, by the copy of its database in `ultravin`.
 
-The copy is of some month in the past, so it knows nothing newer: it is asked only where
-vPIC cannot be, and what it says is not kept. A decode takes some 30 microseconds.
+The copy is some months old and lacks newer vehicles. So it is used only while vPIC is
+unavailable, and its results are not stored. Decoding takes about 30 microseconds.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,46 +11,46 @@ import msgspec
 import structlog
 
 from service.vehicles.model import Vehicle, Vin
-from service.vehicles.vpic import Row
+from service.vehicles.vpic import VpicRow
 
-NAMES: Final = {
+FIELD_NAMES: Final = {
     "Make": "Make",
     "Model": "Model",
     "ModelYear": "Model Year",
     "BodyClass": "Body Class",
     "ErrorCode": "Error Code",
 }
-"""What it calls the fields of vPIC."""
+"""Names of the fields of vPIC in `ultravin`."""
 
 log = structlog.get_logger()
 
 
 class OfflineDecoder(Protocol):
-    """Tells the vehicle of a VIN by what is on this machine; None if not decoded."""
+    """Returns the vehicle of a VIN, or None if it is not decoded."""
 
     def __call__(self, vin: Vin) -> Vehicle | None: ...
 
 
 def load_decoder() -> OfflineDecoder:
-    """The decoder of `ultravin`, an extra of 90 MB that is loaded only here."""
-    import ultravin  # noqa: PLC0415 - most do without
+    """Load the decoder of `ultravin`, an optional extra of 90 MB."""
+    import ultravin  # noqa: PLC0415 - an optional extra
 
-    tell: Callable[[str], dict[str, Any]] = ultravin.decode
+    decode_with_copy: Callable[[str], dict[str, Any]] = ultravin.decode
 
     def decode(vin: Vin) -> Vehicle | None:
         try:
-            return read_attributes(tell(vin)["attributes"])
-        except Exception as error:  # noqa: BLE001 - it stands in, and may only help
+            return read_attributes(decode_with_copy(vin)["attributes"])
+        except Exception as error:  # noqa: BLE001 - a fallback must not fail
             log.warning("vehicle.offline_failed", vin=vin, reason=repr(error))
             return None
 
     return decode
 
 
-def read_attributes(told: Mapping[str, object]) -> Vehicle | None:
-    """The vehicle by the same rules as of a row of vPIC.
+def read_attributes(attributes: Mapping[str, object]) -> Vehicle | None:
+    """Return the vehicle by the same rules as for a row of vPIC, or None.
 
-    Raises `msgspec.ValidationError` where a value is no text.
+    Raises `msgspec.ValidationError` if a value is not a text.
     """
-    row = {field: told.get(name) for field, name in NAMES.items()}
-    return msgspec.convert({"VIN": "", **row}, Row).vehicle
+    row = {field: attributes.get(name) for field, name in FIELD_NAMES.items()}
+    return msgspec.convert({"VIN": "", **row}, VpicRow).vehicle

@@ -1,10 +1,10 @@
-"""A program: reads the vehicles of a source, and writes them as a Parquet file.
+"""Program that reads the vehicles of a source and writes them as a Parquet file.
 
-A line of JSON on its standard input tells what to read; the file goes to its standard
-output. At the end, standard error has the number of rows, or what went wrong. Its input
-stays open for as long as whoever has started it lives.
+Standard input has one line of JSON, the job; the file goes to standard output. At the
+end, standard error has the number of rows, or an error. The program ends if its
+standard input is closed, since its parent has died then.
 
-It imports little, and nothing of the service: it starts anew for each export.
+It starts for each export, so it imports little, and nothing of the service.
 """
 
 import json
@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import BinaryIO, Final, NamedTuple
 
 if __name__ == "__main__":
-    # numpy takes longer to import than all the rest, and nothing here needs it.
+    # pyarrow imports numpy if it can, which would double the time to start.
     sys.modules["numpy"] = None  # type: ignore[assignment]
 
 import adbc_driver_postgresql  # type: ignore[import-untyped]
@@ -30,34 +30,34 @@ import pyarrow.parquet as pq
 from adbc_driver_manager import AdbcConnection, AdbcDatabase, AdbcStatement
 
 BLOCK_ROWS: Final = 65_536
-"""Rows of SQLite that are read and written together, those left out counted too."""
+"""Rows of SQLite in a block, including those that are not decoded."""
 BATCH_BYTES: Final = 6 * 1024 * 1024
-"""PostgreSQL's batches, of about as many."""
-AHEAD: Final = 2
+"""Size of a batch of PostgreSQL: about as many rows as a block of SQLite."""
+BLOCKS_AHEAD: Final = 2
 """Blocks that are read while another is written."""
-READERS: Final = {"sqlite": AHEAD, "postgresql": 1}
-"""Threads that read. PostgreSQL has a process of its own for that."""
+READERS: Final = {"sqlite": BLOCKS_AHEAD, "postgresql": 1}
+"""Threads that read; a server of PostgreSQL reads in a process of its own."""
 NICENESS: Final = 10
-"""Who asks for one vehicle is not to wait for those who ask for all."""
-MAX_WORDS: Final = 1_000
+"""Look-ups have priority over exports."""
+MAX_ERROR_CHARS: Final = 1_000
 
-TEXT: Final = pa.string()
+TEXT_TYPE: Final = pa.string()
 SCHEMA: Final = pa.schema(
     [
-        ("vin", TEXT),
-        ("make", TEXT),
-        ("model", TEXT),
-        ("model_year", TEXT),
-        ("body_class", TEXT),
+        ("vin", TEXT_TYPE),
+        ("make", TEXT_TYPE),
+        ("model", TEXT_TYPE),
+        ("model_year", TEXT_TYPE),
+        ("body_class", TEXT_TYPE),
         ("fetched_at", pa.timestamp("us", "UTC")),
     ]
 )
-REPEATED: Final = ["make", "model", "model_year", "body_class"]
-"""Columns of few values: each value is written once, and then by its number."""
+DICTIONARY_COLUMNS: Final = ["make", "model", "model_year", "body_class"]
+"""Columns with few distinct values, which are dictionary-encoded."""
 
 FROM: Final = "FROM vehicles WHERE source = {source}"
-# The plus keeps SQLite from an index by which it would look each row up: the rows lie
-# in the order wanted.
+# The plus prevents SQLite from using the index of removals: the table itself is already
+# in the order of VINs.
 ALL: Final = (
     f"SELECT {', '.join(SCHEMA.names)} {FROM} AND is_decoded AND +removed_at IS NULL"
 )
@@ -70,8 +70,8 @@ END_OF_BLOCK: Final = (
 )
 
 
-class Job(NamedTuple):
-    """What to read: `service.storage.adbc.Opening`, and whose vehicles."""
+class ExportJob(NamedTuple):
+    """`service.storage.adbc.AdbcOptions`, and the source of the vehicles."""
 
     driver: str
     uri: str
@@ -79,10 +79,10 @@ class Job(NamedTuple):
     source: str
 
 
-class Connection:
-    """A connection for the queries of a job."""
+class ExportConnection:
+    """Connection for the queries of a job."""
 
-    def __init__(self, job: Job, database: AdbcDatabase, **options: str) -> None:
+    def __init__(self, job: ExportJob, database: AdbcDatabase, **options: str) -> None:
         self._source = _quoted(job.source)
         self._options = options
         self._connection = AdbcConnection(database)
@@ -93,8 +93,8 @@ class Connection:
 
     @contextmanager
     def query(self, sql: str, **vins: str) -> Iterator[pa.RecordBatchReader]:
-        """Execute a query, and read what it gives as long as this lasts."""
-        # PostgreSQL sends what has parameters in one piece: these are literals.
+        """Execute a query, and yield a reader of its result."""
+        # Literals: with parameters, PostgreSQL would not stream the result.
         values = {name: _quoted(vin) for name, vin in vins.items()}
         with AdbcStatement(self._connection) as statement:
             statement.set_options(**self._options)
@@ -104,50 +104,50 @@ class Connection:
                 yield reader
 
 
-Reads = Iterator[Future[pa.Table]]
+PendingTables = Iterator[Future[pa.Table]]
 
 
 def main() -> None:
-    """Do what standard input tells."""
+    """Run the job of standard input."""
     os.nice(NICENESS)
-    # What a block has taken is given back when it is written.
+    # The default pool would keep the memory of a block after it is written.
     pa.set_memory_pool(pa.system_memory_pool())
     try:
-        job = Job(**json.loads(sys.stdin.buffer.readline()))
+        job = ExportJob(**json.loads(sys.stdin.buffer.readline()))
         threading.Thread(target=_end_with_parent, daemon=True).start()
         rows = export(job, sys.stdout.buffer)
         sys.stdout.buffer.flush()
-    except Exception as error:  # noqa: BLE001 - all of it is for who has started us
-        _say(f"{type(error).__name__}: {error}")
-        # Not in order: the writer would end the file, as if nothing were missing.
+    except Exception as error:  # noqa: BLE001 - the parent process reports it
+        _report(f"{type(error).__name__}: {error}")
+        # At once: an orderly exit would complete the file as if no row were missing.
         os._exit(1)
-    _say(str(rows))
+    _report(str(rows))
 
 
-def export(job: Job, sink: BinaryIO) -> int:
-    """Write the vehicles that there are, in the order of their VINs; how many."""
+def export(job: ExportJob, sink: BinaryIO) -> int:
+    """Write all vehicles in the order of their VINs; return their number."""
     with ThreadPoolExecutor(READERS[job.driver]) as pool:
         read = _read_sqlite if job.driver == "sqlite" else _read_postgresql
         tables = _in_order(read(job, pool))
-        # Whatever fails at once does so before the first byte.
+        # A query that cannot run then fails before the first byte is sent.
         first = next(tables)
         return _write(chain([first], tables), sink)
 
 
-def _read_sqlite(job: Job, pool: ThreadPoolExecutor) -> Reads:
-    """Blocks, several at once: SQLite takes longer to read than Parquet to write."""
+def _read_sqlite(job: ExportJob, pool: ThreadPoolExecutor) -> PendingTables:
+    """Read blocks in parallel: reading SQLite is slower than writing Parquet."""
     database = adbc_driver_sqlite.connect(job.uri)
     options = {"adbc.sqlite.query.batch_rows": str(BLOCK_ROWS)}
-    finder = Connection(job, database, **options)
-    free: SimpleQueue[Connection] = SimpleQueue()
+    finder = ExportConnection(job, database, **options)
+    free: SimpleQueue[ExportConnection] = SimpleQueue()
     for _ in range(READERS[job.driver]):
-        free.put(Connection(job, database, **options))
+        free.put(ExportConnection(job, database, **options))
 
     def read(query: str, after: str, end: str) -> pa.Table:
         connection = free.get()
         try:
-            with connection.query(query, after=after, end=end) as found:
-                return found.read_all().cast(SCHEMA)
+            with connection.query(query, after=after, end=end) as reader:
+                return reader.read_all().cast(SCHEMA)
         finally:
             free.put(connection)
 
@@ -158,17 +158,18 @@ def _read_sqlite(job: Job, pool: ThreadPoolExecutor) -> Reads:
     yield pool.submit(read, ALL + LATER + ORDER, after, "")
 
 
-def _end_of_block(connection: Connection, after: str) -> str:
-    """The last VIN of a whole block after this one; none where less is left."""
-    with connection.query(END_OF_BLOCK, after=after) as found:
-        table = found.read_all()
+def _end_of_block(connection: ExportConnection, after: str) -> str:
+    """Return the last VIN of the next whole block; empty if less is left."""
+    with connection.query(END_OF_BLOCK, after=after) as reader:
+        table = reader.read_all()
     return str(table.column(0)[0]) if table.num_rows else ""
 
 
-def _read_postgresql(job: Job, pool: ThreadPoolExecutor) -> Reads:
-    """Batches of one stream, as the server sends them."""
+def _read_postgresql(job: ExportJob, pool: ThreadPoolExecutor) -> PendingTables:
+    """Read the batches of one stream, as the server sends them."""
     database = adbc_driver_postgresql.connect(job.uri)
     options = {"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
+    # The only reading thread changes it and reads `batches`, so neither needs a lock.
     is_over = False
 
     def read() -> pa.Table:
@@ -177,18 +178,18 @@ def _read_postgresql(job: Job, pool: ThreadPoolExecutor) -> Reads:
         is_over = batch is None
         return pa.Table.from_batches([] if batch is None else [batch], SCHEMA)
 
-    with Connection(job, database, **options).query(ALL + ORDER) as found:
-        batches = (batch.cast(SCHEMA) for batch in found)
+    with ExportConnection(job, database, **options).query(ALL + ORDER) as reader:
+        batches = (batch.cast(SCHEMA) for batch in reader)
         while not is_over:
             yield pool.submit(read)
 
 
-def _in_order(reads: Reads) -> Iterator[pa.Table]:
-    """What was read, while what follows is being read."""
+def _in_order(reads: PendingTables) -> Iterator[pa.Table]:
+    """Yield tables in their order, while the next ones are read."""
     waiting: deque[Future[pa.Table]] = deque()
     for read in reads:
         waiting.append(read)
-        if len(waiting) > AHEAD:
+        if len(waiting) > BLOCKS_AHEAD:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
@@ -196,7 +197,7 @@ def _in_order(reads: Reads) -> Iterator[pa.Table]:
 
 def _write(tables: Iterable[pa.Table], sink: BinaryIO) -> int:
     rows = 0
-    writer = pq.ParquetWriter(sink, SCHEMA, use_dictionary=REPEATED)
+    writer = pq.ParquetWriter(sink, SCHEMA, use_dictionary=DICTIONARY_COLUMNS)
     for table in tables:
         if table.num_rows:
             writer.write_table(table)
@@ -210,13 +211,13 @@ def _quoted(text: str) -> str:
     return f"'{doubled}'"
 
 
-def _say(words: str) -> None:
-    sys.stderr.write(" ".join(words.split())[:MAX_WORDS] + "\n")
+def _report(text: str) -> None:
+    sys.stderr.write(" ".join(text.split())[:MAX_ERROR_CHARS] + "\n")
     sys.stderr.flush()
 
 
 def _end_with_parent() -> None:
-    """End when nobody is there any more to read what we write."""
+    """Exit when the parent process has closed standard input."""
     os.read(sys.stdin.fileno(), 1)
     os._exit(1)
 

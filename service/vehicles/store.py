@@ -1,33 +1,40 @@
-"""What is kept of vehicles in the database, so that a removal is never undone.
+"""Vehicles in the database, stored so that a look-up never undoes a removal.
 
-A removed row stays for a while, as a mark with the number of removals. Who looks a VIN
-up notes that number first, and what was learnt is kept only where it is still the same:
-the database decides, between processes too.
+A row has a number of removals. A look-up for which there is no row announces itself by
+an empty one before it asks vPIC. A removal increments the number in the row that it
+finds. It writes nothing without a row, since no look-up is asking vPIC then. A result
+is stored only if the number is the same as before. So the database decides, between
+processes too.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Coroutine, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Row, bindparam, delete, select, tuple_, update
+from sqlalchemy import Row, bindparam, delete, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.instants import US_PER_S, now_us
-from service.settings import LONGEST_LOOKUP_S
+from service.settings.vehicles import MAX_LOOKUP_S
 from service.storage.database import Database
-from service.vehicles.model import Entry, Source, Vehicle, Vin
+from service.storage.uses import Use
+from service.vehicles.model import Entry, Vehicle, VehicleSource, Vin
 from service.vehicles.tables import vehicles
 
-MARK_KEPT_S: Final = 2 * LONGEST_LOOKUP_S
-"""How long a removal is remembered: longer than any look-up may take, but no longer
-than that, since every VIN that there could be can be removed."""
+# Longer than any look-up may take. Not much longer, since many look-ups may fail.
+MARKER_S: Final = 2 * MAX_LOOKUP_S
+"""Time for which the row of an announcement or of a removal stays."""
 
-FORGOTTEN_AT_ONCE: Final = 1_000
-"""Marks that one removal clears away, so that none takes long."""
+MAX_MARKERS_DELETED: Final = 1_000
+"""Expired rows that one announcement deletes; the bound limits its duration."""
 
-_SOURCE: Final = vehicles.c.source == bindparam("of")
+NO_LOOKUP: Final = 0
+"""`fetched_at` of a removed row whose VIN no look-up has announced since."""
+
+T = TypeVar("T")
+
+_SOURCE: Final = vehicles.c.source == bindparam("of_source")
 _VINS: Final = vehicles.c.vin.in_(bindparam("vins", expanding=True))
-_VIN: Final = vehicles.c.vin == bindparam("one")
-_LEARNT: Final = (
+_RESULT_COLUMNS: Final = (
     *("is_decoded", "make", "model", "model_year", "body_class"),
     *("fetched_at", "removed_at"),
 )
@@ -41,112 +48,157 @@ _EMPTY: Final[dict[str, Any]] = {
     "is_decoded": False,
     **dict.fromkeys(("make", "model", "model_year", "body_class"), ""),
 }
+_SEEN_BY_LOOKUPS: Final = or_(
+    vehicles.c.removed_at.is_(None), vehicles.c.fetched_at != NO_LOOKUP
+)
+_REMOVABLE: Final = (
+    select(vehicles.c.vin, vehicles.c.removed_at)
+    .where(_SOURCE, _VINS, _SEEN_BY_LOOKUPS)
+    .order_by(vehicles.c.vin)
+)
+# Rows are locked in the order in which `save` writes them, so no deadlock is possible.
+_LOCK_REMOVABLE: Final = _REMOVABLE.with_for_update()
 _REMOVE: Final = (
     update(vehicles)
-    .where(_SOURCE, _VIN, vehicles.c.removed_at.is_(None))
-    .values(removed_at=bindparam("now"), removals=vehicles.c.removals + 1, **_EMPTY)
+    .where(_SOURCE, _VINS)
+    .values(
+        removed_at=bindparam("now"),
+        fetched_at=NO_LOOKUP,
+        removals=vehicles.c.removals + 1,
+        **_EMPTY,
+    )
 )
-_KEY: Final = tuple_(vehicles.c.source, vehicles.c.vin)
-_OLD_MARKS: Final = (
+KEY: Final = tuple_(vehicles.c.source, vehicles.c.vin)
+_EXPIRED_MARKERS: Final = (
     select(vehicles.c.source, vehicles.c.vin)
     .where(vehicles.c.removed_at < bindparam("before"))
-    .limit(FORGOTTEN_AT_ONCE)
-    # Where another writer has some of them, they are for the next removal.
+    .limit(bindparam("limit"))
+    # Rows that another transaction has locked are left for the next announcement.
     .with_for_update(skip_locked=True)
 )
-_FORGET_MARKS: Final = delete(vehicles).where(_KEY.in_(_OLD_MARKS))
+DELETE_MARKERS: Final = delete(vehicles).where(KEY.in_(_EXPIRED_MARKERS))
+"""Deletes up to `limit` announced or removed rows that are older than `before`."""
 
 
-def _keep(dialect: str) -> Any:
-    """Insert or update, where no removal has come between."""
+def _upsert(dialect: str) -> Any:
+    """Insert or update, unless the number of removals has changed."""
     insert = _INSERTS[dialect]
     return insert.on_conflict_do_update(
         index_elements=[vehicles.c.source, vehicles.c.vin],
-        set_={name: insert.excluded[name] for name in _LEARNT},
+        set_={name: insert.excluded[name] for name in _RESULT_COLUMNS},
         where=vehicles.c.removals == insert.excluded.removals,
     ).returning(vehicles.c.vin)
 
 
-def _mark(dialect: str) -> Any:
-    """Note the removal of a VIN that is not kept, or was removed before.
-
-    One that another process has kept since it was looked for is removed with it.
-    """
+def _announce(dialect: str) -> Any:
+    """Insert an empty row, or renew one; a row with an entry is not changed."""
     insert = _INSERTS[dialect]
     return insert.on_conflict_do_update(
         index_elements=[vehicles.c.source, vehicles.c.vin],
-        set_={
-            "removed_at": insert.excluded.removed_at,
-            "removals": vehicles.c.removals + 1,
-            **_EMPTY,
-        },
-    )
+        set_={name: insert.excluded[name] for name in ("fetched_at", "removed_at")},
+        where=vehicles.c.removed_at.is_not(None),
+    ).returning(vehicles.c.vin, vehicles.c.removals)
 
 
-_KEEP: Final = {dialect: _keep(dialect) for dialect in _INSERTS}
-_MARK: Final = {dialect: _mark(dialect) for dialect in _INSERTS}
+_UPSERT: Final = {dialect: _upsert(dialect) for dialect in _INSERTS}
+_ANNOUNCE: Final = {dialect: _announce(dialect) for dialect in _INSERTS}
 
 
-class Kept(NamedTuple):
-    """What the database says of a VIN."""
+class StoredEntry(NamedTuple):
+    """Row of a VIN; `entry` is None if it was removed, or is only announced."""
 
     entry: Entry | None
-    """What was learnt, if it is not removed."""
     removals: int
 
 
-NOTHING: Final = Kept(None, 0)
+NOT_STORED: Final = StoredEntry(None, 0)
 
 
 class VehicleStore:
-    """The vehicles that one source has told."""
+    """Stored vehicles of one source."""
 
-    def __init__(self, database: Database, source: Source) -> None:
+    def __init__(self, database: Database, source: VehicleSource) -> None:
         self._database = database
         self._source = source
 
-    async def find(self, vins: Collection[Vin]) -> dict[Vin, Kept]:
-        """What is kept of these; `NOTHING` for the others. Raises `StorageError`."""
-        asked = {"of": self._source, "vins": list(vins)}
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(_FIND, asked)).all()
-        found = {Vin(row.vin): _kept(row) for row in rows}
-        return {vin: found.get(vin, NOTHING) for vin in vins}
+    async def within(self, limit_s: float, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a method of this store; raise `StorageTimeout`.
 
-    async def keep(
+        It is cancelled after `limit_s`, but not waited for.
+        """
+        return await self._database.within(Use.VEHICLES, limit_s, work)
+
+    async def find(self, vins: Collection[Vin]) -> dict[Vin, StoredEntry]:
+        """Return the entry of each VIN, or `NOT_STORED`. Raises `StorageError`."""
+        if not vins:
+            return {}
+        async with self._database.reading(Use.VEHICLES) as connection:
+            rows = (await connection.execute(_FIND, self._of(vins))).all()
+        found = {Vin(row.vin): _stored_entry(row) for row in rows}
+        return {vin: found.get(vin, NOT_STORED) for vin in vins}
+
+    async def announce(self, vins: Collection[Vin]) -> dict[Vin, int]:
+        """Announce look-ups of VINs before vPIC is asked.
+
+        Returns the number of removals of each VIN that has no entry. Raises
+        `StorageError`.
+        """
+        if not vins:
+            return {}
+        now = now_us()
+        # Sorted, so that two transactions with the same rows cannot deadlock.
+        rows = [
+            self._row(vin, Entry(None, now), 0) | {"removed_at": now}
+            for vin in sorted(vins)
+        ]
+        async with self._database.writing(Use.VEHICLES) as connection:
+            before = now - MARKER_S * US_PER_S
+            expired = {"before": before, "limit": MAX_MARKERS_DELETED}
+            await connection.execute(DELETE_MARKERS, expired)
+            statement = _ANNOUNCE[connection.dialect.name]
+            announced = await connection.execute(statement, rows)
+            return {Vin(vin): removals for vin, removals in announced}
+
+    async def save(
         self, entries: Mapping[Vin, Entry], removals: Mapping[Vin, int]
     ) -> set[Vin]:
-        """Keep what was learnt, unless it was removed since the removals were counted.
+        """Store entries of VINs whose number of removals is still as in `removals`.
 
-        Gives those that were kept. Raises `StorageError`.
+        Returns the stored VINs. Raises `StorageError`.
         """
         if not entries:
             return set()
-        # In one order everywhere: two writers of the same rows never lock crosswise.
         rows = [
             self._row(vin, entries[vin], removals.get(vin, 0))
             for vin in sorted(entries)
         ]
-        async with self._database.writing() as connection:
-            statement = _KEEP[connection.dialect.name]
-            kept = await connection.execute(statement, rows)
-            return {Vin(vin) for (vin,) in kept}
+        async with self._database.writing(Use.VEHICLES) as connection:
+            statement = _UPSERT[connection.dialect.name]
+            stored = await connection.execute(statement, rows)
+            return {Vin(vin) for (vin,) in stored}
 
-    async def remove(self, vin: Vin) -> bool:
-        """Remove a VIN; whether it was kept. Raises `StorageError`.
+    async def remove(self, vins: Collection[Vin]) -> set[Vin]:
+        """Remove VINs in one transaction; return those that were stored.
 
-        One that is not is marked too: some process may be looking it up.
+        Nothing is written for VINs that are neither stored nor announced. Raises
+        `StorageError`.
         """
-        now = now_us()
-        one = {"of": self._source, "one": vin, "now": now}
-        async with self._database.writing() as connection:
-            before = {"before": now - MARK_KEPT_S * US_PER_S}
-            await connection.execute(_FORGET_MARKS, before)
-            was_kept = bool((await connection.execute(_REMOVE, one)).rowcount)
-            if not was_kept:
-                mark = self._row(vin, Entry(None, now), 1) | {"removed_at": now}
-                await connection.execute(_MARK[connection.dialect.name], mark)
-        return was_kept
+        # Read first: a removal with nothing to remove must not wait for other writers.
+        async with self._database.reading(Use.VEHICLES) as connection:
+            rows = (await connection.execute(_REMOVABLE, self._of(vins))).all()
+        if not rows:
+            return set()
+        found = [Vin(row.vin) for row in rows]
+        async with self._database.writing(Use.VEHICLES) as connection:
+            locked = await connection.execute(_LOCK_REMOVABLE, self._of(found))
+            rows = locked.all()
+            if rows:
+                removed = self._of([Vin(row.vin) for row in rows])
+                await connection.execute(_REMOVE, removed | {"now": now_us()})
+        return {Vin(row.vin) for row in rows if row.removed_at is None}
+
+    def _of(self, vins: Collection[Vin]) -> dict[str, Any]:
+        return {"of_source": self._source, "vins": list(vins)}
 
     def _row(self, vin: Vin, entry: Entry, removals: int) -> dict[str, Any]:
         vehicle = entry.vehicle
@@ -164,10 +216,9 @@ class VehicleStore:
         }
 
 
-def _kept(row: Row[Any]) -> Kept:
+def _stored_entry(row: Row[Any]) -> StoredEntry:
     if row.removed_at is not None:
-        return Kept(None, row.removals)
+        return StoredEntry(None, row.removals)
     vehicle = Vehicle(row.make, row.model, row.model_year, row.body_class)
-    return Kept(
-        Entry(vehicle if row.is_decoded else None, row.fetched_at), row.removals
-    )
+    entry = Entry(vehicle if row.is_decoded else None, row.fetched_at)
+    return StoredEntry(entry, row.removals)

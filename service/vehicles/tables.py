@@ -1,28 +1,40 @@
-"""The table of vehicles; `storage/migrations` makes it."""
+"""The table of vehicles; `storage/migrations` creates it."""
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Table, Text, text
 
 from service.storage.tables import metadata
+
+NOT_DECODED: Final = text("NOT is_decoded")
+"""Condition as the index of these rows has it, without parameters."""
 
 vehicles: Final = Table(
     "vehicles",
     metadata,
     Column("source", Text, primary_key=True),
     Column("vin", Text, primary_key=True),
-    # Whether it could be decoded; else the next four are empty.
+    # If false, the next four columns are empty.
     Column("is_decoded", Boolean, nullable=False),
     Column("make", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("model_year", Text, nullable=False),
     Column("body_class", Text, nullable=False),
-    # Microseconds since 1970, both.
+    # Microseconds since 1970.
     Column("fetched_at", BigInteger, nullable=False),
     Column("removed_at", BigInteger),
-    # How often the VIN was removed: what was asked for before is not kept after.
+    # Number of removals, by which a look-up notices one (see `store`).
     Column("removals", Integer, nullable=False),
     Index("ix_vehicles_removed", "removed_at"),
-    # Rows lie in the order of their key, in which they are exported.
+    # VINs that vPIC could not decode, by which expired ones are found. With the first
+    # column SQLite prefers it to the index above.
+    Index(
+        "ix_vehicles_undecoded",
+        "removed_at",
+        "fetched_at",
+        sqlite_where=NOT_DECODED,
+        postgresql_where=NOT_DECODED,
+    ),
+    # Rows are clustered by the key, which is the order of an export.
     sqlite_with_rowid=False,
 )

@@ -1,135 +1,96 @@
-"""Whose turn it is to ask for a VIN: one process asks, the others wait for its news.
+"""Turns of clients at vPIC, so that one client cannot use up its rate limit.
 
-A turn is a key in the shared store. Whoever waits looks at it until it is gone and then
-into the database, where what was learnt is; only a failure is left in the key's place
-for a moment. The key of a process that has died goes after half of a look-up's time:
-who waited has the other half to ask. Without a store, or while it is away, every
-process is alone: then two of them may ask for the same.
+A call occupies one of `vehicles.concurrency` slots, and each of its tries waits for the
+rate limit. Clients take turns at both. One client never has all slots.
 """
 
 import asyncio
 import math
-import random
-import secrets
-from collections.abc import Collection, Sequence
-from typing import Any, Final, Protocol
-
-from redis.asyncio.client import Pipeline
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+from typing import Final
 
 from service.settings import Settings
-from service.storage.shared_store import SharedStore, StoreAway
-from service.vehicles.model import Source, Vin
+from service.vehicles.errors import LookupsFull
+from service.web.lane_metrics import LaneMetrics
+from service.web.lanes import Displaced, FairQueue, LaneLimits
 
-LASTS: Final = 0.5
-"""How long a turn lasts, as a share of a look-up's deadline."""
-FAILED: Final = b"failed"
-FAILED_MS: Final = 500
-"""How long those who waited can see that a look-up has failed."""
-POLL_MS: Final = (25, 50)
-TOKEN_BYTES: Final = 16
-
-_END: Final = """
-for at, key in ipairs(KEYS) do
-  if redis.call('get', key) == ARGV[1] then
-    if ARGV[2] == '' then redis.call('del', key)
-    else redis.call('set', key, ARGV[2], 'PX', ARGV[3]) end
-  end
-end
-"""
+LANE: Final = "vpic_calls"
 
 
-class Turns(Protocol):
-    """How processes that look up the same stand to each other."""
+class VpicTurns:
+    """The queues in front of vPIC; there is one in each process."""
 
-    are_shared: bool
-    """Whether another process may have had the turn before."""
+    def __init__(self, settings: Settings) -> None:
+        vehicles, limits = settings.vehicles, settings.limits
+        self._per_s = vehicles.requests_per_s / settings.server.workers
+        self._max_wait_s = limits.queue_wait_s
+        self._calls = FairQueue(
+            LaneLimits(
+                vehicles.concurrency, limits.max_queue, limits.queue_wait_s, math.inf
+            )
+        )
+        # At most `concurrency` calls are at their tries, so this queue is never full.
+        self._tries = FairQueue(LaneLimits(1, vehicles.concurrency, math.inf, math.inf))
+        self._metrics = LaneMetrics(LANE)
 
-    async def take(self, vins: Collection[Vin]) -> set[Vin]:
-        """The VINs that it is this process's turn to ask for."""
+    @asynccontextmanager
+    async def call(self, client: Hashable, *, is_first: bool) -> AsyncIterator[None]:
+        """Occupy a slot for a call.
 
-    async def end(self, vins: Collection[Vin], *, failed: bool = False) -> None:
-        """Let the others look for what was learnt, or know that nothing was."""
-
-    async def wait(self, vins: Collection[Vin]) -> set[Vin]:
-        """Wait until nobody asks for these any more; gives those that failed."""
-
-
-class Alone:
-    """No other process is known: it is always this one's turn."""
-
-    are_shared = False
-
-    async def take(self, vins: Collection[Vin]) -> set[Vin]:
-        """All of them."""
-        return set(vins)
-
-    async def end(self, vins: Collection[Vin], *, failed: bool = False) -> None:
-        """Nobody waits."""
-
-    async def wait(self, vins: Collection[Vin]) -> set[Vin]:
-        """There is nobody to wait for."""
-        return set()
-
-
-class RedisTurns:
-    """Turns by keys of a shared store."""
-
-    are_shared = True
-
-    def __init__(self, store: SharedStore, settings: Settings, source: Source) -> None:
-        self._store = store
-        self._source = source
-        self._lasts_ms = math.ceil(settings.vehicles.deadline_s * LASTS * 1_000)
-        self._token = secrets.token_hex(TOKEN_BYTES).encode()
-
-    async def take(self, vins: Collection[Vin]) -> set[Vin]:
-        """Those whose key could be taken; all of them while the store is away."""
-        asked = list(vins)
-
-        def take(pipeline: Pipeline) -> None:
-            for key in self._keys(asked):
-                pipeline.set(key, self._token, nx=True, px=self._lasts_ms)
-
+        The first call of a request is refused if it would wait longer than
+        `limits.queue_wait_s`; the others may wait until the deadline of the request.
+        Raises `LookupsFull`.
+        """
+        calls, loop = self._calls, asyncio.get_running_loop()
+        arrived = loop.time()
+        if is_first:
+            self._refuse_long_wait(client)
+        if not calls.try_start(client):
+            await self._wait(client, self._max_wait_s if is_first else None)
+        self._metrics.started(loop.time() - arrived, calls.running)
         try:
-            taken = await self._store.run(take)
-        except StoreAway:
-            return set(asked)
-        return {vin for vin, is_ours in zip(asked, taken, strict=True) if is_ours}
+            yield
+        finally:
+            calls.release(client)
+            self._metrics.ended(calls.running)
 
-    async def end(self, vins: Collection[Vin], *, failed: bool = False) -> None:
-        """Give the keys back that are still ours."""
-        if not vins:
-            return
-        keys = self._keys(vins)
-        left = FAILED if failed else b""
-
-        def end(pipeline: Pipeline) -> Any:
-            return pipeline.eval(_END, len(keys), *keys, self._token, left, FAILED_MS)
-
+    @asynccontextmanager
+    async def try_(self, client: Hashable) -> AsyncIterator[None]:
+        """Have the turn to wait for the rate limit."""
+        if not self._tries.try_start(client):
+            await self._tries.wait(client)
         try:
-            await self._store.run(end)
-        except StoreAway:
+            yield
+        finally:
+            self._tries.release(client)
+
+    def _refuse_long_wait(self, client: Hashable) -> None:
+        if not self._per_s:
             return
+        queues = (self._calls, self._tries)
+        before = sum(each.requests_before(client) for each in queues)
+        wait_s = before / self._per_s
+        if wait_s > self._max_wait_s:
+            raise self._full("expected_wait", wait_s)
 
-    async def wait(self, vins: Collection[Vin]) -> set[Vin]:
-        """Look now and then; where the store is away, there is nothing to wait for."""
-        keys, failed = self._keys(vins), set[Vin]()
-        while True:
-            try:
-                (holders,) = await self._store.run(lambda pipeline: pipeline.mget(keys))
-            except StoreAway:
-                return failed
-            # A failure is seen for a moment only, while others are still asked for.
-            pairs = zip(vins, holders, strict=True)
-            failed |= {vin for vin, holder in pairs if holder == FAILED}
-            if all(holder in {None, FAILED} for holder in holders):
-                return failed
-            await asyncio.sleep(random.uniform(*POLL_MS) / 1_000)  # noqa: S311
+    async def _wait(self, client: Hashable, max_wait_s: float | None) -> None:
+        calls = self._calls
+        if not calls.make_room(client):
+            raise self._full("queue_full", self._max_wait_s)
+        self._metrics.waiting(calls.waiting + 1)
+        try:
+            async with asyncio.timeout(max_wait_s):
+                await calls.wait(client)
+        except TimeoutError:
+            raise self._full("waited", self._max_wait_s) from None
+        except Displaced:
+            raise self._full("displaced", self._max_wait_s) from None
+        finally:
+            self._metrics.waiting(calls.waiting)
 
-    def _keys(self, vins: Collection[Vin]) -> Sequence[str]:
-        return [self._store.key("vehicle", self._source, vin) for vin in vins]
-
-
-def share_turns(store: SharedStore | None, settings: Settings, source: Source) -> Turns:
-    """Turns through a store, or alone where there is none."""
-    return Alone() if store is None else RedisTurns(store, settings, source)
+    def _full(self, reason: str, wait_s: float) -> LookupsFull:
+        self._metrics.refused(reason)
+        calls = self._calls
+        detail = f"{LANE}: {calls.running} run and {calls.waiting} wait"
+        return LookupsFull(detail, max(1.0, wait_s))

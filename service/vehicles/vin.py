@@ -1,7 +1,7 @@
-"""VINs: which texts are one, what is wrong with the others, and the check digit.
+"""Parsing of VINs, and their check digit.
 
-The rules are those of ISO 3779 and of 49 CFR Part 565: 17 characters, digits and Latin
-capitals but for I, O and Q; in North America the ninth checks the others.
+The rules are those of ISO 3779 and of 49 CFR Part 565. A VIN has 17 characters: digits,
+and Latin capitals without I, O and Q. In North America the ninth is a check digit.
 """
 
 import re
@@ -16,12 +16,14 @@ LENGTH: Final = 17
 CHECK_POSITION: Final = 9
 MAX_SHOWN: Final = 40
 CONFUSABLE: Final = {"I": "1", "O": "0", "Q": "0 or 9"}
-"""Letters that no VIN has, and what they are mostly read for."""
+"""Letters that no VIN has, and the digits that are often misread as them."""
 
 _VIN: Final = re.compile(r"[A-HJ-NPR-Za-hj-npr-z0-9]{17}")
+# 7A to 7E belong to New Zealand.
 _NORTH_AMERICAN: Final = re.compile(r"[1-5]|7[F-Z0-9]")
-"""How VINs of the United States, Canada and Mexico begin."""
+"""Beginning of VINs of the United States, Canada and Mexico."""
 
+# Weights and values of the check digit: 49 CFR 565.15 (c).
 _WEIGHTS: Final = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 _VALUES: Final = dict(zip("ABCDEFGH", range(1, 9), strict=True)) | dict(
     zip("JKLMNPRSTUVWXYZ", (1, 2, 3, 4, 5, 7, 9, 2, 3, 4, 5, 6, 7, 8, 9), strict=True)
@@ -29,14 +31,14 @@ _VALUES: Final = dict(zip("ABCDEFGH", range(1, 9), strict=True)) | dict(
 
 
 def parse_vin(text: str) -> Vin:
-    """The VIN that a text is, in capitals; `InvalidVin` says what is wrong with it."""
+    """Return the VIN in capitals. Raises `InvalidVin`, which says what is wrong."""
     if _VIN.fullmatch(text):
         return Vin(text.upper())
-    raise InvalidVin(_what_is_wrong(text))
+    raise InvalidVin(_defect_of(text))
 
 
 def parse_vins(texts: Iterable[str]) -> dict[str, Vin | InvalidVin]:
-    """What each text is: a VIN, or why it is none."""
+    """Return the VIN of each text, or its error."""
     parsed: dict[str, Vin | InvalidVin] = {}
     for text in texts:
         try:
@@ -47,7 +49,7 @@ def parse_vins(texts: Iterable[str]) -> dict[str, Vin | InvalidVin]:
 
 
 def check_digit_fails(vin: Vin) -> bool:
-    """Whether the check digit is wrong, of a VIN that has one by law."""
+    """Return True if the check digit is required by law, and wrong."""
     if not _NORTH_AMERICAN.match(vin):
         return False
     values = (_VALUES.get(each) or int(each) for each in vin)
@@ -56,11 +58,11 @@ def check_digit_fails(vin: Vin) -> bool:
 
 
 def shown(text: str) -> str:
-    """A text as an answer or a log shows it: of bounded length."""
+    """Return a text, cut to `MAX_SHOWN` characters for answers and logs."""
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
-def _what_is_wrong(text: str) -> str:
+def _defect_of(text: str) -> str:
     for position, character in enumerate(text[: LENGTH + 1], start=1):
         if not _VIN.fullmatch(character * LENGTH):
             return f"{_reason(character)} at position {position}; {_RULE}"

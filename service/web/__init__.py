@@ -1,1 +1,1 @@
-"""What every endpoint shares: routes, problems, request context, documentation."""
+"""Shared by all endpoints: routes, problems, request context, documentation."""

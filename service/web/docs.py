@@ -1,7 +1,7 @@
-"""The documentation as two endpoints: the OpenAPI document, and it as a page.
+"""Endpoints of the documentation: the OpenAPI document, and a page made from it.
 
-The page is rendered when the service starts, from the document alone. It has no script
-and loads nothing, so its Content-Security-Policy forbids all but its own style.
+The page is rendered when the service starts. It has no script and loads nothing, so its
+Content-Security-Policy permits its own style only.
 """
 
 import html
@@ -14,15 +14,15 @@ import jinja2
 from aiohttp import web
 from markupsafe import Markup, escape
 
-from service.web.docs_view import Json, Operation, View
-from service.web.pages import page_headers, style_source
+from service.web.docs_page import JsonObject, Operation, PageView
+from service.web.page_headers import page_headers, style_source
 from service.web.routes import Endpoints, NoParameters
 
 DOCUMENT: Final = web.AppKey("openapi_document", bytes)
 PAGE: Final = web.AppKey("openapi_page", str)
 
-HOST_MARK: Final = "host.invalid"
-"""Stands in the page's examples for the host that the reader called."""
+HOST_PLACEHOLDER: Final = "host.invalid"
+"""Replaced by the requested host, in the examples of the page."""
 
 _FOLDER: Final = Path(__file__).parent
 _STYLE: Final = (_FOLDER / "docs.css").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ endpoints = Endpoints()
 async def read_openapi(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
-    """This description of the service, for programs."""
+    """The OpenAPI document of the service."""
     return web.Response(body=request.app[DOCUMENT], content_type="application/json")
 
 
@@ -44,13 +44,13 @@ async def read_openapi(
 async def read_docs(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
-    """This description of the service, for people."""
-    page = request.app[PAGE].replace(HOST_MARK, html.escape(request.host))
+    """This documentation of the API."""
+    page = request.app[PAGE].replace(HOST_PLACEHOLDER, html.escape(request.host))
     return web.Response(text=page, content_type="text/html", headers=PAGE_HEADERS)
 
 
-def render(document: Json) -> str:
-    """The page of an OpenAPI document as `service.web.openapi` makes it."""
+def render(document: JsonObject) -> str:
+    """Return the page of an OpenAPI document."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -59,10 +59,10 @@ def render(document: Json) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["prose"] = _prose
-    view = View(document, HOST_MARK)
+    view = PageView(document, HOST_PLACEHOLDER)
     return environment.get_template("docs.html").render(
         info=document["info"],
-        # Escaped, it would no longer match its hash.
+        # If it were escaped, its hash would no longer match.
         style=Markup(_STYLE),  # noqa: S704
         chapters=_chapters(document["tags"], view.operations()),
         shared_parameters=view.shared_parameters(),
@@ -72,15 +72,15 @@ def render(document: Json) -> str:
 
 
 def _chapters(
-    tags: Iterable[Json], operations: Iterable[Operation]
-) -> list[tuple[Json, list[Operation]]]:
-    """The operations of each tag, in the tags' order."""
+    tags: Iterable[JsonObject], operations: Iterable[Operation]
+) -> list[tuple[JsonObject, list[Operation]]]:
+    """Return the operations of each tag, in the order of the tags."""
     return [
         (tag, [each for each in operations if each.tag == tag["name"]]) for tag in tags
     ]
 
 
 def _prose(text: str) -> Markup:
-    """Text with its `backticks` as code."""
+    """Return text with `backticks` as code elements."""
     escaped = str(escape(text))
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escaped))  # noqa: S704

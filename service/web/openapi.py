@@ -1,147 +1,89 @@
-"""The OpenAPI 3.1 document, generated from the endpoints' declarations alone.
+"""The OpenAPI 3.1 document, generated from the declarations of endpoints.
 
-Each function describes one object of the specification. Schemas come from the structs
-that decode and encode, so the document cannot promise what the code does not do.
+Each function generates one object of the specification. Schemas are those of the
+structs that decode and encode, so they cannot differ from the code.
 """
 
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from importlib.metadata import metadata
-from typing import Any, Final, NamedTuple, get_args
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from service.web import docs, problems
-from service.web.context import REQUEST_ID_HEADER
-from service.web.index import NAME, VERSION
-from service.web.limits import API_KEY, is_exempt
-from service.web.problems import Problem, ProblemKind
-from service.web.routes import Body, Endpoint, Endpoints, OwnQuery
-
-Json = dict[str, Any]
+from service.web import docs
+from service.web.client_identity import API_KEY
+from service.web.docs_page import JsonObject
+from service.web.openapi_problems import (
+    EXAMPLE_ID,
+    all_problems,
+    describe_headers,
+    problem_answers,
+    problem_example,
+)
+from service.web.openapi_schemas import Schemas
+from service.web.problems import ProblemKind
+from service.web.request_context import REQUEST_ID_HEADER
+from service.web.routes import Endpoint, Endpoints, RequestBody
+from service.web.system import NAME, VERSION
 
 OPENAPI_VERSION: Final = "3.1.0"
-REFUSALS: Final = (problems.INVALID_PARAMETER,)
-"""What every operation may answer that reads its query."""
-LIMITS: Final = (problems.OVERLOADED, problems.RATE_LIMITED)
-"""What every operation may answer that limits apply to (`limits.is_exempt`)."""
 
-SECURITY_SCHEMES: Final[dict[str, Json]] = {
+SECURITY_SCHEMES: Final[dict[str, JsonObject]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": API_KEY},
 }
-"""The two ways to send an application's key."""
+"""The two ways to send an API key."""
 
-_SCHEMAS: Final = "#/components/schemas/"
-_EXAMPLES: Final = "#/components/examples/"
-_EXAMPLE_ID: Final = "7d9f2c51e0b84f6f"
 _PRELUDE: Final = (
-    f"Every `GET` answers `HEAD` too. Every answer carries `{REQUEST_ID_HEADER}`. "
-    "Errors are problem documents (RFC 9457); their `code` is part of the contract "
-    "and stays, their wording may change."
+    f"Every `GET` also supports `HEAD`. Every answer has `{REQUEST_ID_HEADER}`. "
+    "Errors are problem documents (RFC 9457). Their `code` is part of the contract, "
+    "while their wording may change."
 )
 
 
-def add_documentation(app: web.Application, endpoints: Endpoints) -> None:
-    """Serve `/openapi.json` and `/docs`, which describe the endpoints and themselves.
+def add_documentation(
+    app: web.Application, endpoints: Endpoints, required: AbstractSet[str]
+) -> None:
+    """Serve `/openapi.json` and `/docs`, which also describe themselves.
 
-    Both are made here, once: a declaration that cannot be described stops the start.
+    `required` are the scopes that need a key. Both are generated now, so an invalid
+    declaration stops the start.
     """
-    document = describe(Endpoints([*endpoints, *docs.endpoints]))
+    document = describe(Endpoints([*endpoints, *docs.endpoints]), required)
     app[docs.DOCUMENT] = msgspec.json.encode(document)
     app[docs.PAGE] = docs.render(document)
     app.add_routes(docs.endpoints.routes())
 
 
-def describe(endpoints: Endpoints) -> Json:
-    """The OpenAPI document of all the endpoints."""
+def describe(
+    endpoints: Endpoints, required: AbstractSet[str] = frozenset()
+) -> JsonObject:
+    """Return the OpenAPI document of the endpoints.
+
+    `required` are the scopes that need a key.
+    """
     schemas = Schemas.of(endpoints)
-    paths: dict[str, Json] = {}
+    paths: dict[str, JsonObject] = {}
     for endpoint in endpoints:
         for path in endpoint.paths:
             item = paths.setdefault(_template(path), {})
-            item[endpoint.method.lower()] = _operation(endpoint, path, schemas)
+            item[endpoint.method.lower()] = _operation(
+                endpoint, path, schemas, needs_key=endpoint.scope in required
+            )
     return {
         "openapi": OPENAPI_VERSION,
         "info": _info(),
         "tags": _tags(endpoints),
         "paths": paths,
-        "components": _components(schemas),
+        "components": _components(schemas, all_problems(endpoints)),
     }
 
 
-class Schemas(NamedTuple):
-    """The schemas of all types that endpoints name: by type, and as components."""
-
-    references: dict[Any, Json]
-    components: dict[str, Json]
-    parameters: frozenset[str]
-    """Components that are spread into parameters, so never published themselves."""
-
-    @classmethod
-    def of(cls, endpoints: Endpoints) -> "Schemas":
-        """The schemas of the endpoints' parameters and bodies, and of problems."""
-        parameters = [each.parameters for each in endpoints]
-        answers = [each.answer for each in endpoints if each.answer is not None]
-        bodies = [kind for each in endpoints for kind in _body_types(each.body)]
-        structs = list(_structs(answers))
-        types = list(dict.fromkeys([*parameters, *answers, *bodies, *structs, Problem]))
-        references, components = msgspec.json.schema_components(
-            types, ref_template=_SCHEMAS + "{name}"
-        )
-        by_type = dict(zip(types, references, strict=True))
-        names = frozenset(_component_name(by_type[each]) for each in parameters)
-        schemas = cls(by_type, components, names)
-        for struct in structs:
-            schemas.resolve(struct)["required"] = _always_sent(struct)
-        return schemas
-
-    def resolve(self, kind: Any) -> Json:
-        """The schema of a type itself, where `references` only points to it."""
-        reference = self.references[kind]
-        return self.components.get(_component_name(reference), reference)
-
-    def published(self) -> dict[str, Json]:
-        """What stands under `components`, by name."""
-        names = sorted(self.components.keys() - self.parameters)
-        return {name: self.components[name] for name in names}
-
-
-def _body_types(body: Body | None) -> list[Any]:
-    """The types of a request's body, where it is JSON."""
-    kinds = body.media_types.values() if body else ()
-    return [kind for kind in kinds if kind is not None]
-
-
-def _component_name(reference: Json) -> str:
-    return str(reference.get("$ref", "")).removeprefix(_SCHEMAS)
-
-
-def _always_sent(struct: type[msgspec.Struct]) -> list[str]:
-    """The members of an answer that can't be UNSET.
-
-    msgspec itself says what decoding needs: there, a default makes one optional.
-    """
-    return [
-        field.encode_name
-        for field in msgspec.structs.fields(struct)
-        if msgspec.UnsetType not in get_args(field.type)
-    ]
-
-
-def _structs(types: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
-    """All structs among the types and inside them."""
-    for kind in types:
-        if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
-            yield kind
-            yield from _structs(each.type for each in msgspec.structs.fields(kind))
-        yield from _structs(get_args(kind))
-
-
-def _info() -> Json:
+def _info() -> JsonObject:
     summary = metadata(NAME)["Summary"]
     return {
         "title": NAME.replace("-", " ").capitalize(),
@@ -150,7 +92,7 @@ def _info() -> Json:
     }
 
 
-def _tags(endpoints: Endpoints) -> list[Json]:
+def _tags(endpoints: Endpoints) -> list[JsonObject]:
     modules = {_tag(each): sys.modules[each.handler.__module__] for each in endpoints}
     return [
         {"name": tag, "description": _paragraphs(module)[0]}
@@ -159,19 +101,23 @@ def _tags(endpoints: Endpoints) -> list[Json]:
 
 
 def _tag(endpoint: Endpoint) -> str:
-    """The domain's name, or the module's where it is no domain's handlers."""
-    *_, package, module = endpoint.handler.__module__.split(".")
-    return package if module == "handlers" else module
+    """Return the module's `TAG`; without one, the name of its domain or its own."""
+    name = endpoint.handler.__module__
+    *_, package, module = name.split(".")
+    default = package if module == "handlers" else module
+    return str(getattr(sys.modules[name], "TAG", default))
 
 
 def _template(path: str) -> str:
-    """The path as the router understands it, without patterns of its variables."""
+    """Return a path without the patterns of its variables."""
     return web.DynamicResource(path).canonical
 
 
-def _operation(endpoint: Endpoint, path: str, schemas: Schemas) -> Json:
+def _operation(
+    endpoint: Endpoint, path: str, schemas: Schemas, *, needs_key: bool
+) -> JsonObject:
     summary, *description = _paragraphs(endpoint.handler)
-    operation: Json = {
+    operation: JsonObject = {
         "operationId": _operation_id(endpoint, path),
         "tags": [_tag(endpoint)],
         "summary": summary,
@@ -181,32 +127,35 @@ def _operation(endpoint: Endpoint, path: str, schemas: Schemas) -> Json:
     if path != endpoint.paths[0]:
         operation["x-alias-of"] = endpoint.name
     operation["parameters"] = _parameters(endpoint, path, schemas)
-    if endpoint.needs_key:
-        operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
+    if endpoint.scope is not None:
+        operation["x-scope"] = endpoint.scope
+    if needs_key:
+        # The list has the roles that a key needs.
+        operation["security"] = [{name: [endpoint.scope]} for name in SECURITY_SCHEMES]
     if endpoint.body is not None:
         operation["requestBody"] = _request_body(endpoint.body, schemas)
     operation["responses"] = {
         str(int(endpoint.status)): _answer(endpoint, schemas),
-        **_other_answers(endpoint),
-        **_problem_answers(endpoint),
+        **_other_answers(endpoint, schemas),
+        **problem_answers(endpoint, needs_key=needs_key),
     }
     return operation
 
 
 def _operation_id(endpoint: Endpoint, path: str) -> str:
-    """The endpoint's name; the path is part of an alias's id."""
+    """Return the endpoint's name; the id of an alias also contains its path."""
     if path == endpoint.paths[0]:
         return endpoint.name
     return f"{endpoint.name}_at_{re.sub(r'[^A-Za-z0-9]+', '_', path).strip('_')}"
 
 
 def _paragraphs(described: object) -> list[str]:
-    """The docstring's paragraphs, each on one line; never none."""
+    """Return the docstring's paragraphs, each on one line; at least one."""
     text = inspect.getdoc(described) or ""
     return [" ".join(each.split()) for each in text.split("\n\n")]
 
 
-def _parameters(endpoint: Endpoint, path: str, schemas: Schemas) -> list[Json]:
+def _parameters(endpoint: Endpoint, path: str, schemas: Schemas) -> list[JsonObject]:
     schema = schemas.resolve(endpoint.parameters)
     return [
         *(_path_parameter(name) for name in re.findall(r"{(\w+)}", _template(path))),
@@ -218,20 +167,20 @@ def _parameters(endpoint: Endpoint, path: str, schemas: Schemas) -> list[Json]:
     ]
 
 
-def _path_parameter(name: str) -> Json:
+def _path_parameter(name: str) -> JsonObject:
     schema = {"type": "string", "minLength": 1}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _query_parameter(name: str, schema: Json, *, is_required: bool) -> Json:
-    parameter: Json = {"name": name, "in": "query", "required": is_required}
+def _query_parameter(name: str, schema: JsonObject, *, is_required: bool) -> JsonObject:
+    parameter: JsonObject = {"name": name, "in": "query", "required": is_required}
     if "description" in schema:
         parameter["description"] = schema["description"]
     return parameter | {"schema": _query_schema(schema)}
 
 
-def _query_schema(schema: Json) -> Json:
-    """The schema without null and empty text: one leaves the parameter out."""
+def _query_schema(schema: JsonObject) -> JsonObject:
+    """Return the schema of a parameter that is present: no null, no empty text."""
     dropped = ("description", "anyOf")
     plain = {name: each for name, each in schema.items() if name not in dropped}
     choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
@@ -243,13 +192,13 @@ def _query_schema(schema: Json) -> Json:
     return {"minLength": 1} | plain if plain.get("type") == "string" else plain
 
 
-def _answer(endpoint: Endpoint, schemas: Schemas) -> Json:
-    schema: Json = {}
+def _answer(endpoint: Endpoint, schemas: Schemas) -> JsonObject:
+    schema: JsonObject = {}
     if endpoint.answer is not None:
         schema = schemas.resolve(endpoint.answer)
     return {
         "description": schema.get("description", endpoint.status.phrase),
-        "headers": _headers(endpoint.headers),
+        "headers": describe_headers(endpoint.headers),
         "content": {
             media_type: {"schema": _body_schema(endpoint, media_type, schemas)}
             for media_type in endpoint.media_types
@@ -257,29 +206,32 @@ def _answer(endpoint: Endpoint, schemas: Schemas) -> Json:
     }
 
 
-def _other_answers(endpoint: Endpoint) -> Json:
-    """Answers of other statuses that are no problems, as text."""
-    content = {each: {"schema": {"type": "string"}} for each in endpoint.media_types}
+def _other_answers(endpoint: Endpoint, schemas: Schemas) -> JsonObject:
+    """Return the answers of further statuses, which have the same type."""
+    content = {
+        each: {"schema": _body_schema(endpoint, each, schemas)}
+        for each in endpoint.media_types
+    }
     return {
         str(int(status)): {
             "description": description,
-            "headers": _headers({}),
+            "headers": describe_headers({}),
             "content": content,
         }
-        for status, description in endpoint.also.items()
+        for status, description in endpoint.other_statuses.items()
     }
 
 
-def _body_schema(endpoint: Endpoint, media_type: str, schemas: Schemas) -> Json:
+def _body_schema(endpoint: Endpoint, media_type: str, schemas: Schemas) -> JsonObject:
     if not media_type.endswith(("/json", "+json")):
         return {"type": "string"}
     return schemas.references.get(endpoint.answer, {})
 
 
-def _request_body(body: Body, schemas: Schemas) -> Json:
+def _request_body(body: RequestBody, schemas: Schemas) -> JsonObject:
     return {
         "description": body.description,
-        "required": True,
+        "required": body.is_required,
         "content": {
             media_type: {"schema": {"type": "string"}}
             if kind is None
@@ -289,91 +241,31 @@ def _request_body(body: Body, schemas: Schemas) -> Json:
     }
 
 
-def _headers(described: dict[str, str]) -> Json:
-    return {
-        **{
-            name: {"description": description, "schema": {"type": "string"}}
-            for name, description in described.items()
-        },
-        REQUEST_ID_HEADER: {"$ref": f"#/components/headers/{REQUEST_ID_HEADER}"},
-    }
-
-
-def _problem_answers(endpoint: Endpoint) -> Json:
-    """One answer for each status, whatever the number of problems behind it."""
-    by_status: dict[int, list[ProblemKind]] = {}
-    limits = () if all(map(is_exempt, endpoint.paths)) else LIMITS
-    refusals = () if endpoint.parameters is OwnQuery else REFUSALS
-    common = (*refusals, problems.INTERNAL_ERROR, *limits)
-    for kind in dict.fromkeys((*endpoint.problems, *common)):
-        by_status.setdefault(int(kind.status), []).append(kind)
-    return {
-        str(status): _problem_answer(status, by_status[status])
-        for status in sorted(by_status)
-    }
-
-
-def _problem_answer(status: int, kinds: list[ProblemKind]) -> Json:
-    codes = [kind.code for kind in kinds]
-    narrowed = {"properties": {"code": {"enum": codes}, "status": {"const": status}}}
-    headers = _headers({})
-    if status in problems.TEMPORARY:
-        headers["Retry-After"] = {"$ref": "#/components/headers/Retry-After"}
-    return {
-        "description": ". ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
-        "headers": headers,
-        "content": {
-            problems.MEDIA_TYPE: {
-                "schema": {"allOf": [{"$ref": f"{_SCHEMAS}Problem"}, narrowed]},
-                "examples": {code: {"$ref": _EXAMPLES + code} for code in codes},
-            }
-        },
-    }
-
-
-def _components(schemas: Schemas) -> Json:
+def _components(schemas: Schemas, kinds: list[ProblemKind]) -> JsonObject:
     return {
         "schemas": schemas.published(),
         "securitySchemes": SECURITY_SCHEMES,
         "parameters": {REQUEST_ID_HEADER: _request_id_parameter()},
         "headers": {
             REQUEST_ID_HEADER: {
-                "description": "The request's id in the log: yours, or a new one.",
-                "schema": {"type": "string", "examples": [_EXAMPLE_ID]},
+                "description": "Id of the request in the log, sent by you or new.",
+                "schema": {"type": "string", "examples": [EXAMPLE_ID]},
             },
             "Retry-After": {
                 "description": "Seconds to wait before the next try.",
                 "schema": {"type": "integer", "minimum": 1},
             },
         },
-        "examples": {kind.code: _problem_example(kind) for kind in _all_problems()},
+        "examples": {kind.code: problem_example(kind) for kind in kinds},
     }
 
 
-def _request_id_parameter() -> Json:
+def _request_id_parameter() -> JsonObject:
     return {
         "name": REQUEST_ID_HEADER,
         "in": "header",
         "required": False,
-        "description": "Your own id of the request, for the log. At most 128 letters, "
-        "digits and `._~+/=:-`, or it is replaced.",
-        "schema": {"type": "string", "examples": [_EXAMPLE_ID]},
+        "description": "Request id for the log. At most 128 letters, digits and "
+        "`._~+/=:-`; any other id is replaced.",
+        "schema": {"type": "string", "examples": [EXAMPLE_ID]},
     }
-
-
-def _all_problems() -> list[ProblemKind]:
-    """The whole contract, so also what is answered where no operation is."""
-    kinds = (each for each in vars(problems).values() if isinstance(each, ProblemKind))
-    return sorted(kinds, key=lambda kind: (kind.status, kind.code))
-
-
-def _problem_example(kind: ProblemKind) -> Json:
-    problem = Problem(
-        type=problems.TYPE_PREFIX + kind.code,
-        title=kind.title,
-        status=kind.status,
-        detail="What was wrong this time.",
-        code=kind.code,
-        request_id=_EXAMPLE_ID,
-    )
-    return {"summary": kind.title, "value": msgspec.to_builtins(problem)}

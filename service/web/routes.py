@@ -1,10 +1,10 @@
-"""Endpoints, declared beside their handlers: path, parameters and answers in one place.
+"""Declaration of endpoints at their handlers: path, parameters and answers.
 
-A handler takes the request and its parameters, already decoded into a struct. The
-same declaration routes requests and generates the OpenAPI document, so neither can
-say something else than the other.
+A handler takes the request and its parameters, decoded into a struct. The router and
+the OpenAPI document use the same declaration, so they cannot differ.
 """
 
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
@@ -16,10 +16,18 @@ import msgspec
 from aiohttp import web
 from multidict import MultiMapping
 
-from service.parameters import InvalidParameter
+from service.settings import Scope
+from service.web.auth import authorize
+from service.web.bodies import postpone_continue
+from service.web.parameters import InvalidParameter
 from service.web.problems import ProblemKind
 
-ROUTES: Final = "routes"
+ANNOTATIONS: Final = frozenset({"description", "examples", "title", "default"})
+"""Members of a JSON Schema that constrain nothing."""
+NO_STORE: Final = {"Cache-Control": "no-store"}
+"""Headers of an answer that no cache may store."""
+
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 
 P = TypeVar("P", bound=msgspec.Struct)
 EndpointHandler = Callable[[web.Request, P], Awaitable[web.StreamResponse]]
@@ -29,18 +37,19 @@ class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The parameters of an endpoint that has none."""
 
 
-class Body(NamedTuple):
-    """What a request's body may be."""
+class RequestBody(NamedTuple):
+    """The accepted bodies of a request."""
 
     media_types: dict[str, Any]
-    """The type of each form that is taken, for the document; None is plain text."""
+    """The type of each accepted media type, for the document; None is plain text."""
     description: str
     example: Any
-    """A JSON body that does something."""
+    """A JSON body that the operation accepts."""
+    is_required: bool = True
 
 
-class OwnQuery(msgspec.Struct, frozen=True):
-    """A query that only the page itself reads: it is passed over, whatever it says."""
+class IgnoredQuery(msgspec.Struct, frozen=True):
+    """The query of a page, which its script reads; the service ignores it."""
 
 
 class Endpoint(NamedTuple):
@@ -50,20 +59,20 @@ class Endpoint(NamedTuple):
     paths: tuple[str, ...]
     handler: EndpointHandler[Any]
     parameters: type[msgspec.Struct]
-    """The query's parameters; field names (or their encoded names) are theirs."""
+    """The query's parameters; their names are the encoded names of the fields."""
     answer: Any
-    """The type of the good answer's body, or None where it is no JSON of ours."""
+    """The type of a successful answer's body, or None if it is no struct as JSON."""
     media_types: tuple[str, ...]
     problems: tuple[ProblemKind, ...]
     headers: dict[str, str]
-    """Headers of the good answer, with a description of each."""
+    """Headers of a successful answer, with a description of each."""
     status: HTTPStatus = HTTPStatus.OK
-    """The status of the good answer."""
-    body: Body | None = None
-    needs_key: bool = False
-    """Whether only applications with a key may ask."""
-    also: Mapping[HTTPStatus, str] = MappingProxyType({})
-    """Other statuses that have a body of these media types, described."""
+    """The status of a successful answer."""
+    body: RequestBody | None = None
+    scope: Scope | None = None
+    """The scope that a key needs; None if the operation is open to everybody."""
+    other_statuses: Mapping[HTTPStatus, str] = MappingProxyType({})
+    """Descriptions of other statuses whose body has one of these media types."""
 
     @property
     def name(self) -> str:
@@ -71,21 +80,25 @@ class Endpoint(NamedTuple):
         return self.handler.__name__
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Decode the parameters and let the handler answer."""
+        """Authorize the request, and return the handler's answer.
+
+        The parameters are decoded, and the body is read, only afterwards.
+        """
+        await authorize(request, self.scope)
         return await self.handler(request, read_parameters(request, self.parameters))
 
 
 class Options(TypedDict, total=False):
-    """What a declaration may say beyond path and parameters; see `Endpoint`."""
+    """Optional parts of a declaration; see `Endpoint`."""
 
     answer: Any
     media_types: tuple[str, ...]
     problems: tuple[ProblemKind, ...]
     headers: dict[str, str]
     status: HTTPStatus
-    body: Body | None
-    needs_key: bool
-    also: Mapping[HTTPStatus, str]
+    body: RequestBody | None
+    scope: Scope | None
+    other_statuses: Mapping[HTTPStatus, str]
 
 
 class Endpoints(list[Endpoint]):
@@ -117,41 +130,48 @@ class Endpoints(list[Endpoint]):
         options: "Options",
     ) -> Callable[[EndpointHandler[P]], EndpointHandler[P]]:
         def declare(handler: EndpointHandler[P]) -> EndpointHandler[P]:
-            given: Options = {
+            described: Options = {
                 "answer": None,
                 "media_types": ("application/json",),
                 "problems": (),
                 "headers": {},
                 **options,
             }
-            self.append(Endpoint(method, paths, handler, parameters, **given))
+            self.append(Endpoint(method, paths, handler, parameters, **described))
             return handler
 
         return declare
 
     def routes(self) -> list[web.RouteDef]:
-        """The endpoints as aiohttp's routes."""
+        """Return the routes of the endpoints."""
         return [
             web.get(path, each.serve)
             if each.method == "GET"
-            else web.route(each.method, path, each.serve)
+            else web.route(
+                each.method, path, each.serve, expect_handler=postpone_continue
+            )
             for each in self
             for path in each.paths
         ]
 
 
 def read_parameters(request: web.Request, struct: type[P]) -> P:
-    """Decode the query; `InvalidParameter` names what is unknown, double or wrong."""
-    fields = msgspec.structs.fields(struct)
-    required = [each.encode_name for each in fields if each.required]
-    if struct is OwnQuery or not (required or request.query_string):
+    """Decode the query; raises `InvalidParameter` for the first invalid parameter."""
+    known, required = _names(struct)
+    # Most requests have no query: skip parsing it.
+    if struct is IgnoredQuery or not (required or request.query_string):
         return cast("P", _defaults(struct))
-    _check_names(request.query, [field.encode_name for field in fields], required)
+    _check_names(request.query, known, required)
+    for name in _integers(struct):
+        # msgspec takes 2.0 and 1e1 for integers too.
+        if not _INTEGER.fullmatch(request.query.get(name, "0")):
+            raise InvalidParameter(name, _expectation(struct, name))
     try:
         return msgspec.convert(dict(request.query), struct, strict=False)
     except msgspec.ValidationError as error:
+        # msgspec reports the field only as a path in its message.
         name = str(error).partition(" - at `$.")[2].rstrip("`")
-        raise InvalidParameter(name, _wanted(struct, name)) from None
+        raise InvalidParameter(name, _expectation(struct, name)) from None
 
 
 def _check_names(
@@ -159,30 +179,52 @@ def _check_names(
 ) -> None:
     for name in required:
         if name not in query:
-            raise InvalidParameter(name, "not given")
+            raise InvalidParameter(name, "missing")
     for name, count in Counter(name for name, _ in query.items()).items():
         if name not in known:
-            allowed = ", ".join(known) or "none"
-            raise InvalidParameter(name, f"unknown parameter; known: {allowed}")
+            known_names = ", ".join(known) or "none"
+            raise InvalidParameter(name, f"unknown parameter; known: {known_names}")
         if count > 1:
-            raise InvalidParameter(name, "given more than once")
-        # To msgspec, null is absent; what has to be there is judged by who reads it.
+            raise InvalidParameter(name, "more than one value")
+        # msgspec would take null for an absent value. Required ones are checked by
+        # handlers.
         if name not in required and query[name].lower() in {"", "null"}:
-            raise InvalidParameter(name, "given without a value")
+            raise InvalidParameter(name, "no value")
+
+
+@cache
+def _names(struct: type[msgspec.Struct]) -> tuple[list[str], list[str]]:
+    """Return the names of all parameters, and of the required ones."""
+    fields = msgspec.structs.fields(struct)
+    required = [each.encode_name for each in fields if each.required]
+    return [each.encode_name for each in fields], required
 
 
 @cache
 def _defaults(struct: type[msgspec.Struct]) -> msgspec.Struct:
-    """What most requests ask for: nothing in particular."""
+    """Return the struct of a query without parameters."""
     return struct()
 
 
-def _wanted(struct: type[msgspec.Struct], name: str) -> str:
-    """What a parameter may be, in the words of the OpenAPI document."""
+@cache
+def _integers(struct: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Return the names of the parameters that are integers."""
+    definition = msgspec.json.schema(struct)["$defs"][struct.__name__]
+    return tuple(
+        name
+        for name, schema in definition["properties"].items()
+        if schema.get("anyOf", [schema])[0].get("type") == "integer"
+    )
+
+
+def _expectation(struct: type[msgspec.Struct], name: str) -> str:
+    """Describe the valid values of a parameter by its JSON Schema."""
     definition = msgspec.json.schema(struct)["$defs"][struct.__name__]
     schema = definition["properties"][name]
     allowed = schema.get("anyOf", [schema])[0]
-    return "expected " + ", ".join(f"{word} {value}" for word, value in allowed.items())
+    return "expected " + ", ".join(
+        f"{word} {value}" for word, value in allowed.items() if word not in ANNOTATIONS
+    )
 
 
 def json_answer(
@@ -191,7 +233,7 @@ def json_answer(
     *,
     status: HTTPStatus = HTTPStatus.OK,
 ) -> web.Response:
-    """A struct as a JSON answer."""
+    """Return a JSON answer with a struct as its body."""
     return web.Response(
         status=status,
         body=msgspec.json.encode(value),

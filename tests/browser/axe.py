@@ -10,9 +10,9 @@ TAGS: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
 RUN: Final = """
 async (tags) => {
   const { violations, passes } = await axe.run({ runOnly: tags });
-  const told = violations.flatMap(({ id, nodes }) =>
+  const texts = violations.flatMap(({ id, nodes }) =>
     nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`));
-  return [told, passes.length];
+  return [texts, passes.length];
 }
 """
 

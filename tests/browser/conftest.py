@@ -1,7 +1,7 @@
-"""One browser for all tests, a context for each, and the service that they look at.
+"""One browser for all tests, a context for each test, and the service of the page.
 
-Whatever a test is about, it fails where the page writes an error to the console,
-throws, breaks its own policy, or asks another origin for anything.
+Every test fails if the page logs an error, throws, violates its content policy, or
+sends a request to another origin.
 """
 
 import shutil
@@ -22,14 +22,14 @@ from tests.conftest import message, report
 from tests.patience import GIVE_UP_S
 
 WAIT_MS: Final = GIVE_UP_S * 1_000
-"""Upper bound of what is expected, and of each step of a page."""
+"""Time-out of expectations and of each step of a page."""
 
-UNWANTED: Final = ",".join(
+DISABLED_FEATURES: Final = ",".join(
     [
-        # Each new window would load two pages for its address bar: a third of a test.
+        # A new window would load two pages for its address bar: a third of a test.
         "WebUIOmniboxAimPopup",
         "WebUIOmniboxPopup",
-        # And these, which Playwright leaves out, ask others or hold paints back.
+        # Not disabled by Playwright; they send requests, or delay painting.
         "HttpsUpgrades",
         "MediaRouter",
         "NetworkTimeServiceQuerying",
@@ -56,7 +56,7 @@ MESSAGES: Final = [
 
 
 class OpenPage(Protocol):
-    """Opens the page in a context of its own; options are those of a context."""
+    """Opens the page in a new context with these options."""
 
     async def __call__(
         self, query: str = "", *, served: Served | None = None, **options: Any
@@ -64,7 +64,7 @@ class OpenPage(Protocol):
 
 
 class NewPage(Protocol):
-    """As `OpenPage`, but the page has not gone anywhere yet."""
+    """Like `OpenPage`, without loading the page."""
 
     async def __call__(
         self, *, served: Served | None = None, **options: Any
@@ -72,7 +72,7 @@ class NewPage(Protocol):
 
 
 class Serve(Protocol):
-    """Serves the test's upstream with settings of the test's own."""
+    """Runs a service for the test's upstream, with the test's settings."""
 
     async def __call__(
         self, *, is_built: bool = True, **sections: dict[str, Any]
@@ -81,7 +81,7 @@ class Serve(Protocol):
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The browser's program."""
+    """The path of the browser."""
     found = shutil.which("chromium")
     if found is None:
         pytest.skip("chromium is not installed")
@@ -90,7 +90,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def built() -> None:
-    """The page, as its sources want it."""
+    """An up-to-date build of the page."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     build_page()
@@ -98,13 +98,13 @@ def built() -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser(chromium: str, built: None) -> AsyncIterator[Browser]:
-    """The one browser."""
+    """The browser of all tests."""
     expect.set_options(timeout=WAIT_MS)
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(
             executable_path=chromium,
             timeout=WAIT_MS,
-            args=[f"--disable-features={UNWANTED}"],
+            args=[f"--disable-features={DISABLED_FEATURES}"],
         )
         yield launched
         await launched.close()
@@ -119,14 +119,14 @@ async def running() -> AsyncIterator[RunningSandbox]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared(running: RunningSandbox, built: None) -> AsyncIterator[Served]:
-    """The service of most tests; it holds nothing, so each can set its own messages."""
+    """The service of most tests; it caches nothing, so tests can change messages."""
     async with serving(running) as served:
         yield served
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def large(built: None) -> AsyncIterator[Served]:
-    """A service that holds 100,000 messages."""
+    """A service with 100,000 messages."""
     options = SandboxOptions(messages=MANY, reports=40)
     async with (
         running_sandbox(options) as sandbox,
@@ -137,7 +137,7 @@ async def large(built: None) -> AsyncIterator[Served]:
 
 @pytest.fixture
 def upstream(running: RunningSandbox) -> RunningSandbox:
-    """The upstream of all tests, sound and with seven messages of three reports."""
+    """The upstream of all tests, without faults, with seven messages."""
     sandbox = running.sandbox
     sandbox.options = SandboxOptions(messages=0, reports=0)
     sandbox.faults = Faults()
@@ -150,7 +150,7 @@ def upstream(running: RunningSandbox) -> RunningSandbox:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def serve(upstream: RunningSandbox) -> AsyncIterator[Serve]:
-    """A factory of services of the test's own."""
+    """A factory of services with the test's settings."""
     async with AsyncExitStack() as stack:
 
         async def start(*, is_built: bool = True, **sections: dict[str, Any]) -> Served:
@@ -164,7 +164,7 @@ async def serve(upstream: RunningSandbox) -> AsyncIterator[Serve]:
 async def new_page(
     browser: Browser, shared: Served, upstream: RunningSandbox
 ) -> AsyncIterator[NewPage]:
-    """A factory of pages that are watched; what they have done wrong fails the test."""
+    """A factory of watched pages; their offences fail the test."""
     watches: list[Watch] = []
     async with AsyncExitStack() as stack:
 
@@ -187,9 +187,9 @@ async def new_page(
 
 @pytest.fixture
 def open_page(new_page: NewPage) -> OpenPage:
-    """A factory of pages that show the period."""
+    """A factory of loaded pages."""
 
-    async def open_it(
+    async def open_new(
         query: str = "", *, served: Served | None = None, **options: Any
     ) -> Dashboard:
         dashboard = await new_page(served=served, **options)
@@ -197,4 +197,4 @@ def open_page(new_page: NewPage) -> OpenPage:
         await expect(dashboard.rows.first).to_be_visible()
         return dashboard
 
-    return open_it
+    return open_new

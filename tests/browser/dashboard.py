@@ -1,4 +1,4 @@
-"""The page as its readers find things on it: by roles, labels and texts."""
+"""The page object: elements by role, label and text, as users find them."""
 
 from typing import Final
 
@@ -9,14 +9,14 @@ from tests.browser.watch import Watch
 
 IN_BROWSER: Final = [
     pytest.mark.services,
-    # The browser belongs to one event loop, so all its tests run in that.
+    # The browser belongs to one event loop, in which all its tests run.
     pytest.mark.asyncio(loop_scope="session"),
 ]
 MINUS: Final = "\N{MINUS SIGN}"
-"""What the page writes before amounts below zero."""
+"""The sign of negative amounts."""
 
 TABBABLE: Final = 400
-"""Tab is not pressed more often than this to get anywhere."""
+"""Maximum presses of Tab to reach an element."""
 
 GO: Final = """
 (query) => {
@@ -52,37 +52,37 @@ class Dashboard:
         self.bars = page.locator(".chart-bar")
 
     async def open(self, query: str = "") -> None:
-        """Go to the page, with a query that starts with its question mark."""
+        """Load the page; a query begins with a question mark."""
         await self.page.goto(f"{self.url}/dashboard/{query}")
 
     async def go(self, query: str) -> None:
-        """Change the address of the open page, as a history's entry would."""
+        """Change the address of the open page, as an entry of the history does."""
         await self.page.evaluate(GO, query or "?")
 
     def header(self, title: str) -> Locator:
-        """A column's header."""
+        """Locate a column's header."""
         return self.table.locator("thead th").filter(has_text=title)
 
     def sorter(self, title: str) -> Locator:
-        """The button that sorts by a column."""
+        """Locate the button that sorts by a column."""
         return self.header(title).get_by_role("button")
 
     def opener(self, message_id: int | str) -> Locator:
-        """The button that opens a message's row."""
+        """Locate the button that opens a message's row."""
         name = f"Message {message_id}, show how its price was made"
         return self.table.get_by_role("button", name=name, exact=True)
 
     async def ids(self) -> list[str]:
-        """The message ids of the rows that are there, from the top."""
+        """Return the message ids of the rendered rows, from the top."""
         return [row[0] for row in await self.cells()]
 
     async def cells(self) -> list[list[str]]:
-        """The cells of the rows that are there, from the top."""
+        """Return the cells of the rendered rows, from the top."""
         rows: list[list[str]] = await self.rows.evaluate_all(CELLS)
         return rows
 
     async def expect_ids(self, *ids: int) -> None:
-        """Wait for these rows, in this order, and no others."""
+        """Wait for exactly these rows, in this order."""
         openers = self.rows.locator("button[aria-expanded]")
         await expect(openers).to_have_text([str(each) for each in ids])
 
@@ -90,10 +90,10 @@ class Dashboard:
         """Wait for the address to have this query."""
         await expect(self.page).to_have_url(f"{self.url}/dashboard/{query}")
 
-    async def tab_to(self, wanted: Locator) -> None:
-        """Get somewhere with the Tab key alone."""
+    async def tab_to(self, target: Locator) -> None:
+        """Move the focus to an element with the Tab key."""
         for _ in range(TABBABLE):
-            if await wanted.evaluate("(it) => it === document.activeElement"):
+            if await target.evaluate("(it) => it === document.activeElement"):
                 return
             await self.page.keyboard.press("Tab")
-        raise AssertionError(f"the keyboard does not reach {wanted}")
+        raise AssertionError(f"the keyboard does not reach {target}")

@@ -1,4 +1,4 @@
-"""The service as browsers meet it: on a port, in this process, before an upstream."""
+"""The service on a port in this process, for a browser."""
 
 import os
 import subprocess
@@ -11,22 +11,22 @@ from aiohttp import web
 
 from service.app import create_app
 from service.sandbox.server import RunningSandbox, Sandbox
-from service.serving import listening
+from service.server.runner import listening
 from service.settings import load
-from service.web.dashboard import DASHBOARD, NOT_BUILT
+from service.web.static_pages import DASHBOARD, NOT_BUILT
 from tests.conftest import NO_WAITS, NOTHING_HELD, PATIENT
 
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = ROOT / "dashboard"
 BUILT: Final = ROOT / "service/web/static/dashboard/index.html"
 NEVER_BREAKS: Final = {"window_calls": 1_000, "minimum_calls": 1_000}
-"""Upstream fails on purpose here; the circuit must not open over it."""
+"""Settings with which provoked failures do not open the circuit."""
 
 SERVER: Final = {"port": 0, "drain_s": 0.0, "shutdown_grace_s": 60.0}
 
 
 class Served(NamedTuple):
-    """The service, where it listens, and the upstream that it asks."""
+    """A running service: URL, application and upstream."""
 
     url: str
     app: web.Application
@@ -37,7 +37,7 @@ class Served(NamedTuple):
 async def serving(
     sandbox: RunningSandbox, *, is_built: bool = True, **sections: dict[str, Any]
 ) -> AsyncIterator[Served]:
-    """Serve with these settings; unless they say otherwise, nothing is held."""
+    """Run the service with these settings; by default it caches nothing."""
     upstream = {**PATIENT, **NO_WAITS, "base_url": sandbox.url}
     cache = {**NOTHING_HELD, "pause_after_failure_s": 0.0}
     options: dict[str, dict[str, Any]] = {
@@ -57,11 +57,11 @@ async def serving(
 
 
 def build_page() -> None:
-    """Build the page, where it is missing or older than what it is made from."""
+    """Build the page if the build is missing or older than its sources."""
     if not BUILT.exists() or BUILT.stat().st_mtime < max(_changed()):
         build = ["npm", "run", "--silent", "build"]
         environment = {**os.environ, "NO_COLOR": "1"}
-        done = subprocess.run(  # noqa: S603 - our own command
+        result = subprocess.run(  # noqa: S603 - a fixed command
             build,
             cwd=SOURCES,
             env=environment,
@@ -69,7 +69,7 @@ def build_page() -> None:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
 def _changed() -> Iterator[float]:

@@ -1,4 +1,4 @@
-"""Data as nobody expects it: shown as it came, run never, and breaking nothing."""
+"""Unexpected data: shown literally, never run, without breaking the page."""
 
 import json
 from typing import Any, Final
@@ -34,7 +34,7 @@ NAMES: Final = (
 async def test_report_names_are_text(
     open_page: OpenPage, upstream: RunningSandbox
 ) -> None:
-    """Names of any text are shown, can be chosen, and do not widen the page."""
+    """Any name is shown, can be selected, and does not widen the page."""
     upstream.sandbox.set_messages(
         [message(at, report_id=at) for at in range(len(NAMES))]
     )
@@ -87,7 +87,7 @@ UNUSUAL: Final[list[Any]] = [
 
 
 async def test_unusual_rows_are_shown_as_they_came(new_page: NewPage) -> None:
-    """Rows of any shape are rows; what cannot be read is counted and not added up."""
+    """Invalid rows are shown and counted, and excluded from the total."""
     dashboard = await new_page()
     body = json.dumps({"usage": UNUSUAL, "more": True})
 
@@ -111,36 +111,3 @@ async def test_unusual_rows_are_shown_as_they_came(new_page: NewPage) -> None:
     await expect(dashboard.table.locator("tr.details-row, tr + tr")).to_contain_text(
         "cannot be"
     )
-
-
-async def test_many_long_names_share_the_page(
-    open_page: OpenPage, upstream: RunningSandbox
-) -> None:
-    """A hundred long names neither widen the page nor hide each other."""
-    names = [f"{number:03} {LONG}" for number in range(100)]
-    for number, name in enumerate(names):
-        upstream.sandbox.set_report(number, report(number, name, number))
-    upstream.sandbox.set_messages(
-        [message(number, report_id=number) for number in range(100)]
-    )
-    dashboard = await open_page()
-    await expect(dashboard.rows).to_have_count(100)
-    assert await dashboard.page.evaluate(WIDTH) == NO_WIDER
-    await dashboard.search.fill("042 a very")
-    await dashboard.expect_ids(42)
-
-
-async def test_same_id_twice_is_two_rows(
-    open_page: OpenPage, upstream: RunningSandbox
-) -> None:
-    """Two messages of one id open and close each by itself, and say what that means."""
-    upstream.sandbox.set_messages(
-        [message(5, "rent rent"), message(5, "Are there any restrictions?")]
-    )
-    dashboard = await open_page()
-    await dashboard.rows.last.get_by_role("button").click()
-    expanded = dashboard.table.locator("button[aria-expanded=true]")
-    await expect(expanded).to_have_count(1)
-    await expect(dashboard.table).to_contain_text("occurs more than once")
-    await dashboard.rows.first.get_by_role("button").click()
-    await expect(expanded).to_have_count(2)

@@ -1,4 +1,4 @@
-"""With the keyboard alone: everything can be reached, seen to be reached, and used."""
+"""Keyboard only: every control is reachable, shows its focus, and works."""
 
 from typing import Final
 
@@ -28,7 +28,7 @@ REACHED: Final = """
 
 
 async def test_plan_and_filters_are_used_without_a_mouse(open_page: OpenPage) -> None:
-    """Plan, day and text are reached in the page's order, by Tab, and used there."""
+    """Tab reaches plan, day and text in the order of the page."""
     dashboard = await open_page()
     keyboard = dashboard.page.keyboard
     await dashboard.tab_to(dashboard.plans.get_by_label("Text rules"))
@@ -51,7 +51,7 @@ async def test_plan_and_filters_are_used_without_a_mouse(open_page: OpenPage) ->
 
 
 async def test_table_is_used_without_a_mouse(open_page: OpenPage) -> None:
-    """Export, order and rows are reached in their order, by Tab, and used there."""
+    """Tab reaches export, sorting and rows in the order of the page."""
     dashboard = await open_page()
     keyboard = dashboard.page.keyboard
     await dashboard.tab_to(dashboard.page.get_by_role("button", name="Export CSV"))
@@ -68,7 +68,7 @@ async def test_table_is_used_without_a_mouse(open_page: OpenPage) -> None:
 
 
 async def test_focus_is_always_seen_and_never_trapped(open_page: OpenPage) -> None:
-    """Each Tab goes on to something that shows its focus, until the page ends."""
+    """Each Tab moves to an element with a visible focus, until the page ends."""
     dashboard = await open_page()
     reached: list[str] = []
     while True:
@@ -86,7 +86,7 @@ async def test_focus_is_always_seen_and_never_trapped(open_page: OpenPage) -> No
 
 
 async def test_focus_stays_where_it_was(open_page: OpenPage) -> None:
-    """Sorting, and opening a row, leave the focus on what was pressed."""
+    """Sorting and opening a row keep the focus on the button."""
     dashboard = await open_page()
     sorter = dashboard.sorter("Credits Used")
     await sorter.focus()

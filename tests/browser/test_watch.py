@@ -1,4 +1,4 @@
-"""The watch over all browser tests: it sees what it is there to see."""
+"""The watch over all browser tests: it detects each kind of offence."""
 
 from playwright.async_api import expect
 
@@ -7,7 +7,7 @@ from tests.browser.dashboard import IN_BROWSER
 
 pytestmark = IN_BROWSER
 
-WRONGS = """
+OFFENCES = """
 () => {
   const inline = document.createElement("script");
   inline.textContent = "document.title = 'run'";
@@ -19,10 +19,10 @@ WRONGS = """
 
 
 async def test_offences_are_seen(open_page: OpenPage) -> None:
-    """An error written, one thrown and a policy violated are all noted."""
+    """A logged error, a thrown error and a policy violation are recorded."""
     dashboard = await open_page()
     async with dashboard.page.expect_event("pageerror"):
-        await dashboard.page.evaluate(WRONGS)
+        await dashboard.page.evaluate(OFFENCES)
     offences = "\n".join(dashboard.watch.offences)
     dashboard.watch.offences.clear()
     for seen in ("an error", "thrown: ", "policy violated: script-src"):
@@ -31,7 +31,7 @@ async def test_offences_are_seen(open_page: OpenPage) -> None:
 
 
 async def test_other_origins_are_refused_and_seen(open_page: OpenPage) -> None:
-    """The page's policy lets it ask no other origin; a try would be noted."""
+    """The policy blocks other origins, and an attempt is recorded."""
     dashboard = await open_page()
     ask = "() => fetch('http://127.0.0.2:9/').then(() => 'asked', () => 'refused')"
     async with dashboard.page.expect_console_message(
@@ -46,7 +46,7 @@ async def test_other_origins_are_refused_and_seen(open_page: OpenPage) -> None:
 
 
 async def test_nothing_is_stored_and_no_worker_is_left(new_page: NewPage) -> None:
-    """A page that was looked at leaves nothing in the browser but its cache."""
+    """The page stores nothing in the browser except its cache."""
     dashboard = await new_page()
     await dashboard.open()
     await expect(dashboard.rows.first).to_be_visible()

@@ -1,4 +1,4 @@
-"""What no page may do, whatever a test is about: errors, violations, other origins."""
+"""A watch over pages: errors, policy violations, requests to other origins."""
 
 import re
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from playwright.async_api import BrowserContext, ConsoleMessage, Request, WebError
 
 INLINE: Final = ("data:", "blob:")
-"""Addresses that ask nobody."""
+"""Schemes of URLs without a request."""
 
 REPORT_VIOLATIONS: Final = """
 addEventListener("securitypolicyviolation", (event) => {
@@ -16,7 +16,7 @@ addEventListener("securitypolicyviolation", (event) => {
 
 
 class Watch:
-    """Keeps what the pages of a context have done wrong, and where they have asked."""
+    """Records offences and requests of the pages of a context."""
 
     def __init__(self, origin: str) -> None:
         self.offences: list[str] = []
@@ -25,20 +25,20 @@ class Watch:
         self._expected: list[re.Pattern[str]] = []
 
     async def observe(self, context: BrowserContext) -> None:
-        """Listen to a context that has no pages yet."""
+        """Observe a context that has no pages yet."""
         await context.add_init_script(REPORT_VIOLATIONS)
         context.on("console", self._hear)
         context.on("weberror", self._note_error)
         context.on("request", self._note_request)
 
     def expect(self, pattern: str) -> None:
-        """An error that the test provokes, and that a browser writes to its console."""
+        """Allow an error that the test provokes."""
         self._expected.append(re.compile(pattern))
 
-    def asked(self, path: str) -> int:
-        """How often a path was asked for, with whatever query."""
-        wanted = self._origin + path
-        return sum(url.partition("?")[0] == wanted for url in self.requests)
+    def count_requests(self, path: str) -> int:
+        """Return the number of requests for a path, with any query."""
+        url_of_path = self._origin + path
+        return sum(url.partition("?")[0] == url_of_path for url in self.requests)
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:

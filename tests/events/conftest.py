@@ -1,33 +1,41 @@
-"""What the tests of events share: events as applications send them, and callers."""
+"""Events as applications send them, and clients with a key of an application."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import pytest
+from aiohttp import ClientResponse
 from pytest_aiohttp.plugin import AiohttpClient
+from yarl import URL
 
 from service.app import create_app
-from service.events.keys import add_key
-from service.events.reading import EventReader
+from service.events.parsing import EventParser
 from service.events.schemas import EventTypes, load_types
-from service.settings import Settings, Storage, config_folder
+from service.keys.store import add_key
+from service.settings import Settings, StorageSettings, config_folder
 from service.storage.database import open_database
 from tests.conftest import Client, MakeSettings
 
 SESSION: Final = "e2085be5-9137-4e4e-80b5-f1ffddc25423"
 TIMESTAMP: Final = "2021-01-01 09:15:27.243860"
+OWN_EVENTS: Final = ("events:write", "events:read", "events:manage")
+"""Scopes of a key that may do everything with the events of its application."""
+PAGE: Final = {"host": "www.example.com", "path": "/"}
+
+Caller = Callable[..., Awaitable[Client]]
+Json = dict[str, Any]
 
 on_sqlite: Final = pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
-"""For tests that the database has no part in."""
+"""For tests that do not depend on the database."""
 
 
 def event(**more: Any) -> dict[str, Any]:
-    """An event that keeps its contract, but for what `more` says."""
+    """Return a valid event with the fields of `more`."""
     return {
         "session_id": SESSION,
         "category": "page interaction",
         "name": "pageview",
-        "data": {"host": "www.example.com", "path": "/"},
+        "data": PAGE,
         "timestamp": TIMESTAMP,
         **more,
     }
@@ -35,19 +43,19 @@ def event(**more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def types(settings: MakeSettings) -> EventTypes:
-    """The types that are shipped."""
+    """The event types of the distribution."""
     return load_types(settings().events, config_folder() / "event_types")
 
 
 @pytest.fixture
-def reader(types: EventTypes) -> EventReader:
-    """Reads events by the shipped contract."""
-    return EventReader(types, future_skew_s=60)
+def parser(types: EventTypes) -> EventParser:
+    """A parser with the event types of the distribution."""
+    return EventParser(types, future_skew_s=60)
 
 
 @pytest.fixture
 def events_settings(
-    settings: MakeSettings, storage: Storage
+    settings: MakeSettings, storage: StorageSettings
 ) -> Callable[..., Settings]:
     """A factory of settings with events on, in an empty database."""
 
@@ -62,10 +70,9 @@ def events_settings(
 def caller(
     events_settings: Callable[..., Settings], aiohttp_client: AiohttpClient
 ) -> Callable[..., Awaitable[Client]]:
-    """A factory of clients with a key of an application, of one service each.
+    """A factory of clients, each of a service of its own, with an application's key.
 
-    `caller("shop")` has a key of the application shop; what else is given are settings
-    of events.
+    The other arguments are settings of events.
     """
 
     async def make(
@@ -73,8 +80,54 @@ def caller(
     ) -> Client:
         settings = events_settings(**events)
         async with open_database(settings.storage) as database:
-            key = await add_key(database, application, can_read_all=can_read_all)
+            scopes = (*OWN_EVENTS, *(("events:read-all",) if can_read_all else ()))
+            key = await add_key(database, application, scopes)
         headers = {"Authorization": f"Bearer {key}"}
         return await aiohttp_client(create_app(settings), headers=headers)
 
     return make
+
+
+async def send(client: Client, *events: Json) -> Json:
+    """Send events in one request; return the receipt."""
+    async with client.post("/events", json=list(events)) as answer:
+        assert answer.status == 202, await answer.text()
+        receipt: Json = await answer.json()
+        return receipt
+
+
+async def ask(client: Client, path: str, **parameters: str | int) -> Json:
+    """Return the answer to a query."""
+    async with client.get(path, params=parameters) as answer:
+        assert answer.status == 200, await answer.text()
+        body: Json = await answer.json()
+        return body
+
+
+async def all_pages(client: Client, path: str, member: str) -> list[list[Json]]:
+    """Return all pages from this one on, by `Link`."""
+    pages: list[list[Json]] = []
+    following = URL(path, encoded=True)
+    while True:
+        async with client.get(following) as answer:
+            assert answer.status == 200, await answer.text()
+            pages.append((await answer.json())[member])
+        if (link := next_page(answer)) is None:
+            return pages
+        following = link
+
+
+def next_page(answer: ClientResponse) -> URL | None:
+    """Return the URL of the next page in `Link`."""
+    link = answer.links.get("next")
+    return URL(str(link["url"])).relative() if link else None
+
+
+def paths_of(events: list[Json]) -> list[str]:
+    """Return the paths, by which the tests tell events apart."""
+    return [each["data"]["path"] for each in events]
+
+
+def at(path: str, **more: Any) -> Json:
+    """Return an event with this path."""
+    return event(data={**PAGE, "path": path}, **more)

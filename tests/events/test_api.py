@@ -1,9 +1,9 @@
-"""What callers of events are refused, and how: keys, rates, bad questions, outages."""
+"""Refused requests about events: keys, rates, parameters, methods, outages."""
 
 import asyncio
 import base64
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 from unittest.mock import Mock
 
@@ -16,17 +16,15 @@ from yarl import URL
 from service.app import create_app
 from service.events import handlers as events
 from service.events.errors import BacklogFull
-from service.events.keys import add_key, revoke_keys
+from service.events.ingest import Ingest
+from service.keys.store import add_key, revoke_keys
 from service.settings import Settings
 from service.storage.database import open_database
 from service.storage.errors import StorageUnavailable
 from tests.conftest import Client
-from tests.events.conftest import SESSION, event, on_sqlite
-from tests.test_metrics import Read, added, labels_of
+from tests.events.conftest import OWN_EVENTS, Caller, event, on_sqlite
+from tests.events.test_ingest import Fatal
 
-__all__ = ["added"]
-
-Caller = Callable[..., Awaitable[Client]]
 CALLS: Final = [
     ("POST", "/events"),
     ("GET", "/events"),
@@ -38,7 +36,7 @@ CALLS: Final = [
 
 
 async def problem_of(answer: ClientResponse) -> tuple[int, str]:
-    """Status and code of a problem, which is whole."""
+    """Return status and code of a problem, and check its other fields."""
     body = await answer.json(content_type="application/problem+json")
     assert body.keys() == {"type", "title", "status", "detail", "code", "request_id"}
     assert body["status"] == answer.status
@@ -47,16 +45,13 @@ async def problem_of(answer: ClientResponse) -> tuple[int, str]:
     return answer.status, body["code"]
 
 
-# --- keys ---------------------------------------------------------------------------
-
-
 def basic(key: str) -> str:
-    """A key as a password."""
+    """Return a key as a password."""
     return "Basic " + base64.b64encode(f"shop:{key}".encode()).decode()
 
 
-async def test_nothing_is_told_without_a_key(caller: Caller) -> None:
-    """None, an empty, a wrong, an endless or a half one: all get the very same 401."""
+async def test_requests_without_a_valid_key_get_the_same_answer(caller: Caller) -> None:
+    """A missing, empty, wrong, long or incomplete key gets an identical 401."""
     client = await caller()
     key = client.session.headers.popall(hdrs.AUTHORIZATION)[0].split()[1]
     headers: list[dict[str, str]] = [
@@ -75,21 +70,21 @@ async def test_nothing_is_told_without_a_key(caller: Caller) -> None:
         {"X-API-Key": "cu_none"},
         {"Authorization": "Bearer wrong", "X-API-Key": key},
     ]
-    told = set()
+    answers = set()
     for (method, path), each in itertools.product(CALLS, headers):
         answer = await client.request(method, path, headers=each, json=event())
         body = await answer.json()
         assert answer.headers[hdrs.WWW_AUTHENTICATE] == "Bearer"
         assert body.pop("request_id")
-        told.add((answer.status, msgspec.json.encode(body)))
-    assert len(told) == 1
-    ((status, body),) = told
+        answers.add((answer.status, msgspec.json.encode(body)))
+    assert len(answers) == 1
+    ((status, body),) = answers
     assert status == 401
     assert msgspec.json.decode(body)["code"] == "unauthorized"
 
 
-async def test_a_key_goes_either_way(caller: Caller) -> None:
-    """As a bearer token, in any case of the word, or in `X-API-Key`."""
+async def test_a_key_is_accepted_in_either_header(caller: Caller) -> None:
+    """A key is a bearer token, in any case of the word, or `X-API-Key`."""
     client = await caller()
     key = client.session.headers.popall(hdrs.AUTHORIZATION)[0].split()[1]
     for headers in (
@@ -104,7 +99,7 @@ async def test_a_key_goes_either_way(caller: Caller) -> None:
 async def test_a_revoked_key_is_refused_without_a_restart(
     events_settings: Callable[..., Settings], caller: Caller
 ) -> None:
-    """The answer says no more than to a key that never was."""
+    """The answer is the same as for an unknown key."""
     client = await caller(key_ttl_s=0.0)
     assert (await client.get("/events")).status == 200
     async with open_database(events_settings().storage) as database:
@@ -117,7 +112,7 @@ async def test_a_revoked_key_is_refused_without_a_restart(
 
 
 async def test_a_wrong_key_is_refused_before_the_body_is_read(caller: Caller) -> None:
-    """Whoever has no key cannot make the service read what it is sent."""
+    """A request without a valid key is answered before its body ends."""
     client = await caller()
 
     async def never_ending() -> Any:
@@ -129,49 +124,33 @@ async def test_a_wrong_key_is_refused_before_the_body_is_read(caller: Caller) ->
         assert await problem_of(answer) == (401, "unauthorized")
 
 
-async def test_refusals_are_counted_by_status(caller: Caller, added: Read) -> None:
-    """Wrong keys and bad requests show in the metrics of HTTP, under their route."""
-    client = await caller()
-    await client.get("/events", headers={"Authorization": "Bearer wrong"})
-    await client.get("/events", params={"limit": 0})
-    await client.post("/events", data=b"{", headers={"Content-Type": "text/plain"})
-    await client.get(f"/sessions/{SESSION}")
-
-    count = "http_server_request_duration_seconds_count"
-    assert added(count, **labels_of("/events", "401")) == 1
-    assert added(count, **labels_of("/events", "400")) == 1
-    assert added(count, **labels_of("/events", "415", "POST")) == 1
-    assert added(count, **labels_of("/sessions/{session_id}", "404")) == 1
-
-
-async def test_keys_are_in_no_log(caller: Caller, log_entries: list[EventDict]) -> None:
-    """Neither a good key nor a wrong one."""
+async def test_keys_are_not_logged(
+    caller: Caller, log_entries: list[EventDict]
+) -> None:
+    """The log has neither valid nor wrong keys."""
     client = await caller()
     key = client.session.headers[hdrs.AUTHORIZATION].split()[1]
     await client.post("/events", json=event())
     await client.get("/events", headers={"Authorization": "Bearer secret-thing"})
 
-    told = repr(log_entries)
-    assert "events.received" in told
-    assert key not in told
-    assert "secret-thing" not in told
-
-
-# --- rates --------------------------------------------------------------------------
+    logged = repr(log_entries)
+    assert "events.received" in logged
+    assert key not in logged
+    assert "secret-thing" not in logged
 
 
 async def test_each_key_has_its_own_rate(
     events_settings: Callable[..., Settings], aiohttp_client: Any
 ) -> None:
-    """Beyond it 429 says when to come back; other keys do not notice.
+    """Over the rate of a key 429 has `Retry-After`, and stores nothing.
 
-    So slow that no token comes back during the test.
+    The rates are so low that no token returns during the test.
     """
     settings = events_settings(key_rate_per_s=0.001)
     async with open_database(settings.storage) as database:
-        default = await add_key(database, "shop")
-        generous = await add_key(database, "shop", rate_per_s=1_000_000.0)
-        slower = await add_key(database, "bank", rate_per_s=0.0001)
+        default = await add_key(database, "shop", OWN_EVENTS)
+        generous = await add_key(database, "shop", OWN_EVENTS, 1_000_000.0)
+        slower = await add_key(database, "bank", OWN_EVENTS, 0.0001)
     client: Client = await aiohttp_client(create_app(settings))
 
     for key, wait_s in ((default, 1_000), (slower, 3_600)):
@@ -185,25 +164,11 @@ async def test_each_key_has_its_own_rate(
             assert wait_s - 60 <= int(answer.headers[hdrs.RETRY_AFTER]) <= wait_s
     for _ in range(20):
         answer = await client.get("/events", headers={"X-API-Key": generous})
-        assert answer.status == 200
-
-
-async def test_what_is_over_the_rate_is_not_stored(caller: Caller) -> None:
-    """The refused request leaves nothing, the one before it all."""
-    client = await caller(key_rate_per_s=0.001)
-    assert (await client.post("/events", json=event(id="a"))).status == 202
-    assert (await client.post("/events", json=event(id="b"))).status == 429
-
-    again = await caller()
-    told = await (await again.get("/events")).json()
-    assert [each["id"] for each in told["events"]] == ["a"]
-
-
-# --- bad questions ------------------------------------------------------------------
+        assert len((await answer.json())["events"]) == 1
 
 
 def cursor(value: object) -> str:
-    """A cursor that says this."""
+    """Return a cursor with this content."""
     return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
 
 
@@ -211,24 +176,20 @@ LISTS: Final = ("/events", "/events/failed")
 CURSORS: Final = {
     "no base64": "!",
     "no json": "AAAA",
-    "cut": cursor([1, 2, "a"])[:-3],
     "no list": cursor({"at": 1}),
-    "empty": cursor([]),
     "short": cursor([1]),
     "long": cursor([1, 2, "a", 4]),
-    "text for numbers": cursor(["1", "2", "a"]),
     "fractions": cursor([1.5, 2.5, "a"]),
     "number for text": cursor([1, 2, 3]),
     "beyond 64 bits": cursor([2**63, 2, "a"]),
     "NUL": cursor([1, 2, "a\0"]),
-    "null": cursor([None, None, None]),
     "deep": cursor("x").replace("x", "[" * 1000),
 }
 
 
 @on_sqlite
-async def test_a_cursor_that_is_not_ours_is_refused(caller: Caller) -> None:
-    """Whatever is in it, it is a bad parameter, and never reaches the database."""
+async def test_a_forged_cursor_is_refused(caller: Caller) -> None:
+    """Any other cursor is an invalid parameter, and does not reach the database."""
     client = await caller()
     for path, name in itertools.product(LISTS, CURSORS):
         answer = await client.get(path, params={"cursor": CURSORS[name]})
@@ -236,7 +197,7 @@ async def test_a_cursor_that_is_not_ours_is_refused(caller: Caller) -> None:
 
 
 async def test_a_cursor_of_another_list_is_refused(caller: Caller) -> None:
-    """The lists are ordered differently: one's place is none in the other."""
+    """The lists have different orders, so their cursors differ."""
     client = await caller()
     for path, other in (LISTS, LISTS[::-1]):
         ours = cursor([1, 2, "a"] if path == "/events" else [1, "a"])
@@ -254,12 +215,19 @@ BAD_QUERIES: Final = (
 )
 
 
+BAD_STATS: Final = ("by=colour", "by=", "limit=5", "cursor=x")
+
+
 @on_sqlite
-@pytest.mark.parametrize("path", [*LISTS, "/events/stats"])
-async def test_a_bad_parameter_is_named(caller: Caller, path: str) -> None:
-    """400 tells which it is; nothing else is looked at."""
+@pytest.mark.parametrize(
+    "path, more", [*((path, ()) for path in LISTS), ("/events/stats", BAD_STATS)]
+)
+async def test_a_bad_parameter_is_named(
+    caller: Caller, path: str, more: tuple[str, ...]
+) -> None:
+    """The detail of the 400 names the parameter."""
     client = await caller()
-    for query in BAD_QUERIES:
+    for query in BAD_QUERIES + more:
         answer = await client.get(URL(f"{path}?{query}", encoded=True))
 
         assert await problem_of(answer) == (400, "invalid_parameter"), query
@@ -267,20 +235,8 @@ async def test_a_bad_parameter_is_named(caller: Caller, path: str) -> None:
 
 
 @on_sqlite
-async def test_counts_are_by_what_is_known(caller: Caller) -> None:
-    """Anything else is a bad parameter, pages too."""
-    client = await caller()
-    for query in ("by=colour", "by=", "limit=5", "cursor=x"):
-        answer = await client.get(f"/events/stats?{query}")
-        assert await problem_of(answer) == (400, "invalid_parameter")
-
-
-# --- methods ------------------------------------------------------------------------
-
-
-@on_sqlite
-async def test_head_tells_what_get_would(caller: Caller) -> None:
-    """The same status and length, without the body; with the same need of a key."""
+async def test_head_has_the_headers_of_get(caller: Caller) -> None:
+    """HEAD has the status and length of GET without the body, and needs a key."""
     client = await caller()
     await client.post("/events", json=event(session_id="1"))
     for path in [path for method, path in CALLS if method == "GET"]:
@@ -306,7 +262,7 @@ async def test_head_tells_what_get_would(caller: Caller) -> None:
 async def test_other_methods_are_not_allowed(
     caller: Caller, path: str, allowed: str
 ) -> None:
-    """`Allow` lists those that are."""
+    """`Allow` lists the allowed methods."""
     client = await caller()
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - set(allowed.split(", ")):
         answer = await client.request(method, path)
@@ -314,8 +270,8 @@ async def test_other_methods_are_not_allowed(
         assert answer.headers[hdrs.ALLOW] == allowed
 
 
-async def test_no_cache_keeps_what_only_a_key_may_see(caller: Caller) -> None:
-    """A key in `X-API-Key` is nothing to a cache, so each answer says it."""
+async def test_answers_are_not_cached(caller: Caller) -> None:
+    """Every answer has `no-store`: a cache does not know `X-API-Key`."""
     client = await caller()
     await client.post("/events", json=event(session_id="1"))
     for method, path in CALLS:
@@ -323,18 +279,15 @@ async def test_no_cache_keeps_what_only_a_key_may_see(caller: Caller) -> None:
         assert answer.headers[hdrs.CACHE_CONTROL] == "no-store"
 
 
-# --- outages ------------------------------------------------------------------------
-
-
 @on_sqlite
-async def test_a_full_backlog_is_said_with_a_time(
+async def test_a_full_backlog_is_refused(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 `backlog_full`, `Retry-After`, and that nothing was stored."""
+    """The answer is 503 `backlog_full` with `Retry-After`; nothing is stored."""
     client = await caller()
     collector = client.server.app[events.COLLECTOR]  # type: ignore[attr-defined]
     full = Mock(side_effect=BacklogFull("20000 events wait to be written"))
-    monkeypatch.setattr(collector._ingest, "take", full)
+    monkeypatch.setattr(collector._ingest, "accept", full)
 
     answer = await client.post("/events", json=event())
 
@@ -349,16 +302,16 @@ async def test_a_full_backlog_is_said_with_a_time(
 
 @on_sqlite
 @pytest.mark.parametrize("method, path", CALLS)
-async def test_an_outage_of_the_database_is_said_with_a_time(
+async def test_an_outage_of_the_database_is_reported(
     caller: Caller, method: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 `storage_unavailable` and `Retry-After` everywhere, and no insides."""
+    """Every endpoint answers 503 with `Retry-After`, without internals."""
     client = await caller(key_ttl_s=3_600.0)
     assert (await client.get("/events")).status == 200
     collector = client.server.app[events.COLLECTOR]  # type: ignore[attr-defined]
     away = Mock(side_effect=StorageUnavailable("/var/secret: disk I/O error"))
-    monkeypatch.setattr(collector.questions._database, "reading", away)
-    monkeypatch.setattr(collector.questions._database, "writing", away)
+    monkeypatch.setattr(collector.queries._database, "reading", away)
+    monkeypatch.setattr(collector.queries._database, "writing", away)
 
     answer = await client.request(method, path, json=event())
 
@@ -369,19 +322,39 @@ async def test_an_outage_of_the_database_is_said_with_a_time(
     assert (await client.post("/events", json=event())).status == 202
 
 
-async def test_keys_that_cannot_be_read_let_nobody_in(
+async def test_without_keys_every_request_gets_503(
     events_settings: Callable[..., Settings], aiohttp_client: Any
 ) -> None:
-    """Until a first copy of them is there, even a good key waits: 503, never 401."""
+    """Until the keys are read once, even a valid key gets 503 instead of 401."""
     settings = events_settings()
     async with open_database(settings.storage) as database:
-        key = await add_key(database, "shop")
+        key = await add_key(database, "shop", OWN_EVENTS)
     client: Client = await aiohttp_client(create_app(settings))
     collector = client.server.app[events.COLLECTOR]  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         away = Mock(side_effect=StorageUnavailable("away"))
-        patch.setattr(collector.questions._database, "reading", away)
+        patch.setattr(collector.queries._database, "reading", away)
         answer = await client.get("/events", headers={"X-API-Key": key})
         assert await problem_of(answer) == (503, "storage_unavailable")
 
     assert (await client.get("/events", headers={"X-API-Key": key})).status == 200
+
+
+@on_sqlite
+async def test_a_writer_that_ends_makes_the_process_unready(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests get 503 at once, and readiness has the reason; queries are answered."""
+    client = await caller()
+    assert (await client.get("/health/ready")).status == 200
+    monkeypatch.setattr(Ingest, "_start", Mock(side_effect=Fatal))
+
+    for _ in range(2):
+        answer = await client.post("/events", json=event())
+        assert await problem_of(answer) == (503, "storage_unavailable")
+
+    ready = await client.get("/health/ready")
+    assert await problem_of(ready) == (503, "not_ready")
+    detail = (await ready.json())["detail"]
+    assert detail.startswith("the writer of events has ended;")
+    assert (await client.get("/events")).status == 200

@@ -1,97 +1,118 @@
-"""Events go to disk in groups, and all who wait hear what became of theirs."""
+"""Group commit: requests share commits, and each gets its own receipt or error."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
-from msgspec import UNSET
 from structlog.typing import EventDict
 
+from service.events import ingest as ingest_module
 from service.events.errors import BacklogFull
 from service.events.ingest import Ingest, running_ingest
-from service.events.model import Event, Failure, Receipt
-from service.events.questions import Filter, Questions
-from service.events.reading import EventReader
-from service.events.store import Arrival, EventStore, Stored
+from service.events.model import Event, EventFailure, Receipt
+from service.events.parsing import EventParser
+from service.events.queries import EventQueries
+from service.events.statements import EventCursor, EventFilter
+from service.events.store import EventStore, ReceivedEvent, Stored
+from service.instants import US_PER_S
 from service.storage.database import Database
 from service.storage.errors import StorageUnavailable, ValueRefused
+from tests.clock import LoopTime
 from tests.conftest import MakeSettings
 from tests.events.conftest import event
+from tests.metric_samples import Read
+from tests.metric_samples import value as sample
+from tests.patience import GIVE_UP_S
 
-Open = Callable[..., AbstractAsyncContextManager[tuple[Ingest, "GatedStore"]]]
+QUEUE_WAIT_S: Final = GIVE_UP_S
+
+Open = Callable[..., AbstractAsyncContextManager[tuple[Ingest, "BlockableStore"]]]
 Until = Callable[[Callable[[], bool]], Any]
 
 
-class GatedStore(EventStore):
-    """Stores when it is let, after failing as it was told to."""
+class BlockableStore(EventStore):
+    """A store that waits until `is_open` is set, and raises the given failures."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.groups: list[list[Arrival]] = []
-        self.failures: list[Exception] = []
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+        self.groups: list[list[ReceivedEvent]] = []
+        self.failures: list[BaseException] = []
         self.refused_id = "none"
 
-    async def store(self, arrivals: Sequence[Arrival]) -> list[Stored]:
+    async def store(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
         """Store a group, or fail."""
-        self.groups.append(list(arrivals))
-        await self.gate.wait()
+        self.groups.append(list(received))
+        await self.is_open.wait()
         if self.failures:
             raise self.failures.pop(0)
-        if self.refused_id in {_id(each) for each in arrivals}:
+        if self.refused_id in {_id(each) for each in received}:
             raise ValueRefused("no such value")
-        return await super().store(arrivals)
+        return await super().store(received)
 
     @property
     def sizes(self) -> list[int]:
-        """How many events each group had."""
+        """Number of events of each group."""
         return [len(group) for group in self.groups]
 
 
-def _id(arrival: Arrival) -> str:
+class Fatal(BaseException):
+    """An error that nothing handles."""
+
+
+def _id(arrival: ReceivedEvent) -> str:
     return arrival.item.id if isinstance(arrival.item, Event) else ""
 
 
 @pytest.fixture
 def opened(database: Database, settings: MakeSettings) -> Open:
-    """A factory of running ingests that commit without waiting, each with its store."""
+    """A factory of running ingests that commit at once, each with its store."""
 
     @asynccontextmanager
-    async def run(**events: Any) -> AsyncIterator[tuple[Ingest, GatedStore]]:
-        store = GatedStore(database)
+    async def run(**events: Any) -> AsyncIterator[tuple[Ingest, BlockableStore]]:
+        store = BlockableStore(database)
         given = settings(events={"commit_wait_ms": 0.0, **events}).events
-        async with running_ingest(given, store) as ingest:
+        async with running_ingest(given, store, QUEUE_WAIT_S) as ingest:
             yield ingest, store
 
     return run
 
 
 @pytest.fixture
-def items(reader: EventReader) -> Callable[..., list[Event | Failure]]:
-    """A factory of a request's events, by their ids."""
+def items(parser: EventParser) -> Callable[..., list[Event | EventFailure]]:
+    """A factory of a request's events with these ids."""
 
-    def make(*ids: str, **more: Any) -> list[Event | Failure]:
-        said = [json.dumps(event(id=each, **more)).encode() for each in ids]
-        return [reader.read(each, "shop") for each in said]
+    def make(*ids: str, **more: Any) -> list[Event | EventFailure]:
+        sources = [json.dumps(event(id=each, **more)).encode() for each in ids]
+        return [parser.parse(each, "shop") for each in sources]
 
     return make
 
 
-Items = Callable[..., list[Event | Failure]]
+Items = Callable[..., list[Event | EventFailure]]
+
+
+async def accept(
+    ingest: Ingest, items: list[Event | EventFailure], application: str = "shop"
+) -> Receipt:
+    """Store events as the endpoint does, with their part of the backlog reserved."""
+    with ingest.reserve(application, len(items)) as reservation:
+        return await ingest.accept(items, reservation)
 
 
 async def stored_ids(database: Database) -> list[str]:
-    """The ids of what is on disk, in order of arrival."""
-    page = await Questions(database).events(Filter("shop"), 1_000)
+    """Return the ids of the stored events, by arrival."""
+    page = await EventQueries(database).events(EventFilter("shop"), 1_000)
     return [each.id for each in sorted(page.items, key=lambda each: each.received_at)]
 
 
 def ids_of(receipt: Receipt) -> list[str | None]:
-    """The ids of a receipt, all of them accepted."""
+    """Return the ids of a receipt; all events must be accepted."""
     assert receipt.accepted == len(receipt.results)
     return [each.id for each in receipt.results]
 
@@ -99,15 +120,15 @@ def ids_of(receipt: Receipt) -> list[str | None]:
 async def test_requests_share_a_commit(
     opened: Open, items: Items, database: Database, until: Until
 ) -> None:
-    """What comes while a group is written is the next; each has its own receipt."""
+    """Requests that arrive during a commit share the next one."""
     async with opened() as (ingest, store):
-        store.gate.clear()
-        first = asyncio.create_task(ingest.take(items("a")))
+        store.is_open.clear()
+        first = asyncio.create_task(accept(ingest, items("a")))
         await until(lambda: store.sizes == [1])
         requests = [items("b", "c"), items("d"), items("e", "f", "g")]
-        tasks = [asyncio.create_task(ingest.take(each)) for each in requests]
+        tasks = [asyncio.create_task(accept(ingest, each)) for each in requests]
         await asyncio.sleep(0)
-        store.gate.set()
+        store.is_open.set()
         receipts = await asyncio.gather(first, *tasks)
 
     assert store.sizes == [1, 6]
@@ -115,55 +136,10 @@ async def test_requests_share_a_commit(
     assert await stored_ids(database) == list("abcdefg")
 
 
-async def test_a_receipt_tells_of_each_event(
-    opened: Open, items: Items, reader: EventReader
-) -> None:
-    """In the order sent: what became of it, with its errors if there are any."""
-    broken = reader.read(json.dumps(event(id="c", name="")).encode(), "shop")
-    sent = [*items("a"), broken, *items("a"), *items("a", name="other"), *items("b")]
-    async with opened() as (ingest, _):
-        receipt = await ingest.take(sent)
-
-    statuses = [(each.id, each.status) for each in receipt.results]
-    assert statuses == [
-        ("a", "accepted"),
-        ("c", "failed"),
-        ("a", "duplicate"),
-        ("a", "conflict"),
-        ("b", "accepted"),
-    ]
-    assert (receipt.accepted, receipt.duplicates, receipt.failed) == (2, 1, 2)
-    codes = [
-        each.errors and [error.code for error in each.errors]
-        for each in receipt.results
-    ]
-    assert codes == [UNSET, ["wrong_length"], UNSET, ["conflict"], UNSET]
-
-
-async def test_identity_holds_across_requests(
-    opened: Open, items: Items, database: Database, until: Until
-) -> None:
-    """In one group or in two, the first is kept, and the others are told so."""
-    async with opened() as (ingest, store):
-        store.gate.clear()
-        tasks = [asyncio.create_task(ingest.take(items("0")))]
-        await until(lambda: len(store.groups) == 1)
-        requests = [items("a"), items("a"), items("a", name="other")]
-        tasks += [asyncio.create_task(ingest.take(each)) for each in requests]
-        await asyncio.sleep(0)
-        store.gate.set()
-        together = await asyncio.gather(*tasks)
-        later = [await ingest.take(items("a")), await ingest.take(items("a", name="x"))]
-
-    statuses = [each.results[0].status for each in (*together[1:], *later)]
-    assert statuses == ["accepted", "duplicate", "conflict", "duplicate", "conflict"]
-    assert await stored_ids(database) == ["0", "a"]
-
-
 async def test_a_group_is_bounded(opened: Open, items: Items, until: Until) -> None:
-    """As many as fit go together, in their order; one request is never torn apart."""
+    """A group has as many requests as fit, in order; no request is split."""
     async with opened(commit_max_events=3) as (ingest, store):
-        store.gate.clear()
+        store.is_open.clear()
         sent = [
             items("a"),
             items("b", "c"),
@@ -171,9 +147,9 @@ async def test_a_group_is_bounded(opened: Open, items: Items, until: Until) -> N
             items(*"fghij"),
             items("k"),
         ]
-        tasks = [asyncio.create_task(ingest.take(each)) for each in sent]
+        tasks = [asyncio.create_task(accept(ingest, each)) for each in sent]
         await until(lambda: bool(store.groups))
-        store.gate.set()
+        store.is_open.set()
         await asyncio.gather(*tasks)
 
     assert ["".join(map(_id, group)) for group in store.groups] == [
@@ -184,47 +160,31 @@ async def test_a_group_is_bounded(opened: Open, items: Items, until: Until) -> N
     ]
 
 
-async def test_a_full_group_waits_no_longer(opened: Open, items: Items) -> None:
-    """The wait for more ends when the group is full."""
-    async with opened(commit_wait_ms=1_000.0, commit_max_events=2) as (ingest, store):
-        await asyncio.gather(ingest.take(items("a")), ingest.take(items("b")))
-
-    assert store.sizes == [2]
-
-
-async def test_a_wait_lets_others_join(opened: Open, items: Items) -> None:
-    """Requests that come one after the other are committed together."""
+async def test_requests_join_a_waiting_group(opened: Open, items: Items) -> None:
+    """A group waits for more requests until it is full."""
     async with opened(commit_wait_ms=1_000.0, commit_max_events=3) as (ingest, store):
         tasks = []
         for name in "abc":
-            tasks.append(asyncio.create_task(ingest.take(items(name))))
+            tasks.append(asyncio.create_task(accept(ingest, items(name))))
             await asyncio.sleep(0)
         await asyncio.gather(*tasks)
 
     assert store.sizes == [3]
 
 
-async def test_a_wait_ends(opened: Open, items: Items) -> None:
-    """Who comes alone is stored all the same."""
-    async with opened(commit_wait_ms=1.0) as (ingest, store):
-        await ingest.take(items("a"))
-
-    assert store.sizes == [1]
-
-
 async def test_a_refused_value_fails_its_request_alone(
     opened: Open, items: Items, database: Database, until: Until
 ) -> None:
-    """Where the database takes one value not, the others of the group are stored."""
+    """The other requests of the group are stored."""
     async with opened() as (ingest, store):
         store.refused_id = "bad"
-        store.gate.clear()
+        store.is_open.clear()
         sent = [items("0"), items("a"), items("b", "bad"), items("c")]
-        tasks = [asyncio.create_task(ingest.take(sent[0]))]
+        tasks = [asyncio.create_task(accept(ingest, sent[0]))]
         await until(lambda: bool(store.groups))
-        tasks += [asyncio.create_task(ingest.take(each)) for each in sent[1:]]
+        tasks += [asyncio.create_task(accept(ingest, each)) for each in sent[1:]]
         await asyncio.sleep(0)
-        store.gate.set()
+        store.is_open.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
 
     assert [isinstance(each, Receipt) for each in results] == [True, True, False, True]
@@ -235,22 +195,25 @@ async def test_a_refused_value_fails_its_request_alone(
 @pytest.mark.parametrize(
     "failure", [StorageUnavailable("disk full"), ZeroDivisionError("a bug")]
 )
-async def test_a_failure_is_told_to_all(
+async def test_a_failed_commit_fails_all_its_requests(
     opened: Open,
     items: Items,
     database: Database,
+    *,
     log_entries: list[EventDict],
+    added: Read,
     failure: Exception,
 ) -> None:
-    """Nobody waits for ever, nothing is answered as stored, and the next are."""
+    """All requests of the group get the error, and the next request is stored."""
+    ended = "copilot_usage_events_commit_duration_seconds_count"
     async with opened() as (ingest, store):
         store.failures = [failure]
-        sent = [ingest.take(items("a")), ingest.take(items("b"))]
+        sent = [accept(ingest, items("a")), accept(ingest, items("b"))]
         results = await asyncio.gather(*sent, return_exceptions=True)
         assert results == [failure, failure]
         assert await stored_ids(database) == []
 
-        assert ids_of(await ingest.take(items("a"))) == ["a"]
+        assert ids_of(await accept(ingest, items("a"))) == ["a"]
 
     entry, *others = [each for each in log_entries if each["log_level"] == "error"]
     assert not others
@@ -259,115 +222,300 @@ async def test_a_failure_is_told_to_all(
     assert entry["reason"] == str(failure)
     assert entry["error.type"] == type(failure).__name__
     assert ("exc_info" in entry) == isinstance(failure, ZeroDivisionError)
+    for outcome in ("success", type(failure).__name__):
+        assert added(ended, outcome=outcome) == 1
 
 
-async def test_who_gives_up_disturbs_no_one(
+async def test_a_cancelled_request_is_stored(
     opened: Open, items: Items, database: Database, until: Until
 ) -> None:
-    """Its events are stored, as others' in the group, since they were taken."""
+    """The accepted events of a cancelled request are stored with its group."""
     async with opened() as (ingest, store):
-        store.gate.clear()
-        tasks = [asyncio.create_task(ingest.take(items(name))) for name in "abc"]
+        store.is_open.clear()
+        tasks = [asyncio.create_task(accept(ingest, items(name))) for name in "abc"]
         await until(lambda: bool(store.groups))
         tasks[1].cancel()
         await asyncio.wait([tasks[1]])
-        store.gate.set()
+        store.is_open.set()
         receipts = [await tasks[0], await tasks[2]]
 
     assert list(map(ids_of, receipts)) == [["a"], ["c"]]
     assert await stored_ids(database) == ["a", "b", "c"]
 
 
-async def test_giving_up_and_failing_go_together(
+async def test_a_failure_after_a_cancelled_request(
     opened: Open, items: Items, until: Until
 ) -> None:
-    """A failure has no one to be told to, and the writer goes on."""
+    """The writer continues when the request of a failed commit was cancelled."""
     async with opened() as (ingest, store):
         store.failures = [StorageUnavailable("disk full")]
-        store.gate.clear()
-        task = asyncio.create_task(ingest.take(items("a")))
+        store.is_open.clear()
+        task = asyncio.create_task(accept(ingest, items("a")))
         await until(lambda: bool(store.groups))
         task.cancel()
         await asyncio.wait([task])
-        store.gate.set()
+        store.is_open.set()
 
-        assert ids_of(await ingest.take(items("b"))) == ["b"]
+        assert ids_of(await accept(ingest, items("b"))) == ["b"]
 
 
-async def test_closing_writes_what_waits(
+async def test_closing_stores_the_queue(
     opened: Open, items: Items, database: Database, until: Until
 ) -> None:
-    """All that was taken is on disk and answered before the end; no more is taken."""
+    """Accepted events are stored and answered; further events are refused."""
     async with opened(commit_max_events=1) as (ingest, store):
-        store.gate.clear()
-        tasks = [asyncio.create_task(ingest.take(items(name))) for name in "abc"]
+        store.is_open.clear()
+        tasks = [asyncio.create_task(accept(ingest, items(name))) for name in "abc"]
         await until(lambda: bool(store.groups))
         ingest.close()
         with pytest.raises(BacklogFull, match="about to stop"):
-            await ingest.take(items("d"))
-        store.gate.set()
+            await accept(ingest, items("d"))
+        store.is_open.set()
 
     assert [ids_of(await task) for task in tasks] == [["a"], ["b"], ["c"]]
     assert await stored_ids(database) == ["a", "b", "c"]
 
 
 async def test_the_backlog_is_bounded(opened: Open, items: Items, until: Until) -> None:
-    """What would wait beyond it is refused whole, and taken when there is room."""
+    """A request beyond the backlog is refused whole, and accepted later."""
     async with opened(max_backlog=3) as (ingest, store):
-        store.gate.clear()
-        task = asyncio.create_task(ingest.take(items("a", "b")))
+        store.is_open.clear()
+        task = asyncio.create_task(accept(ingest, items("a", "b")))
         await until(lambda: bool(store.groups))
         with pytest.raises(BacklogFull, match="2 events wait"):
-            await ingest.take(items("c", "d"))
-        last = asyncio.create_task(ingest.take(items("e")))
+            await accept(ingest, items("c", "d"), "other")
+        last = asyncio.create_task(accept(ingest, items("e"), "other"))
         await asyncio.sleep(0)
         with pytest.raises(BacklogFull, match="3 events wait") as raised:
-            await ingest.take(items("f"))
+            await accept(ingest, items("f"), "other")
         assert raised.value.retry_after_s > 0
-        store.gate.set()
+        store.is_open.set()
         await asyncio.gather(task, last)
 
-        assert ids_of(await ingest.take(items("c", "d"))) == ["c", "d"]
+        assert ids_of(await accept(ingest, items("c", "d"))) == ["c", "d"]
 
 
-async def test_a_request_larger_than_the_backlog_is_taken(
-    opened: Open, items: Items
+async def test_an_application_leaves_room_for_others(
+    opened: Open, items: Items, until: Until
 ) -> None:
-    """Alone it may be: otherwise it could never be stored."""
-    async with opened(max_backlog=1) as (ingest, _):
-        assert ids_of(await ingest.take(items("a", "b"))) == ["a", "b"]
+    """An application reserves as much as it leaves free, of events and of bytes."""
+    async with opened(max_backlog=8, max_backlog_bytes=8) as (ingest, store):
+        store.is_open.clear()
+        tasks = [asyncio.create_task(accept(ingest, items("first")))]
+        await until(lambda: bool(store.groups))
+        tasks += [asyncio.create_task(accept(ingest, items(each))) for each in "abc"]
+        await asyncio.sleep(0)
+        with pytest.raises(BacklogFull, match="4 bytes wait"):
+            await accept(ingest, items("d"))
+        tasks += [
+            asyncio.create_task(accept(ingest, items(each), "other")) for each in "ef"
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(BacklogFull, match="6 bytes wait"):
+            await accept(ingest, items("g"), "other")
+        tasks.append(asyncio.create_task(accept(ingest, items("h"), "third")))
+        await asyncio.sleep(0)
+        store.is_open.set()
+        receipts = await asyncio.gather(*tasks)
+
+    assert ["".join(map(str, ids_of(each))) for each in receipts] == [
+        "first",
+        *"abcefh",
+    ]
 
 
-async def test_no_events_are_stored_at_once(opened: Open) -> None:
-    """An empty request has its receipt without any commit."""
+async def test_applications_take_turns(
+    opened: Open, items: Items, until: Until
+) -> None:
+    """Events of an application do not wait behind all events of another one."""
+    async with opened(commit_max_events=2) as (ingest, store):
+        store.is_open.clear()
+        tasks = [asyncio.create_task(accept(ingest, items("first")))]
+        await until(lambda: bool(store.groups))
+        for each in "abcdexy":
+            application = "other" if each in "xy" else "shop"
+            sent = accept(ingest, items(each), application)
+            tasks.append(asyncio.create_task(sent))
+        await asyncio.sleep(0)
+        store.is_open.set()
+        await asyncio.gather(*tasks)
+
+    groups = ["".join(map(_id, group)) for group in store.groups]
+    assert groups == ["first", "ax", "by", "cd", "e"]
+
+
+async def test_a_wait_is_bounded(
+    opened: Open, items: Items, database: Database, until: Until, loop_time: LoopTime
+) -> None:
+    """Events that wait too long are refused; those whose write has begun are not."""
     async with opened() as (ingest, store):
-        receipt = await ingest.take([])
+        store.is_open.clear()
+        first = asyncio.create_task(accept(ingest, items("a")))
+        await until(lambda: bool(store.groups))
+        second = asyncio.create_task(accept(ingest, items("b")))
+        await asyncio.sleep(0)
+        await loop_time.pass_s(QUEUE_WAIT_S)
+        with pytest.raises(BacklogFull, match="not begun to be written in"):
+            await second
+        store.is_open.set()
 
-    assert receipt == Receipt(accepted=0, duplicates=0, failed=0, results=[])
-    assert store.groups == []
+        assert ids_of(await first) == ["a"]
+        assert await stored_ids(database) == ["a"]
+    assert sample("copilot_usage_events_backlog") == 0
+    assert sample("copilot_usage_events_backlog_bytes") == 0
 
 
-def test_arrivals_only_increase(
+async def test_the_writer_outlives_an_expired_queue(
     database: Database, settings: MakeSettings, items: Items
 ) -> None:
-    """Also when the clock stands or goes back, no two events came at one moment."""
+    """If all waiting events are refused, the next ones are written nevertheless."""
+    events = {"commit_wait_ms": 1_000.0, "commit_max_events": 2}
+    store = EventStore(database)
+    async with running_ingest(settings(events=events).events, store, 0.01) as ingest:
+        with pytest.raises(BacklogFull):
+            await accept(ingest, items("late"))
+
+        assert ids_of(await accept(ingest, items("a", "b"))) == ["a", "b"]
+    assert await stored_ids(database) == ["a", "b"]
+
+
+async def test_bytes_stay_reserved_while_events_wait(
+    opened: Open, items: Items, until: Until
+) -> None:
+    """The bytes of a cancelled request are released when its events are written."""
+    async with opened(max_backlog_bytes=2) as (ingest, store):
+        store.is_open.clear()
+        task = asyncio.create_task(accept(ingest, items("a")))
+        await until(lambda: bool(store.groups))
+        task.cancel()
+        await asyncio.wait([task])
+        with (
+            pytest.raises(BacklogFull, match="1 bytes wait"),
+            ingest.reserve("other", 2),
+        ):
+            pass
+        store.is_open.set()
+        await until(lambda: sample("copilot_usage_events_backlog_bytes") == 0)
+
+        assert ids_of(await accept(ingest, items("b"), "other")) == ["b"]
+
+
+async def test_the_end_of_the_writer_fails_all(
+    opened: Open, items: Items, until: Until, *, log_entries: list[EventDict]
+) -> None:
+    """Waiting requests get an error, further ones too at once, and a line says so."""
+    async with opened() as (ingest, store):
+        store.is_open.clear()
+        store.failures = [Fatal("a bug")]
+        tasks = [asyncio.create_task(accept(ingest, items("a")))]
+        await until(lambda: bool(store.groups))
+        tasks.append(asyncio.create_task(accept(ingest, items("b"))))
+        await asyncio.sleep(0)
+        store.is_open.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        with pytest.raises(StorageUnavailable, match="the writer of events has ended"):
+            await accept(ingest, items("c"))
+
+        assert ingest.failure == "the writer of events has ended"
+    assert {type(each) for each in results} == {StorageUnavailable}
+    (entry,) = [each for each in log_entries if each["log_level"] == "error"]
+    assert entry["event"] == "events.writer_failed"
+
+
+async def test_the_writer_goes_on_after_a_defect(
+    opened: Open,
+    items: Items,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    log_entries: list[EventDict],
+) -> None:
+    """The requests of its group get an error, and the next group is stored."""
+    monkeypatch.setattr(ingest_module, "RECOVERY_S", 0.0)
+    async with opened() as (ingest, _):
+        with monkeypatch.context() as patched:
+            patched.setattr(Ingest, "_start", Mock(side_effect=ZeroDivisionError))
+            with pytest.raises(StorageUnavailable, match="the writer has failed"):
+                await accept(ingest, items("a"))
+        assert ids_of(await accept(ingest, items("b"))) == ["b"]
+
+        assert ingest.failure is None
+    (entry,) = [each for each in log_entries if each["log_level"] == "error"]
+    assert entry["event"] == "events.writer_failed"
+
+
+async def test_closing_does_not_wait_for_a_hanging_write(
+    opened: Open, items: Items, until: Until, loop_time: LoopTime
+) -> None:
+    """After a bounded time the write is cancelled, and its requests get an error."""
+    async with opened() as (ingest, store):
+        store.is_open.clear()
+        task = asyncio.create_task(accept(ingest, items("a")))
+        await until(lambda: bool(store.groups))
+        passing = asyncio.create_task(loop_time.pass_s(QUEUE_WAIT_S))
+    await passing
+    with pytest.raises(StorageUnavailable):
+        await task
+
+
+async def test_a_single_request_may_exceed_the_backlog(
+    opened: Open, items: Items
+) -> None:
+    """Without other requests it is accepted; otherwise it could never be stored."""
+    async with opened(max_backlog=1) as (ingest, _):
+        assert ids_of(await accept(ingest, items("a", "b"))) == ["a", "b"]
+
+
+def test_times_of_arrival_only_increase(
+    database: Database, settings: MakeSettings, items: Items
+) -> None:
+    """Times are unique and increase even if the clock stops or goes back."""
     times = iter([100, 100, 50, 101, 1_000])
-    ingest = Ingest(settings().events, EventStore(database), lambda: next(times))
+    store = EventStore(database)
+    ingest = Ingest(settings().events, store, QUEUE_WAIT_S, lambda: next(times))
 
-    arrived = [ingest.arrive(items("a", "b")) for _ in range(5)]
+    groups = [ingest.stamp(items("a", "b")) for _ in range(5)]
 
-    moments = [each.received_at for arrivals in arrived for each in arrivals]
+    moments = [each.received_at for group in groups for each in group]
     assert moments == [100, 101, 102, 103, 104, 105, 106, 107, 1_000, 1_001]
 
 
-async def test_a_commit_is_logged(
-    opened: Open, items: Items, log_entries: list[EventDict]
+def test_times_of_arrival_return_to_the_clock(
+    database: Database, settings: MakeSettings, items: Items
 ) -> None:
-    """For who looks closely, each commit says how much was in it."""
-    async with opened() as (ingest, _):
-        await ingest.take(items("a", "b"))
+    """After a jump into the future and back, they are at most seconds ahead of it."""
+    second = US_PER_S
+    times = iter([0, 3_600 * second, 5 * second, 6 * second, 0, 0, 17 * second])
+    store = EventStore(database)
+    ingest = Ingest(settings().events, store, QUEUE_WAIT_S, lambda: next(times))
 
-    (entry,) = [each for each in log_entries if each["event"] == "events.committed"]
-    assert entry["log_level"] == "debug"
-    assert (entry["events"], entry["requests"]) == (2, 1)
-    assert entry["duration_s"] >= 0
+    moments = [ingest.stamp(items("a"))[0].received_at for _ in range(7)]
+
+    assert moments == [
+        *(1, 3_600 * second, 5 * second, 6 * second),
+        # The clock went back by a few seconds only: it will catch up soon.
+        *(6 * second + 1, 6 * second + 2, 17 * second),
+    ]
+
+
+async def test_pages_skip_no_event_after_the_clock_has_gone_back(
+    database: Database, settings: MakeSettings, items: Items
+) -> None:
+    """Events with earlier and with equal times of arrival are on one page each."""
+    hour = 3_600 * US_PER_S
+    times = iter([hour, 2 * hour, hour, hour - US_PER_S, 3 * hour, hour])
+    store = EventStore(database)
+    ingest = Ingest(settings().events, store, QUEUE_WAIT_S, lambda: next(times))
+    for name in "fedcba":
+        await store.store(ingest.stamp(items(name)))
+    queries = EventQueries(database)
+
+    listed: list[tuple[str, str | None]] = []
+    page = await queries.events(EventFilter("shop"), 1)
+    while isinstance(page.next, EventCursor):
+        listed += [(each.received_at, each.id) for each in page.items]
+        page = await queries.events(EventFilter("shop"), 1, page.next)
+    listed += [(each.received_at, each.id) for each in page.items]
+
+    assert listed == sorted(listed)
+    assert sorted(str(name) for _, name in listed) == list("abcdef")
+    assert len({received_at for received_at, _ in listed}) < len(listed)

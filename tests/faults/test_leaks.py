@@ -1,7 +1,6 @@
-"""After hundreds of refreshes, most of them faulted, nothing more is left.
+"""Hundreds of refreshes with faults leak no task, file or memory.
 
-Tasks, open files and memory are counted before and after; and whatever was answered
-meanwhile was a right bill or a problem, never anything else.
+Every answer meanwhile is a correct bill or a problem.
 """
 
 import asyncio
@@ -20,26 +19,27 @@ from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from tests.clock import Clock
 from tests.conftest import Hurried, MakeSettings, always
-from tests.faults.matrix import LEASE, OLD, bill_of, serving
+from tests.faults.cells import LEASE, OLD, bill_of
+from tests.faults.matrix import serving
 from tests.leftovers import open_files
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 REFRESHES: Final = 200
 TRY_S: Final = 10.0
-MOST_GROWTH_BYTES: Final = 64 * 1024
-"""A third of a kibibyte for each refresh."""
+MAX_GROWTH_BYTES: Final = 64 * 1024
+"""A third of a KiB for each refresh."""
 
 SLOW: Final = frozenset({"hang", "slow_drip", "gzip_bomb"})
-"""Faults that take a time-out or much computing: those strike once each."""
+"""Faults with a time-out or much computing, which are used once each."""
 
 BILL: Final = bill_of(OLD, {7: LEASE})
 BILL_BY_TEXT: Final = bill_of(OLD, {})
-"""Right as well, while upstream says that there is no such report."""
+"""Correct too, while the upstream has no such report."""
 
 
 class Service:
-    """The service, its upstream and its clock, to be asked again and again."""
+    """The service with its upstream and its clock."""
 
     def __init__(
         self, session: ClientSession, upstream: RunningSandbox, clock: Clock
@@ -49,7 +49,7 @@ class Service:
         self._clock = clock
 
     async def refresh(self, faults: Faults) -> int:
-        """Ask once when nothing held is any good; what is sent is right, or a 503."""
+        """Request the bill after the cache expired; check it, and return the status."""
         self._upstream.sandbox.faults = faults
         self._clock.pass_s(1_000)
         response = await self._session.get("/usage")
@@ -61,8 +61,8 @@ class Service:
         return response.status
 
 
-def strikes(name: str) -> list[Faults]:
-    """A fault of the messages, one of the reports, and one that passes."""
+def faults_of(name: str) -> list[Faults]:
+    """Return the fault for the messages, for the reports, and for one call."""
     return [
         always(name, path=MESSAGES_PATH),
         always(name, path=REPORTS_PREFIX),
@@ -72,16 +72,16 @@ def strikes(name: str) -> list[Faults]:
 
 
 def quick_faults(count: int) -> list[Faults]:
-    """So many, all kinds in turn."""
-    turn = [each for name in FAULTS if name not in SLOW for each in strikes(name)]
-    return list(islice(cycle(turn), count))
+    """Return this number of faults, all kinds in turn."""
+    kinds = [each for name in FAULTS if name not in SLOW for each in faults_of(name)]
+    return list(islice(cycle(kinds), count))
 
 
 @pytest.fixture
 async def service(
     settings: MakeSettings, sandbox: RunningSandbox
 ) -> AsyncIterator[Service]:
-    """It gives each refresh two tries, and holds nothing beyond its time."""
+    """A service with two tries for each call."""
     sandbox.sandbox.set_messages(OLD)
     sandbox.sandbox.set_report(7, LEASE)
     made = settings(
@@ -102,10 +102,10 @@ async def service(
         yield Service(session, sandbox, clock)
 
 
-async def test_faults_leave_no_task_and_no_file(
+async def test_faults_leak_no_task_and_no_file(
     service: Service, sandbox: RunningSandbox, until: Until, hurried: Hurried
 ) -> None:
-    """Whatever befalls a try, its task ends and its connection is closed or reused."""
+    """After any fault the task ends, and the connection is closed or reused."""
     assert await service.refresh(Faults()) == 200
     tasks, files = len(asyncio.all_tasks()), len(open_files())
 
@@ -121,29 +121,29 @@ async def test_faults_leave_no_task_and_no_file(
     assert len(open_files()) <= files
 
 
-async def test_faults_do_not_fill_the_memory(
+async def test_faults_leak_no_memory(
     service: Service, log_entries: list[EventDict]
 ) -> None:
-    """The second hundreds of refreshes need no more than the first left behind."""
+    """The second series of refreshes needs no more memory than the first."""
     tracemalloc.start()
     try:
-        held = []
+        used = []
         for _ in range(2):
             for faults in quick_faults(REFRESHES):
                 await service.refresh(faults)
                 log_entries.clear()
             gc.collect()
-            held.append(tracemalloc.get_traced_memory()[0])
+            used.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
 
-    assert held[1] - held[0] < MOST_GROWTH_BYTES
+    assert used[1] - used[0] < MAX_GROWTH_BYTES
 
 
-async def test_a_service_that_ends_amid_a_refresh_leaves_nothing(
+async def test_a_shutdown_during_a_refresh_leaks_nothing(
     settings: MakeSettings, sandbox: RunningSandbox, until: Until
 ) -> None:
-    """Its refresh is ended with it, and so is the call that hangs upstream."""
+    """The shutdown cancels the refresh and its hanging call."""
     sandbox.sandbox.faults = always("hang")
     tasks, files = len(asyncio.all_tasks()), len(open_files())
     made = settings(
@@ -151,12 +151,12 @@ async def test_a_service_that_ends_amid_a_refresh_leaves_nothing(
         upstream={"base_url": sandbox.url, "timeout_s": 60.0, "deadline_s": 60.0},
     )
     async with serving(made, Clock()) as session:
-        asking = asyncio.create_task(session.get("/usage"))
+        request = asyncio.create_task(session.get("/usage"))
         await until(lambda: sandbox.sandbox.in_flight == 1)
-        asking.cancel()
+        request.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asking
-        assert sandbox.sandbox.in_flight == 1, "nobody waits, yet it goes on"
+            await request
+        assert sandbox.sandbox.in_flight == 1, "the refresh goes on without a client"
 
     await until(lambda: sandbox.sandbox.in_flight == 0)
     await until(lambda: len(asyncio.all_tasks()) <= tasks)

@@ -1,7 +1,6 @@
-"""Upstream, a process of its own, is killed amid a refresh and comes back.
+"""The upstream, a process of its own, is killed during a refresh and restarted.
 
-What is sent meanwhile is the held bill or a problem; afterwards everything is well
-again by itself.
+Meanwhile clients get the cached bill or a problem; afterwards the service recovers.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ from service.sandbox.periods import Period, generate_period
 from service.usage.snapshots.messages import report_key
 from tests.clock import Clock
 from tests.conftest import MakeSettings
-from tests.faults.matrix import serving, telling
+from tests.faults.matrix import serving, state_headers
 from tests.launcher import Launcher
 from tests.patience import GIVE_UP_S
 from tests.reference import text_rules
@@ -34,7 +33,7 @@ STALE_IF_ERROR_S: Final = 600
 
 
 class Upstream:
-    """An upstream that is a process of its own, always at the same port."""
+    """An upstream process with a fixed port."""
 
     def __init__(self, launcher: Launcher, log: Path) -> None:
         self.port = unused_port()
@@ -43,7 +42,7 @@ class Upstream:
         self._process_id: int | None = None
 
     async def start(self, *faults: str) -> None:
-        """Start it, and wait until it listens."""
+        """Start the process, and wait until it listens."""
         size = [f"--{name}={value}" for name, value in SIZE.items()]
         options = ["sandbox", f"--port={self.port}", *size, *faults]
         self._log.unlink(missing_ok=True)
@@ -51,31 +50,34 @@ class Upstream:
         await until(lambda: self._log.exists() and "http://" in self._log.read_text())
 
     def kill(self) -> None:
-        """End it, with no time for anything."""
+        """Kill the process."""
         if self._process_id is not None:
             os.kill(self._process_id, signal.SIGKILL)
             assert self._launcher.wait(self._process_id) == -signal.SIGKILL
             self._process_id = None
 
     @property
-    def has_callers(self) -> bool:
-        """Whether somebody is connected to its port."""
+    def has_connections(self) -> bool:
+        """True if a client is connected to the port."""
         rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
-        peers = [(row.split()[2], row.split()[3]) for row in rows]
-        place, is_on = f":{self.port:04X}", "01"
-        return any(at.endswith(place) and state == is_on for at, state in peers)
+        connections = [(row.split()[2], row.split()[3]) for row in rows]
+        port, established = f":{self.port:04X}", "01"
+        return any(
+            remote.endswith(port) and state == established
+            for remote, state in connections
+        )
 
 
 @pytest.fixture
 def upstream(launcher: Launcher, tmp_path: Path) -> Iterator[Upstream]:
-    """Not started yet."""
+    """An upstream that is not started yet."""
     upstream = Upstream(launcher, tmp_path / "log")
     yield upstream
     upstream.kill()
 
 
 def bill_of(period: Period) -> bytes:
-    """What the period has to be answered with, by the reference."""
+    """Return the answer of the reference implementation."""
     items = []
     for sent in msgspec.json.decode(period.messages_body)["messages"]:
         item = {"message_id": sent["id"], "timestamp": sent["timestamp"]}
@@ -103,20 +105,27 @@ STALE: Final = {
 REFETCHED: Final = {"Age": "0", "Cache-Status": "copilot-usage; fwd=stale; stored"}
 
 
-BEGUN: Final = {"messages": "usage.refresh.started", "reports": "upstream.request"}
-"""The log's last word before upstream is killed: the hanging call has begun."""
+LAST_EVENTS: Final = {
+    "messages": "usage.refresh.started",
+    "reports": "upstream.request",
+}
+"""The last log event before the upstream is killed: the hanging call has begun."""
 
 
 async def get_usage(service: ClientSession) -> tuple[int, bytes, dict[str, str]]:
-    """The status, the body of a bill, and the headers that tell how it stands."""
+    """Return the status, the body of a bill, and the headers of its state."""
     response = await service.get("/usage")
     body = await response.read()
-    return response.status, body if response.status == 200 else b"", telling(response)
+    return (
+        response.status,
+        body if response.status == 200 else b"",
+        state_headers(response),
+    )
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """What the service's answers age by."""
+    """The clock of the service's cache."""
     return Clock()
 
 
@@ -124,11 +133,11 @@ def clock() -> Clock:
 async def service(
     settings: MakeSettings, upstream: Upstream, clock: Clock
 ) -> AsyncIterator[ClientSession]:
-    """A caller of the service, which calls that upstream."""
-    place = {"base_url": f"http://127.0.0.1:{upstream.port}", "timeout_s": GIVE_UP_S}
+    """A session with the service that uses the upstream."""
+    address = {"base_url": f"http://127.0.0.1:{upstream.port}", "timeout_s": GIVE_UP_S}
     made = settings(
         server={"port": 0, "drain_s": 0.0},
-        upstream={**place, "attempts": 2},
+        upstream={**address, "attempts": 2},
         cache={"ttl_s": TTL_S, "stale_if_error_s": STALE_IF_ERROR_S},
         breaker={"minimum_calls": 1_000, "window_calls": 1_000},
     )
@@ -138,22 +147,22 @@ async def service(
         yield session
 
 
-@pytest.mark.parametrize("amid", ["messages", "reports"])
-async def test_upstream_is_killed_amid_a_refresh(
+@pytest.mark.parametrize("failing_call", ["messages", "reports"])
+async def test_the_upstream_is_killed_during_a_refresh(
     service: ClientSession,
     upstream: Upstream,
     clock: Clock,
     log_entries: list[EventDict],
-    amid: str,
+    failing_call: str,
 ) -> None:
-    """Held, then stale, then refused, then whole again: never a bill that is wrong."""
+    """Clients get the stale bill, then a 503, then the current bill."""
     upstream.kill()
-    await upstream.start("--hang", "1", "--fault-path", f"/{amid}/")
+    await upstream.start("--hang", "1", "--fault-path", f"/{failing_call}/")
     clock.pass_s(100)
     log_entries.clear()
     waiting = [asyncio.create_task(get_usage(service)) for _ in range(20)]
     async with asyncio.timeout(GIVE_UP_S):
-        await begun(upstream, log_entries, BEGUN[amid])
+        await begun(upstream, log_entries, LAST_EVENTS[failing_call])
     upstream.kill()
     assert await asyncio.gather(*waiting) == [(200, BILL, STALE)] * len(waiting)
 
@@ -165,8 +174,8 @@ async def test_upstream_is_killed_amid_a_refresh(
 
 
 async def begun(upstream: Upstream, log: list[EventDict], event: str) -> None:
-    """Wait until upstream is being called, and the log says so."""
+    """Wait until the upstream has a connection, and the log has the event."""
     while event not in [each["event"] for each in log]:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0)
-    while not upstream.has_callers:  # noqa: ASYNC110 - nor here
+    while not upstream.has_connections:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The load run's own judgement: right bills pass, each kind of wrong one is told."""
+"""Checks of answers in load runs."""
 
 import json
 from collections.abc import Callable
@@ -117,8 +117,10 @@ def test_right_answers_pass(bill: Bill, check: Check, body: dict[str, Any]) -> N
         ),
     ],
 )
-def test_wrong_answers_are_told(bill: Bill, check: Check, body: dict[str, Any]) -> None:
-    """No kind of wrong bill gets through a load run unseen."""
+def test_wrong_answers_are_reported(
+    bill: Bill, check: Check, body: dict[str, Any]
+) -> None:
+    """Every kind of wrong answer raises an error."""
     with pytest.raises(WrongAnswer):
         check(bill, json.dumps(body).encode())
 
@@ -132,6 +134,6 @@ def test_wrong_answers_are_told(bill: Bill, check: Check, body: dict[str, Any]) 
     ],
 )
 def test_a_tag_stands_for_its_bytes(bill: Bill, body: bytes, etag: str) -> None:
-    """An ETag that is missing, or that comes with other bytes, is told."""
+    """A missing ETag, or one with other bytes, is reported."""
     with pytest.raises(WrongAnswer):
         bill.check_whole(body, etag)

@@ -1,4 +1,4 @@
-"""Where load may be sent."""
+"""Addresses to which load may be sent."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from benchmarks.load.loopback import loopback
     "url", ["http://127.0.0.1:8000", "http://localhost:8000", "http://[::1]:8000"]
 )
 def test_this_machine_may_be_loaded(url: str) -> None:
-    """A loopback address is taken, without a last slash."""
+    """A loopback address is accepted, without a slash at the end."""
     assert loopback(url + "/") == url
 
 

@@ -1,4 +1,4 @@
-"""A sandbox that listens, and a client that asks it, for every test here."""
+"""A running sandbox, and a client session with it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,34 +12,34 @@ from tests.patience import GIVE_UP_S
 
 
 @asynccontextmanager
-async def impatient(running: RunningSandbox) -> AsyncIterator[None]:
-    """Raise `TimeoutError` when the sandbox has received a request made here."""
+async def timing_out(running: RunningSandbox) -> AsyncIterator[None]:
+    """Raise `TimeoutError` when the sandbox has received a request of the block."""
     calls = running.sandbox.calls
     before = calls.total()
 
-    async def end(patience: asyncio.Timeout) -> None:
+    async def expire(deadline: asyncio.Timeout) -> None:
         while calls.total() == before:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0)
-        patience.reschedule(asyncio.get_running_loop().time())
+        deadline.reschedule(asyncio.get_running_loop().time())
 
-    async with asyncio.timeout(None) as patience:
-        ending = asyncio.create_task(end(patience))
+    async with asyncio.timeout(None) as deadline:
+        expiry = asyncio.create_task(expire(deadline))
         try:
             yield
         finally:
-            ending.cancel()
+            expiry.cancel()
 
 
 @pytest.fixture
 async def running() -> AsyncIterator[RunningSandbox]:
-    """A sandbox on a free port, holding the default period."""
+    """A sandbox on a free port, with the default period."""
     async with running_sandbox() as running:
         yield running
 
 
 @pytest.fixture
 async def session(running: RunningSandbox) -> AsyncIterator[ClientSession]:
-    """A client of that sandbox; paths are enough."""
+    """A session whose base URL is the sandbox."""
     timeout = ClientTimeout(total=GIVE_UP_S)
     async with ClientSession(running.url, timeout=timeout) as session:
         yield session
@@ -47,14 +47,14 @@ async def session(running: RunningSandbox) -> AsyncIterator[ClientSession]:
 
 @pytest.fixture(autouse=True)
 def _quiet_server(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No fault, and no client that leaves one, makes the server log a warning."""
+    """Fail if the server logs a warning, whatever faults and disconnects occur."""
     yield
     assert caplog.get_records("call") == []
 
 
 @pytest.fixture
-def settle() -> Callable[[RunningSandbox], Awaitable[None]]:
-    """Wait until a sandbox handles nothing, making it answer small requests."""
+def until_idle() -> Callable[[RunningSandbox], Awaitable[None]]:
+    """Wait until a sandbox has no request in flight."""
 
     async def wait(running: RunningSandbox) -> None:
         async with asyncio.timeout(GIVE_UP_S), ClientSession(running.url) as session:

@@ -1,4 +1,4 @@
-"""The sandbox's options: one for each field of its structs, checked by their bounds."""
+"""Options of the sandbox command: one for each field, with the structs' bounds."""
 
 import re
 from typing import Any, Final
@@ -7,11 +7,13 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from service import __main__, serving
+from service import __main__
+from service.observability import log_output
 from service.sandbox import command
 from service.sandbox.command import SWITCHES, BadOption, option_name, sandbox_options
+from service.sandbox.fake_vpic_faults import VPIC_FAULTS
 from service.sandbox.options import Faults, SandboxOptions
-from service.sandbox.vpic_faults import VPIC_FAULTS
+from service.server import runner as serving
 
 FIELDS: Final = [
     *(name for name in SandboxOptions.__struct_fields__ if name != "faults"),
@@ -20,47 +22,45 @@ FIELDS: Final = [
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[SandboxOptions]:
-    """The options of each sandbox that the command would have served."""
+def served(monkeypatch: pytest.MonkeyPatch) -> list[SandboxOptions]:
+    """The options of each sandbox that the command would serve."""
     options: list[SandboxOptions] = []
-    monkeypatch.setattr(command, "playing", lambda wanted, *_: options.append(wanted))
+    monkeypatch.setattr(
+        command, "serve_sandbox", lambda chosen, *_: options.append(chosen)
+    )
     monkeypatch.setattr(serving, "run", lambda *_: None)
+    # The runner of commands has streams of its own.
+    monkeypatch.setattr(log_output, "replace_streams", lambda: None)
     return options
 
 
-def ask(*arguments: str) -> str:
-    """Call `copilot-usage sandbox`, and give what it printed."""
+def call(*arguments: str) -> str:
+    """Call `copilot-usage sandbox`; return its output."""
     result = CliRunner().invoke(__main__.cli, ["sandbox", *arguments])
     assert result.exit_code == 0, result.output
     return result.output
 
 
 def test_every_fault_is_an_option() -> None:
-    """The options that make faults strike are the faults that the sandbox can play."""
+    """The switches are the faults of the sandbox."""
     assert sorted(map(option_name, VPIC_FAULTS)) == sorted(SWITCHES)
 
 
 def test_help_lists_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each field of the structs is an option, with the explanation it has there."""
+    """The help lists each field of the structs, with its description."""
     monkeypatch.setenv("COLUMNS", "200")
-    printed = re.sub(r"\x1b\[[\d;]*m", "", ask("--help"))
+    printed = re.sub(r"\x1b\[[\d;]*m", "", call("--help"))
     assert [name for name in FIELDS if f"{option_name(name)} " not in printed] == []
     assert "200 with a page of HTML." in printed
     assert "[default: 110]" in printed
 
 
-def test_without_options_it_is_the_default_sandbox(asked: list[SandboxOptions]) -> None:
-    """The structs' defaults are the command's."""
-    ask()
-    assert asked == [SandboxOptions()]
-
-
-def test_options_reach_their_fields(asked: list[SandboxOptions]) -> None:
-    """Sizes, manner and faults are taken as given."""
-    ask("--messages", "5", "--reports", "2", "--seed", "-1", "--latency-ms", "1.5")
-    ask("--error-rate", "0.25", "--hang", "0.5", "--retry-after", "")
-    ask("--reset", "1", "--fault-path", "/reports", "--fault-times", "3")
-    assert asked == [
+def test_options_set_their_fields(served: list[SandboxOptions]) -> None:
+    """Sizes, delays and faults have the given values."""
+    call("--messages", "5", "--reports", "2", "--seed", "-1", "--latency-ms", "1.5")
+    call("--error-rate", "0.25", "--hang", "0.5", "--retry-after", "")
+    call("--reset", "1", "--fault-path", "/reports", "--fault-times", "3")
+    assert served == [
         SandboxOptions(messages=5, reports=2, seed=-1, latency_ms=1.5),
         SandboxOptions(error_rate=0.25, faults=Faults(hang=0.5, retry_after="")),
         SandboxOptions(faults=Faults(reset=1.0, path="/reports", times=3)),
@@ -72,12 +72,12 @@ def test_options_reach_their_fields(asked: list[SandboxOptions]) -> None:
     [["--hang"], ["--hang=1"], ["--hang", "--html", "0"], ["--html", "0", "--hang"]],
     ids=" ".join,
 )
-def test_a_fault_alone_always_strikes(
-    arguments: list[str], asked: list[SandboxOptions]
+def test_a_fault_without_probability_is_certain(
+    arguments: list[str], served: list[SandboxOptions]
 ) -> None:
-    """A fault's probability may be left out, wherever it stands."""
-    ask(*arguments)
-    assert asked == [SandboxOptions(faults=Faults(hang=1.0))]
+    """The probability of a fault may be omitted at any position."""
+    call(*arguments)
+    assert served == [SandboxOptions(faults=Faults(hang=1.0))]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_a_fault_alone_always_strikes(
         ("times", -1, "--fault-times: expected `int` >= 0"),
     ],
 )
-def test_impossible_values_are_named(field: str, value: Any, reason: str) -> None:
-    """A value out of bounds is refused by the name of its option."""
+def test_an_invalid_value_is_refused(field: str, value: Any, reason: str) -> None:
+    """The error for a value out of bounds names the option."""
     defaults = msgspec.to_builtins(SandboxOptions())
     chosen = {**defaults, **defaults["faults"], field: value}
     with pytest.raises(BadOption) as raised:

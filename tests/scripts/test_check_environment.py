@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from scripts import check_environment
-from scripts.check_environment import find_problems, installed, requirements_of
+from scripts.check_environment import find_problems, installed
 
 GIVE_UP_S: Final = 60
 CACHE: Final = ('codec>=2; extra == "fast"', 'other; extra == "slow"')
@@ -64,27 +64,12 @@ def test_an_extra_that_another_package_asks_for(tmp_path: Path) -> None:
     assert problems(tmp_path) == [said]
 
 
-def test_a_requirement_without_extra(tmp_path: Path) -> None:
-    """A problem that pip check finds is found as well, and said once."""
-    install(tmp_path, "user", "1.0", "cache", "cache")
-    assert problems(tmp_path) == ["user requires cache, which is missing"]
-
-
 def test_markers_of_another_python(tmp_path: Path) -> None:
     """The markers are those of the environment that is asked about."""
     install(tmp_path, "user", "1.0", "newer; python_version >= '3.13'")
     assert problems(tmp_path) == []
     said = "user requires newer, which is missing"
     assert problems(tmp_path, python_version="3.13") == [said]
-
-
-def test_the_roots_are_those_of_the_project() -> None:
-    """Groups include others, and the project's own dependencies have a name."""
-    build = {each.name for each in requirements_of(["build"])}
-    dev = {each.name for each in requirements_of(["dev"])}
-    assert build == {"hatchling"}
-    assert build < dev
-    assert "redis[hiredis]>=6" in map(str, requirements_of(["project"]))
 
 
 def test_the_command_fails_with_a_line_for_each_problem(tmp_path: Path) -> None:

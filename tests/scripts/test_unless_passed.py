@@ -71,7 +71,7 @@ def test_a_failure_is_repeated(checkout: Path) -> None:
 
 
 def test_a_change_during_the_check_is_not_taken_for_checked(checkout: Path) -> None:
-    """The key of a success is kept only for the inputs that were there all the time."""
+    """The key of a success is stored only if the inputs have not changed meanwhile."""
     assert runs(checkout, command="echo >>lock") == (0, 1)
     assert runs(checkout, command="echo >>lock") == (0, 2)
 

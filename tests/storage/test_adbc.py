@@ -1,4 +1,4 @@
-"""How ADBC opens the database that `storage.url` names."""
+"""Options of ADBC for the database of `storage.url`."""
 
 from pathlib import Path
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 from msgspec.structs import replace
 
-from service.storage.adbc import opening_of
+from service.storage.adbc import adbc_options_of
 from tests.conftest import storage_at
 
 HERE: Final = Path.cwd().as_uri()
@@ -26,13 +26,13 @@ CONNINFOS: Final = {
     "h/d?ssl=verify-full": "host='h' dbname='d' sslmode='verify-full'",
     "h/d?schema=a&statement_cache_size=0": "host='h' dbname='d'",
 }
-ALWAYS: Final = " connect_timeout='30' application_name='copilot-usage'"
+ALWAYS: Final = " connect_timeout='5' application_name='copilot-usage'"
 
 
 @pytest.mark.parametrize("url, uri", SQLITE_URIS.items(), ids=SQLITE_URIS)
 def test_a_file_is_opened_for_reading_alone(url: str, uri: str) -> None:
     """It is the service's file, from its working directory, and waits as long."""
-    opening = opening_of(replace(storage_at(url), lock_timeout_s=1.5))
+    opening = adbc_options_of(replace(storage_at(url), lock_timeout_s=1.5))
 
     assert (opening.driver, opening.uri) == ("sqlite", uri)
     assert opening.set_up == ["PRAGMA busy_timeout = 1500"]
@@ -40,14 +40,14 @@ def test_a_file_is_opened_for_reading_alone(url: str, uri: str) -> None:
 
 @pytest.mark.parametrize("url, conninfo", CONNINFOS.items(), ids=CONNINFOS)
 def test_a_server_is_named_as_libpq_has_it(url: str, conninfo: str) -> None:
-    """All that says where it is and who asks, quoted; nothing that is asyncpg's own."""
-    opening = opening_of(storage_at(f"postgresql+asyncpg://{url}"))
+    """Parameters of libpq are quoted; those of asyncpg alone are left out."""
+    opening = adbc_options_of(storage_at(f"postgresql+asyncpg://{url}"))
 
     assert (opening.driver, opening.uri) == ("postgresql", conninfo + ALWAYS)
 
 
 def test_a_schema_is_quoted() -> None:
     """`?schema=` is where the tables are looked for, whatever its name."""
-    opening = opening_of(storage_at("postgresql+asyncpg://h/d?schema=a%22b"))
+    opening = adbc_options_of(storage_at("postgresql+asyncpg://h/d?schema=a%22b"))
 
     assert opening.set_up[-1] == 'SET search_path TO "a""b"'

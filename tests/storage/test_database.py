@@ -1,9 +1,12 @@
 """The database as its users rely on it: durable, and clear about its failures."""
 
 import asyncio
+import os
 import socket
 import sqlite3
+import stat
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +15,11 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import func, insert, select, text
 
-from service.events.keys import add_key, list_keys
-from service.events.tables import keys
-from service.settings import Storage
-from service.storage.database import Database, insert_rows, open_database
+from service.keys.store import add_key, list_keys
+from service.keys.tables import keys
+from service.settings import StorageSettings
+from service.storage.bulk_inserts import insert_rows
+from service.storage.database import Database, open_database
 from service.storage.errors import (
     Collided,
     StorageError,
@@ -25,26 +29,27 @@ from service.storage.errors import (
 )
 from tests.clock import LoopTime
 from tests.conftest import POSTGRESQL, storage_at
+from tests.events.faults.test_disks import files_no_larger, size_of_wal
 from tests.patience import GIVE_UP_S
 
 SHORT_S: Final = 0.05
 TIMEOUT_S: Final = 20.0
-ROW: Final = ("a", b"a", "shop", False, 1.5, 1, None)
+ROW: Final = ("a", b"a", "shop", False, 1.5, 1, None, "events:write")
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where a database is to be."""
+    """URL of a new database."""
     return tmp_path / "var" / "our.db"
 
 
-def at(file: Path, **more: float) -> Storage:
+def at(file: Path, **more: float) -> StorageSettings:
     """The settings of a file that nobody waits long for."""
     return replace(storage_at(f"sqlite+aiosqlite:///{file}"), **more)
 
 
 async def count(database: Database) -> int:
-    """How many keys there are."""
+    """Return the number of API keys."""
     async with database.reading() as connection:
         return int(await connection.scalar(select(func.count()).select_from(keys)) or 0)
 
@@ -55,7 +60,18 @@ async def store(database: Database, *rows: tuple[object, ...]) -> None:
         await insert_rows(connection, insert(keys), rows)
 
 
-async def refusal(settings: Storage) -> str:
+def check_unlocked(file: Path) -> None:
+    """Fail unless another process can write at once."""
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    """Return the permissions of each file in a folder."""
+    return {each.name: stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()}
+
+
+async def refusal(settings: StorageSettings) -> str:
     """Why this database cannot be opened."""
     with pytest.raises(StorageUnusable) as raised:
         async with open_database(settings):
@@ -74,16 +90,16 @@ def put(file: Path, content: bytes) -> None:
 
 
 def names_beside(file: Path) -> list[str]:
-    """What is in a file's folder."""
+    """Return the names in a file's folder."""
     return [each.name for each in file.parent.iterdir()]
 
 
 # --- on either database -------------------------------------------------------------
 
 
-async def test_rows_are_kept(database: Database, storage: Storage) -> None:
-    """What is written is there for whoever opens the database next."""
-    await store(database, ROW, ("b", b"b", "shop", True, None, 2, 3))
+async def test_rows_are_kept(database: Database, storage: StorageSettings) -> None:
+    """Written rows are there when the database is opened again."""
+    await store(database, ROW, ("b", b"b", "shop", True, None, 2, 3, "admin"))
     await store(database)
     async with open_database(storage) as again:
         kept = await list_keys(again)
@@ -111,24 +127,22 @@ async def test_what_raises_leaves_nothing(database: Database) -> None:
     [
         pytest.param([ROW, ROW], Collided, id="the same key twice"),
         pytest.param(
-            [("a", b"a", "\ud800", False, None, 1, None)],
+            [("a", b"a", "\ud800", False, None, 1, None, "admin")],
             ValueRefused,
             id="half a surrogate pair",
         ),
         pytest.param(
-            [("a", b"a", "shop", False, None, 2**63, None)],
+            [("a", b"a", "shop", False, None, 2**63, None, "admin")],
             ValueRefused,
             id="beyond 64 bits",
         ),
-        pytest.param(
-            [("a", b"a", None, False, None, 1, None)], ValueRefused, id="missing"
-        ),
+        pytest.param([("a", b"a", None, *ROW[3:])], ValueRefused, id="missing"),
     ],
 )
 async def test_refusals(
     database: Database, rows: list[tuple[object, ...]], meaning: type[StorageError]
 ) -> None:
-    """What a database refuses is told apart, and the database stays of use."""
+    """Each refusal has its error class, and the database stays usable."""
     with pytest.raises(StorageError) as raised:
         await store(database, *rows)
     assert type(raised.value) is meaning
@@ -144,8 +158,8 @@ async def test_a_table_that_is_gone(database: Database) -> None:
         await list_keys(database)
 
 
-async def test_more_readers_than_connections(storage: Storage) -> None:
-    """Who finds none free for too long is refused, and served when one is."""
+async def test_more_readers_than_connections(storage: StorageSettings) -> None:
+    """A transaction fails if no connection becomes free in time."""
     few = replace(storage, connections=1, lock_timeout_s=SHORT_S)
     async with open_database(few) as database:
         async with database.reading():
@@ -171,15 +185,32 @@ async def test_sqlite_is_made_where_it_was_not(file: Path) -> None:
 
 
 async def test_no_file_is_made_for_who_only_looks(file: Path) -> None:
-    """Where a database must exist and does not, none appears."""
+    """With `must_exist`, a missing file is not created."""
     with pytest.raises(StorageUnusable, match=f"{file}: there is no such file$"):
         async with open_database(at(file), must_exist=True):
             pass
     assert not file.parent.exists()
 
 
+async def test_only_the_user_may_read_a_new_file(file: Path) -> None:
+    """Its mode and those of SQLite's other files do not follow the umask."""
+    before = os.umask(0o022)
+    try:
+        async with open_database(at(file)) as database:
+            await store(database, ROW)
+            modes = modes_in(file.parent)
+    finally:
+        os.umask(before)
+
+    assert modes == dict.fromkeys(("our.db", "our.db-wal", "our.db-shm"), 0o600)
+    # The owner may have given others a right, which stays.
+    await asyncio.to_thread(file.chmod, 0o640)
+    async with open_database(at(file)):
+        assert modes_in(file.parent)["our.db"] == 0o640
+
+
 async def test_bad_files_are_left_alone(file: Path) -> None:
-    """What is no database of ours is named with its reason, and not a byte changes."""
+    """A file that is not our database is reported, and not changed."""
     async with open_database(at(file)) as database:
         await add_key(database, "shop")
     good = contents(file)
@@ -232,10 +263,10 @@ async def test_a_file_that_is_read_only(file: Path) -> None:
 
 
 async def test_a_disk_that_is_full(file: Path) -> None:
-    """What does not fit is refused whole, and fits when there is room again."""
+    """On a full disk nothing is stored, no lock stays, and a later attempt succeeds."""
     async with open_database(at(file)) as database:
         many = [
-            (f"{n}", f"{n}".encode(), "x" * 500, False, None, n, None)
+            (f"{n}", f"{n}".encode(), "x" * 500, False, None, n, None, "admin")
             for n in range(500)
         ]
         async with database.writing() as connection:
@@ -244,8 +275,16 @@ async def test_a_disk_that_is_full(file: Path) -> None:
         with pytest.raises(StorageUnavailable, match=r"^database or disk is full$"):
             await store(database, *many)
         assert await count(database) == 0
+        check_unlocked(file)
         async with database.writing() as connection:
             await connection.execute(text("PRAGMA max_page_count = 100000"))
+        # Neither does it stay locked where the commit fails.
+        with (
+            files_no_larger(os.getpid(), size_of_wal(at(file))),
+            pytest.raises(StorageUnavailable),
+        ):
+            await store(database, *many)
+        check_unlocked(file)
         await store(database, *many)
         assert await count(database) == len(many)
 
@@ -277,7 +316,9 @@ async def hasty_role() -> AsyncIterator[str]:
 
 @pytest.mark.services
 @pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
-async def test_commits_wait_for_the_disk(storage: Storage, hasty_role: str) -> None:
+async def test_commits_wait_for_the_disk(
+    storage: StorageSettings, hasty_role: str
+) -> None:
     """Whatever the server or the role would have instead."""
     hasty = replace(storage, url=storage.url.replace("postgres@", f"{hasty_role}@"))
     async with open_database(hasty) as database, database.writing() as connection:
@@ -288,7 +329,7 @@ async def test_commits_wait_for_the_disk(storage: Storage, hasty_role: str) -> N
 @pytest.mark.services
 @pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
 async def test_a_statement_that_takes_too_long(
-    storage: Storage, loop_time: LoopTime
+    storage: StorageSettings, loop_time: LoopTime
 ) -> None:
     """It is given up, and the database stays of use."""
     observer = await asyncpg.connect(POSTGRESQL)

@@ -1,19 +1,33 @@
 """Migrations: each step up, down and up again, and the models at their end."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from typing import Final
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, insert, inspect, text
+from sqlalchemy import Connection, delete, insert, inspect, select, text
+from sqlalchemy.engine.interfaces import ReflectedIndex
 
-from service.events.tables import keys
-from service.settings import Storage
-from service.storage.database import Database, migrate, open_database
-from service.storage.errors import StorageUnusable
-from service.storage.migrations import downgrade, is_in_shape, revisions, upgrade
+from service.events.tables import (
+    category_counts,
+    event_changes,
+    events,
+    name_counts,
+)
+from service.keys.store import add_key, list_keys
+from service.keys.tables import keys
+from service.settings import SCOPES, StorageSettings
+from service.storage.database import Database, Migrated, migrate, open_database
+from service.storage.errors import StorageUnusable, UnknownRevision
+from service.storage.free_space import is_shrinkable
+from service.storage.migrations import downgrade, is_current, revisions, upgrade
 from service.storage.tables import metadata
+from tests.patience import GIVE_UP_S
 
+HOUR_US: Final = 3_600_000_000
 STEPS = revisions()
 
 
@@ -36,12 +50,18 @@ def shape(connection: Connection) -> dict[str, object]:
     return {
         name: (
             [(each["name"], str(each["type"])) for each in found.get_columns(name)],
-            sorted(str(each) for each in found.get_indexes(name)),
+            sorted(map(described, found.get_indexes(name))),
             sorted(str(each) for each in found.get_unique_constraints(name)),
             found.get_pk_constraint(name),
         )
         for name in sorted(tables(connection))
     }
+
+
+def described(index: ReflectedIndex) -> str:
+    """Return all that there is of an index, its condition as text."""
+    options = index.get("dialect_options", {})
+    return str({**index, "dialect_options": {n: str(options[n]) for n in options}})
 
 
 async def test_the_stairway(bare: Database) -> None:
@@ -84,17 +104,18 @@ async def test_a_step_that_fails_leaves_nothing(bare: Database) -> None:
         assert await connection.run_sync(tables) == {"keys"}
 
 
-async def test_migrating_at_once(bare: Database, storage: Storage) -> None:
+async def test_migrating_at_once(bare: Database, storage: StorageSettings) -> None:
     """Many may migrate the same database: one does it, and the others find it done."""
     assert (
-        await asyncio.gather(*(migrate(storage) for _ in range(8))) == [STEPS[-1]] * 8
+        await asyncio.gather(*(migrate(storage) for _ in range(8)))
+        == [Migrated(STEPS[-1])] * 8
     )
     async with bare.reading() as connection:
-        assert await connection.run_sync(is_in_shape)
+        assert await connection.run_sync(is_current)
 
 
 async def test_a_newer_database_is_left_alone(
-    database: Database, storage: Storage
+    database: Database, storage: StorageSettings
 ) -> None:
     """Neither a start nor a migration touches what a newer version has made."""
     async with database.writing() as connection:
@@ -102,7 +123,7 @@ async def test_a_newer_database_is_left_alone(
             text("UPDATE alembic_version SET version_num = '9999'")
         )
         before = await connection.run_sync(shape)
-    reason = "it has the shape 9999, which this version does not know"
+    reason = "it has revision 9999, which this version does not know"
     with pytest.raises(StorageUnusable, match=reason):
         async with open_database(storage):
             pass
@@ -113,7 +134,7 @@ async def test_a_newer_database_is_left_alone(
 
 
 async def test_migrating_keeps_what_is_there(
-    database: Database, storage: Storage
+    database: Database, storage: StorageSettings
 ) -> None:
     """A database in shape is left as it is, with all that it holds."""
     values = {"id": "a", "digest": b"a", "application": "a"}
@@ -125,17 +146,178 @@ async def test_migrating_keeps_what_is_there(
         assert len((await connection.execute(keys.select())).all()) == 1
 
 
-async def test_shape_is_asked_for_elsewhere(bare: Database, storage: Storage) -> None:
-    """SQLite is brought into shape where it is opened; a server when it is told to."""
+async def test_only_sqlite_is_migrated_when_opened(
+    bare: Database, storage: StorageSettings
+) -> None:
+    """SQLite is migrated when it is opened; PostgreSQL only by the command."""
     if bare.is_sqlite:
         async with open_database(storage) as opened, opened.reading() as connection:
-            assert await connection.run_sync(is_in_shape)
+            assert await connection.run_sync(is_current)
         return
     with pytest.raises(
-        StorageUnusable, match=r"not in shape; run: copilot-usage migra"
+        StorageUnusable, match=r"it must be migrated; run: copilot-usage migra"
     ):
         async with open_database(storage):
             pass
     await migrate(storage)
     async with open_database(storage):
         pass
+
+
+async def stored_events(database: Database, number: int) -> None:
+    """Insert events in the schema before the counts, as the former version does."""
+    rows = [
+        {
+            "key": n.to_bytes(16, "big"),
+            "application": "shop",
+            "id": str(n),
+            "digest": b"d",
+            "session_id": "s",
+            "category": "c",
+            # Names of different frequency, and more than are counted apart.
+            "name": str(n if n < 11_000 else n % 7),
+            "at": -1 - n % 3 * 24 * HOUR_US,
+            "timestamp": "t",
+            "data": "{}",
+            "received_at": n,
+        }
+        for n in range(number)
+    ]
+    async with database.writing() as connection:
+        await connection.execute(insert(events), rows)
+
+
+async def test_stored_events_are_counted(
+    bare: Database, storage: StorageSettings
+) -> None:
+    """The upgrade counts stored events: the most frequent names of a category apart."""
+    await migrate(storage, "0002")
+    await stored_events(bare, 12_000)
+    await migrate(storage)
+
+    async with bare.reading() as connection:
+        assert (await connection.execute(event_changes.select())).all() == []
+        hours = category_counts.c.span == "hour"
+        by_hour = select(category_counts.c.start, category_counts.c.events).where(hours)
+        found = dict(map(tuple, await connection.execute(by_hour)))
+        assert found == {-1: 4_000, -25: 4_000, -49: 4_000}
+        days = select(category_counts.c.start).where(category_counts.c.span == "day")
+        assert sorted(await connection.scalars(days)) == [-3, -2, -1]
+        totals = select(name_counts.c.name, name_counts.c.events).where(
+            name_counts.c.span == "total"
+        )
+        names = dict(map(tuple, await connection.execute(totals)))
+    assert len(names) == 10_001
+    assert names[""] == 1_000
+    assert sorted(names.values())[-8:-1] == [143, 144, 144, 144, 144, 144, 144]
+    assert sum(names.values()) == 12_000
+
+
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+@pytest.mark.services
+async def test_events_are_stored_while_others_are_counted(
+    bare: Database, storage: StorageSettings
+) -> None:
+    """Writers do not wait for the upgrade that counts, and are counted afterwards."""
+    await migrate(storage, "0003")
+    await stored_events(bare, 10)
+    async with bare.writing() as counting:
+        await counting.run_sync(upgrade, "0004")
+        # It has counted 10 events and removed their changes, but is not committed.
+        async with asyncio.timeout(GIVE_UP_S), bare.writing() as connection:
+            await connection.execute(delete(events).where(events.c.id < "3"))
+        async with bare.reading() as connection:
+            changes = select(event_changes.c.events)
+            assert sum(await connection.scalars(changes)) == 7
+    async with bare.reading() as connection:
+        assert sum(await connection.scalars(changes)) == -3
+        counted = select(category_counts.c.events)
+        assert set(await connection.scalars(counted)) == {10, 4, 3}
+
+
+async def test_keys_keep_the_powers_that_they_had(
+    bare: Database, storage: StorageSettings
+) -> None:
+    """Keys of the former version, also those that it adds later, may do the same."""
+    await migrate(storage, "0004")
+    former = (
+        "INSERT INTO keys (id, digest, application, can_read_all, created_at) "
+        "VALUES (:id, :digest, 'shop', :can_read_all, 1)"
+    )
+
+    async def add(name: str, *, can_read_all: bool) -> None:
+        row = {"id": name, "digest": name.encode(), "can_read_all": can_read_all}
+        async with bare.writing() as connection:
+            await connection.execute(text(former), row)
+
+    await add("own", can_read_all=False)
+    await add("all", can_read_all=True)
+    await migrate(storage)
+    await add("later own", can_read_all=False)
+    await add("later all", can_read_all=True)
+
+    new = frozenset(SCOPES) - {"events:read-all", "usage:manage", "admin"}
+    found = {key.id: key.scopes for key in await list_keys(bare)}
+    assert found == {
+        "own": new,
+        "all": new | {"events:read-all"},
+        "later own": new,
+        "later all": new | {"events:read-all"},
+    }
+
+    # The former version reads this column only.
+    await add_key(bare, "audit", ["events:read", "events:read-all"])
+    await migrate(storage, "0004")
+    async with bare.reading() as connection:
+        rights = await connection.execute(
+            text("SELECT application, count(*) FROM keys WHERE can_read_all GROUP BY 1")
+        )
+        assert sorted(map(tuple, rights)) == [("audit", 1), ("shop", 2)]
+
+
+async def test_a_downgrade_keeps_rows_unless_told_otherwise(
+    database: Database, storage: StorageSettings
+) -> None:
+    """Without `drop_rows`, a downgrade that would lose rows changes nothing."""
+    await stored_events(database, 1)
+    assert await migrate(storage, "0001") == Migrated("0001")
+    reason = "revision base has no place for the rows of events; --drop-rows drops them"
+    with pytest.raises(StorageUnusable, match=reason):
+        await migrate(storage, "base")
+
+    async with database.reading() as connection:
+        assert len((await connection.execute(events.select())).all()) == 1
+    assert await migrate(storage, "base", drop_rows=True) == Migrated("base")
+    async with database.reading() as connection:
+        assert await connection.run_sync(tables) == set()
+
+
+@pytest.mark.parametrize("revision", ["9999", "head", "", "-1", "000", "0001:0002"])
+async def test_an_unknown_revision_is_refused(
+    database: Database, storage: StorageSettings, revision: str
+) -> None:
+    """A revision that this version does not have changes nothing."""
+    with pytest.raises(
+        UnknownRevision, match=f"--to {revision}: expected one of base,"
+    ):
+        await migrate(storage, revision)
+    async with database.reading() as connection:
+        assert await connection.run_sync(is_current)
+
+
+@pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
+async def test_an_old_file_is_rewritten_once(
+    database: Database, storage: StorageSettings
+) -> None:
+    """`migrate` lets a file that cannot shrink be able to, with all that it holds."""
+    await stored_events(database, 5)
+    await database.close()
+    with closing(sqlite3.connect(str(database.file))) as connection:
+        connection.executescript("PRAGMA auto_vacuum = NONE; VACUUM")
+
+    assert await migrate(storage) == Migrated(STEPS[-1], is_rewritten=True)
+    assert await migrate(storage) == Migrated(STEPS[-1])
+
+    async with open_database(storage) as again, again.reading() as connection:
+        assert await is_shrinkable(connection)
+        assert len((await connection.execute(events.select())).all()) == 5

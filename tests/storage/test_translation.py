@@ -11,7 +11,9 @@ from sqlalchemy.exc import DBAPIError
 
 from service.storage.errors import (
     Collided,
+    ConnectionLost,
     StorageError,
+    StorageTimeout,
     StorageUnavailable,
     StorageUnusable,
     ValueRefused,
@@ -63,6 +65,12 @@ OF_CLASS: Final = {
     "F0": StorageUnusable,
     "XX": StorageUnusable,
 }
+OF_STATE: Final = {
+    **dict.fromkeys(("23505", "23P01"), Collided),
+    **dict.fromkeys(
+        ("08003", "08006", "25P03", "57P01", "57P02", "57P05"), ConnectionLost
+    ),
+}
 
 
 def classes_below(parent: type[Any]) -> Iterator[type[Any]]:
@@ -86,6 +94,7 @@ def wrapped(driver: Exception, kind: type[DBAPIError] = DBAPIError) -> DBAPIErro
 
 def test_results_of_sqlite() -> None:
     """An extended code means what its primary one does, unless it says more."""
+    assert PERSISTENT_SQLITE.keys() <= SQLITE_RESULTS.keys()
     for name, code in SQLITE_RESULTS.items():
         error = sqlite3.OperationalError("it went\nwrong")
         error.sqlite_errorcode = code
@@ -96,25 +105,19 @@ def test_results_of_sqlite() -> None:
         assert str(ours) == "it went"
 
 
-def test_the_codes_that_matter_exist() -> None:
-    """None of those held above is missing from what the driver knows."""
-    assert PERSISTENT_SQLITE.keys() <= SQLITE_RESULTS.keys()
-
-
 def test_states_of_postgresql() -> None:
     """Each class of SQLSTATE has its meaning; all others may be over in a moment."""
     for name, kind in POSTGRESQL.items():
         error = kind("it went wrong")
         expected = OF_CLASS.get(error.sqlstate[:2], StorageUnavailable)
-        if error.sqlstate in {"23505", "23P01"}:
-            expected = Collided
+        expected = OF_STATE.get(error.sqlstate, expected)
         for raised in (error, wrapped(error)):
             ours = translate(raised)
             assert type(ours) is expected, name
             assert "pa55" not in str(ours)
 
 
-def test_no_state_is_held_that_the_driver_does_not_know() -> None:
+def test_every_state_is_known_to_the_driver() -> None:
     """A misspelt state would never be met."""
     states = {each.sqlstate for each in POSTGRESQL.values()}
     known = states | {state[:2] for state in states}
@@ -127,8 +130,11 @@ def test_no_state_is_held_that_the_driver_does_not_know() -> None:
         (OverflowError("too large"), ValueRefused),
         (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogate"), ValueRefused),
         (ConnectionRefusedError(111, "refused"), StorageUnavailable),
-        (TimeoutError(), StorageUnavailable),
-        (asyncpg.InterfaceError("connection is closed"), StorageUnavailable),
+        (ConnectionResetError(104, "reset"), ConnectionLost),
+        (BrokenPipeError(32, "broken"), ConnectionLost),
+        (TimeoutError(), StorageTimeout),
+        (asyncpg.InterfaceError("connection is closed"), ConnectionLost),
+        (asyncpg.InterfaceError("another operation"), StorageUnavailable),
         (asyncpg.InternalClientError("got lost"), StorageUnavailable),
         (sqlite3.ProgrammingError("closed"), StorageUnavailable),
         (sqlalchemy.exc.TimeoutError("no free connection"), StorageUnavailable),

@@ -1,8 +1,12 @@
-"""What the tests of `upstream` share: the sections of settings that a client needs."""
+"""What the tests of `upstream` share: sections of settings, and a type."""
 
-from service.settings import Breaker, Settings, Upstream
+from collections.abc import Awaitable, Callable
+
+from service.settings import BreakerSettings, Settings, UpstreamSettings
+
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
-def sections(settings: Settings) -> tuple[Upstream, Breaker]:
+def sections(settings: Settings) -> tuple[UpstreamSettings, BreakerSettings]:
     """Return what `open_client` takes."""
     return settings.upstream, settings.breaker

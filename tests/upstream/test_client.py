@@ -1,10 +1,8 @@
 """The client over real sockets: every fault, what comes of it, and what it leaves."""
 
 import asyncio
-import socket
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NoReturn
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -13,29 +11,24 @@ from aiohttp.test_utils import unused_port
 from pytest_aiohttp.plugin import AiohttpServer
 from structlog.typing import EventDict
 
-from service import metrics
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.upstream import errors
-from service.upstream.breaker import State
-from service.upstream.client import (
-    EDGE_BYTES,
-    UpstreamClient,
+from service.upstream.bodies import (
     UpstreamResponse,
-    check_is_json,
     decode,
-    open_client,
 )
-from service.upstream.peers import Peer
+from service.upstream.client import UpstreamClient, open_client
+from service.upstream.profiles import UpstreamProfile
 from tests.clock import LoopTime
-from tests.conftest import Hurried, MakeSettings, always, message
-from tests.upstream.conftest import sections
+from tests.conftest import PATIENT, Hurried, MakeSettings, always, message
+from tests.upstream.conftest import Until, sections
 
 PATH = "/messages/current-period"
 ATTEMPTS = 3
 MAX_BODY_BYTES = 512 * 1024
 MEMORY_LIMIT_BYTES = 16 * MAX_BODY_BYTES
-TRY_S = 10.0
+TRY_S = PATIENT["timeout_s"]
 
 
 class Message(msgspec.Struct):
@@ -75,28 +68,16 @@ SLOW_FAULTS = ["hang", "slow_drip"]
 async def upstream(
     settings: MakeSettings, sandbox: RunningSandbox
 ) -> AsyncIterator[UpstreamClient]:
-    """A client of the sandbox with one slot: a slot that is kept blocks the next."""
+    """A client of the sandbox with one slot: a slot that is kept blocks the next.
+
+    A test that lets the loop's time pass lets its tries time out.
+    """
     options = {
         "base_url": sandbox.url,
         "attempts": ATTEMPTS,
         "concurrency": 1,
         "max_body_bytes": MAX_BODY_BYTES,
         "retry_after_max_s": 0,
-    }
-    async with open_client(*sections(settings(upstream=options))) as client:
-        yield client
-
-
-@pytest.fixture
-async def hasty(
-    settings: MakeSettings, sandbox: RunningSandbox
-) -> AsyncIterator[UpstreamClient]:
-    """The same, with a time-out that a test lets pass."""
-    options = {
-        "base_url": sandbox.url,
-        "attempts": ATTEMPTS,
-        "concurrency": 1,
-        "timeout_s": TRY_S,
     }
     async with open_client(*sections(settings(upstream=options))) as client:
         yield client
@@ -146,18 +127,18 @@ async def test_a_fault_becomes_one_of_our_errors(
 
 @pytest.mark.parametrize("fault", SLOW_FAULTS)
 async def test_a_slow_try_is_broken_off(
-    hasty: UpstreamClient, sandbox: RunningSandbox, hurried: Hurried, fault: str
+    upstream: UpstreamClient, sandbox: RunningSandbox, hurried: Hurried, fault: str
 ) -> None:
     """One that hangs, and one that drips, end with their time and are tried again."""
     sandbox.sandbox.set_messages([message(1)])
     sandbox.sandbox.faults = always(fault)
 
     async with hurried(TRY_S):
-        error = await fail(hasty)
+        error = await fail(upstream)
 
     assert type(error) is errors.TryTimedOut
     assert sandbox.sandbox.calls == {PATH: ATTEMPTS}
-    await assert_works_again(hasty, sandbox)
+    await assert_works_again(upstream, sandbox)
 
 
 async def test_a_bomb_is_not_unpacked(
@@ -202,80 +183,13 @@ async def test_the_limit_is_exact(
 async def test_a_body_that_is_no_json_is_malformed(
     upstream: UpstreamClient, sandbox: RunningSandbox, body: bytes, tries: int
 ) -> None:
-    """What its ends show may be an accident: it is fetched again, and nothing else."""
+    """Only a truncated body is fetched again."""
     sandbox.sandbox.set_messages(body)
 
     error = await fail(upstream)
 
     assert type(error) is errors.MalformedBody
     assert (sandbox.sandbox.calls, error.attempts) == ({PATH: tries}, tries)
-
-
-# --- decoding, after the call -------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "body, is_whole",
-    [
-        (b'{"a":1}', True),
-        (b"[]", True),
-        (b"\xef\xbb\xbf{}", True),
-        (b" \t\r\n{}" + b" " * (EDGE_BYTES - 1), True),
-        (b"{" + b"[" * 3 * EDGE_BYTES + b"}", True),
-        (b"{}" + b" " * EDGE_BYTES, False),
-        (b"<html></html>", False),
-        (b'{"a":1', False),
-        (b"{]", False),
-        (b"null", False),
-    ],
-    ids=lambda value: str(value)[:20],
-)
-def test_only_the_ends_of_a_body_are_looked_at(body: bytes, *, is_whole: bool) -> None:
-    """That takes no time, however large it is; a byte order mark is removed."""
-    read = bytearray(body)
-    if is_whole:
-        check_is_json(read)
-        assert read == body.removeprefix(b"\xef\xbb\xbf")
-    else:
-        with pytest.raises(errors.MalformedBody):
-            check_is_json(read)
-
-
-@pytest.mark.parametrize(
-    "body, expected",
-    [
-        (b'{"messages":[{"text":"\xff"}]}', errors.MalformedBody),
-        (b'{"messages":[{"text":"\\ud800"}]}', errors.MalformedBody),
-        (b'{"messages":[],"more":' + b"[" * 90_000 + b"}", errors.ContractBroken),
-        (b"[]", errors.ContractBroken),
-        (b'{"messages":null}', errors.ContractBroken),
-    ],
-    ids=["not UTF-8", "half a surrogate", "deep nesting", "a list", "no list"],
-)
-def test_decoding_fails_as_the_call_would(
-    body: bytes, expected: type[errors.UpstreamError]
-) -> None:
-    """The error has the same class, and the number of tries that the body took."""
-    with pytest.raises(expected) as raised:
-        decode(UpstreamResponse(bytearray(body), attempts=2), DECODER)
-
-    assert type(raised.value) is expected
-    assert raised.value.attempts == 2
-
-
-async def test_a_slow_decoder_is_not_upstream_s_fault(
-    hasty: UpstreamClient, sandbox: RunningSandbox, loop_time: LoopTime
-) -> None:
-    """What passes after the call is in no try: it is made once, and counts as well."""
-    sandbox.sandbox.set_messages([message(1)])
-
-    for _ in range(3):
-        response = await hasty.fetch(PATH)
-        await loop_time.pass_s(3 * TRY_S)
-        assert decode(response, DECODER).messages
-
-    assert sandbox.sandbox.calls == {PATH: 3}
-    assert hasty.breaker.state is State.CLOSED
 
 
 # --- no connection at all -----------------------------------------------------------
@@ -289,36 +203,16 @@ async def fail_at(settings: MakeSettings, base_url: str) -> errors.UpstreamError
     return error
 
 
-async def test_a_refused_connection(settings: MakeSettings) -> None:
-    """Where nothing listens, the tries are made and end as `ConnectFailed`."""
-    error = await fail_at(settings, f"http://127.0.0.1:{unused_port()}")
-
-    assert type(error) is errors.ConnectFailed
-    assert error.attempts == ATTEMPTS
-
-
-async def test_an_unknown_host(
-    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A name that cannot be looked up ends as `ConnectFailed`."""
-
-    def refuse(*_: object, **__: object) -> NoReturn:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    error = await fail_at(settings, "http://upstream.invalid")
-
-    assert type(error) is errors.ConnectFailed
-    assert error.attempts == ATTEMPTS
-
-
-async def test_tls_with_a_server_that_speaks_none(
+async def test_a_refused_connection(
     settings: MakeSettings, sandbox: RunningSandbox
 ) -> None:
-    """A failed handshake is a connection that could not be made."""
-    error = await fail_at(settings, sandbox.url.replace("http:", "https:"))
+    """Without a listener, or with one that speaks no TLS, all tries end alike."""
+    nowhere = f"http://127.0.0.1:{unused_port()}"
+    for base_url in (nowhere, sandbox.url.replace("http:", "https:")):
+        error = await fail_at(settings, base_url)
 
-    assert type(error) is errors.ConnectFailed
+        assert type(error) is errors.ConnectFailed
+        assert error.attempts == ATTEMPTS
 
 
 @pytest.mark.parametrize(
@@ -333,39 +227,19 @@ async def test_an_address_that_makes_no_url(
     assert type(await fail_at(settings, base_url)) is errors.BadRequestUrl
 
 
-@pytest.mark.parametrize(
-    "sent, expected",
-    [
-        (b"", errors.ConnectionDropped),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", errors.ConnectionDropped),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", errors.ConnectionDropped),
-        (b"HTTP/1.1 200 OK\r\n", errors.ConnectionDropped),
-        (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-            errors.ConnectionDropped,
-        ),
-        (
-            b"HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip!!",
-            errors.MalformedBody,
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
-            errors.ConnectionDropped,
-        ),
-    ],
-    ids=[
-        "nothing",
-        "not HTTP",
-        "bad length",
-        "half a head",
-        "bad chunk",
-        "bad gzip",
-        "long header",
-    ],
-)
-async def test_what_is_no_http(
-    settings: MakeSettings, sent: bytes, expected: type[errors.UpstreamError]
-) -> None:
+INVALID_HTTP = {
+    "nothing": b"",
+    "not HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "bad length": b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+    "half a head": b"HTTP/1.1 200 OK\r\n",
+    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "bad gzip": b"HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip!!",
+    "long header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind, sent", INVALID_HTTP.items(), ids=INVALID_HTTP)
+async def test_invalid_http(settings: MakeSettings, kind: str, sent: bytes) -> None:
     """A server that breaks HTTP itself is as one that drops the connection."""
 
     async def answer(
@@ -381,7 +255,10 @@ async def test_what_is_no_http(
         port = server.sockets[0].getsockname()[1]
         error = await fail_at(settings, f"http://127.0.0.1:{port}")
 
-    assert type(error) is expected
+    is_body = kind == "bad gzip"
+    assert type(error) is (
+        errors.MalformedBody if is_body else errors.ConnectionDropped
+    )
 
 
 # --- manners ------------------------------------------------------------------------
@@ -422,10 +299,10 @@ async def test_waiting_for_a_slot_takes_no_time_of_the_try(
     assert [each.attempts for each in fetched] == [1] * 12
 
 
-async def test_a_caller_that_leaves_frees_its_slot(
+async def test_cancelled_call_frees_its_slot(
     upstream: UpstreamClient,
     sandbox: RunningSandbox,
-    until: Callable[[Callable[[], bool]], Awaitable[None]],
+    until: Until,
 ) -> None:
     """A cancelled call closes its connection, and the next one is served."""
     sandbox.sandbox.set_messages([message(1)])
@@ -441,10 +318,10 @@ async def test_a_caller_that_leaves_frees_its_slot(
     await until(lambda: sandbox.sandbox.in_flight == 0)
 
 
-async def test_what_upstream_is_told(
+async def test_headers_of_requests(
     settings: MakeSettings, aiohttp_server: AiohttpServer
 ) -> None:
-    """It learns who asks, keeps no cookie with us, and may compress its answer."""
+    """Requests name the client and accept compression; cookies are not stored."""
     seen: list[web.Request] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -471,12 +348,12 @@ async def test_what_upstream_is_told(
 
 
 async def test_each_try_is_logged(
-    hasty: UpstreamClient, sandbox: RunningSandbox, log_entries: list[EventDict]
+    upstream: UpstreamClient, sandbox: RunningSandbox, log_entries: list[EventDict]
 ) -> None:
     """A failed status, a failed connection and a success: one whole entry for each."""
     for fault in ("unavailable", "reset"):
         sandbox.sandbox.faults = always(fault, times=1, retry_after="0")
-        await hasty.fetch(PATH)
+        await upstream.fetch(PATH)
 
     tries = [entry for entry in log_entries if entry["event"] == "upstream.request"]
     assert [entry.pop("duration_s") >= 0 for entry in tries] == [True] * 4
@@ -513,7 +390,7 @@ async def test_only_the_agreed_type_is_read(
     *,
     is_taken: bool,
 ) -> None:
-    """Where a peer has one, another is refused by its header, and not tried again."""
+    """An upstream with a media type: others are refused by header, and not retried."""
     calls = 0
 
     async def answer(_: web.Request) -> web.Response:
@@ -525,8 +402,10 @@ async def test_only_the_agreed_type_is_read(
     app.router.add_get("/", answer)
     server = await aiohttp_server(app)
     options = {"base_url": str(server.make_url("")), "attempts": ATTEMPTS}
-    peer = Peer("other", media_type="application/json")
-    async with open_client(*sections(settings(upstream=options)), peer=peer) as client:
+    other = UpstreamProfile("other", media_type="application/json")
+    async with open_client(
+        *sections(settings(upstream=options)), profile=other
+    ) as client:
         if is_taken:
             fetched = await client.fetch("/")
             assert fetched == UpstreamResponse(bytearray(b"[1]"), 1)
@@ -560,33 +439,3 @@ async def test_a_form_is_sent_with_every_try(
     assert fetched == UpstreamResponse(bytearray(b"[1]"), ATTEMPTS)
     sent = "format=json&data=A;B&more=%C3%A9%26%3D".replace(";", "%3B")
     assert seen == [("POST", "application/x-www-form-urlencoded", sent)] * ATTEMPTS
-
-
-async def test_a_form_follows_no_redirect(
-    upstream: UpstreamClient, sandbox: RunningSandbox
-) -> None:
-    """What was asked of one address is told to no other."""
-    sandbox.sandbox.faults = always("redirect")
-    path = "/api/vehicles/DecodeVINValuesBatch/"
-
-    with pytest.raises(errors.UnexpectedStatus) as raised:
-        await upstream.fetch(path, form={"data": "A"})
-
-    assert (raised.value.status, raised.value.attempts) == (307, 1)
-    assert sandbox.sandbox.calls == {path: 1}
-
-
-async def test_a_template_stands_for_the_path(
-    upstream: UpstreamClient, sandbox: RunningSandbox, log_entries: list[EventDict]
-) -> None:
-    """What varies in a path is logged, but is no label of a metric."""
-    sandbox.sandbox.set_report(7, {"id": 7})
-    labels = 'http_request_method="GET",outcome="200",url_template="/r/{id}"'
-
-    await upstream.fetch("/reports/7", template="/r/{id}")
-
-    counted, _ = metrics.expose("")
-    assert f"http_client_request_duration_seconds_count{{{labels}}} 1.0" in (
-        counted.decode()
-    )
-    assert [each["url.path"] for each in log_entries] == ["/reports/7"]

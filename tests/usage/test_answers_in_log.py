@@ -12,14 +12,13 @@ from structlog.typing import EventDict
 
 from service.app import create_app
 from service.sandbox.server import RunningSandbox
-from service.storage.shared_store import SharedStore
 from service.usage.handlers import SNAPSHOTS
-from tests.clock import Clock, drive_periods
+from tests.clock import Clock
 from tests.conftest import Client, MakeSettings, always, message, report
 from tests.patience import GIVE_UP_S
-from tests.redis_double import RedisDouble, RedisServer
+from tests.redis_servers import RedisDouble, RedisServer
+from tests.usage.conftest import MESSAGES, Until, published
 
-MESSAGES: Final = "/messages/current-period"
 TTL_S: Final = 60.0
 CACHE: Final = {
     "ttl_s": TTL_S,
@@ -38,16 +37,7 @@ PATHS: Final = (
 )
 HEADER: Final = "Usage-Revision"
 
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Serve = Callable[..., Awaitable[Client]]
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """What the applications age by."""
-    clock = Clock()
-    drive_periods(monkeypatch, clock)
-    return clock
 
 
 @pytest.fixture
@@ -67,28 +57,14 @@ def serve(
 
 
 @pytest.fixture
-def double(monkeypatch: pytest.MonkeyPatch) -> RedisDouble:
-    """A Redis in memory."""
-    made = RedisDouble()
-    monkeypatch.setattr(redis.asyncio.Redis, "from_url", made.from_url)
-    return made
-
-
-@pytest.fixture
 async def two(serve: Serve, double: RedisDouble, clock: Clock) -> list[Client]:
-    """Two processes that share a Redis; neither has been asked."""
+    """Return two services that share a Redis, without a snapshot."""
     del double, clock
     return [await serve(redis_url="redis://a.test") for _ in range(2)]
 
 
 def events(entries: list[EventDict], *names: str) -> list[EventDict]:
     return [each for each in entries if each["event"] in names]
-
-
-def is_published(service: Client) -> bool:
-    assert service.app is not None
-    current = service.app[SNAPSHOTS].current
-    return current is not None and current.manifest is not None
 
 
 async def revision_of(service: Client, path: str = "/usage", **headers: str) -> str:
@@ -234,7 +210,7 @@ async def test_processes_that_share_name_the_same_revision(
     for messages in (OLD, NEW):
         sandbox.sandbox.set_messages(messages)
         revision = await revision_of(first)
-        await until(lambda: is_published(first))
+        await published(first, until)
         for path in PATHS:
             assert await revision_of(other, path) == revision
         clock.pass_s(TTL_S)
@@ -255,18 +231,6 @@ async def test_processes_that_share_name_the_same_revision(
         assert each["refresh_id"]
 
 
-async def test_an_adopted_message_leads_to_the_steps_of_the_other_process(
-    two: list[Client], until: Until, log_entries: list[EventDict]
-) -> None:
-    """The columns carry the refresh of each message."""
-    first, other = two
-    await first.get("/usage")
-    await until(lambda: is_published(first))
-
-    for message_id in (1, 2):
-        assert_leads_to_steps(log_entries, await ask(other, log_entries, message_id))
-
-
 async def test_another_plan_takes_one_fetch_where_texts_are_missing(
     two: list[Client], sandbox: RunningSandbox, until: Until
 ) -> None:
@@ -275,7 +239,7 @@ async def test_another_plan_takes_one_fetch_where_texts_are_missing(
     revision = await revision_of(first)
     expected = [await (await first.get(path)).read() for path in PATHS]
     plan = await (await first.get("/usage?plan=token-estimate")).read()
-    await until(lambda: is_published(first))
+    await published(first, until)
     sandbox.sandbox.calls.clear()
 
     assert [await (await other.get(path)).read() for path in PATHS] == expected
@@ -292,7 +256,7 @@ async def test_another_plan_publishes_what_upstream_has_since(
     """Prices of two plans under one revision are always of the same messages."""
     first, other = two
     revision = await revision_of(first)
-    await until(lambda: is_published(first))
+    await published(first, until)
     assert await revision_of(other) == revision
     sandbox.sandbox.set_messages(NEW)
     sandbox.sandbox.calls.clear()
@@ -310,20 +274,9 @@ async def test_another_plan_publishes_what_upstream_has_since(
 async def test_a_process_that_waits_for_a_failing_refresh_says_why(
     two: list[Client],
     sandbox: RunningSandbox,
-    until: Until,
     log_entries: list[EventDict],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its 503 has a code and a reason in the log, though it has called nobody."""
-    waiting: list[object] = []
-    lock = SharedStore.lock
-
-    async def noted(self: SharedStore, *arguments: Any) -> Any:
-        waiting.append(self)
-        return await lock(self, *arguments)
-
-    monkeypatch.setattr(SharedStore, "lock", noted)
-    sandbox.sandbox.faults = always("hang", times=1)
+    """The 503 of a process that waited has a code and a reason in the log."""
     sandbox.sandbox.faults = always("server_error")
     first, other = two
     answers = await asyncio.gather(first.get("/usage"), other.get("/usage"))
@@ -344,7 +297,7 @@ async def test_a_shrink_is_confirmed_by_one_process(
     first, other = two
     sandbox.sandbox.set_messages(NEW)
     await first.get("/usage")
-    await until(lambda: is_published(first))
+    await published(first, until)
     await other.get("/usage")
     sizes = []
     turns: Sequence[tuple[Client, list[dict[str, object]]]]
@@ -373,7 +326,7 @@ async def test_no_text_leaves_the_process(
         for service in services:
             for path in (*PATHS, "/usage?plan=token-estimate"):
                 assert (await service.get(path)).status == 200
-            await until(lambda s=service: is_published(s))  # type: ignore[misc]
+            await published(service, until)
         with redis.Redis.from_url(server.url) as client:
             values = [client.get(key) or b"" for key in client.scan_iter()]
     finally:

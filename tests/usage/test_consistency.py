@@ -1,7 +1,6 @@
 """Consistency: answers of one snapshot agree with each other at any moment."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from unittest.mock import Mock
 
@@ -11,9 +10,10 @@ from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.usage.handlers import SNAPSHOTS
 from service.usage.snapshots import queries
-from tests.clock import Clock, LoopTime, drive_periods
+from tests.clock import Clock, LoopTime
 from tests.conftest import Client, MakeClient, always, message, report
 from tests.patience import GIVE_UP_S
+from tests.usage.conftest import Until
 
 TTL_S: Final = 60.0
 CACHE: Final = {
@@ -38,16 +38,6 @@ PATHS: Final = (
     *("/usage/daily?tz=Asia/Tokyo", "/usage?sort=credits_used:desc", "/usage?limit=1"),
     *("/usage?plan=token-estimate", "/usage/2?plan=token-estimate"),
 )
-
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """What the application ages by."""
-    clock = Clock()
-    drive_periods(monkeypatch, clock)
-    return clock
 
 
 def serve_messages(sandbox: RunningSandbox, messages: list[dict[str, object]]) -> None:
@@ -98,18 +88,19 @@ async def test_answers_agree_before_while_and_after_a_refresh(
     own_process_bytes: int,
     end: str,
 ) -> None:
-    """What is derived for the first time during a refresh is of the same snapshot."""
+    """Answers that are derived during a refresh belong to the current snapshot."""
     usage = {"own_process_bytes": own_process_bytes}
     service = await client(cache=CACHE, usage=usage, upstream=ONE_TRY)
     await start_refresh(service, sandbox, clock)
     await until(lambda: sandbox.sandbox.in_flight == 1)  # the messages are loaded
 
     during = await ask(service)
+    refreshing = refresh_of(service)
     if end == "fails":
         await loop_time.pass_s(TRY_S)
     else:
-        refresh_of(service).cancel()
-    await asyncio.wait([refresh_of(service)])
+        refreshing.cancel()
+    await asyncio.wait([refreshing])
     sandbox.sandbox.faults = always("not_found")
     after = await ask(service)
     sandbox.sandbox.faults = Faults()
@@ -146,13 +137,13 @@ async def refresh_again(service: Client, clock: Clock) -> None:
     assert (await service.get("/usage")).status == 200
 
 
-async def test_time_zones_are_computed_when_they_are_asked_for(
+async def test_time_zones_are_computed_on_demand(
     client: MakeClient,
     sandbox: RunningSandbox,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many zones were asked for, a refresh computes none of them."""
+    """A refresh computes no zone, however many were requested before."""
     zones = [f"Etc/GMT{hours:+d}" for hours in range(-14, 13)]
     computed = Mock(side_effect=queries.daily_usage)
     monkeypatch.setattr(queries, "daily_usage", computed)

@@ -1,4 +1,4 @@
-"""The endpoints of usage over a socket: shapes to the byte, questions, refusals."""
+"""The endpoints of usage over a socket: bodies, parameters, and problems."""
 
 import asyncio
 import re
@@ -11,8 +11,6 @@ from yarl import URL
 from service.sandbox.server import RunningSandbox
 from tests.conftest import Client, MakeClient, message, report
 from tests.patience import GIVE_UP_S
-
-MESSAGES = "/messages/current-period"
 
 # A period made by hand: (id, text, timestamp, report id or none), and what it costs.
 RESTRICTIONS = "Are there any restrictions on alterations or improvements?"
@@ -40,7 +38,7 @@ CSV = (
 
 @pytest.fixture
 async def service(client: MakeClient, sandbox: RunningSandbox) -> Client:
-    """The application, and the period above behind it."""
+    """Return the application with the period above."""
     sandbox.sandbox.set_report(7, report(7, "Tenant Obligations Report", 79))
     sandbox.sandbox.set_report("x/8", report("x/8", 'Prüfung, "kurz"', 0.5))
     times = [
@@ -67,7 +65,7 @@ async def service(client: MakeClient, sandbox: RunningSandbox) -> Client:
 
 
 async def problem_at(service: Client, path: str, **headers: str) -> dict[str, Any]:
-    """The problem that a path is answered; its status agrees with the answer's."""
+    """Return the problem at a path, after checking its status."""
     response = await service.get(path, headers=headers)
     problem: dict[str, Any] = await response.json(
         content_type="application/problem+json"
@@ -77,7 +75,7 @@ async def problem_at(service: Client, path: str, **headers: str) -> dict[str, An
 
 
 def next_of(response: ClientResponse) -> str | None:
-    """Where the `Link` of an answer leads."""
+    """Return the path of the next page, if there is one."""
     if "next" not in response.links:
         return None
     return str(URL(response.links["next"]["url"]).relative())
@@ -116,18 +114,10 @@ async def test_an_empty_period(client: MakeClient) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        "/",
-        "/health/live",
-        "/usage",
-        "/usage?limit=2",
-        "/usage/1001",
-        "/usage/daily",
-        "/usage/plans",
-    ],
+    ["/", "/usage", "/usage?limit=2", "/usage/1001", "/usage/daily", "/usage/plans"],
 )
 async def test_head_answers_as_get_without_a_body(service: Client, path: str) -> None:
-    """Whoever asks for the headers alone gets the same ones."""
+    """HEAD has the headers of GET."""
     await service.get(path)
     head, get = await service.head(path), await service.get(path)
 
@@ -153,7 +143,7 @@ async def test_head_answers_as_get_without_a_body(service: Client, path: str) ->
 async def test_formats_by_accept(
     service: Client, accept: str, content_type: str, body: bytes
 ) -> None:
-    """The same items in the type that the caller likes best."""
+    """The same items are sent in the type that the client prefers."""
     response = await service.get("/usage", headers={"Accept": accept})
 
     assert response.headers["Content-Type"] == content_type
@@ -181,10 +171,10 @@ async def test_a_selection_in_each_format(
 
 
 @pytest.mark.parametrize("accept", ["image/png", "application/json;q=0"])
-async def test_a_type_that_is_not_offered(
+async def test_another_type_is_not_acceptable(
     service: Client, sandbox: RunningSandbox, accept: str
 ) -> None:
-    """406 lists the types, before upstream is asked for anything."""
+    """406 lists the types, without a call of the upstream."""
     accept += ", text/*;q=0, application/x-ndjson;q=0"
     problem = await problem_at(service, "/usage", Accept=accept)
 
@@ -195,7 +185,7 @@ async def test_a_type_that_is_not_offered(
     assert not sandbox.sandbox.calls
 
 
-# --- questions ----------------------------------------------------------------------
+# --- queries ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -203,17 +193,11 @@ async def test_a_type_that_is_not_offered(
     [
         ("from=2024-05-01", [1002, 1000, -5]),
         ("to=2024-05-02", [1000, 1001, 1002]),
-        ("to=2024-05-02T00:00:00.001Z", [1000, 1001, 1002, 1000]),
-        ("from=2024-05-02T00:00:00.001Z", [-5]),
         ("from=2024-04-29T03:25:03.613Z&to=2024-05-02T00:00:00Z", [1001, 1002]),
         ("from=2024-05-02T02:00:00%2B02:00", [1000, -5]),
-        ("from=2025-01-01", []),
-        ("from=2024-05-02&to=2024-05-01", []),
         ("sort=credits_used:desc", [1000, 1001, -5, 1002, 1000]),
         ("sort=report_name:desc;credits_used:asc", [1000, 1000, 1002, -5, 1001]),
-        ("sort=message_id", [-5, 1000, 1000, 1001, 1002]),
         ("sort=timestamp:desc&limit=2", [-5, 1000]),
-        ("limit=100000", [1000, 1001, 1002, 1000, -5]),
     ],
 )
 async def test_selections(service: Client, query: str, ids: list[int]) -> None:
@@ -224,7 +208,7 @@ async def test_selections(service: Client, query: str, ids: list[int]) -> None:
     assert [item["message_id"] for item in (await response.json())["usage"]] == ids
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+@pytest.mark.parametrize("limit", [1, 2, 5])
 @pytest.mark.parametrize(
     "query",
     ["", "&sort=credits_used:desc;report_name:asc", "&from=2024-04-29T03:00:00Z"],
@@ -248,27 +232,27 @@ async def test_links_lead_to_the_end(
     assert link is None
 
 
-async def test_a_link_keeps_the_question(service: Client) -> None:
-    """The next page is of the same plan, filter, order and size."""
-    question = {
+async def test_a_link_keeps_the_parameters(service: Client) -> None:
+    """The next page has the same plan, filter, order and size."""
+    parameters = {
         "plan": "token-estimate",
         "from": "2024-04-29",
         "sort": "timestamp:desc",
         "limit": "1",
     }
-    response = await service.get("/usage", params=question)
+    response = await service.get("/usage", params=parameters)
 
     found = re.fullmatch(r'<(/usage\?\S+)>; rel="next"', response.headers["Link"])
     assert found is not None
     followed = dict(URL(found[1]).query)
     assert followed.pop("cursor")
-    assert followed == question
+    assert followed == parameters
 
 
-async def test_a_page_whose_start_is_gone(
+async def test_a_cursor_whose_message_is_gone(
     service: Client, sandbox: RunningSandbox
 ) -> None:
-    """410 says so, rather than to repeat or leave out messages silently."""
+    """The cursor has expired: 410, instead of repeated or missing messages."""
     response = await service.get("/usage?limit=2")
     link = next_of(response)
     assert link is not None
@@ -290,7 +274,7 @@ async def test_a_page_whose_start_is_gone(
 async def test_another_plan(
     service: Client, path: str, plan: str, header: str, credits_used: float
 ) -> None:
-    """The plan that was asked for is named with its version, and prices the texts."""
+    """The requested plan prices the texts, and is named with its version."""
     response = await service.get(path, params={"plan": plan})
     usage = (await response.json())["usage"]
 
@@ -306,10 +290,10 @@ async def test_another_plan(
         ("token-estimate/1", "text-rules/1"),
     ],
 )
-async def test_the_plans_that_can_be_asked_for(
+async def test_plans_are_listed(
     client: MakeClient, sandbox: RunningSandbox, configured: str, other: str
 ) -> None:
-    """The default comes first, whichever it is, and upstream is not needed for it."""
+    """The configured default comes first; the upstream is not called."""
     name, _, _ = configured.partition("/")
     response = await (await client(usage={"plan": name})).get("/usage/plans")
 
@@ -323,26 +307,10 @@ async def test_the_plans_that_can_be_asked_for(
     assert not sandbox.sandbox.calls
 
 
-async def test_every_plan_offered_is_taken(service: Client) -> None:
-    """A plan goes into `?plan=` as it stands in the list."""
-    offered = (await (await service.get("/usage/plans")).json())["plans"]
-    plans = [each["plan"] for each in offered]
-    taken = [await service.get("/usage", params={"plan": plan}) for plan in plans]
-
-    assert [each.headers["Usage-Plan"] for each in taken] == plans
-
-
-async def test_plans_have_no_parameters(service: Client) -> None:
-    """A parameter that would be ignored is refused."""
-    problem = await problem_at(service, "/usage/plans?plan=text-rules")
-
-    assert problem["code"] == "invalid_parameter"
-
-
 # --- one message, and the sums ------------------------------------------------------
 
 
-async def test_why_a_text_costs_what_it_costs(service: Client) -> None:
+async def test_a_text_price_is_explained(service: Client) -> None:
     """Every step of the plan, in its order, with what it added."""
     response = await service.get("/usage/1002")
 
@@ -360,7 +328,7 @@ async def test_why_a_text_costs_what_it_costs(service: Client) -> None:
     )
 
 
-async def test_why_a_report_costs_what_it_costs(service: Client) -> None:
+async def test_a_report_price_is_explained(service: Client) -> None:
     """One step, and the report's name; of two messages with one id the first."""
     response = await service.get("/usage/1000")
 
@@ -372,17 +340,10 @@ async def test_why_a_report_costs_what_it_costs(service: Client) -> None:
     )
 
 
-async def test_a_negative_id_is_an_id(service: Client) -> None:
-    """Ids are upstream's: any integer may be one."""
-    response = await service.get("/usage/-5")
-
-    assert (response.status, (await response.json())["credits_used"]) == (200, 2.0)
-
-
 @pytest.mark.parametrize(
     "message_id", ["1", "0", "-1000", "9999999999999999999", "-9223372036854775808"]
 )
-async def test_a_message_that_is_not_there(service: Client, message_id: str) -> None:
+async def test_an_unknown_message(service: Client, message_id: str) -> None:
     """404 names the id that the period does not have."""
     problem = await problem_at(service, f"/usage/{message_id}")
 
@@ -393,33 +354,16 @@ async def test_a_message_that_is_not_there(service: Client, message_id: str) -> 
 @pytest.mark.parametrize(
     "message_id",
     [
-        "x",
-        "1001x",
-        "1001.0",
-        "1e3",
-        "1_001",
-        "+1001",
-        "01001",
-        "%201001",
-        "1001%0A",
-        "-0",
-        "-",
-        "0x3e9",
-        "%D9%A1%D9%A0%D9%A0%D9%A1",
-        "null",
-        "%00",
-        "%ff",
-        "%zz",
-        "a%2Fb",
-        str(10**30),
-        "9" * 5000,
+        *("x", "1001x", "1001.0", "1e3", "1_001", "+1001", "01001", "%201001"),
+        *("1001%0A", "-0", "-", "0x3e9", "%D9%A1%D9%A0%D9%A0%D9%A1", "null", "%00"),
+        *("%ff", "%zz", "a%2Fb", str(10**30), "9" * 5000),
     ],
     ids=lambda text: text[:20],
 )
-async def test_what_is_no_id_is_no_message(
+async def test_a_malformed_id_is_not_found(
     service: Client, sandbox: RunningSandbox, message_id: str
 ) -> None:
-    """An id has one spelling; anything else is a 404 that asks upstream nothing."""
+    """An id has one spelling; any other text is a 404 without a call."""
     status, _, body = await ask_raw(service, f"/usage/{message_id}".encode())
 
     assert status == 404
@@ -441,15 +385,6 @@ async def test_what_is_no_id_is_no_message(
             ],
         ),
         (
-            "?tz=Europe/London",
-            [
-                ("2024-04-29", 2, 84.2),
-                ("2024-04-30", 0, 0.0),
-                ("2024-05-01", 0, 0.0),
-                ("2024-05-02", 3, 4.35),
-            ],
-        ),
-        (
             "?tz=America/Los_Angeles&plan=token-estimate",
             [
                 ("2024-04-28", 2, 85.0),
@@ -459,7 +394,7 @@ async def test_what_is_no_id_is_no_message(
             ],
         ),
     ],
-    ids=["UTC", "London", "Los Angeles"],
+    ids=["UTC", "Los Angeles"],
 )
 async def test_daily(
     service: Client, query: str, days: list[tuple[str, int, float]]
@@ -515,31 +450,16 @@ ZONE = "tz: expected an IANA time zone such as Europe/London"
         ("/usage/reports?plan=flat-rate", PLANS),
         ("/usage/1000?plan=flat-rate", PLANS),
         ("/usage?from=yesterday", f"from: {MOMENT}"),
-        ("/usage?from=2024-13-01", f"from: {MOMENT}"),
         ("/usage?to=1714348800000", f"to: {MOMENT}"),
         ("/usage?sort=price", SORT),
-        ("/usage?sort=credits_used:down", SORT),
-        ("/usage?sort=credits_used,report_name", SORT),
         ("/usage?limit=0", LIMIT),
-        ("/usage?limit=-1", LIMIT),
         ("/usage?limit=100001", LIMIT),
-        ("/usage?limit=1.5", LIMIT),
-        ("/usage?limit=many", LIMIT),
         ("/usage?limit=" + "9" * 5000, LIMIT),
         ("/usage?cursor=nonsense", CURSOR),
-        ("/usage?cursor=WyJhIiwxXQ", CURSOR),
-        ("/usage?cursor=%C3%A9", CURSOR),
         ("/usage/daily?tz=Atlantis", ZONE),
-        ("/usage/daily?tz=../../etc/passwd", ZONE),
-        ("/usage/daily?tz=/etc/passwd", ZONE),
-        ("/usage/daily?tz=Europe", ZONE),
-        ("/usage/daily?tz=a%00b", ZONE),
         ("/usage/daily?tz=" + "x" * 5000, ZONE),
-        ("/usage?limit=1&limit=2", "limit: given more than once"),
-        ("/usage/daily?tz=UTC&tz=UTC", "tz: given more than once"),
-        ("/usage?limit=", "limit: given without a value"),
-        ("/usage?sort", "sort: given without a value"),
-        ("/usage/reports?plan=", "plan: given without a value"),
+        ("/usage?limit=1&limit=2", "limit: more than one value"),
+        ("/usage?limit=", "limit: no value"),
         (
             "/usage?colour=red",
             "colour: unknown parameter; known: plan, from, to, sort, limit, cursor",
@@ -547,15 +467,14 @@ ZONE = "tz: expected an IANA time zone such as Europe/London"
         ("/usage/daily?limit=1", "limit: unknown parameter; known: plan, tz"),
         ("/usage/reports?tz=UTC", "tz: unknown parameter; known: plan"),
         ("/usage/1000?limit=1", "limit: unknown parameter; known: plan"),
-        ("/?x=1", "x: unknown parameter; known: none"),
-        ("/health/live?x=1", "x: unknown parameter; known: none"),
+        ("/usage/plans?plan=text-rules", "plan: unknown parameter; known: none"),
     ],
     ids=lambda value: value[:40],
 )
 async def test_a_bad_parameter_is_refused(
     service: Client, sandbox: RunningSandbox, path: str, detail: str
 ) -> None:
-    """400 names the parameter and what it may be, before upstream is asked."""
+    """400 names the parameter and its values, without a call of the upstream."""
     problem = await problem_at(service, path)
 
     assert problem["status"] == 400
@@ -591,24 +510,16 @@ async def ask_raw(
     [
         (b"/" + b"x" * 8000, 404),
         (b"/%00", 404),
-        (b"/%ff%fe", 404),
-        (b"/%", 404),
         (b"/%0d%0aX-Injected:%20yes", 404),
         (b"/usage/%2e%2e/%2e%2e/etc/passwd", 404),
         (b"/../../etc/passwd", 404),
-        (b"//usage", 404),
         (b"/usage%2F1000", 404),
         (b"/usage/%ed%a0%80", 404),
         (b"/usage?plan=%00", 400),
-        (b"/usage?plan=%ff", 400),
         (b"/usage?plan=%0d%0aX-Injected:%20yes", 400),
-        (b"/usage?plan=" + b"x" * 8000, 400),
         (b"/usage?" + b"&".join([b"a=1"] * 2000), 400),
-        (b"/usage?" + b"x" * 8000 + b"=1", 400),
         (b"/usage?%=%&%zz", 400),
-        (b"/usage?limit[]=1", 400),
         (b"/usage?sort=" + b"credits_used;" * 600 + b"x", 400),
-        (b"/usage?from=%F0%9F%8F%A0", 400),
         (b"http://elsewhere/usage?x=1", 400),
     ],
     ids=lambda value: value[:30].decode() if isinstance(value, bytes) else None,
@@ -616,34 +527,10 @@ async def ask_raw(
 async def test_a_hostile_request_is_a_problem_document(
     service: Client, target: bytes, status: int
 ) -> None:
-    """Whatever the path or query, it is refused in the one shape, and briefly."""
+    """Every path and query is refused with a short problem document."""
     answered, head, body = await ask_raw(service, target)
 
     assert answered == status
     assert b"content-type: application/problem+json" in head.lower()
     assert b"x-injected" not in head.lower()
     assert len(body) < 1000
-
-
-@pytest.mark.parametrize(
-    "target, headers",
-    [
-        (b"/usage/a\0b", []),
-        (b"/usage/\xff", []),
-        (b"/usage?plan=\xff", []),
-        (b"/" + b"x" * 20_000, []),
-        (b"/usage", [b"X-Long: " + b"x" * 20_000]),
-        (b"/usage", [b"Bad Name: x"]),
-        (b"/usage", [b"X-Many-%d: 1" % number for number in range(1000)]),
-    ],
-    ids=["NUL", "raw", "raw query", "long", "long header", "bad header", "many"],
-)
-async def test_what_is_no_http_is_refused(
-    service: Client, target: bytes, headers: list[bytes]
-) -> None:
-    """What breaks HTTP itself is a 400 without a trace, and others are served on."""
-    status, _, body = await ask_raw(service, target, *headers)
-
-    assert status == 400
-    assert b"Traceback" not in body
-    assert (await service.get("/usage")).status == 200

@@ -1,4 +1,4 @@
-"""Parameters of usage requests: an order of messages, and a time zone."""
+"""Parameters of usage requests: a plan, an order of messages, a time zone."""
 
 from zoneinfo import ZoneInfo
 
@@ -6,10 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.parameters import InvalidParameter
-from service.usage.parameters import parse_sort, parse_zone
+from service.usage.errors import UnknownPlan
+from service.usage.parameters import find_plan, parse_sort, parse_zone
+from service.web.parameters import InvalidParameter
 
 Sort = tuple[tuple[str, bool], ...]
+
+# Plans.
+
+
+@pytest.mark.parametrize(
+    "name", ["", "flat-rate", "text-rules/2", "text-rules/", "TEXT-RULES", "/1"]
+)
+def test_unknown_plan_lists_the_known_ones(name: str) -> None:
+    """There is no default for a plan that does not exist."""
+    with pytest.raises(UnknownPlan) as raised:
+        find_plan(name)
+
+    assert raised.value.known == ("text-rules", "token-estimate")
+
 
 # Order.
 
@@ -56,12 +71,6 @@ def test_sort_that_makes_no_sense_is_refused(written: str) -> None:
 
 
 # Zones.
-
-
-def test_zone_is_known_by_its_name() -> None:
-    """An IANA name is returned as it is; none at all means UTC."""
-    assert parse_zone("Europe/London") == "Europe/London"
-    assert parse_zone(None) is None
 
 
 @pytest.mark.parametrize(

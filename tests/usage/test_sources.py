@@ -1,4 +1,4 @@
-"""Usage from events, end to end: events are sent over HTTP, and usage is asked for."""
+"""Usage from collected events, end to end over HTTP."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,21 +14,19 @@ from sqlalchemy import text
 from structlog.typing import EventDict
 
 from service.app import create_app
-from service.events.keys import add_key
-from service.events.messages import month_of
+from service.events.collected_messages import month_of
 from service.instants import US_PER_S, now_us
+from service.keys.store import add_key
 from service.sandbox.options import SandboxOptions
 from service.sandbox.periods import generate_period
 from service.sandbox.server import RunningSandbox
-from service.settings import Storage
+from service.settings import StorageSettings
 from service.storage.database import open_database
-from service.usage.shared_cache import namespace_of
-from tests.clock import Clock, drive_periods
+from tests.clock import Clock
 from tests.conftest import (
     Client,
     MakeClient,
     MakeSettings,
-    always,
     message,
     report,
     storage_at,
@@ -45,7 +43,7 @@ Billed = Callable[..., Awaitable[Client]]
 def billed(
     settings: MakeSettings,
     sandbox: RunningSandbox,
-    storage: Storage,
+    storage: StorageSettings,
     aiohttp_client: AiohttpClient,
 ) -> Billed:
     """A factory of clients, with a key, of a service that prices what it collects."""
@@ -76,22 +74,23 @@ def this_month(place: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def as_event(told: dict[str, Any], number: int = 0) -> dict[str, Any]:
-    """A message as the event that tells of it."""
+def as_event(sent: dict[str, Any], number: int = 0) -> dict[str, Any]:
+    """Return the event of a message."""
     return {
         "session_id": f"session {number % 3}",
         "category": "copilot",
         "name": "message",
-        "data": {name: told[name] for name in ("text", "report_id") if name in told},
-        "timestamp": told["timestamp"],
-        "id": f"{told['id']}",
+        "data": {name: sent[name] for name in ("text", "report_id") if name in sent},
+        "timestamp": sent["timestamp"],
+        "id": f"{sent['id']}",
     }
 
 
-async def send(client: Client, *told: dict[str, Any]) -> None:
+async def send(client: Client, *messages: dict[str, Any]) -> None:
     """Send messages as events; each is accepted."""
-    for at in range(0, len(told), 1_000):
-        sent = [as_event(*each) for each in zip(told[at : at + 1_000], range(1_000))]  # noqa: B905
+    for at in range(0, len(messages), 1_000):
+        batch = enumerate(messages[at : at + 1_000])
+        sent = [as_event(each, number) for number, each in batch]
         receipt = await (await client.post("/events", json=sent)).json()
         assert receipt["accepted"] == len(sent)
 
@@ -190,12 +189,10 @@ async def test_a_message_can_be_asked_for(billed: Billed) -> None:
     assert item["message_id"] <= now_us() + US_PER_S
 
 
-async def test_what_is_held_is_young_enough(
-    billed: Billed, monkeypatch: pytest.MonkeyPatch, log_entries: list[EventDict]
+async def test_new_messages_are_listed_after_the_ttl(
+    billed: Billed, clock: Clock, log_entries: list[EventDict]
 ) -> None:
     """New messages show after `cache.ttl_s`; without any, nothing is read again."""
-    clock = Clock()
-    drive_periods(monkeypatch, clock)
     client = await billed(cache={"ttl_s": TTL_S})
     await send(client, asked("Rent?", 1))
     numbers = [len(await usage(client))]
@@ -224,18 +221,16 @@ async def problem_of(client: Client) -> tuple[int, str]:
     return response.status, problem["code"]
 
 
-async def rename(storage: Storage, before: str, after: str) -> None:
+async def rename(storage: StorageSettings, before: str, after: str) -> None:
     """Take a table away, or give it back."""
     async with open_database(storage) as database, database.writing() as connection:
         await connection.execute(text(f"ALTER TABLE {before} RENAME TO {after}"))
 
 
 async def test_the_database_fails(
-    billed: Billed, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    billed: Billed, storage: StorageSettings, clock: Clock
 ) -> None:
     """An old answer covers it as long as it may; then 503; it recovers by itself."""
-    clock = Clock()
-    drive_periods(monkeypatch, clock)
     never = {"pause_after_failure_s": 0.0}
     client = await billed(cache={"ttl_s": TTL_S, "stale_if_error_s": STALE_S, **never})
     await send(client, asked("Rent?"))
@@ -268,55 +263,7 @@ async def test_an_event_that_is_no_message(
     assert failed["reason"] == "the event '2' is no message: it has no text"
 
 
-async def test_a_report_that_cannot_be_had(
-    billed: Billed, sandbox: RunningSandbox
-) -> None:
-    """The period is refused rather than guessed, as it is with fetched messages."""
-    sandbox.sandbox.faults = always("server_error")
-    client = await billed()
-    await send(client, asked("ignored", report_id=7))
-
-    assert await problem_of(client) == (503, "report_unavailable")
-
-
 # --- beside it ----------------------------------------------------------------------
-
-
-def test_only_services_with_the_same_events_share(settings: MakeSettings) -> None:
-    """What is shared through Redis is of one source, and of one database."""
-
-    def named(source: str, url: str) -> str:
-        return namespace_of(
-            settings(
-                usage={"source": source},
-                events={"enabled": True},
-                storage={"url": url},
-            )
-        )
-
-    server, file = "postgresql+asyncpg://a.test/b", "sqlite+aiosqlite:///var/b.db"
-    assert named("events", server) == named("events", server)
-    assert named("upstream", server) == named("upstream", file)
-    assert len({named("events", server), named("events", file)}) == 2
-    assert named("upstream", server) not in {
-        named("events", server),
-        named("events", file),
-    }
-
-
-def test_files_of_other_folders_are_not_shared(
-    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same relative path is another database elsewhere."""
-    sections: dict[str, dict[str, Any]] = {
-        "usage": {"source": "events"},
-        "events": {"enabled": True},
-        "storage": {"url": "sqlite+aiosqlite:///var/b.db"},
-    }
-    here = namespace_of(settings(**sections))
-    monkeypatch.chdir(tmp_path)
-
-    assert namespace_of(settings(**sections)) != here
 
 
 async def test_the_sandbox_prices_events(tmp_path: Path) -> None:

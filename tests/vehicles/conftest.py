@@ -1,4 +1,4 @@
-"""What the tests of vehicles share: callers of the service, VINs, and a closed gate."""
+"""Fixtures of the tests of vehicles: clients of the service, VINs, and a barrier."""
 
 import asyncio
 from collections import Counter
@@ -11,32 +11,35 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
-import redis
 from aiohttp import ClientResponse, web
-from prometheus_client.parser import text_string_to_metric_families
 from pytest_aiohttp.plugin import AiohttpClient
-from redis import asyncio as redis_asyncio
 
-from service import metrics
 from service.app import create_app
 from service.instants import US_PER_S, now_us
-from service.sandbox.decoding import CHECK_DIGITS, has_right_check_digit
+from service.sandbox.fake_vpic import (
+    BATCH_PATH,
+    VEHICLE_PREFIX,
+    VPIC_PATH,
+    FakeVpic,
+    VinQuery,
+)
 from service.sandbox.server import RunningSandbox
-from service.sandbox.vpic import BATCH_PATH, VEHICLE_PREFIX, VPIC_PATH, Question, Vpic
-from service.settings import Settings, Storage
-from service.storage import shared_store
+from service.sandbox.vin_decoding import CHECK_DIGITS, has_right_check_digit
+from service.settings import Settings, StorageSettings
 from service.storage.database import open_database
-from service.usage.shared_cache import open_store
+from service.usage.shared_store import open_store
 from service.vehicles.lookup import Lookups, open_lookups, source_of
 from service.vehicles.model import Entry, Vehicle, Vin
 from service.vehicles.store import VehicleStore
 from tests.conftest import Client, MakeSettings
+from tests.metric_samples import growth
 from tests.patience import GIVE_UP_S
-from tests.redis_double import RedisDouble, RedisServer
+from tests.redis_servers import double, server, shared
+
+__all__ = ["double", "server", "shared"]
 
 VIN: Final = Vin("1XPWD40X1ED215307")
 KNOWN: Final = {
@@ -75,12 +78,12 @@ def fields_of(vehicle: Vehicle) -> dict[str, str]:
     return {name: getattr(vehicle, name) for name in vehicle.__struct_fields__}
 
 
-async def keep_old(
+async def store_expired(
     store: VehicleStore, *vins: Vin, vehicle: Vehicle | None = OTHER, days: float = 31
 ) -> None:
     """Keep what was told so many days ago."""
     entry = Entry(vehicle, now_us() - int(days * DAY_US))
-    assert await store.keep(dict.fromkeys(vins, entry), {}) == set(vins)
+    assert await store.save(dict.fromkeys(vins, entry), {}) == set(vins)
 
 
 class Answer(NamedTuple):
@@ -136,7 +139,7 @@ class Serve:
         make: MakeSettings,
         aiohttp_client: AiohttpClient,
         sandbox: RunningSandbox,
-        storage: Storage,
+        storage: StorageSettings,
     ) -> None:
         self._make = make
         self._client = aiohttp_client
@@ -150,6 +153,7 @@ class Serve:
             "base_url": self._sandbox.url + VPIC_PATH,
             "attempts": 1,
             "stale_wait_s": 3_600.0,
+            "storage_wait_s": GIVE_UP_S,
             **sections.pop("vehicles", {}),
         }
         upstream = {"base_url": self._sandbox.url, **sections.pop("upstream", {})}
@@ -168,15 +172,15 @@ def serve(
     settings: MakeSettings,
     aiohttp_client: AiohttpClient,
     sandbox: RunningSandbox,
-    storage: Storage,
+    storage: StorageSettings,
 ) -> Serve:
     """A factory of applications; each call makes one, on the same storage."""
     return Serve(settings, aiohttp_client, sandbox, storage)
 
 
 @pytest.fixture
-async def kept(serve: Serve, storage: Storage) -> AsyncIterator[VehicleStore]:
-    """What these applications keep, as another process would see and change it."""
+async def stored(serve: Serve, storage: StorageSettings) -> AsyncIterator[VehicleStore]:
+    """The database of these applications, as another process uses it."""
     async with open_database(storage) as database:
         yield VehicleStore(database, source_of(serve.settings()))
 
@@ -201,8 +205,8 @@ def opened(serve: Serve) -> Open:
 # --- what the sandbox was asked -----------------------------------------------------
 
 
-class Asked(NamedTuple):
-    """What vPIC was asked, by the sandbox's own count."""
+class VpicRequests(NamedTuple):
+    """Requests that vPIC received, as counted by the sandbox."""
 
     sandbox: RunningSandbox
 
@@ -218,7 +222,7 @@ class Asked(NamedTuple):
 
     @property
     def vins(self) -> Counter[str]:
-        """How often each VIN was asked for."""
+        """Number of requests for each VIN."""
         return self.sandbox.sandbox.vins
 
     def singles(self, vin: str) -> int:
@@ -227,12 +231,12 @@ class Asked(NamedTuple):
 
 
 @pytest.fixture
-def asked(sandbox: RunningSandbox) -> Asked:
-    """What vPIC was asked."""
-    return Asked(sandbox)
+def received(sandbox: RunningSandbox) -> VpicRequests:
+    """Requests that vPIC received."""
+    return VpicRequests(sandbox)
 
 
-class Gate:
+class VpicBarrier:
     """Holds vPIC's answers back, from `close` to `open`."""
 
     def __init__(self) -> None:
@@ -253,57 +257,18 @@ class Gate:
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+def barrier(monkeypatch: pytest.MonkeyPatch) -> Iterator[VpicBarrier]:
     """A gate in the sandbox's vPIC, behind where it counts: open at first."""
-    made, receive = Gate(), Vpic.receive
+    made, receive = VpicBarrier(), FakeVpic.receive
 
-    async def receive_at_gate(vpic: Vpic, request: web.Request) -> Question:
+    async def receive_at_barrier(vpic: FakeVpic, request: web.Request) -> VinQuery:
         question = await receive(vpic, request)
         await made.pass_through()
         return question
 
-    monkeypatch.setattr(Vpic, "receive", receive_at_gate)
+    monkeypatch.setattr(FakeVpic, "receive", receive_at_barrier)
     yield made
     made.open()
-
-
-# --- Redis --------------------------------------------------------------------------
-
-
-class Shared(NamedTuple):
-    """A store that processes share."""
-
-    url: str
-    forget: Callable[[], object]
-    """Let everything in it expire."""
-
-
-@pytest.fixture
-def double(monkeypatch: pytest.MonkeyPatch) -> RedisDouble:
-    """A Redis that is not there, and can be made to fail."""
-    made = RedisDouble()
-    monkeypatch.setattr(redis_asyncio.Redis, "from_url", made.from_url)
-    return made
-
-
-@pytest.fixture(
-    params=["double", pytest.param("redis", marks=pytest.mark.services)],
-)
-def shared(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Shared]:
-    """What processes share: a dictionary, and a real Redis."""
-    if request.param == "double":
-        made: RedisDouble = request.getfixturevalue("double")
-        yield Shared("redis://a.test", made.values.clear)
-        return
-    monkeypatch.setattr(shared_store, "CONNECT_S", GIVE_UP_S)
-    monkeypatch.setattr(shared_store, "COMMAND_S", GIVE_UP_S)
-    server = RedisServer(tmp_path)
-    server.start()
-    with redis.Redis.from_url(server.url) as client:
-        yield Shared(server.url, client.flushall)
-    server.kill()
 
 
 # --- metrics ------------------------------------------------------------------------
@@ -311,23 +276,8 @@ def shared(
 Added = Callable[..., float]
 
 
-def _lookups() -> dict[tuple[str, str], float]:
-    body, _ = metrics.expose("")
-    return {
-        (sample.name, str(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-        if sample.name.startswith("copilot_usage_vehicles_")
-    }
-
-
 @pytest.fixture
 def added() -> Added:
-    """How much a metric of vehicles has grown since the test began."""
-    before = _lookups()
-
-    def read(name: str, **labels: str) -> float:
-        key = f"copilot_usage_vehicles_{name}_total", str(sorted(labels.items()))
-        return _lookups().get(key, 0.0) - before.get(key, 0.0)
-
-    return read
+    """Return by how much a metric of vehicles has grown during the test."""
+    read = growth()
+    return lambda name, **labels: read(f"copilot_usage_vehicles_{name}_total", **labels)

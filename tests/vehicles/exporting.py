@@ -1,4 +1,4 @@
-"""What the tests of exports share: tables of any size, callers, and files read back."""
+"""Helpers of the tests of exports: tables of any size, clients, and parsed files."""
 
 import io
 from datetime import UTC, datetime
@@ -11,9 +11,9 @@ from aiohttp import ClientResponse, ClientSession
 from sqlalchemy import text
 from structlog.typing import EventDict
 
-from service.settings import Storage
+from service.settings import StorageSettings
 from service.storage.database import open_database
-from service.vehicles.parquet import AHEAD, BLOCK_ROWS
+from service.vehicles.parquet import BLOCK_ROWS, BLOCKS_AHEAD
 from tests.conftest import Client
 from tests.leftovers import child_pids
 
@@ -31,7 +31,7 @@ SCHEMA: Final = pa.schema(
 WIDE_ROWS: Final = 20_000
 """So many rows of 1,216 chance digits do not fit between a child and its caller."""
 
-MANY: Final = (AHEAD + 2) * BLOCK_ROWS
+MANY: Final = (BLOCKS_AHEAD + 2) * BLOCK_ROWS
 """So many rows are written in part before the last of them are read."""
 
 _FILL: Final = {
@@ -58,7 +58,11 @@ FIRST_US: Final = 1_700_000_000_000_000
 
 
 async def fill(
-    storage: Storage, rows: int, *, source: str = "sandbox", is_wide: bool = False
+    storage: StorageSettings,
+    rows: int,
+    *,
+    source: str = "sandbox",
+    is_wide: bool = False,
 ) -> None:
     """Keep so many vehicles, whose VINs are their numbers."""
     given = {"source": source, "rows": rows, "first": FIRST_US, "wide": is_wide}
@@ -100,10 +104,12 @@ async def read_table(client: Client | ClientSession) -> list[dict[str, Any]]:
     return rows
 
 
-async def begin(client: Client | ClientSession) -> tuple[ClientResponse, int]:
+async def begin(
+    client: Client | ClientSession, address: str = "192.0.2.9"
+) -> tuple[ClientResponse, int]:
     """Read no more than the beginning; the answer, and who makes the rest of it."""
     before = child_pids()
-    answer = await client.get(PATH)
+    answer = await client.get(PATH, headers={"X-Forwarded-For": address})
     assert answer.status == 200
     assert (await answer.content.readexactly(4)) == b"PAR1"
     (child,) = child_pids() - before
@@ -111,7 +117,7 @@ async def begin(client: Client | ClientSession) -> tuple[ClientResponse, int]:
 
 
 def named(entries: list[EventDict], event: str) -> list[EventDict]:
-    """What was logged of one name."""
+    """Return the log entries of one event."""
     return [each for each in entries if each["event"] == event]
 
 

@@ -14,20 +14,19 @@ from msgspec.structs import asdict, replace
 from sqlalchemy import text
 from structlog.typing import EventDict
 
-from service.settings import Storage
+from service.settings import StorageSettings
 from service.storage.database import open_database
 from service.vehicles import export
-from service.vehicles.errors import ExportFailed, TooManyExports
-from service.vehicles.export import MAX_AT_ONCE, Exports, open_exports
-from service.vehicles.model import Entry, Source
+from service.vehicles.errors import ExportFailed
+from service.vehicles.export import MAX_EXPORTS, Exports, open_exports
+from service.vehicles.model import VehicleSource
 from service.vehicles.store import VehicleStore
 from tests.conftest import Client, storage_at
 from tests.leftovers import child_pids
+from tests.metric_samples import growth
 from tests.vehicles.conftest import (
     KNOWN,
-    OTHER,
     UNKNOWN,
-    VIN,
     Added,
     Caller,
     Serve,
@@ -53,6 +52,7 @@ HEADERS: Final = {
     "Content-Disposition": 'attachment; filename="vehicles.parquet"',
     "Cache-Control": "no-store",
 }
+LANE_REFUSED: Final = "copilot_usage_lane_refused_total"
 PASSWORD: Final = "p'ass word"
 
 
@@ -63,21 +63,22 @@ async def caller(serve: Serve) -> Caller:
 
 
 @pytest.fixture
-async def wide(serve: Serve, storage: Storage) -> Client:
+async def wide(serve: Serve, storage: StorageSettings) -> Client:
     """An application whose file is too large to be sent before it is read."""
     await fill(storage, WIDE_ROWS, is_wide=True)
-    return (await serve(sandbox=IN_SANDBOX)).client
+    limits = {"trusted_proxies": ("127.0.0.1",)}
+    return (await serve(sandbox=IN_SANDBOX, limits=limits)).client
 
 
 # --- what is sent -------------------------------------------------------------------
 
 
-async def test_what_is_kept_is_exported(
-    caller: Caller, kept: VehicleStore, added: Added, log_entries: list[EventDict]
+async def test_cached_vehicles_are_exported(
+    caller: Caller, stored: VehicleStore, added: Added, log_entries: list[EventDict]
 ) -> None:
     """All vehicles that were looked up, in the order of their VINs, with the time."""
     await caller.look_up_all([*KNOWN, UNKNOWN])
-    found = await kept.find(KNOWN)
+    found = await stored.find(KNOWN)
 
     async with caller.client.get(PATH) as answer:
         file = await answer.read()
@@ -94,25 +95,6 @@ async def test_what_is_kept_is_exported(
     assert added("exports", outcome="success") == 1
     (finished,) = named(log_entries, "vehicle.export.finished")
     assert (finished["rows"], finished["bytes"]) == (len(KNOWN), len(file))
-
-
-async def test_what_is_not_kept_is_left_out(
-    caller: Caller, storage: Storage, kept: VehicleStore
-) -> None:
-    """What was removed, what could not be decoded, and what others have told."""
-    await caller.look_up_all([VIN, UNKNOWN])
-    async with open_database(storage) as database:
-        other = VehicleStore(database, Source("https://vpic.example"))
-        await other.keep({VIN: Entry(OTHER, 1), UNKNOWN: Entry(OTHER, 1)}, {})
-
-    assert [each["vin"] for each in await read_table(caller.client)] == [VIN]
-    await caller.remove(VIN)
-    assert await read_table(caller.client) == []
-
-
-async def test_nothing_kept_is_an_empty_table(caller: Caller) -> None:
-    """It has the columns, and no rows."""
-    assert await read_table(caller.client) == []
 
 
 @on_sqlite
@@ -143,30 +125,49 @@ async def test_a_large_file_is_sent_as_it_is_read(
 # --- too many -----------------------------------------------------------------------
 
 
+async def refusal(client: Client, address: str) -> tuple[int, str]:
+    """Return the status and the code of an export that is refused."""
+    headers = {"X-Forwarded-For": address}
+    async with client.get(PATH, headers=headers) as answer:
+        assert int(answer.headers["Retry-After"]) >= 1
+        problem = await answer.json(content_type=None)
+        return answer.status, problem["code"]
+
+
 @on_sqlite
-async def test_so_many_at_once_and_no_more(
+async def test_number_of_exports_is_limited(
     wide: Client, until: Until, added: Added, log_entries: list[EventDict]
 ) -> None:
     """One more gets 503 at once, which says when to ask again; then it is let in."""
-    answers = [(await begin(wide))[0] for _ in range(MAX_AT_ONCE)]
+    refused = growth()
+    answers = [(await begin(wide, client))[0] for client in ("192.0.2.1", "192.0.2.2")]
 
-    async with wide.get(PATH) as refused:
-        problem = await refused.json(content_type=None)
+    problem = await refusal(wide, "192.0.2.3")
     for answer in answers:
         answer.close()
-    await until(lambda: len(failures(log_entries)) == MAX_AT_ONCE)
+    await until(lambda: len(failures(log_entries)) == MAX_EXPORTS)
 
-    assert (refused.status, problem["code"]) == (503, "too_many_exports")
-    assert refused.headers["Retry-After"] == "5"
-    assert added("exports", outcome="TooManyExports") == 1
+    assert problem == (503, "too_many_exports")
+    assert refused(LANE_REFUSED, lane="vehicle_exports", reason="queue_full") == 1
+    assert added("exports", outcome="LaneFull") == 0
     assert len(await read_table(wide)) == WIDE_ROWS
+
+
+@on_sqlite
+async def test_one_client_has_not_all_exports(wide: Client) -> None:
+    """Its second export gets 503, and another client gets its file."""
+    first, _ = await begin(wide, "192.0.2.1")
+
+    assert await refusal(wide, "192.0.2.1") == (503, "too_many_exports")
+    assert len(await read_table(wide)) == WIDE_ROWS
+    first.close()
 
 
 # --- failing at once ----------------------------------------------------------------
 
 
-async def test_what_cannot_begin_is_a_problem(
-    caller: Caller, storage: Storage, added: Added, log_entries: list[EventDict]
+async def test_export_that_cannot_start_is_a_problem(
+    caller: Caller, storage: StorageSettings, added: Added, log_entries: list[EventDict]
 ) -> None:
     """The caller gets 503 and no word of the database's; the log has those."""
     async with open_database(storage) as database, database.writing() as connection:
@@ -189,9 +190,11 @@ async def test_a_program_that_cannot_be_started(
 ) -> None:
     """It is a failed export, after which others may run."""
     monkeypatch.setattr(export, "COMMAND", (str(tmp_path / "missing"),))
-    exports = Exports(storage_at(f"sqlite+aiosqlite:///{tmp_path}/a.db"), Source("a"))
+    exports = Exports(
+        storage_at(f"sqlite+aiosqlite:///{tmp_path}/a.db"), VehicleSource("a")
+    )
 
-    for _ in range(MAX_AT_ONCE + 1):
+    for _ in range(MAX_EXPORTS + 1):
         with pytest.raises(ExportFailed, match="no process can be started"):
             async with exports.export():
                 pass
@@ -202,7 +205,7 @@ async def test_a_password_is_not_logged(log_entries: list[EventDict]) -> None:
     url = "postgresql+asyncpg://u:p%27ass%20word@127.0.0.1:1/d?ssl=p%27ass%20word"
 
     with pytest.raises(ExportFailed):
-        async with Exports(storage_at(url), Source("a")).export():
+        async with Exports(storage_at(url), VehicleSource("a")).export():
             pass
 
     ((_, reason),) = failures(log_entries)
@@ -214,7 +217,7 @@ async def test_a_password_is_not_logged(log_entries: list[EventDict]) -> None:
 
 
 @asynccontextmanager
-async def silent_server() -> AsyncIterator[tuple[Storage, asyncio.Semaphore]]:
+async def silent_server() -> AsyncIterator[tuple[StorageSettings, asyncio.Semaphore]]:
     """A server that takes connections, counts them, and never says a word."""
     connected = asyncio.Semaphore(0)
 
@@ -240,37 +243,27 @@ async def export_all(exports: Exports) -> None:
             pass
 
 
-async def test_silence_is_a_failure() -> None:
+async def test_silent_database_is_a_failure() -> None:
     """A database that says nothing within `storage.timeout_s` is not waited for."""
     before = child_pids()
     async with silent_server() as (storage, _):
         hasty = replace(storage, timeout_s=0.01)
         with pytest.raises(ExportFailed, match="does not answer in time"):
-            await export_all(Exports(hasty, Source("a")))
+            await export_all(Exports(hasty, VehicleSource("a")))
 
     assert child_pids() == before
 
 
-async def test_no_export_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is cut off after a time, whoever it is that is slow."""
-    monkeypatch.setattr(export, "MAX_S", 0.01)
-    async with silent_server() as (storage, _):
-        with pytest.raises(ExportFailed, match=r"not taken within 0\.01 s"):
-            await export_all(Exports(storage, Source("a")))
-
-
-async def test_closing_ends_what_is_under_way(log_entries: list[EventDict]) -> None:
+async def test_close_ends_exports(log_entries: list[EventDict]) -> None:
     """Children that wait for a database are gone when it returns."""
     before = child_pids()
     async with (
         silent_server() as (storage, connected),
-        open_exports(storage, Source("a")) as exports,
+        open_exports(storage, VehicleSource("a")) as exports,
     ):
-        tasks = [asyncio.create_task(export_all(exports)) for _ in range(MAX_AT_ONCE)]
+        tasks = [asyncio.create_task(export_all(exports)) for _ in range(MAX_EXPORTS)]
         for _ in tasks:
             await connected.acquire()
-        with pytest.raises(TooManyExports):
-            await export_all(exports)
 
     assert child_pids() == before
     assert all(task.cancelled() for task in tasks)

@@ -1,6 +1,6 @@
-"""Exports that end midway, by the death of who has a part in them, or by leaving.
+"""Exports that end early: the child, the database, the client or the service stops.
 
-The caller never takes a part of the file for the whole, and no child is left.
+The client never takes a part of the file for the whole, and no child process is left.
 """
 
 import asyncio
@@ -14,15 +14,24 @@ from typing import Final
 
 import asyncpg
 import pytest
-from aiohttp import AddrInfoType, ClientPayloadError, ClientSession, TCPConnector
+from aiohttp import (
+    AddrInfoType,
+    ClientConnectionError,
+    ClientPayloadError,
+    ClientSession,
+    ClientTimeout,
+    TCPConnector,
+)
 from structlog.typing import EventDict
 
 from service.app import create_app
-from service.serving import listening
-from service.settings import Storage
+from service.server.runner import listening
+from service.settings import StorageSettings
 from service.vehicles import export
+from tests.clock import LoopTime
 from tests.conftest import POSTGRESQL
-from tests.leftovers import child_pids, open_files, processes, wait_for_end
+from tests.leftovers import child_pids, processes, wait_for_end
+from tests.metric_samples import value
 from tests.running import exit_status, running
 from tests.vehicles.conftest import Added, Serve, Until, on_sqlite
 from tests.vehicles.exporting import (
@@ -34,17 +43,19 @@ from tests.vehicles.exporting import (
     failures,
     fill,
     named,
-    read_table,
     spoil,
     table_of,
 )
 
+UNSENT: Final = "copilot_usage_unsent_bytes"
 FREE_PORT: Final = {"port": 0, "drain_s": 0.0}
+MAX_STEPS: Final = 1_000
+STEP_S: Final = 0.01
 
 
 @pytest.fixture
-async def wide(serve: Serve, storage: Storage) -> AsyncIterator[ClientSession]:
-    """A caller of the service, whose file is too large to be sent before it is read."""
+async def wide(serve: Serve, storage: StorageSettings) -> AsyncIterator[ClientSession]:
+    """A client of a service whose exported file is larger than the socket buffers."""
     await fill(storage, WIDE_ROWS, is_wide=True)
     settings = serve.settings(sandbox=IN_SANDBOX, server=FREE_PORT)
     async with (
@@ -55,7 +66,7 @@ async def wide(serve: Serve, storage: Storage) -> AsyncIterator[ClientSession]:
 
 
 def has_failures(entries: list[EventDict], count: int) -> bool:
-    """Whether so many have failed."""
+    """Return True if the log has so many failed exports."""
     return len(failures(entries)) == count
 
 
@@ -65,7 +76,7 @@ def has_failures(entries: list[EventDict], count: int) -> bool:
 async def test_a_killed_child_breaks_the_transfer(
     wide: ClientSession, added: Added, log_entries: list[EventDict]
 ) -> None:
-    """The caller sees that the file is not whole, and the service goes on."""
+    """The client gets an incomplete transfer, and the service continues."""
     before = child_pids()
     answer, child = await begin(wide)
     os.kill(child, signal.SIGKILL)
@@ -73,7 +84,7 @@ async def test_a_killed_child_breaks_the_transfer(
     with pytest.raises(ClientPayloadError):
         await answer.read()
 
-    assert failures(log_entries) == [("ExportFailed", "it has ended with -9")]
+    assert failures(log_entries) == [("ExportFailed", "the process ended with -9")]
     assert added("exports", outcome="ExportFailed") == 1
     assert child_pids() == before
     assert not named(log_entries, "http.error")
@@ -84,12 +95,12 @@ async def test_a_killed_child_breaks_the_transfer(
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_a_broken_database_breaks_the_transfer(
     serve: Serve,
-    storage: Storage,
+    storage: StorageSettings,
     tmp_path: Path,
     log_entries: list[EventDict],
     version: str,
 ) -> None:
-    """Whatever version of HTTP: it is a reset, and no end as of a whole answer."""
+    """The connection is reset, since in HTTP/1.0 a normal close ends a whole body."""
     await fill(storage, MANY)
     spoil(tmp_path / "events.db")
     client = (await serve(sandbox=IN_SANDBOX)).client
@@ -113,7 +124,7 @@ async def test_a_broken_database_breaks_the_transfer(
 async def test_a_lost_server_breaks_the_transfer(
     wide: ClientSession, log_entries: list[EventDict]
 ) -> None:
-    """PostgreSQL ends the connection while it sends the rows."""
+    """PostgreSQL terminates the connection while it sends the rows."""
     answer, _ = await begin(wide)
     connection = await asyncpg.connect(POSTGRESQL)
     ended = await connection.fetch(
@@ -129,53 +140,75 @@ async def test_a_lost_server_breaks_the_transfer(
     assert [kind for kind, _ in failures(log_entries)] == ["ExportFailed"]
 
 
-async def test_who_leaves_ends_the_child(
+async def test_disconnect_ends_the_child(
     wide: ClientSession, until: Until, added: Added, log_entries: list[EventDict]
 ) -> None:
-    """Nothing is made that nobody will read."""
+    """When the client disconnects, the child that writes the file is stopped."""
     before = child_pids()
     answer, _ = await begin(wide)
     answer.close()
 
     await until(partial(has_failures, log_entries, 1))
+    await until(lambda: child_pids() == before)
 
-    assert child_pids() == before
     ((error_type, _),) = failures(log_entries)
-    assert error_type == "ClientConnectionResetError"
+    assert error_type == "ClientDisconnected"
     assert added("exports", outcome=error_type) == 1
     assert not named(log_entries, "http.error")
 
 
-@on_sqlite
-async def test_nothing_is_left_over(
-    wide: ClientSession, until: Until, log_entries: list[EventDict]
+@pytest.mark.parametrize("does_read", [True, False], ids=["slowly", "not at all"])
+async def test_duration_of_an_export_is_limited(
+    serve: Serve,
+    storage: StorageSettings,
+    *,
+    until: Until,
+    loop_time: LoopTime,
+    log_entries: list[EventDict],
+    does_read: bool,
 ) -> None:
-    """After exports with each kind of end, no more is open than after the first."""
-    await read_table(wide)
-    files, children = open_files(), child_pids()
+    """A client that reads too slowly, or not at all, loses its export in time."""
+    await fill(storage, WIDE_ROWS, is_wide=True)
+    server = FREE_PORT | {"write_timeout_s": 86_400.0 if does_read else 30.0}
+    settings = serve.settings(
+        sandbox=IN_SANDBOX, server=server, storage={"timeout_s": 86_400.0}
+    )
+    before = child_pids()
+    async with (
+        listening(create_app(settings), settings.server) as url,
+        ClientSession(
+            url,
+            connector=TCPConnector(socket_factory=narrow_socket),
+            timeout=ClientTimeout(total=None),
+        ) as session,
+    ):
+        answer, _ = await begin(session)
+        # The client reads no more, and soon the sockets are full.
+        await until(lambda: value(UNSENT) > 0)
 
-    for each in (2, 4):
-        await read_table(wide)
-        answer, child = await begin(wide)
-        os.kill(child, signal.SIGKILL)
-        with pytest.raises(ClientPayloadError):
+        # Again and again: the buffers of the system may take some more at first.
+        for _ in range(MAX_STEPS):
+            if has_failures(log_entries, 1):
+                break
+            await loop_time.pass_s(export.MAX_EXPORT_S if does_read else 30.0)
+            await asyncio.sleep(STEP_S)
+        assert has_failures(log_entries, 1)
+        with pytest.raises((ClientPayloadError, ClientConnectionError)):
             await answer.read()
-        answer, _ = await begin(wide)
-        answer.close()
-        await until(partial(has_failures, log_entries, each))
-    await read_table(wide)
-
-    assert (open_files(), child_pids()) == (files, children)
+        await until(lambda: child_pids() == before)
+    ((error_type, _),) = failures(log_entries)
+    assert error_type == ("LaneTimeout" if does_read else "ClientDisconnected")
+    assert not named(log_entries, "http.error")
 
 
-# --- as it is served ----------------------------------------------------------------
+# --- in workers ---------------------------------------------------------------------
 
 
 @on_sqlite
 async def test_workers_export_and_end_what_they_have_begun(
-    storage: Storage, tmp_path: Path
+    storage: StorageSettings, tmp_path: Path
 ) -> None:
-    """On the loop and under the signals of workers; SIGTERM leaves no child behind."""
+    """A worker exports a whole file, and its child ends after SIGTERM."""
     await fill(storage, WIDE_ROWS, is_wide=True)
     given = {
         "storage__url": storage.url,
@@ -203,7 +236,7 @@ async def test_workers_export_and_end_what_they_have_begun(
 
 
 def narrow_socket(info: AddrInfoType) -> socket.socket:
-    """A socket that takes little ahead: the kernel would have room for the file."""
+    """Return a socket with a small receive buffer, which cannot hold the file."""
     family, kind, protocol, *_ = info
     narrow = socket.socket(family, kind, protocol)
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -211,7 +244,7 @@ def narrow_socket(info: AddrInfoType) -> socket.socket:
 
 
 def exporting(service: int) -> list[int]:
-    """The processes that make a file for the workers of a service."""
+    """Return the ids of the export processes of a service's workers."""
     everything = list(processes())
     workers = {each.pid for each in everything if each.parent == service}
     program = str(export.PROGRAM)

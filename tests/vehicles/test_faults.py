@@ -1,4 +1,4 @@
-"""Faults of vPIC: what callers get, what is kept of it, and how it heals."""
+"""Faults of vPIC: the answer to the client, the stored entries, and the recovery."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,15 +14,14 @@ from tests.clock import LoopTime
 from tests.conftest import Hurried, always
 from tests.vehicles.conftest import (
     OTHER,
-    UNKNOWN,
     VIN,
     Answer,
-    Asked,
     Caller,
     Serve,
     Until,
-    keep_old,
+    VpicRequests,
     on_sqlite,
+    store_expired,
     vin,
     vins,
 )
@@ -50,19 +49,19 @@ FAULTS: Final = {
     "huge_body": 1,
     "slow_drip": ATTEMPTS,
 }
-"""How often each is tried: what would be answered the same way is not asked again."""
+"""Number of requests for each fault: only transient failures are retried."""
 
 
 TRY_S = 10.0
 ENDLESS = {"hang", "slow_drip"}
-"""Faults that only the time-out of a try ends."""
+"""Faults that only the time-out of an attempt ends."""
 SOON_AGAIN = {"open_s": 1e-9, "half_open_calls": 1}
 """A circuit that lets the next call try."""
 
 
 @pytest.fixture
 def outlasting(hurried: Hurried) -> Outlasting:
-    """A factory of contexts in which each try of an endless fault runs out of time."""
+    """A factory of contexts in which each attempt at an endless fault times out."""
 
     def end_tries(fault: str) -> AbstractAsyncContextManager[None]:
         return hurried(TRY_S) if fault in ENDLESS else nullcontext()
@@ -71,13 +70,13 @@ def outlasting(hurried: Hurried) -> Outlasting:
 
 
 def few_tries(**more: Any) -> dict[str, Any]:
-    """Settings of few tries."""
+    """Return settings with few attempts."""
     few = {"attempts": ATTEMPTS, "max_body_bytes": 65_536}
     return {**few, "timeout_s": TRY_S, "deadline_s": 600.0, **more}
 
 
 async def ask(one: Caller, asked_for: Sequence[str]) -> list[Any]:
-    """Look up one, or several together; gives what is said of each."""
+    """Look up one VIN, or several together; return the result of each."""
     if len(asked_for) > 1:
         answer = await one.look_up_all(asked_for)
         assert answer.status == 200
@@ -90,7 +89,7 @@ async def ask(one: Caller, asked_for: Sequence[str]) -> list[Any]:
 
 
 def assert_unavailable(answer: Answer) -> None:
-    """Fail unless the caller is told when to come back, and nothing of vPIC's words."""
+    """Fail unless the answer has Retry-After, and nothing of vPIC's error."""
     assert answer.problem == (503, "vehicle_unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
     assert "upstream" not in str(answer.body)
@@ -102,17 +101,17 @@ def assert_unavailable(answer: Answer) -> None:
 @on_sqlite
 @pytest.mark.parametrize("count", [1, 3], ids=["single", "batch"])
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_keeps_nothing_wrong(
+async def test_fault_stores_nothing(
     serve: Serve,
-    kept: VehicleStore,
+    stored: VehicleStore,
     *,
     sandbox: RunningSandbox,
-    asked: Asked,
+    received: VpicRequests,
     outlasting: Outlasting,
     fault: str,
     count: int,
 ) -> None:
-    """Callers are told so, nothing is kept of it, and the next request heals it."""
+    """The result is `vehicle_unavailable`, and after the fault a request succeeds."""
     sandbox.sandbox.faults = always(fault, retry_after="0")
     one = await serve(vehicles=few_tries(), breaker=SOON_AGAIN)
 
@@ -122,8 +121,8 @@ async def test_a_fault_keeps_nothing_wrong(
     assert [(each["vin"], each["error"]) for each in told] == [
         (each, "vehicle_unavailable") for each in vins(count)
     ]
-    assert asked.calls == FAULTS[fault]
-    assert {each.entry for each in (await kept.find(vins(count))).values()} == {None}
+    assert received.calls == FAULTS[fault]
+    assert {each.entry for each in (await stored.find(vins(count))).values()} == {None}
     sandbox.sandbox.faults = Faults()
     healed = await ask(one, vins(count))
     assert [each["cached_result"] for each in healed] == [False] * count
@@ -137,17 +136,17 @@ async def test_a_fault_keeps_nothing_wrong(
         *("other_vins", "missing_field", "wrong_type"),
     ],
 )
-async def test_a_fault_takes_nothing_away(
+async def test_fault_does_not_change_stored_entries(
     serve: Serve,
-    kept: VehicleStore,
+    stored: VehicleStore,
     *,
     sandbox: RunningSandbox,
     outlasting: Outlasting,
     fault: str,
 ) -> None:
-    """What was kept is given while it is too old, and neither changed nor renewed."""
-    await keep_old(kept, *vins(2))
-    before = await kept.find(vins(2))
+    """An expired entry is returned, and is neither changed nor refreshed."""
+    await store_expired(stored, *vins(2))
+    before = await stored.find(vins(2))
     sandbox.sandbox.faults = always(fault, retry_after="0")
     one = await serve(vehicles=few_tries())
 
@@ -156,7 +155,7 @@ async def test_a_fault_takes_nothing_away(
 
     assert [each["make"] for each in told] == [OTHER.make] * 3
     assert {each["cached_result"] for each in told} == {True}
-    assert await kept.find(vins(2)) == before
+    assert await stored.find(vins(2)) == before
 
 
 @on_sqlite
@@ -174,12 +173,15 @@ async def test_which_faults_open_the_circuit(
     serve: Serve,
     sandbox: RunningSandbox,
     *,
-    asked: Asked,
+    received: VpicRequests,
     outlasting: Outlasting,
     fault: str,
     calls: int,
 ) -> None:
-    """Being shut out does so at once, illness when it lasts, other answers never."""
+    """A block opens the circuit at once, and failures after `minimum_calls`.
+
+    Other invalid answers do not open it.
+    """
     sandbox.sandbox.faults = always(fault, retry_after="0")
     breaker = {"minimum_calls": 2, "open_s": 3_000.0}
     one = await serve(vehicles=few_tries(attempts=1), breaker=breaker)
@@ -187,30 +189,14 @@ async def test_which_faults_open_the_circuit(
         for number in range(3):
             await one.look_up(vin(number))
 
-    assert asked.calls == calls
-
-
-@on_sqlite
-async def test_a_try_that_fails_is_repeated(
-    serve: Serve, sandbox: RunningSandbox, asked: Asked
-) -> None:
-    """Batches too, by POST: they only ask."""
-    for fault in ("server_error", "reset", "truncated"):
-        sandbox.sandbox.faults = always(fault, times=1)
-        told = await ask(await serve(vehicles=few_tries()), vins(3))
-        assert not any("error" in each for each in told)
-        sandbox.sandbox.calls.clear()
-        for each in vins(3):
-            await (await serve()).remove(each)
-
-    assert asked.vins[vin(1)] == 6
+    assert received.calls == calls
 
 
 @on_sqlite
 async def test_half_of_the_batches_fail(
-    serve: Serve, sandbox: RunningSandbox, asked: Asked
+    serve: Serve, sandbox: RunningSandbox, received: VpicRequests
 ) -> None:
-    """What one batch has met takes nothing from the others."""
+    """The failure of one batch does not affect the others."""
     sandbox.sandbox.faults = always("empty_list", times=1)
     one = await serve()
 
@@ -221,33 +207,20 @@ async def test_half_of_the_batches_fail(
     assert errors.count(None) == 100
     again = await ask(one, vins(150))
     assert not any("error" in each for each in again)
-    assert asked.batches == 4
+    assert received.batches == 4
 
 
 @on_sqlite
-async def test_an_unknown_vin_is_no_fault(
-    serve: Serve, sandbox: RunningSandbox
-) -> None:
-    """Any number of them opens no circuit."""
-    one = await serve(breaker={"minimum_calls": 1})
-    for last in "123456":
-        answer = await one.look_up(UNKNOWN[:-1] + last)
-        assert answer.problem == (404, "vin_not_decoded")
-
-    assert (await one.look_up(VIN)).status == 200
-
-
-@on_sqlite
-async def test_who_asks_while_vpic_is_slow(
+async def test_cached_vehicles_do_not_wait_for_vpic(
     serve: Serve,
-    kept: VehicleStore,
+    stored: VehicleStore,
     *,
     sandbox: RunningSandbox,
     loop_time: LoopTime,
     until: Until,
 ) -> None:
-    """What is kept is answered at once, while another look-up hangs."""
-    await keep_old(kept, vin(1), days=1)
+    """Cached vehicles are returned at once, while another look-up hangs."""
+    await store_expired(stored, vin(1), days=1)
     sandbox.sandbox.faults = always("hang")
     one = await serve(vehicles={"timeout_s": TRY_S})
 

@@ -1,4 +1,4 @@
-"""Look-ups at the same time: one call for all who ask alike, whoever leaves."""
+"""Concurrent look-ups of a VIN share one call, whichever client disconnects."""
 
 import asyncio
 from typing import Any
@@ -6,184 +6,139 @@ from typing import Any
 import pytest
 
 from service.sandbox.server import RunningSandbox
-from service.vehicles.errors import VehicleUnavailable, VinNotDecoded
+from service.vehicles.errors import VehicleUnavailable
 from service.vehicles.lookup import source_of
 from service.vehicles.model import Found
 from service.vehicles.store import VehicleStore
 from tests.conftest import MakeSettings, always
 from tests.vehicles.conftest import (
     KNOWN,
-    UNKNOWN,
     VIN,
-    Asked,
-    Gate,
     Open,
     Until,
-    keep_old,
+    VpicBarrier,
+    VpicRequests,
     on_sqlite,
+    store_expired,
     vin,
     vins,
 )
 
 
 def model_of(result: Found | Exception) -> str:
-    """What a look-up has found."""
+    """Return the model of a look-up."""
     assert isinstance(result, Found)
     return result.vehicle.model
 
 
 @on_sqlite
-async def test_many_who_ask_for_one(
-    opened: Open, asked: Asked, gate: Gate, until: Until
+async def test_concurrent_look_ups_share_a_request(
+    opened: Open, received: VpicRequests, barrier: VpicBarrier, until: Until
 ) -> None:
-    """Whoever asks for a VIN while vPIC is asked for it waits for the same answer."""
-    gate.close()
+    """Concurrent look-ups of a VIN wait for the same request to vPIC."""
+    barrier.close()
     async with opened() as lookups:
         asking = [asyncio.create_task(lookups.look_up(VIN)) for _ in range(50)]
-        await until(lambda: asked.calls == 1)
+        await until(lambda: received.calls == 1)
         asking += [asyncio.create_task(lookups.look_up(VIN)) for _ in range(50)]
-        gate.open()
+        barrier.open()
 
         found = await asyncio.gather(*asking)
 
     assert {each.vehicle for each in found} == {KNOWN[VIN]}
     assert {each.result for each in found} == {"miss"}
-    assert asked.calls == 1
+    assert received.calls == 1
 
 
 @on_sqlite
 async def test_one_joins_a_batch(
-    opened: Open, asked: Asked, gate: Gate, until: Until
+    opened: Open, received: VpicRequests, barrier: VpicBarrier, until: Until
 ) -> None:
     """A single VIN, and another batch, wait for the batch that has asked for them."""
-    gate.close()
+    barrier.close()
     async with opened() as lookups:
         first = asyncio.create_task(lookups.look_up_all(vins(10)))
-        await until(lambda: asked.batches == 1)
+        await until(lambda: received.batches == 1)
         single = asyncio.create_task(lookups.look_up(vin(3)))
         second = asyncio.create_task(lookups.look_up_all([vin(9), vin(10), vin(8)]))
-        await until(lambda: asked.calls == 2)
-        gate.open()
+        await until(lambda: received.calls == 2)
+        barrier.open()
 
         assert len(await first) == 10
         assert (await single).result == "miss"
         assert list(map(model_of, (await second).values())) == ["388"] * 3
 
-    assert dict(asked.vins) == dict.fromkeys(vins(11), 1)
+    assert dict(received.vins) == dict.fromkeys(vins(11), 1)
 
 
 @on_sqlite
-async def test_a_batch_joins_one(
-    opened: Open, asked: Asked, gate: Gate, until: Until
-) -> None:
-    """What is asked for already is not asked for in a batch."""
-    gate.close()
-    async with opened() as lookups:
-        single = asyncio.create_task(lookups.look_up(VIN))
-        await until(lambda: asked.calls == 1)
-        batch = asyncio.create_task(lookups.look_up_all([vin(1), VIN, vin(2)]))
-        await until(lambda: asked.batches == 1)
-        gate.open()
-        await single
-        await batch
-
-    assert set(asked.vins.values()) == {1}
-
-
-@on_sqlite
-async def test_who_leaves_ends_nothing(
-    opened: Open, asked: Asked, gate: Gate, until: Until
+async def test_disconnect_does_not_cancel_others(
+    opened: Open, received: VpicRequests, barrier: VpicBarrier, until: Until
 ) -> None:
     """The one who asked first goes, the others get the answer, and it is kept."""
-    gate.close()
+    barrier.close()
     async with opened() as lookups:
         first = asyncio.create_task(lookups.look_up(VIN))
-        await until(lambda: asked.calls == 1)
+        await until(lambda: received.calls == 1)
         others = [asyncio.create_task(lookups.look_up(VIN)) for _ in range(3)]
         await asyncio.sleep(0)
         for leaving in (first, others[0]):
             leaving.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await leaving
-        gate.open()
+        barrier.open()
 
         assert [(await each).result for each in others[1:]] == ["miss", "miss"]
         assert (await lookups.look_up(VIN)).result == "hit"
-    assert asked.calls == 1
-
-
-@on_sqlite
-async def test_when_all_have_left(
-    opened: Open, kept: VehicleStore, asked: Asked, gate: Gate, until: Until
-) -> None:
-    """What vPIC was asked for is kept all the same."""
-    gate.close()
-    async with opened() as lookups:
-        asking = asyncio.create_task(lookups.look_up(VIN))
-        await until(lambda: asked.calls == 1)
-        asking.cancel()
-        gate.open()
-        joined = await lookups.look_up(VIN)
-
-    assert joined.vehicle == KNOWN[VIN]
-    assert asked.calls == 1
-    assert (await kept.find([VIN]))[VIN].entry is not None
+    assert received.calls == 1
 
 
 @on_sqlite
 async def test_a_failure_is_shared_and_over(
-    opened: Open, sandbox: RunningSandbox, asked: Asked, gate: Gate, until: Until
+    opened: Open,
+    sandbox: RunningSandbox,
+    received: VpicRequests,
+    barrier: VpicBarrier,
+    until: Until,
 ) -> None:
     """All who waited fail by one call; who comes later asks again."""
     sandbox.sandbox.faults = always("server_error", times=1)
-    gate.close()
+    barrier.close()
     async with opened() as lookups:
         asking = [asyncio.create_task(lookups.look_up(VIN)) for _ in range(5)]
-        await until(lambda: asked.calls == 1)
-        gate.open()
+        await until(lambda: received.calls == 1)
+        barrier.open()
         failures = await asyncio.gather(*asking, return_exceptions=True)
 
         assert {type(each) for each in failures} == {VehicleUnavailable}
-        assert asked.calls == 1
+        assert received.calls == 1
         assert (await lookups.look_up(VIN)).result == "miss"
-    assert asked.calls == 2
+    assert received.calls == 2
 
 
 @on_sqlite
-@pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "not kept"])
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "not stored"])
 async def test_the_end_of_the_service(
     opened: Open,
-    kept: VehicleStore,
-    asked: Asked,
-    gate: Gate,
+    stored: VehicleStore,
+    received: VpicRequests,
+    barrier: VpicBarrier,
     until: Until,
     *,
-    is_kept: bool,
+    is_stored: bool,
 ) -> None:
-    """What is under way is given up, and nobody waits for ever."""
-    if is_kept:
-        await keep_old(kept, VIN)
-    gate.close()
+    """Look-ups in progress are cancelled, and their callers get an error."""
+    if is_stored:
+        await store_expired(stored, VIN)
+    barrier.close()
     async with opened() as lookups:
         asking = asyncio.create_task(lookups.look_up(VIN))
-        await until(lambda: asked.calls == 1)
+        await until(lambda: received.calls == 1)
         await lookups.close()
 
         (ended,) = await asyncio.gather(asking, return_exceptions=True)
 
-    assert type(ended) is (Found if is_kept else VehicleUnavailable)
-
-
-@on_sqlite
-async def test_a_batch_of_all_kinds(opened: Open, kept: VehicleStore) -> None:
-    """Each VIN has what it would have alone."""
-    await keep_old(kept, vin(1), days=1)
-    async with opened() as lookups:
-        told = await lookups.look_up_all([vin(1), UNKNOWN, VIN])
-
-    assert [type(each) for each in told.values()] == [Found, VinNotDecoded, Found]
-    results = [getattr(each, "result", None) for each in told.values()]
-    assert results == ["hit", None, "miss"]
+    assert type(ended) is (Found if is_stored else VehicleUnavailable)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +150,8 @@ async def test_a_batch_of_all_kinds(opened: Open, kept: VehicleStore) -> None:
     ],
     ids=["address", "password", "sandbox"],
 )
-def test_whose_word_it_is(
+def test_source_has_no_credentials(
     settings: MakeSettings, sections: dict[str, Any], expected: str
 ) -> None:
-    """What is kept belongs to who told it, not to how they were called."""
+    """An entry belongs to its source, without the credentials of its URL."""
     assert source_of(settings(**sections)) == expected

@@ -1,4 +1,4 @@
-"""Decoding while vPIC is away: when, how it is marked, and that it is not kept."""
+"""Offline decoding while vPIC is unavailable; its results are marked and not stored."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -8,8 +8,7 @@ import ultravin
 from structlog.typing import EventDict
 
 from service.sandbox.server import RunningSandbox
-from service.vehicles.offline import load_decoder, read_attributes
-from service.vehicles.store import NOTHING, VehicleStore
+from service.vehicles.store import NOT_STORED, VehicleStore
 from tests.conftest import always
 from tests.running import said_without
 from tests.vehicles.conftest import (
@@ -18,118 +17,101 @@ from tests.vehicles.conftest import (
     UNKNOWN,
     VIN,
     Added,
-    Asked,
     Caller,
     Serve,
+    VpicRequests,
     fields_of,
-    keep_old,
     on_sqlite,
+    store_expired,
     vin,
 )
 
 DECODED: Final = {"vin": VIN, **fields_of(KNOWN[VIN]), "cached_result": False}
 OFFLINE: Final = DECODED | {"source": "offline"}
-WELL: Final = always("server_error", path="/nowhere")
-AWAY: Final = always("server_error")
+AVAILABLE: Final = always("server_error", path="/nowhere")
+UNAVAILABLE: Final = always("server_error")
 
 
 @pytest.fixture
 async def caller(serve: Serve, sandbox: RunningSandbox) -> Caller:
-    """Asks a service that decodes by itself while vPIC is away, which it is."""
-    sandbox.sandbox.faults = AWAY
+    """A client of a service with offline decoding, while vPIC is unavailable."""
+    sandbox.sandbox.faults = UNAVAILABLE
     return await serve(vehicles={"offline": True})
 
 
-async def test_vpic_away(caller: Caller) -> None:
-    """The vehicle is told all the same, marked, and as not from the cache."""
+async def test_vpic_unavailable(caller: Caller) -> None:
+    """The vehicle is returned, marked as offline and not cached."""
     answer = await caller.look_up(VIN)
     assert (answer.status, answer.body) == (200, OFFLINE)
     assert answer.headers["Cache-Status"] == "copilot-usage; fwd=miss"
     assert answer.headers["Age"] == "0"
 
 
-async def test_vpic_well(caller: Caller, sandbox: RunningSandbox) -> None:
-    """While vPIC answers, nothing is decoded here, and it has the last word."""
-    sandbox.sandbox.faults = WELL
+async def test_vpic_available(caller: Caller, sandbox: RunningSandbox) -> None:
+    """While vPIC answers, its results are returned instead of offline ones."""
+    sandbox.sandbox.faults = AVAILABLE
     sandbox.sandbox.set_vehicle(VIN, {"Model": "389"})
     answer = await caller.look_up(VIN)
     assert answer.body == DECODED | {"model": "389"}
     assert (await caller.look_up(UNKNOWN)).problem == (404, "vin_not_decoded")
 
 
-async def test_it_is_not_kept(
-    caller: Caller, kept: VehicleStore, sandbox: RunningSandbox, asked: Asked
+async def test_offline_result_is_not_stored(
+    caller: Caller,
+    stored: VehicleStore,
+    sandbox: RunningSandbox,
+    received: VpicRequests,
 ) -> None:
-    """vPIC is asked again each time, and as soon as it is back, its word is kept."""
+    """Each look-up requests vPIC again, and stores its result once it answers."""
     assert [(await caller.look_up(VIN)).body for _ in range(2)] == [OFFLINE] * 2
-    assert (asked.calls, await kept.find([VIN])) == (2, {VIN: NOTHING})
-    sandbox.sandbox.faults = WELL
+    assert (received.calls, await stored.find([VIN])) == (2, {VIN: NOT_STORED})
+    sandbox.sandbox.faults = AVAILABLE
     assert (await caller.look_up(VIN)).body == DECODED
     assert (await caller.look_up(VIN)).body == DECODED | {"cached_result": True}
-    assert asked.calls == 3
+    assert received.calls == 3
 
 
-async def test_the_circuit_open(
-    serve: Serve, sandbox: RunningSandbox, asked: Asked
+async def test_open_circuit(
+    serve: Serve, sandbox: RunningSandbox, received: VpicRequests
 ) -> None:
-    """Where vPIC is left in peace it is not even asked."""
-    sandbox.sandbox.faults = AWAY
+    """While the circuit is open, vPIC gets no request."""
+    sandbox.sandbox.faults = UNAVAILABLE
     breaker = {"minimum_calls": 1, "open_s": 3_600}
     one = await serve(vehicles={"offline": True}, breaker=breaker)
     assert (await one.look_up(vin(1))).body["source"] == "offline"
     assert (await one.look_up(VIN)).body == OFFLINE
-    assert asked.calls == 1
+    assert received.calls == 1
 
 
-async def test_what_is_kept_goes_before(caller: Caller, kept: VehicleStore) -> None:
-    """What vPIC has told once is told again, however old."""
-    await keep_old(kept, VIN)
-    answer = await caller.look_up(VIN)
-    assert answer.body == {"vin": VIN, **fields_of(OTHER), "cached_result": True}
-    assert answer.headers["Cache-Status"] == "copilot-usage; hit; detail=stale"
-
-
-async def test_it_does_not_know_either(caller: Caller) -> None:
-    """A VIN that is not decoded here may be by vPIC: it is unavailable, not unknown."""
-    answer = await caller.look_up(UNKNOWN)
-    assert answer.problem == (503, "vehicle_unavailable")
-    assert int(answer.headers["Retry-After"]) > 0
-
-
-async def test_a_batch(caller: Caller, kept: VehicleStore, added: Added) -> None:
-    """Each VIN of a batch is told as it would be alone."""
-    await keep_old(kept, vin(1))
+async def test_a_batch(caller: Caller, stored: VehicleStore, added: Added) -> None:
+    """Each VIN of a batch has the same result as in a look-up of its own."""
+    await store_expired(stored, vin(1))
     answer = await caller.look_up_all([VIN, UNKNOWN, vin(1), "nonsense", VIN])
     first, unknown, stale, invalid, last = answer.body["results"]
     assert first == last == OFFLINE
     assert (unknown["vin"], unknown["error"]) == (UNKNOWN, "vehicle_unavailable")
     assert stale == {"vin": vin(1), **fields_of(OTHER), "cached_result": True}
     assert invalid["error"] == "invalid_vin"
-    results = ("hit", "stale", "miss", "offline", "failed")
-    counted = {result: added("lookups", result=result) for result in results}
-    assert counted == {"hit": 0, "stale": 1, "miss": 0, "offline": 1, "failed": 1}
-
-
-@on_sqlite
-async def test_it_is_not_wanted(serve: Serve, sandbox: RunningSandbox) -> None:
-    """Unless the setting says so, what vPIC does not tell is unavailable."""
-    sandbox.sandbox.faults = AWAY
-    one = await serve()
-    assert (await one.look_up(VIN)).problem == (503, "vehicle_unavailable")
+    expected = {("hit", "none"): 0, ("stale", "vpic"): 1, ("miss", "none"): 0}
+    expected |= {("offline", "vpic"): 1, ("failed", "vpic"): 1}
+    assert expected == {
+        (result, reason): added("lookups", result=result, reason=reason)
+        for result, reason in expected
+    }
 
 
 # --- the extra ----------------------------------------------------------------------
 
 
-def test_the_extra_is_needed_only_where_it_is_wanted() -> None:
-    """Without it the service works; asking for it names what is missing."""
+def test_extra_is_needed_only_for_offline_decoding() -> None:
+    """Only the setting `offline` needs the extra, and the error names it."""
     said = said_without("ultravin", vehicles={"offline": True})
 
     assert said == "vehicles.offline: needs copilot-usage[vin-offline] to be installed"
 
 
 def panic(_: str) -> dict[str, Any]:
-    """Fail as a decoder should not."""
+    """Raise an unexpected error."""
     raise ValueError("no such table")
 
 
@@ -137,7 +119,6 @@ def panic(_: str) -> dict[str, Any]:
     "decode, reason",
     [
         pytest.param(panic, "ValueError('no such table')", id="it fails"),
-        pytest.param(lambda _: {}, "KeyError('attributes')", id="no attributes"),
         pytest.param(
             lambda _: {"attributes": {"Make": ["VOLVO", "MACK"]}},
             "ValidationError('Expected `str | null`, got `array` - at `$.Make`')",
@@ -155,9 +136,9 @@ async def test_a_decoder_that_fails(
     log_entries: list[EventDict],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What stands in for vPIC makes nothing worse: unavailable, and a warning."""
+    """A failure of the local decoder means unavailable, and a warning."""
     monkeypatch.setattr(ultravin, "decode", decode)
-    sandbox.sandbox.faults = AWAY
+    sandbox.sandbox.faults = UNAVAILABLE
     one = await serve(vehicles={"offline": True})
     assert (await one.look_up(VIN)).problem == (503, "vehicle_unavailable")
     (entry,) = [
@@ -168,24 +149,3 @@ async def test_a_decoder_that_fails(
         VIN,
         reason,
     )
-
-
-@pytest.mark.parametrize("vin", KNOWN)
-def test_the_known_vins(vin: Any) -> None:
-    """It tells the same of them as vPIC does."""
-    assert load_decoder()(vin) == KNOWN[vin]
-
-
-def test_what_is_left_out_is_unknown() -> None:
-    """It names only what it knows of; without a make there is no vehicle."""
-    told = {"Make": "PETERBILT", "Model Year": "2014", "Note": ["a", "b"]}
-    vehicle = read_attributes(told)
-    assert vehicle is not None
-    assert fields_of(vehicle) == {
-        "make": "PETERBILT",
-        "model": "",
-        "model_year": "2014",
-        "body_class": "",
-    }
-    assert read_attributes({"Model Year": "2014"}) is None
-    assert read_attributes(told | {"Error Code": "1, 7"}) is None

@@ -1,26 +1,28 @@
-"""What the database keeps of vehicles, and that no removal is undone, on each."""
+"""The store of vehicles, in SQLite and PostgreSQL: entries, removals, concurrency."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 
 import pytest
 from sqlalchemy import func, insert, select
+from sqlalchemy.engine import make_url
 
-from service.settings import Storage
+from service.settings import StorageSettings
 from service.storage.database import Database, open_database
-from service.storage.errors import StorageError
-from service.vehicles.model import Entry, Source, Vehicle, Vin
+from service.vehicles.model import Entry, Vehicle, VehicleSource, Vin
 from service.vehicles.store import (
-    FORGOTTEN_AT_ONCE,
-    MARK_KEPT_S,
-    NOTHING,
-    Kept,
+    MARKER_S,
+    MAX_MARKERS_DELETED,
+    NOT_STORED,
+    StoredEntry,
     VehicleStore,
 )
 from service.vehicles.tables import vehicles
-from tests.vehicles.conftest import KNOWN, OTHER, UNKNOWN, VIN, vins
+from tests.vehicles.conftest import KNOWN, OTHER, UNKNOWN, VIN, on_sqlite, vins
 
-SOURCE = Source("https://vpic.example/api")
+SOURCE = VehicleSource("https://vpic.example/api")
 OLD = Entry(OTHER, 1_000)
 NEW = Entry(KNOWN[VIN], 2_000)
 NONE = Entry(None, 3_000)
@@ -29,80 +31,60 @@ NOW = "service.vehicles.store.now_us"
 
 @pytest.fixture
 def store(database: Database) -> VehicleStore:
-    """What one source has told, in an empty database."""
+    """The store of one source, in an empty database."""
     return VehicleStore(database, SOURCE)
 
 
 @pytest.fixture
-async def other(storage: Storage) -> AsyncIterator[VehicleStore]:
-    """The same as another process has it: with connections of its own."""
+async def other(storage: StorageSettings) -> AsyncIterator[VehicleStore]:
+    """The store of another process, with its own connections to the database."""
     async with open_database(storage) as database:
         yield VehicleStore(database, SOURCE)
 
 
-async def keep(store: VehicleStore, entry: Entry, removals: int = 0) -> bool:
-    """Keep an entry of the one VIN; whether it was."""
-    return await store.keep({VIN: entry}, {VIN: removals}) == {VIN}
+async def save(store: VehicleStore, entry: Entry, removals: int = 0) -> bool:
+    """Save an entry of the VIN; return True if it was stored."""
+    return await store.save({VIN: entry}, {VIN: removals}) == {VIN}
 
 
-async def found(store: VehicleStore) -> Kept:
-    """What is kept of the one VIN."""
+async def found(store: VehicleStore) -> StoredEntry:
+    """Return the stored entry of the VIN."""
     return (await store.find([VIN]))[VIN]
 
 
 async def rows(database: Database) -> int:
-    """How many rows there are, marks of removals too."""
+    """Return the number of rows, including markers of removals."""
     async with database.reading() as connection:
         statement = select(func.count()).select_from(vehicles)
         return int(await connection.scalar(statement) or 0)
 
 
-# --- keeping ------------------------------------------------------------------------
+# --- entries ------------------------------------------------------------------------
 
 
-async def test_what_is_kept_is_found(store: VehicleStore) -> None:
-    """Vehicles and VINs without one, with the time when they were told."""
+async def test_stored_entry_is_found(store: VehicleStore) -> None:
+    """Vehicles and VINs without a vehicle are found, with the time of their fetch."""
     entries = {
         vin: Entry(vehicle, at) for at, (vin, vehicle) in enumerate(KNOWN.items())
     }
     entries |= {UNKNOWN: Entry(None, 2**60)}
 
-    assert await store.keep(entries, {}) == entries.keys()
+    assert await store.save(entries, {}) == entries.keys()
 
     assert await store.find([*entries]) == {
-        vin: Kept(entry, 0) for vin, entry in entries.items()
+        vin: StoredEntry(entry, 0) for vin, entry in entries.items()
     }
 
 
-async def test_what_is_not_kept_is_nothing(store: VehicleStore) -> None:
-    """Every VIN that was asked for is answered."""
-    await keep(store, NEW)
-
-    assert await store.find([UNKNOWN, VIN]) == {UNKNOWN: NOTHING, VIN: Kept(NEW, 0)}
-    assert await store.find([]) == {}
-
-
-async def test_the_last_word_counts(store: VehicleStore, database: Database) -> None:
-    """What is told later takes the place of what was told, a vehicle or none."""
+async def test_later_result_replaces_the_entry(
+    store: VehicleStore, database: Database
+) -> None:
+    """A later result replaces the stored one, vehicle or not."""
     for entry in (OLD, NEW, NONE, OLD):
-        assert await keep(store, entry)
-        assert await found(store) == Kept(entry, 0)
+        assert await save(store, entry)
+        assert await found(store) == StoredEntry(entry, 0)
 
     assert await rows(database) == 1
-
-
-async def test_many_at_once(store: VehicleStore) -> None:
-    """As many as one request may have, written and read in one go."""
-    entries = {vin: Entry(OTHER, 1) for vin in vins(500)}
-
-    assert await store.keep(entries, {}) == entries.keys()
-    assert len(await store.find(vins(500))) == 500
-
-
-async def test_nothing_to_keep(store: VehicleStore, database: Database) -> None:
-    """It is no error, and nothing is written."""
-    assert await store.keep({}, {}) == set()
-    assert await rows(database) == 0
 
 
 @pytest.mark.parametrize(
@@ -110,196 +92,184 @@ async def test_nothing_to_keep(store: VehicleStore, database: Database) -> None:
     ["Ä" * 1_000, "'; DROP TABLE vehicles; --", "\u202e\U0001f69a", "{0} %s :one ?"],
     ids=["long", "SQL", "far away", "marks"],
 )
-async def test_any_text_is_kept(store: VehicleStore, text: str) -> None:
-    """vPIC may call a vehicle what it likes."""
+async def test_any_text_can_be_stored(store: VehicleStore, text: str) -> None:
+    """The store does not restrict or interpret the texts of vPIC."""
     entry = Entry(Vehicle(text, text, text, text), 1)
 
-    assert await keep(store, entry)
-    assert await found(store) == Kept(entry, 0)
+    assert await save(store, entry)
+    assert await found(store) == StoredEntry(entry, 0)
 
 
-async def test_sources_are_apart(store: VehicleStore, database: Database) -> None:
-    """What a sandbox has invented is not found where the real one is asked."""
-    sandbox = VehicleStore(database, Source("sandbox"))
-    await keep(sandbox, OLD)
-    assert await found(store) == NOTHING
-
-    await keep(store, NEW)
-    assert await sandbox.remove(VIN)
-    assert await found(store) == Kept(NEW, 0)
+# --- removals -----------------------------------------------------------------------
 
 
-# --- removing -----------------------------------------------------------------------
-
-
-async def test_what_is_removed_is_not_found(store: VehicleStore) -> None:
-    """Once it was kept, and then it is not."""
-    await keep(store, NEW)
-
-    assert [await store.remove(VIN) for _ in range(3)] == [True, False, False]
-    assert (await found(store)).entry is None
-
-
-async def test_a_removal_takes_no_other(store: VehicleStore) -> None:
-    """Only the one VIN is forgotten."""
-    await store.keep({VIN: NEW, UNKNOWN: NONE}, {})
-    await store.remove(VIN)
-
-    assert (await store.find([UNKNOWN]))[UNKNOWN] == Kept(NONE, 0)
-
-
-async def test_after_a_removal_it_is_kept_again(store: VehicleStore) -> None:
-    """What was asked for after the removal is no news of before."""
-    await keep(store, OLD)
-    await store.remove(VIN)
-
-    removals = (await found(store)).removals
-    assert await keep(store, NEW, removals)
-    assert await found(store) == Kept(NEW, removals)
-    assert await store.remove(VIN)
-
-
-@pytest.mark.parametrize("was_kept", [True, False], ids=["kept", "not kept"])
+@pytest.mark.parametrize("was_stored", [True, False], ids=["stored", "not stored"])
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_removal_is_not_undone(
-    store: VehicleStore, other: VehicleStore, times: int, *, was_kept: bool
+    store: VehicleStore, other: VehicleStore, times: int, *, was_stored: bool
 ) -> None:
-    """Who asked before another process's removal keeps nothing after it."""
-    if was_kept:
-        await keep(store, OLD)
+    """The result of a look-up that began before a removal is not stored."""
+    if was_stored:
+        await save(store, OLD)
+    else:
+        await store.announce([VIN])
     before = await found(store)
-    for _ in range(times):
-        await other.remove(VIN)
+    removed = [await other.remove([VIN]) for _ in range(times)]
 
-    assert not await keep(store, NEW, before.removals)
+    assert not await save(store, NEW, before.removals)
 
-    assert (await found(store)).entry is None
-    assert (await found(store)).removals == before.removals + times
+    assert removed == [{VIN} if was_stored else set(), set()][:times]
+    # A second removal changes nothing: no look-up has been announced since.
+    assert await found(store) == StoredEntry(None, before.removals + 1)
 
 
-@pytest.mark.parametrize("was_kept", [True, False], ids=["kept", "not kept"])
-async def test_without_the_count_it_would_be(
-    store: VehicleStore, other: VehicleStore, *, was_kept: bool
+@pytest.mark.parametrize("was_stored", [True, False], ids=["stored", "not stored"])
+async def test_a_look_up_after_a_removal_is_stored(
+    store: VehicleStore, other: VehicleStore, *, was_stored: bool
 ) -> None:
-    """The danger is real: with the count of after the removal it is kept."""
-    if was_kept:
-        await keep(store, OLD)
-    await other.remove(VIN)
-    after = await found(store)
+    """A result is stored if its look-up was announced afterwards."""
+    if was_stored:
+        await save(store, OLD)
+    await other.remove([VIN])
+    after = await store.announce([VIN])
 
-    assert await keep(store, NEW, after.removals)
-    assert await found(store) == Kept(NEW, after.removals)
+    assert await save(store, NEW, after[VIN])
+    assert await found(store) == StoredEntry(NEW, int(was_stored))
 
 
-async def test_others_of_a_batch_are_kept(
+async def test_a_later_announcement_saves_no_earlier_look_up(
     store: VehicleStore, other: VehicleStore
 ) -> None:
-    """What was removed meanwhile takes nothing from the rest of its batch."""
+    """A removal between two look-ups prevents the first one from storing, only."""
+    first = await store.announce([VIN])
+    await other.remove([VIN])
+    second = await other.announce([VIN])
+
+    assert not await save(store, OLD, first[VIN])
+    assert await save(other, NEW, second[VIN])
+    assert await found(store) == StoredEntry(NEW, 1)
+
+
+async def test_removals_of_nothing_write_nothing(
+    store: VehicleStore, database: Database
+) -> None:
+    """VINs that are neither stored nor announced add no row, however many they are."""
+    assert await store.remove(vins(500)) == set()
+
+    assert await rows(database) == 0
+
+
+@on_sqlite
+async def test_removals_of_nothing_wait_for_no_writer(
+    store: VehicleStore, storage: StorageSettings
+) -> None:
+    """They succeed while another process has the lock for writing."""
+    with closing(sqlite3.connect(str(make_url(storage.url).database))) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        assert await store.remove(vins(2)) == set()
+
+        other.rollback()
+
+
+async def test_removals_share_a_transaction(store: VehicleStore) -> None:
+    """Of many VINs those are returned that were stored, and all of them are gone."""
+    batch = vins(20)
+    await store.announce(batch[:8])
+    await store.save(dict.fromkeys(batch[4:12], NEW), {})
+
+    assert await store.remove(batch) == set(batch[4:12])
+
+    stored = await store.find(batch)
+    assert {each.entry for each in stored.values()} == {None}
+    assert [stored[vin].removals for vin in batch] == [1] * 12 + [0] * 8
+
+
+async def test_others_of_a_batch_are_stored(
+    store: VehicleStore, other: VehicleStore
+) -> None:
+    """A removal does not affect the other VINs of a batch."""
     batch = vins(50)
-    await other.remove(batch[7])
+    announced = await store.announce(batch)
+    await other.remove([batch[7]])
 
-    kept = await store.keep(dict.fromkeys(batch, NEW), {})
+    stored = await store.save(dict.fromkeys(batch, NEW), announced)
 
-    assert kept == set(batch) - {batch[7]}
+    assert stored == set(batch) - {batch[7]}
 
 
-async def test_a_mark_is_forgotten_in_the_end(
+async def test_an_announcement_keeps_entries(store: VehicleStore) -> None:
+    """The entry of a VIN stays, and is not among the announced VINs."""
+    await save(store, OLD)
+
+    assert await store.announce([VIN, UNKNOWN]) == {UNKNOWN: 0}
+
+    assert await found(store) == StoredEntry(OLD, 0)
+
+
+async def test_markers_expire(
     store: VehicleStore, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later removal, of any VIN, takes away marks that nobody can need."""
+    """A later announcement, of any VIN, deletes rows that have expired."""
     first, second, third = vins(3)
-    for at_s, vin in ((0, first), (MARK_KEPT_S // 2, second)):
+    for at_s, vin in ((0, first), (MARKER_S // 2, second)):
         monkeypatch.setattr(NOW, lambda at_s=at_s: at_s * 1_000_000)
-        await store.remove(vin)
+        await store.announce([vin])
     assert await rows(database) == 2
 
-    monkeypatch.setattr(NOW, lambda: MARK_KEPT_S * 1_000_000 + 1)
-    await store.remove(third)
+    monkeypatch.setattr(NOW, lambda: MARKER_S * 1_000_000 + 1)
+    await store.announce([third])
 
     assert await rows(database) == 2
-    assert await store.find([first]) == {first: NOTHING}
+    await store.remove([first, second])
+    assert await store.find([first]) == {first: NOT_STORED}
     assert (await store.find([second]))[second].removals == 1
 
 
-async def test_no_removal_forgets_many_marks(
+async def test_deletion_of_markers_is_bounded(
     store: VehicleStore, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many there are, each removal takes some away, and none takes long."""
-    marks = vins(2 * FORGOTTEN_AT_ONCE + 1)
+    """Each announcement deletes a bounded number of expired rows."""
+    marks = vins(2 * MAX_MARKERS_DELETED + 1)
     gone = {"is_decoded": False, "removed_at": 0, "removals": 1, "fetched_at": 0}
     empty = dict.fromkeys(("make", "model", "model_year", "body_class"), "")
     async with database.writing() as connection:
         rest = [{"source": SOURCE, "vin": each, **gone, **empty} for each in marks]
         await connection.execute(insert(vehicles), rest)
-    monkeypatch.setattr(NOW, lambda: MARK_KEPT_S * 1_000_000 + 1)
+    monkeypatch.setattr(NOW, lambda: MARKER_S * 1_000_000 + 1)
 
     left = []
-    for each in (VIN, VIN, VIN):
-        await store.remove(each)
+    for _ in range(3):
+        await store.announce([VIN])
         left.append(await rows(database) - 1)
 
-    assert left == [FORGOTTEN_AT_ONCE + 1, 1, 0]
+    assert left == [MAX_MARKERS_DELETED + 1, 1, 0]
 
 
-async def test_a_mark_lasts_from_the_last_removal(
-    store: VehicleStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Removed again it is remembered as long again: look-ups of then may go on."""
-    monkeypatch.setattr(NOW, lambda: 0)
-    await store.remove(VIN)
-    monkeypatch.setattr(NOW, lambda: MARK_KEPT_S * 1_000_000)
-    before = await found(store)
-    await store.remove(VIN)
-    monkeypatch.setattr(NOW, lambda: MARK_KEPT_S * 1_000_000 + 1)
-    await store.remove(UNKNOWN)
-
-    assert not await keep(store, NEW, before.removals)
-
-
-# --- at the same time ---------------------------------------------------------------
+# --- concurrency --------------------------------------------------------------------
 
 
 async def test_writers_and_removers_at_once(
     store: VehicleStore, other: VehicleStore
 ) -> None:
-    """However they come between each other, all end, and the last removal holds."""
+    """Concurrent writers and removers end without a deadlock.
+
+    A removal after them is not undone.
+    """
     batch = vins(20)
 
     async def look_up(each: VehicleStore, order: list[Vin]) -> None:
         before = await each.find(order)
         removals = {vin: before[vin].removals for vin in order}
-        await each.keep(dict.fromkeys(order, NEW), removals)
+        removals |= await each.announce(order)
+        await each.save(dict.fromkeys(order, NEW), removals)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(look_up(store, batch))
             group.create_task(look_up(other, batch[::-1]))
-            for vin in batch[::5]:
-                group.create_task(other.remove(vin))
+            group.create_task(store.remove(batch[::3]))
+            group.create_task(other.remove(batch[::-1]))
 
-    for vin in batch:
-        await store.remove(vin)
-    assert {kept.entry for kept in (await other.find(batch)).values()} == {None}
-
-
-async def test_one_remover_finds_it(store: VehicleStore, other: VehicleStore) -> None:
-    """Of many that remove the same VIN at once, one is told that it was kept."""
-    await keep(store, NEW)
-
-    removed = await asyncio.gather(
-        *(each.remove(VIN) for each in (store, other) for _ in range(4))
-    )
-
-    assert sorted(removed) == [False] * 7 + [True]
-
-
-async def test_a_database_without_the_table(
-    store: VehicleStore, database: Database
-) -> None:
-    """Its failure is one of ours, whatever is asked."""
-    async with database.writing() as connection:
-        await connection.run_sync(vehicles.drop)
-
-    for asking in (store.find([VIN]), keep(store, NEW), store.remove(VIN)):
-        with pytest.raises(StorageError):
-            await asking
+    await store.remove(batch)
+    assert {stored.entry for stored in (await other.find(batch)).values()} == {None}

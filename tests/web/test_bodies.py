@@ -1,4 +1,4 @@
-"""Bodies over real sockets: large, slow, cut off, lying and compressed ones."""
+"""Request bodies over real sockets: large, slow, incomplete and compressed ones."""
 
 import asyncio
 import gzip
@@ -12,15 +12,16 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from service.serving import listening
+from service.server.runner import listening
 from service.settings import load
-from service.web.bodies import read_body
-from service.web.context import request_context
+from service.web.bodies import BODIES, open_lane, read_body
+from service.web.limits import Limits
+from service.web.request_context import request_context
 from tests.clock import LoopTime
 from tests.patience import GIVE_UP_S
 
-MOST: Final = 1_000
-WITHIN_S: Final = 10.0
+MAX_BYTES: Final = 1_000
+TIMEOUT_S: Final = 10.0
 SERVER: Final = replace(load().settings.server, port=0, drain_s=0.0)
 
 
@@ -32,7 +33,7 @@ class Answer(NamedTuple):
 
 
 class Served(NamedTuple):
-    """A service that tells what it has read."""
+    """A service that returns the body of a request."""
 
     port: int
     begun: list[web.Request]
@@ -61,14 +62,20 @@ async def served() -> AsyncIterator[Served]:
     """The service, which waits for each body for a while."""
     begun: list[web.Request] = []
 
-    async def read(asked: web.Request) -> web.Response:
-        begun.append(asked)
+    async def read(request: web.Request) -> web.Response:
+        begun.append(request)
         body = await read_body(
-            asked, ("application/json",), most=MOST, within_s=WITHIN_S
+            request, ("application/json",), max_bytes=MAX_BYTES, timeout_s=TIMEOUT_S
         )
         return web.json_response({"read": body.decode("latin-1")})
 
     app = web.Application(middlewares=[request_context(access_log=False)])
+    settings = load().settings
+    # One body at a time, and no patience for a second one.
+    server = replace(settings.server, max_in_flight=2)
+    limits = replace(settings.limits, queue_wait_s=0.01)
+    settings = replace(settings, server=server, limits=limits)
+    app[BODIES] = open_lane(Limits(settings), settings)
     app.router.add_post("/", read)
     async with listening(app, SERVER) as url:
         yield Served(int(url.rpartition(":")[2]), begun)
@@ -78,10 +85,10 @@ def head(
     *lines: str, media: str = "application/json", length: int | None = None
 ) -> bytes:
     """The head of a request."""
-    told = [f"Content-Type: {media}", *lines]
+    headers = [f"Content-Type: {media}", *lines]
     if length is not None:
-        told.append(f"Content-Length: {length}")
-    return "\r\n".join(["POST / HTTP/1.1", "Host: a.test", *told, "", ""]).encode()
+        headers.append(f"Content-Length: {length}")
+    return "\r\n".join(["POST / HTTP/1.1", "Host: a.test", *headers, "", ""]).encode()
 
 
 def whole(body: bytes, *lines: str, media: str = "application/json") -> bytes:
@@ -96,7 +103,7 @@ def chunked(*parts: bytes, ends: bool = True) -> bytes:
 
 
 def raw_deflate(data: bytes) -> bytes:
-    """What some call deflate: without zlib's head."""
+    """Deflate without a zlib header, as some clients send it."""
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(data) + packer.flush()
 
@@ -109,9 +116,7 @@ GOOD: Final = b'{"a": 1}'
     [
         whole(GOOD),
         whole(GOOD, media="application/json; charset=utf-8"),
-        whole(GOOD, media="Application/JSON;charset=UTF-8"),
         whole(GOOD, "Content-Encoding: identity"),
-        whole(gzip.compress(GOOD), "Content-Encoding: gzip"),
         whole(gzip.compress(GOOD), "Content-Encoding: GZIP"),
         whole(gzip.compress(b"") + gzip.compress(GOOD), "Content-Encoding: gzip"),
         whole(zlib.compress(GOOD), "Content-Encoding: deflate"),
@@ -121,7 +126,7 @@ GOOD: Final = b'{"a": 1}'
         + chunked(*(bytes([byte]) for byte in gzip.compress(GOOD))),
     ],
     ids=[
-        *("plain", "charset", "loud", "identity", "gzip", "GZIP", "members"),
+        *("plain", "charset", "identity", "GZIP", "members"),
         *("deflate", "raw deflate", "chunked", "chunked gzip"),
     ],
 )
@@ -132,14 +137,14 @@ async def test_a_body_is_read_whole_in_every_form(
     assert await served.send(request_bytes) == (200, {"read": GOOD.decode()})
 
 
-@pytest.mark.parametrize("size", [0, 1, MOST])
-async def test_a_body_may_be_as_large_as_agreed(served: Served, size: int) -> None:
-    """Up to the last byte, and empty too."""
+@pytest.mark.parametrize("size", [0, 1, MAX_BYTES])
+async def test_a_body_may_have_the_maximum_size(served: Served, size: int) -> None:
+    """Sizes from 0 to the maximum are accepted."""
     answer = await served.send(whole(b"x" * size))
     assert answer == (200, {"read": "x" * size})
 
 
-LARGE: Final = b"x" * (MOST + 1)
+LARGE: Final = b"x" * (MAX_BYTES + 1)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +161,14 @@ LARGE: Final = b"x" * (MOST + 1)
 async def test_a_larger_body_is_refused(
     served: Served, parts: tuple[bytes, ...]
 ) -> None:
-    """As soon as it is known, whatever is still to come."""
+    """413 is sent before the whole body is received."""
     answer = await served.send(*parts)
     assert (answer.status, answer.body["code"]) == (413, "body_too_large")
-    assert str(MOST) in answer.body["detail"]
+    assert str(MAX_BYTES) in answer.body["detail"]
 
 
-async def test_a_bomb_is_never_unpacked(served: Served) -> None:
-    """Of 256 MiB in a quarter of one only so much is unpacked as shows what it is."""
+async def test_a_decompression_bomb_is_refused(served: Served) -> None:
+    """Of 256 MiB in 256 KiB, only the maximum is decompressed."""
     packer = zlib.compressobj(9, wbits=31)
     nothing = bytes(1024 * 1024)
     bomb = b"".join(packer.compress(nothing) for _ in range(256)) + packer.flush()
@@ -200,7 +205,7 @@ async def test_a_bomb_is_never_unpacked(served: Served) -> None:
 async def test_a_body_that_is_cut_off_is_refused(
     served: Served, parts: tuple[bytes, ...]
 ) -> None:
-    """Where the sender can still hear it: 400; what has come is not used."""
+    """The answer is 400, or none if the connection is closed."""
     try:
         answer = await served.send(*parts, then="end")
     except asyncio.IncompleteReadError as error:
@@ -216,21 +221,20 @@ async def test_a_body_that_is_cut_off_is_refused(
         (gzip.compress(GOOD)[:10] + b"\xff" * 40, "gzip"),
         (b"\x78\x9cno deflate", "deflate"),
         (zlib.compress(GOOD)[:-6], "deflate"),
-        (gzip.compress(GOOD)[:-1], "gzip"),
         (gzip.compress(GOOD)[:-8], "gzip"),
         (gzip.compress(GOOD)[:-8] + bytes(8), "gzip"),
         (gzip.compress(GOOD) + b"more", "gzip"),
         (b"", "gzip"),
     ],
     ids=[
-        *("no gzip", "broken gzip", "no deflate", "cut deflate", "a byte missing"),
+        *("no gzip", "broken gzip", "no deflate", "cut deflate"),
         *("no checksum", "wrong checksum", "something after it", "nothing"),
     ],
 )
 async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
     served: Served, body: bytes, coding: str
 ) -> None:
-    """400 says so, with nothing of the library's."""
+    """400 has no text of the library."""
     answer = await served.send(whole(body, f"Content-Encoding: {coding}"))
     assert answer.status == 400
     assert answer.body["code"] == "body_incomplete"
@@ -247,41 +251,52 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
     ],
     ids=["nothing", "a byte", "half a chunk", "half a gzip"],
 )
-async def test_a_body_that_does_not_come_is_given_up(
+async def test_a_slow_body_is_refused(
     served: Served, loop_time: LoopTime, parts: tuple[bytes, ...]
 ) -> None:
-    """408 after the time that a body has, however it drips."""
-    async with loop_time.passing(WITHIN_S, at_each=lambda: len(served.begun)):
+    """408 follows after the time limit."""
+    async with loop_time.passing(TIMEOUT_S, at_each=lambda: len(served.begun)):
         answer = await served.send(*parts)
     assert (answer.status, answer.body["code"]) == (408, "body_too_slow")
+
+
+async def test_slow_bodies_leave_room_for_others(served: Served) -> None:
+    """Further slow bodies are refused, and whole ones are read at once."""
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(head(length=100))
+    async with asyncio.timeout(GIVE_UP_S):
+        while not served.begun:  # noqa: ASYNC110 - nothing signals it
+            await asyncio.sleep(0)
+
+    refused = await served.send(head(length=100), b"x")
+    read = await served.send(whole(GOOD))
+
+    assert (refused.status, refused.body["code"]) == (503, "bodies_full")
+    assert read.status == 200
+    writer.close()
 
 
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        whole(GOOD, media="text/plain"),
         whole(GOOD, media=""),
         whole(GOOD, media="application/json, text/plain"),
         whole(GOOD, media="application/json; charset=latin-1"),
-        whole(GOOD, media="application/json; charset=utf-16"),
         whole(GOOD, "Content-Encoding: br"),
-        whole(GOOD, "Content-Encoding: zstd"),
         whole(GOOD, "Content-Encoding: gzip, gzip"),
-        whole(GOOD, "Content-Encoding: x"),
         b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n",
     ],
     ids=[
-        *("text", "empty", "two", "latin-1", "utf-16"),
-        *("br", "zstd", "twice", "unknown", "no type"),
+        *("empty", "two", "latin-1", "br", "twice", "no type"),
     ],
 )
 async def test_other_types_and_codings_are_refused(
     served: Served, request_bytes: bytes
 ) -> None:
-    """415 lists what is taken."""
+    """415 lists the accepted types, charsets and codings."""
     answer = await served.send(request_bytes)
     assert (answer.status, answer.body["code"]) == (415, "unsupported_media_type")
-    assert "taken" in answer.body["detail"]
+    assert "accepted" in answer.body["detail"]
 
 
 async def test_the_next_request_is_not_read_as_a_body(served: Served) -> None:

@@ -11,7 +11,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What the current period has used, message by message. */
+        /** List the usage of the current period, message by message. */
         get: operations["read_usage"];
         put?: never;
         post?: never;
@@ -28,7 +28,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What the current period has used, message by message. */
+        /** List the usage of the current period, message by message. */
         get: operations["read_usage_at_v1_usage"];
         put?: never;
         post?: never;
@@ -45,7 +45,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What each day has used, from the first to the last, days without messages too. */
+        /** List the usage of each day from the first to the last. */
         get: operations["read_daily_usage"];
         put?: never;
         post?: never;
@@ -62,7 +62,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What each report has used, and the messages that were priced by their text. */
+        /** List the usage of each report, and of the messages priced by text. */
         get: operations["read_usage_by_report"];
         put?: never;
         post?: never;
@@ -79,7 +79,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The plans that `plan` may name, the default one first. */
+        /** List the plans that `plan` may name, the default one first. */
         get: operations["read_plans"];
         put?: never;
         post?: never;
@@ -96,7 +96,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Why one message costs what it costs, step by step. */
+        /** Explain the price of one message, step by step. */
         get: operations["explain_message"];
         put?: never;
         post?: never;
@@ -113,12 +113,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Events of your application, by timestamp and then arrival. */
+        /** List the events of your application, by timestamp and then arrival. */
         get: operations["list_events"];
         put?: never;
         /**
-         * Send events; each is on disk when this is answered, once however often sent.
-         * @description An event that breaks its contract is kept as a failed event, with what is wrong with it. The same `id` with the same content is a duplicate, with another content a conflict; without an `id`, the content decides.
+         * Send events; they are on disk when the answer is sent, each of them once.
+         * @description An invalid event is stored as a failed event, with its errors. The same `id` with the same content is a duplicate, with other content a conflict. Without an `id`, the content identifies the event.
          */
         post: operations["send_events"];
         delete?: never;
@@ -134,7 +134,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Events that broke their contract, as they were sent, by arrival. */
+        /** List failed events, as they were sent, by arrival. */
         get: operations["list_failed_events"];
         put?: never;
         post?: never;
@@ -153,7 +153,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Check a failed event again, and accept it if it keeps its contract by now. */
+        /** Validate a failed event again, and accept it if it is valid now. */
         post: operations["replay_failed_event"];
         delete?: never;
         options?: never;
@@ -168,7 +168,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** How many events there are by category, name or hour; of failed ones, by error. */
+        /** Count events by category, name or hour; failed events by error. */
         get: operations["count_events"];
         put?: never;
         post?: never;
@@ -186,8 +186,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * A session's first and last time, its number of events, and its events in order.
-         * @description Of a session with more than 10,000 events it lists the first of them; `GET /events` has them all.
+         * Read a session: first and last time, number of events, and events in order.
+         * @description The answer lists at most the first 10,000 events; `GET /events` lists all.
          */
         get: operations["read_session"];
         put?: never;
@@ -206,14 +206,14 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * A vehicle's make, model, year and body class, by its VIN.
-         * @description vPIC is asked for what is not kept here, or was told too long ago; if it is away, what was kept is given however old.
+         * Look up a vehicle's make, model, year and body class by its VIN.
+         * @description If the VIN is not cached, or its entry has expired, the service asks vPIC. While vPIC is unavailable, the answer is the expired entry.
          */
         get: operations["look_vehicle_up"];
         put?: never;
         /**
-         * Many vehicles at once, in the order asked; each that fails says why.
-         * @description An `error` is the code that the same VIN alone would be answered with.
+         * Look up many vehicles; the results are in the order of the VINs.
+         * @description The `error` of a VIN is the problem code that a request for it alone would get.
          */
         post: operations["look_vehicles_up"];
         delete?: never;
@@ -231,11 +231,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** The same, for callers who cannot send DELETE. */
+        /** Remove a VIN from the cache, for clients that cannot send DELETE. */
         post: operations["remove_vehicle_by_post"];
         /**
-         * Forget what is kept of a VIN; false where nothing was.
-         * @description What is asked of vPIC at that moment is not kept either.
+         * Remove a VIN from the cache; the answer is false if it was not cached.
+         * @description What vPIC is asked at that moment is not cached either.
          */
         delete: operations["remove_vehicle"];
         options?: never;
@@ -251,13 +251,76 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * All vehicles that are kept, as a Parquet file in the order of their VINs.
-         * @description Its columns are vin, make, model, model_year, body_class and fetched_at. It is sent while it is made: if that fails midway, the connection breaks.
+         * Export all cached vehicles as a Parquet file, in the order of their VINs.
+         * @description Its columns are vin, make, model, model_year, body_class and fetched_at. The file is sent while it is written: if that fails midway, the connection is reset.
          */
         get: operations["export_vehicles"];
         put?: never;
         post?: never;
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/keys": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List all API keys, revoked ones too, without their texts. */
+        get: operations["read_keys"];
+        put?: never;
+        /**
+         * Create an API key; only this answer has its text.
+         * @description It is valid in all workers within `events.key_ttl_s`.
+         */
+        post: operations["create_key"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/keys/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Revoke an API key for ever, and end its sessions.
+         * @description All workers refuse it within `events.key_ttl_s`.
+         */
+        delete: operations["delete_key"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/session": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Read the session of this browser, with the present scopes of its key. */
+        get: operations["read_session_facts"];
+        put?: never;
+        /**
+         * Sign a browser in with an API key, for at most `auth.session_s`.
+         * @description The session has the scopes of the key and ends when the key is revoked.
+         */
+        post: operations["sign_in"];
+        /** Sign this browser out; without a session, nothing happens. */
+        delete: operations["sign_out"];
         options?: never;
         head?: never;
         patch?: never;
@@ -270,7 +333,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What the period has used, for people. */
+        /** The dashboard of the current period. */
         get: operations["read_dashboard_page"];
         put?: never;
         post?: never;
@@ -280,17 +343,80 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/": {
+    "/admin/state": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Name, version and links; a browser is sent on to a page. */
-        get: operations["read_index"];
+        /**
+         * Read the state of all workers: period, circuits, lanes, connections, memory.
+         * @description A worker that does not answer within a second is listed as unreachable.
+         */
+        get: operations["read_state"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/refresh": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Fetch the period now, in all workers, or once for all that share it by Redis.
+         * @description A refresh that runs is joined. A worker whose refresh has failed keeps its period.
+         */
+        post: operations["refresh_period"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/log-level": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Change the lowest level that is logged, in all workers.
+         * @description Workers that start later have the level of the settings.
+         */
+        post: operations["set_log_level"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/circuit/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Keep a circuit open or closed, in all workers: copilot, vpic or database.
+         * @description An open one refuses at once, a closed one permits every call. Workers that start later judge by themselves.
+         */
+        post: operations["set_circuit"];
         delete?: never;
         options?: never;
         head?: never;
@@ -304,7 +430,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Whether the process answers; says nothing of upstream. */
+        /** Liveness of the process. The upstream does not change it. */
         get: operations["read_liveness"];
         put?: never;
         post?: never;
@@ -322,10 +448,27 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Whether to send requests here; not while draining, before the process stops.
-         * @description An upstream that fails changes nothing: what is held is served on.
+         * Readiness for new requests, which ends when the process drains or is broken.
+         * @description It begins when the first fetch of the period has ended, even if that has failed: a failing upstream affects one domain only. `for` checks one domain.
          */
         get: operations["read_readiness"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Name, version and links. A browser is redirected to the dashboard. */
+        get: operations["read_index"];
         put?: never;
         post?: never;
         delete?: never;
@@ -342,8 +485,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Every metric of the service, of all its workers together.
-         * @description Prometheus' text form, or OpenMetrics where `Accept` names it.
+         * Every metric of the service, summed over all workers.
+         * @description The format is Prometheus' text format, or OpenMetrics if `Accept` names it.
          */
         get: operations["read_metrics"];
         put?: never;
@@ -361,7 +504,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** This description of the service, for programs. */
+        /** The OpenAPI document of the service. */
         get: operations["read_openapi"];
         put?: never;
         post?: never;
@@ -378,7 +521,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** This description of the service, for people. */
+        /** This documentation of the API. */
         get: operations["read_docs"];
         put?: never;
         post?: never;
@@ -393,8 +536,16 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * Backlog
+         * @description Events that wait to be written, and the bytes of their bodies.
+         */
+        Backlog: {
+            events: number;
+            bytes: number;
+        };
+        /**
          * BatchItem
-         * @description A vehicle as it is alone, or the `error` and `detail` in its place.
+         * @description A vehicle as for a single VIN, or the `error` and `detail` in its place.
          */
         BatchItem: {
             vin: string;
@@ -410,19 +561,61 @@ export interface components {
             detail?: string;
         };
         /**
-         * Count
-         * @description How many there are of one kind.
+         * CircuitOrder
+         * @description The state to keep a circuit in; `auto` gives it back to its own judgement.
          */
-        Count: {
-            value: string;
-            events: number;
+        CircuitOrder: {
+            /** @enum {unknown} */
+            state: "auto" | "close" | "open";
+        };
+        /**
+         * CircuitSet
+         * @description A circuit of one worker.
+         */
+        CircuitSet: {
+            pid: number;
+            name: string;
+            circuit: components["schemas"]["CircuitState"];
+        };
+        /**
+         * CircuitState
+         * @description The state of one circuit.
+         */
+        CircuitState: {
+            state: string;
+            is_forced: boolean;
+            until: string | null;
+        };
+        /**
+         * Circuits
+         * @description One circuit of all workers.
+         */
+        Circuits: {
+            workers: components["schemas"]["CircuitSet"][];
+            unreachable: number[];
+        };
+        /**
+         * CreatedKey
+         * @description A new key with its text, which is shown only once.
+         */
+        CreatedKey: {
+            id: string;
+            key: string;
+            /**
+             * @description The application that uses the key, and whose events it sends.
+             * @example shop
+             */
+            name: string;
+            scopes: string[];
+            rate_per_s: number | null;
+            created_at: string;
         };
         /**
          * DailyUsage
-         * @description The usage of every day from the period's first to its last.
+         * @description The usage of every day from the first message to the last.
          *
-         *         `gaps_omitted` is true where these are more than 3,700 days: then only days that
-         *         have messages are listed. Otherwise it is left out.
+         *         A period of more than 3,700 days lists only days with messages, and has
+         *         `gaps_omitted`: true.
          */
         DailyUsage: {
             days: components["schemas"]["DayUsage"][];
@@ -442,20 +635,28 @@ export interface components {
          * @description An event as an application sends it; `timestamp` and `data` stay verbatim.
          */
         Envelope: {
-            /** @description The application's own. */
+            /** @description The application's own session id. */
             session_id: string;
             category: string;
             name: string;
-            /** @description What the type says; an object of at most 32 KiB. */
+            /** @description An object of at most 32 KiB that matches the type's schema. */
             data: Record<string, never>;
-            /** @description ISO 8601, with `T` or a space; without an offset it is UTC. */
+            /** @description ISO 8601, with `T` or a space; UTC without an offset. */
             timestamp: string;
-            /** @description The application's own; else a digest of the content. */
+            /** @description The application's own id; by default a content digest. */
             id?: string;
         };
         /**
+         * EventCount
+         * @description The number of events with one value.
+         */
+        EventCount: {
+            value: string;
+            events: number;
+        };
+        /**
          * EventError
-         * @description One thing that is wrong with an event; `path` is a JSON Pointer into it.
+         * @description One error of an event; `path` is a JSON Pointer into the event.
          */
         EventError: {
             code: string;
@@ -468,6 +669,16 @@ export interface components {
          */
         EventList: {
             events: components["schemas"]["StoredEvent"][];
+        };
+        /**
+         * EventResult
+         * @description The result of one event.
+         */
+        EventResult: {
+            id: string | null;
+            /** @enum {unknown} */
+            status: "accepted" | "conflict" | "duplicate" | "failed";
+            errors?: components["schemas"]["EventError"][];
         };
         /**
          * Explanation
@@ -485,7 +696,7 @@ export interface components {
         };
         /**
          * FailedEvent
-         * @description An event that broke its contract: as it was sent, and what was wrong with it.
+         * @description An event that failed validation: as it was sent, with its errors.
          */
         FailedEvent: {
             id: string;
@@ -513,8 +724,70 @@ export interface components {
             };
         };
         /**
+         * KeyItem
+         * @description A key, without its text.
+         */
+        KeyItem: {
+            id: string;
+            /**
+             * @description The application that uses the key, and whose events it sends.
+             * @example shop
+             */
+            name: string;
+            scopes: string[];
+            rate_per_s: number | null;
+            created_at: string;
+            revoked_at: string | null;
+        };
+        /**
+         * KeyList
+         * @description All keys, revoked ones too, in the order of their creation.
+         */
+        KeyList: {
+            keys: components["schemas"]["KeyItem"][];
+        };
+        /**
+         * LaneState
+         * @description A lane: its requests, its bounds, and how many it has refused.
+         */
+        LaneState: {
+            running: number;
+            waiting: number;
+            refused: number;
+            concurrency: number;
+            max_queue: number;
+        };
+        /**
+         * LevelOrder
+         * @description The lowest level to log, for some seconds or until the next start.
+         */
+        LevelOrder: {
+            /** @enum {unknown} */
+            level: "debug" | "error" | "info" | "warning";
+            /** @default null */
+            for_s: number | null;
+        };
+        /**
+         * LevelSet
+         * @description The level of one worker.
+         */
+        LevelSet: {
+            pid: number;
+            /** @enum {unknown} */
+            level: "debug" | "error" | "info" | "warning";
+            until: string | null;
+        };
+        /**
+         * Levels
+         * @description The level of all workers.
+         */
+        Levels: {
+            workers: components["schemas"]["LevelSet"][];
+            unreachable: number[];
+        };
+        /**
          * Liveness
-         * @description The answer of a process that lives.
+         * @description The answer of a running process.
          */
         Liveness: {
             /**
@@ -522,6 +795,14 @@ export interface components {
              * @enum {unknown}
              */
             status: "live";
+        };
+        /**
+         * LogQueue
+         * @description Lines that wait to be written, and those that were dropped.
+         */
+        LogQueue: {
+            bytes: number;
+            dropped: number;
         };
         /**
          * LookedUp
@@ -540,7 +821,7 @@ export interface components {
         };
         /**
          * LookupAnswer
-         * @description What came of each VIN of a batch, in the order asked.
+         * @description Results of a batch, in the order of its VINs.
          */
         LookupAnswer: {
             results: components["schemas"]["BatchItem"][];
@@ -553,8 +834,31 @@ export interface components {
             vins: string[];
         };
         /**
+         * Memory
+         * @description Memory of the process; `resident_bytes` is unknown without `/proc`.
+         */
+        Memory: {
+            resident_bytes: number | null;
+            peak_bytes: number;
+        };
+        /**
+         * NewKey
+         * @description A key to be created; without scopes, it has `events:write`.
+         */
+        NewKey: {
+            /**
+             * @description The application that uses the key, and whose events it sends.
+             * @example shop
+             */
+            name: string;
+            /** @default null */
+            scopes: ("admin" | "events:manage" | "events:read" | "events:read-all" | "events:write" | "metrics:read" | "usage:manage" | "usage:read" | "vehicles:manage" | "vehicles:read")[] | null;
+            /** @default null */
+            rate_per_s: number | null;
+        };
+        /**
          * PlanItem
-         * @description A plan that `?plan=` takes; the default one prices where none is asked for.
+         * @description A plan that `?plan=` accepts; requests without one use the default plan.
          */
         PlanItem: {
             plan: string;
@@ -566,6 +870,15 @@ export interface components {
          */
         PlansAnswer: {
             plans: components["schemas"]["PlanItem"][];
+        };
+        /**
+         * PoolState
+         * @description The connections to the database for one use.
+         */
+        PoolState: {
+            size: number;
+            in_use: number;
+            waiting: number;
         };
         /**
          * Problem
@@ -581,7 +894,7 @@ export interface components {
         };
         /**
          * Readiness
-         * @description The answer of a process that takes requests.
+         * @description The answer of a process that accepts requests.
          */
         Readiness: {
             /**
@@ -592,17 +905,45 @@ export interface components {
         };
         /**
          * Receipt
-         * @description What became of the events of one request, in the order sent.
+         * @description The results of the events of one request, in the order sent.
          */
         Receipt: {
             accepted: number;
             duplicates: number;
             failed: number;
-            results: components["schemas"]["Result"][];
+            results: components["schemas"]["EventResult"][];
+        };
+        /**
+         * RefreshFailure
+         * @description The last refresh that has failed.
+         */
+        RefreshFailure: {
+            at: string;
+            error: string;
+        };
+        /**
+         * Refreshed
+         * @description The outcome of a refresh in one worker.
+         */
+        Refreshed: {
+            pid: number;
+            /** @enum {unknown} */
+            outcome: "failed" | "refreshed" | "running" | "unchanged";
+            duration_s: number;
+            error: string | null;
+            snapshot: components["schemas"]["SnapshotState"] | null;
+        };
+        /**
+         * Refreshes
+         * @description The outcome of a refresh in all workers.
+         */
+        Refreshes: {
+            workers: components["schemas"]["Refreshed"][];
+            unreachable: number[];
         };
         /**
          * Removed
-         * @description Whether a VIN was kept here until now.
+         * @description Result of a removal; `cache_delete_success` is false if nothing was cached.
          */
         Removed: {
             vin: string;
@@ -610,7 +951,7 @@ export interface components {
         };
         /**
          * ReportUsage
-         * @description The usage of all messages that one report priced.
+         * @description The usage of the messages that one report priced.
          */
         ReportUsage: {
             report_name: string;
@@ -618,18 +959,8 @@ export interface components {
             credits_used: number;
         };
         /**
-         * Result
-         * @description What became of one event.
-         */
-        Result: {
-            id: string | null;
-            /** @enum {unknown} */
-            status: "accepted" | "conflict" | "duplicate" | "failed";
-            errors?: components["schemas"]["EventError"][];
-        };
-        /**
          * Session
-         * @description What one session of an application did, from its first event to its last.
+         * @description One session of an application, from its first event to its last.
          */
         Session: {
             session_id: string;
@@ -640,16 +971,58 @@ export interface components {
             events: components["schemas"]["StoredEvent"][];
         };
         /**
+         * SessionFacts
+         * @description The session of a browser.
+         */
+        SessionFacts: {
+            /**
+             * @description The application that uses the key, and whose events it sends.
+             * @example shop
+             */
+            name: string;
+            scopes: string[];
+            expires_at: string;
+            /** @description Send it as `X-CSRF-Token` with requests that change data. */
+            csrf_token: string;
+        };
+        /**
+         * SignIn
+         * @description The key to sign in with.
+         */
+        SignIn: {
+            key: string;
+        };
+        /**
+         * SnapshotState
+         * @description The cached period.
+         */
+        SnapshotState: {
+            revision: string;
+            plan: string;
+            messages: number;
+            credits_total: number;
+            age_s: number;
+            is_servable: boolean;
+        };
+        /**
+         * State
+         * @description The state of all workers.
+         */
+        State: {
+            workers: components["schemas"]["WorkerState"][];
+            unreachable: number[];
+        };
+        /**
          * Stats
-         * @description Counts by what was asked for, in its order.
+         * @description Counts of events by one property; hours ascend, other values by their count.
          */
         Stats: {
             by: string;
-            counts: components["schemas"]["Count"][];
+            counts: components["schemas"]["EventCount"][];
         };
         /**
          * StepTaken
-         * @description One step of a price: the credits that it added or took off, and the new total.
+         * @description One step of a price: the credits that it adds, and the new total.
          */
         StepTaken: {
             step: string;
@@ -658,14 +1031,14 @@ export interface components {
         };
         /**
          * StoredEvent
-         * @description An event as it was sent, and when which application sent it.
+         * @description An event as it was sent, with its application and the time of its arrival.
          */
         StoredEvent: {
             id: string;
             session_id: string;
             category: string;
             name: string;
-            /** @description What the type says; an object of at most 32 KiB. */
+            /** @description An object of at most 32 KiB that matches the type's schema. */
             data: Record<string, never>;
             timestamp: string;
             received_at: string;
@@ -673,7 +1046,7 @@ export interface components {
         };
         /**
          * TextUsage
-         * @description The usage of all messages that their texts priced.
+         * @description The usage of the messages that their texts priced.
          */
         TextUsage: {
             messages: number;
@@ -681,14 +1054,14 @@ export interface components {
         };
         /**
          * UsageAnswer
-         * @description The current period's usage: one item for each message, in upstream's order.
+         * @description The current period's usage: an item for each message, in the upstream's order.
          */
         UsageAnswer: {
             usage: components["schemas"]["UsageItem"][];
         };
         /**
          * UsageByReport
-         * @description Usage by report name, the most expensive first, and of text-priced messages.
+         * @description Usage by report, the most expensive first, and of messages priced by text.
          */
         UsageByReport: {
             reports: components["schemas"]["ReportUsage"][];
@@ -696,7 +1069,7 @@ export interface components {
         };
         /**
          * UsageItem
-         * @description The usage of one message; `report_name` is left out where its text priced it.
+         * @description The usage of one message; without `report_name` if its text priced it.
          */
         UsageItem: {
             message_id: number;
@@ -704,15 +1077,47 @@ export interface components {
             report_name?: string;
             credits_used: number;
         };
+        /**
+         * WorkerState
+         * @description The state of one worker.
+         */
+        WorkerState: {
+            pid: number;
+            version: string;
+            started_at: string;
+            uptime_s: number;
+            is_draining: boolean;
+            snapshot: components["schemas"]["SnapshotState"] | null;
+            is_refreshing: boolean;
+            last_failure: components["schemas"]["RefreshFailure"] | null;
+            circuits: {
+                [key: string]: components["schemas"]["CircuitState"];
+            };
+            lanes: {
+                [key: string]: components["schemas"]["LaneState"];
+            };
+            pools: {
+                [key: string]: components["schemas"]["PoolState"];
+            };
+            backlog: components["schemas"]["Backlog"] | null;
+            /** @enum {unknown} */
+            log_level: "debug" | "error" | "info" | "warning";
+            log_queue: components["schemas"]["LogQueue"];
+            connections: number;
+            in_flight: {
+                [key: string]: number;
+            };
+            memory: components["schemas"]["Memory"];
+        };
     };
     responses: never;
     parameters: {
-        /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+        /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
         "X-Request-ID": string;
     };
     requestBodies: never;
     headers: {
-        /** @description The request's id in the log: yours, or a new one. */
+        /** @description Id of the request in the log, sent by you or new. */
         "X-Request-ID": string;
         /** @description Seconds to wait before the next try. */
         "Retry-After": number;
@@ -726,19 +1131,19 @@ export interface operations {
             query?: {
                 /** @description The plan to price by, with or without its version. */
                 plan?: string;
-                /** @description Only messages at or after this moment. */
+                /** @description Only messages at or after this time. */
                 from?: string;
-                /** @description Only messages before this moment. */
+                /** @description Only messages before this time. */
                 to?: string;
-                /** @description Columns by importance, stable: column:direction;… */
+                /** @description Columns to sort by, in order of priority: column:direction;… */
                 sort?: string;
-                /** @description Messages on a page at most. */
+                /** @description Maximum number of messages on a page. */
                 limit?: number;
-                /** @description The next page, from a Link header. */
+                /** @description The start of the next page, from a Link header. */
                 cursor?: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -746,15 +1151,17 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The current period's usage: one item for each message, in upstream's order. */
+            /** @description The current period's usage: an item for each message, in the upstream's order. */
             200: {
                 headers: {
                     /** @description The plan, with its version, that priced the messages. */
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
-                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    /** @description The id of the snapshot; equal ids have equal figures. */
                     "Usage-Revision"?: string;
+                    /** @description The date of the first message in UTC, with an open end; absent while the period is empty. */
+                    "Usage-Period"?: string;
                     /** @description The next page, where there is one. */
                     Link?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -781,7 +1188,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `not_acceptable`: None of the accepted types is spoken */
+            /** @description `range_not_covered`: The current period does not cover the range */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "range_not_covered";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `not_acceptable`: No accepted type is available */
             406: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -796,7 +1218,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `cursor_expired`: The page's start has left the period */
+            /** @description `cursor_expired`: The cursor has expired */
             410: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -811,7 +1233,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -827,7 +1264,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -842,7 +1279,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages cannot be had. `report_unavailable`: A report that prices messages cannot be had. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed anew. `overloaded`: Too many requests are in flight */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -852,7 +1289,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "overloaded";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -865,19 +1302,19 @@ export interface operations {
             query?: {
                 /** @description The plan to price by, with or without its version. */
                 plan?: string;
-                /** @description Only messages at or after this moment. */
+                /** @description Only messages at or after this time. */
                 from?: string;
-                /** @description Only messages before this moment. */
+                /** @description Only messages before this time. */
                 to?: string;
-                /** @description Columns by importance, stable: column:direction;… */
+                /** @description Columns to sort by, in order of priority: column:direction;… */
                 sort?: string;
-                /** @description Messages on a page at most. */
+                /** @description Maximum number of messages on a page. */
                 limit?: number;
-                /** @description The next page, from a Link header. */
+                /** @description The start of the next page, from a Link header. */
                 cursor?: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -885,15 +1322,17 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The current period's usage: one item for each message, in upstream's order. */
+            /** @description The current period's usage: an item for each message, in the upstream's order. */
             200: {
                 headers: {
                     /** @description The plan, with its version, that priced the messages. */
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
-                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    /** @description The id of the snapshot; equal ids have equal figures. */
                     "Usage-Revision"?: string;
+                    /** @description The date of the first message in UTC, with an open end; absent while the period is empty. */
+                    "Usage-Period"?: string;
                     /** @description The next page, where there is one. */
                     Link?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -920,7 +1359,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `not_acceptable`: None of the accepted types is spoken */
+            /** @description `range_not_covered`: The current period does not cover the range */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "range_not_covered";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `not_acceptable`: No accepted type is available */
             406: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -935,7 +1389,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `cursor_expired`: The page's start has left the period */
+            /** @description `cursor_expired`: The cursor has expired */
             410: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -950,7 +1404,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -966,7 +1435,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -981,7 +1450,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages cannot be had. `report_unavailable`: A report that prices messages cannot be had. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed anew. `overloaded`: Too many requests are in flight */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -991,7 +1460,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "overloaded";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -1008,7 +1477,7 @@ export interface operations {
                 tz?: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -1017,10 +1486,10 @@ export interface operations {
         requestBody?: never;
         responses: {
             /**
-             * @description The usage of every day from the period's first to its last.
+             * @description The usage of every day from the first message to the last.
              *
-             *         `gaps_omitted` is true where these are more than 3,700 days: then only days that
-             *         have messages are listed. Otherwise it is left out.
+             *         A period of more than 3,700 days lists only days with messages, and has
+             *         `gaps_omitted`: true.
              */
             200: {
                 headers: {
@@ -1028,8 +1497,10 @@ export interface operations {
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
-                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    /** @description The id of the snapshot; equal ids have equal figures. */
                     "Usage-Revision"?: string;
+                    /** @description The date of the first message in UTC, with an open end; absent while the period is empty. */
+                    "Usage-Period"?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -1052,7 +1523,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1068,7 +1554,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1083,7 +1569,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages cannot be had. `report_unavailable`: A report that prices messages cannot be had. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed anew. `overloaded`: Too many requests are in flight */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1093,7 +1579,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "overloaded";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -1108,7 +1594,7 @@ export interface operations {
                 plan?: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -1116,15 +1602,17 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Usage by report name, the most expensive first, and of text-priced messages. */
+            /** @description Usage by report, the most expensive first, and of messages priced by text. */
             200: {
                 headers: {
                     /** @description The plan, with its version, that priced the messages. */
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
-                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    /** @description The id of the snapshot; equal ids have equal figures. */
                     "Usage-Revision"?: string;
+                    /** @description The date of the first message in UTC, with an open end; absent while the period is empty. */
+                    "Usage-Period"?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -1147,7 +1635,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1163,7 +1666,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1178,7 +1681,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages cannot be had. `report_unavailable`: A report that prices messages cannot be had. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed anew. `overloaded`: Too many requests are in flight */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1188,7 +1691,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "overloaded";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -1200,7 +1703,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -1233,7 +1736,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1249,7 +1767,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1264,7 +1782,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `overloaded`: Too many requests are in flight */
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1274,7 +1792,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "overloaded";
+                        code?: "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -1289,7 +1807,7 @@ export interface operations {
                 plan?: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path: {
@@ -1306,8 +1824,10 @@ export interface operations {
                     "Usage-Plan"?: string;
                     /** @description Messages priced by text because their report was unavailable. */
                     "Usage-Degraded"?: string;
-                    /** @description The snapshot that the answer is of; equal ids, equal figures. */
+                    /** @description The id of the snapshot; equal ids have equal figures. */
                     "Usage-Revision"?: string;
+                    /** @description The date of the first message in UTC, with an open end; absent while the period is empty. */
+                    "Usage-Period"?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -1345,7 +1865,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1361,7 +1896,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1376,7 +1911,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages cannot be had. `report_unavailable`: A report that prices messages cannot be had. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed anew. `overloaded`: Too many requests are in flight */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1386,7 +1921,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "overloaded";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -1397,25 +1932,25 @@ export interface operations {
     list_events: {
         parameters: {
             query?: {
-                /** @description One session's. */
+                /** @description Only events of this session. */
                 session_id?: string;
-                /** @description Of one category. */
+                /** @description Only events of this category. */
                 category?: string;
-                /** @description Of one name. */
+                /** @description Only events of this name. */
                 name?: string;
-                /** @description Only events at or after this moment. */
+                /** @description Only events at or after this time. */
                 from?: string;
-                /** @description Only events before this moment. */
+                /** @description Only events before this time. */
                 to?: string;
-                /** @description Another application's events, for a key that may read all. */
+                /** @description Another application; the key must have the read-all right. */
                 application?: string;
-                /** @description Events on a page at most. */
+                /** @description Maximum number of events on a page. */
                 limit?: number;
                 /** @description The next page, from a Link header. */
                 cursor?: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -1426,7 +1961,7 @@ export interface operations {
             /** @description A page of events, by timestamp and then arrival. */
             200: {
                 headers: {
-                    /** @description The next page, where there is one. */
+                    /** @description The next page, if there is one. */
                     Link?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -1450,7 +1985,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `unauthorized`: A key is needed */
+            /** @description `unauthorized`: An API key is required */
             401: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1465,7 +2000,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `forbidden`: The key has no right to this */
+            /** @description `forbidden`: The API key does not permit this */
             403: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1480,7 +2015,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1496,7 +2046,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1511,7 +2061,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1521,7 +2071,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded";
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -1533,13 +2083,13 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
             cookie?: never;
         };
-        /** @description One event, a list of them, or one a line; gzip is taken. */
+        /** @description One event, a list of events, or one event per line; gzip is accepted. Plain text is read as JSON. */
         requestBody: {
             content: {
                 /**
@@ -1556,10 +2106,11 @@ export interface operations {
                  */
                 "application/json": components["schemas"]["Envelope"][] | components["schemas"]["Envelope"];
                 "application/x-ndjson": string;
+                "text/plain": string;
             };
         };
         responses: {
-            /** @description What became of the events of one request, in the order sent. */
+            /** @description The results of the events of one request, in the order sent. */
             202: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1569,7 +2120,7 @@ export interface operations {
                     "application/json": components["schemas"]["Receipt"];
                 };
             };
-            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body has not come whole. `invalid_parameter`: A parameter is not valid */
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
             400: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1584,7 +2135,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `unauthorized`: A key is needed */
+            /** @description `unauthorized`: An API key is required */
             401: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1599,7 +2150,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_slow`: The body has not come in time */
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
             408: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1611,6 +2177,21 @@ export interface operations {
                         code?: "body_too_slow";
                         /** @constant */
                         status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
                     };
                 };
             };
@@ -1629,7 +2210,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `unsupported_media_type`: The body is of a type or coding that is not taken */
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
             415: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1644,7 +2225,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1660,7 +2241,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1675,7 +2256,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database cannot be used now. `backlog_full`: Too many events wait to be stored. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1685,7 +2266,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "overloaded";
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -1696,25 +2277,25 @@ export interface operations {
     list_failed_events: {
         parameters: {
             query?: {
-                /** @description One session's. */
+                /** @description Only events of this session. */
                 session_id?: string;
-                /** @description Of one category. */
+                /** @description Only events of this category. */
                 category?: string;
-                /** @description Of one name. */
+                /** @description Only events of this name. */
                 name?: string;
-                /** @description Only events at or after this moment. */
+                /** @description Only events at or after this time. */
                 from?: string;
-                /** @description Only events before this moment. */
+                /** @description Only events before this time. */
                 to?: string;
-                /** @description Another application's events, for a key that may read all. */
+                /** @description Another application; the key must have the read-all right. */
                 application?: string;
-                /** @description Events on a page at most. */
+                /** @description Maximum number of events on a page. */
                 limit?: number;
                 /** @description The next page, from a Link header. */
                 cursor?: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -1725,7 +2306,7 @@ export interface operations {
             /** @description A page of failed events, by arrival. */
             200: {
                 headers: {
-                    /** @description The next page, where there is one. */
+                    /** @description The next page, if there is one. */
                     Link?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -1749,7 +2330,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `unauthorized`: A key is needed */
+            /** @description `unauthorized`: An API key is required */
             401: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1764,7 +2345,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `forbidden`: The key has no right to this */
+            /** @description `forbidden`: The API key does not permit this */
             403: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1779,7 +2360,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1795,7 +2391,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1810,7 +2406,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1820,7 +2416,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded";
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -1831,11 +2427,11 @@ export interface operations {
     replay_failed_event: {
         parameters: {
             query?: {
-                /** @description Another application's events, for a key that may read all. */
+                /** @description Another application; the key must have the read-all right. */
                 application?: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path: {
@@ -1845,14 +2441,14 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description What became of one event. */
+            /** @description The result of one event. */
             200: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Result"];
+                    "application/json": components["schemas"]["EventResult"];
                 };
             };
             /** @description `invalid_parameter`: A parameter is not valid */
@@ -1870,7 +2466,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `unauthorized`: A key is needed */
+            /** @description `unauthorized`: An API key is required */
             401: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1885,7 +2481,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `forbidden`: The key has no right to this */
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
             403: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1894,13 +2490,13 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "forbidden";
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
                         /** @constant */
                         status?: 403;
                     };
                 };
             };
-            /** @description `failed_event_not_found`: There is no such failed event */
+            /** @description `failed_event_not_found`: The failed event does not exist */
             404: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1915,7 +2511,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `replay_refused`: The event fails still */
+            /** @description `replay_refused`: The event is still invalid */
             409: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1930,7 +2526,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1946,7 +2557,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1961,7 +2572,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1971,7 +2582,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded";
+                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -1982,23 +2593,23 @@ export interface operations {
     count_events: {
         parameters: {
             query?: {
-                /** @description One session's. */
+                /** @description Only events of this session. */
                 session_id?: string;
-                /** @description Of one category. */
+                /** @description Only events of this category. */
                 category?: string;
-                /** @description Of one name. */
+                /** @description Only events of this name. */
                 name?: string;
-                /** @description Only events at or after this moment. */
+                /** @description Only events at or after this time. */
                 from?: string;
-                /** @description Only events before this moment. */
+                /** @description Only events before this time. */
                 to?: string;
-                /** @description Another application's events, for a key that may read all. */
+                /** @description Another application; the key must have the read-all right. */
                 application?: string;
-                /** @description What to count by. */
+                /** @description The property to count by. */
                 by?: "category" | "error" | "hour" | "name";
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -2006,7 +2617,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Counts by what was asked for, in its order. */
+            /** @description Counts of events by one property; hours ascend, other values by their count. */
             200: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2031,7 +2642,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `unauthorized`: A key is needed */
+            /** @description `unauthorized`: An API key is required */
             401: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2046,7 +2657,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `forbidden`: The key has no right to this */
+            /** @description `forbidden`: The API key does not permit this */
             403: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2061,7 +2672,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2077,7 +2703,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2092,7 +2718,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2102,7 +2728,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded";
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2113,11 +2739,11 @@ export interface operations {
     read_session: {
         parameters: {
             query?: {
-                /** @description Another application's events, for a key that may read all. */
+                /** @description Another application; the key must have the read-all right. */
                 application?: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path: {
@@ -2127,7 +2753,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description What one session of an application did, from its first event to its last. */
+            /** @description One session of an application, from its first event to its last. */
             200: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2152,7 +2778,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `unauthorized`: A key is needed */
+            /** @description `unauthorized`: An API key is required */
             401: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2167,7 +2793,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `forbidden`: The key has no right to this */
+            /** @description `forbidden`: The API key does not permit this */
             403: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2182,7 +2808,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `session_not_found`: There are no events of this session */
+            /** @description `session_not_found`: The session has no events */
             404: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2197,7 +2823,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2213,7 +2854,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2228,7 +2869,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2238,7 +2879,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded";
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2249,11 +2890,11 @@ export interface operations {
     look_vehicle_up: {
         parameters: {
             query: {
-                /** @description 17 letters or digits, in capitals or not; no I, O or Q. */
+                /** @description 17 letters or digits, in either case; no I, O or Q. */
                 vin: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -2264,9 +2905,9 @@ export interface operations {
             /** @description A vehicle; empty texts are unknown. */
             200: {
                 headers: {
-                    /** @description Whether it was kept here, and if it is stale. */
+                    /** @description Whether the vehicle was cached, and whether it is stale. */
                     "Cache-Status"?: string;
-                    /** @description Seconds since vPIC told it. */
+                    /** @description Seconds since vPIC decoded the VIN. */
                     Age?: string;
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -2290,7 +2931,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `vin_not_decoded`: No vehicle is known of this VIN */
+            /** @description `vin_not_decoded`: No vehicle is known for this VIN */
             404: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2305,7 +2946,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `invalid_vin`: It is no VIN */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `invalid_vin`: The text is not a VIN */
             422: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2320,7 +2976,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2336,7 +2992,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2351,7 +3007,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `vehicle_unavailable`: The VIN cannot be decoded now. `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            /** @description `vehicle_unavailable`: The VIN cannot be decoded now. `vehicle_lookups_full`: Too many look-ups wait. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2361,7 +3017,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "vehicle_unavailable" | "storage_unavailable" | "overloaded";
+                        code?: "vehicle_unavailable" | "vehicle_lookups_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2373,7 +3029,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -2394,7 +3050,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description What came of each VIN of a batch, in the order asked. */
+            /** @description Results of a batch, in the order of its VINs. */
             200: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2404,7 +3060,7 @@ export interface operations {
                     "application/json": components["schemas"]["LookupAnswer"];
                 };
             };
-            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body has not come whole. `invalid_parameter`: A parameter is not valid */
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
             400: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2419,7 +3075,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_slow`: The body has not come in time */
+            /** @description `cross_origin`: A page of another origin sent the request */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cross_origin";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
             408: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2431,6 +3102,21 @@ export interface operations {
                         code?: "body_too_slow";
                         /** @constant */
                         status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
                     };
                 };
             };
@@ -2449,7 +3135,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `unsupported_media_type`: The body is of a type or coding that is not taken */
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
             415: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2464,7 +3150,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `invalid_body`: The body is not as described */
+            /** @description `invalid_body`: The form of the body is invalid */
             422: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2479,7 +3165,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2495,7 +3181,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2510,7 +3196,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            /** @description `vehicle_lookups_full`: Too many look-ups wait. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2520,7 +3206,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded";
+                        code?: "vehicle_lookups_full" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2531,11 +3217,11 @@ export interface operations {
     remove_vehicle_by_post: {
         parameters: {
             query: {
-                /** @description 17 letters or digits, in capitals or not; no I, O or Q. */
+                /** @description 17 letters or digits, in either case; no I, O or Q. */
                 vin: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -2543,7 +3229,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Whether a VIN was kept here until now. */
+            /** @description Result of a removal; `cache_delete_success` is false if nothing was cached. */
             200: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2568,7 +3254,52 @@ export interface operations {
                     };
                 };
             };
-            /** @description `invalid_vin`: It is no VIN */
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `invalid_vin`: The text is not a VIN */
             422: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2583,7 +3314,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2599,7 +3330,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2614,7 +3345,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            /** @description `vehicle_removals_full`: Too many removals wait. `vehicle_removal_timeout`: The removal was not finished in time. `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2624,7 +3355,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded";
+                        code?: "vehicle_removals_full" | "vehicle_removal_timeout" | "storage_unavailable" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2635,11 +3366,11 @@ export interface operations {
     remove_vehicle: {
         parameters: {
             query: {
-                /** @description 17 letters or digits, in capitals or not; no I, O or Q. */
+                /** @description 17 letters or digits, in either case; no I, O or Q. */
                 vin: string;
             };
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -2647,7 +3378,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Whether a VIN was kept here until now. */
+            /** @description Result of a removal; `cache_delete_success` is false if nothing was cached. */
             200: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2672,7 +3403,52 @@ export interface operations {
                     };
                 };
             };
-            /** @description `invalid_vin`: It is no VIN */
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `invalid_vin`: The text is not a VIN */
             422: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2687,7 +3463,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2703,7 +3479,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2718,7 +3494,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database cannot be used now. `overloaded`: Too many requests are in flight */
+            /** @description `vehicle_removals_full`: Too many removals wait. `vehicle_removal_timeout`: The removal was not finished in time. `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2728,7 +3504,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded";
+                        code?: "vehicle_removals_full" | "vehicle_removal_timeout" | "storage_unavailable" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2740,7 +3516,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -2775,7 +3551,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2791,7 +3582,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2806,7 +3597,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `too_many_exports`: Too many exports are under way. `export_failed`: The file cannot be made now. `overloaded`: Too many requests are in flight */
+            /** @description `too_many_exports`: Too many exports are in progress. `export_failed`: The file cannot be created now. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2816,7 +3607,924 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "too_many_exports" | "export_failed" | "overloaded";
+                        code?: "too_many_exports" | "export_failed" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    read_keys: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All keys, revoked ones too, in the order of their creation. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeyList"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time. `storage_unavailable`: The database is unavailable */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "overloaded" | "request_timeout" | "storage_unavailable";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    create_key: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description The name of an application, and the scopes of its key. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "name": "shop",
+                 *       "scopes": [
+                 *         "events:write",
+                 *         "events:read"
+                 *       ]
+                 *     }
+                 */
+                "application/json": components["schemas"]["NewKey"];
+            };
+        };
+        responses: {
+            /** @description A new key with its text, which is shown only once. */
+            201: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CreatedKey"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `invalid_body`: The form of the body is invalid */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_body";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time. `storage_unavailable`: The database is unavailable */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "bodies_full" | "overloaded" | "request_timeout" | "storage_unavailable";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    delete_key: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `key_not_found`: There is no such valid key */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "key_not_found";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time. `storage_unavailable`: The database is unavailable */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "overloaded" | "request_timeout" | "storage_unavailable";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    read_session_facts: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The session of a browser. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionFacts"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    sign_in: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description The key, unless a header has it. */
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "key": "cu_…"
+                 *     }
+                 */
+                "application/json": components["schemas"]["SignIn"];
+            };
+        };
+        responses: {
+            /** @description The session of a browser. */
+            200: {
+                headers: {
+                    /** @description The session, which scripts cannot read. */
+                    "Set-Cookie"?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionFacts"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `cross_origin`: A page of another origin sent the request */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cross_origin";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `invalid_body`: The form of the body is invalid */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_body";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    sign_out: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    /** @description An empty session. */
+                    "Set-Cookie"?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `csrf_token_missing`: The request lacks the token of its session. `cross_origin`: A page of another origin sent the request */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "csrf_token_missing" | "cross_origin";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2828,7 +4536,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -2856,7 +4564,22 @@ export interface operations {
                     "text/html": string;
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2872,7 +4595,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2887,7 +4610,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `overloaded`: Too many requests are in flight */
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2897,7 +4620,871 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "overloaded";
+                        code?: "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    read_state: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The state of all workers. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["State"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time. `storage_unavailable`: The database is unavailable */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "overloaded" | "request_timeout" | "storage_unavailable";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    refresh_period: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The outcome of a refresh in all workers. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Refreshes"];
+                };
+            };
+            /** @description A refresh runs for longer than the request may take. */
+            202: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Refreshes"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `refresh_failed`: No worker could refresh the period. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time. `storage_unavailable`: The database is unavailable */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "refresh_failed" | "overloaded" | "request_timeout" | "storage_unavailable";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    set_log_level: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description The level, and the seconds after which that of the settings returns. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "level": "debug",
+                 *       "for_s": 300
+                 *     }
+                 */
+                "application/json": components["schemas"]["LevelOrder"];
+            };
+        };
+        responses: {
+            /** @description The level of all workers. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Levels"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `invalid_body`: The form of the body is invalid */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_body";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time. `storage_unavailable`: The database is unavailable */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "bodies_full" | "overloaded" | "request_timeout" | "storage_unavailable";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    set_circuit: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        /** @description The state to keep; `auto` gives the circuit back to its own judgement. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "state": "open"
+                 *     }
+                 */
+                "application/json": components["schemas"]["CircuitOrder"];
+            };
+        };
+        responses: {
+            /** @description One circuit of all workers. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Circuits"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `circuit_not_found`: There is no such circuit */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "circuit_not_found";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `invalid_body`: The form of the body is invalid */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_body";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time. `storage_unavailable`: The database is unavailable */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "bodies_full" | "overloaded" | "request_timeout" | "storage_unavailable";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    read_liveness: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The answer of a running process. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Liveness"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+        };
+    };
+    read_readiness: {
+        parameters: {
+            query?: {
+                /** @description Check whether this domain can answer requests now. */
+                for?: "events" | "usage" | "vehicles";
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The answer of a process that accepts requests. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Readiness"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `domain_disabled`: The domain is not enabled */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "domain_disabled";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `not_ready`: The process accepts no new requests */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_ready";
                         /** @constant */
                         status?: 503;
                     };
@@ -2909,7 +5496,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -2942,7 +5529,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2958,7 +5560,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2973,7 +5575,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `overloaded`: Too many requests are in flight */
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2983,131 +5585,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "overloaded";
-                        /** @constant */
-                        status?: 503;
-                    };
-                };
-            };
-        };
-    };
-    read_liveness: {
-        parameters: {
-            query?: never;
-            header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
-                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
-            };
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The answer of a process that lives. */
-            200: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Liveness"];
-                };
-            };
-            /** @description `invalid_parameter`: A parameter is not valid */
-            400: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "invalid_parameter";
-                        /** @constant */
-                        status?: 400;
-                    };
-                };
-            };
-            /** @description `internal_error`: Something of ours went wrong */
-            500: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "internal_error";
-                        /** @constant */
-                        status?: 500;
-                    };
-                };
-            };
-        };
-    };
-    read_readiness: {
-        parameters: {
-            query?: never;
-            header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
-                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
-            };
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The answer of a process that takes requests. */
-            200: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Readiness"];
-                };
-            };
-            /** @description `invalid_parameter`: A parameter is not valid */
-            400: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "invalid_parameter";
-                        /** @constant */
-                        status?: 400;
-                    };
-                };
-            };
-            /** @description `internal_error`: Something of ours went wrong */
-            500: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "internal_error";
-                        /** @constant */
-                        status?: 500;
-                    };
-                };
-            };
-            /** @description `not_ready`: No new requests are to be sent here */
-            503: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    "Retry-After": components["headers"]["Retry-After"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "not_ready";
+                        code?: "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -3119,7 +5597,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -3153,7 +5631,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3174,7 +5667,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -3207,7 +5700,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3223,7 +5731,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3238,7 +5746,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `overloaded`: Too many requests are in flight */
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3248,7 +5756,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "overloaded";
+                        code?: "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -3260,7 +5768,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Your own id of the request, for the log. At most 128 letters, digits and `._~+/=:-`, or it is replaced. */
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
             };
             path?: never;
@@ -3293,7 +5801,22 @@ export interface operations {
                     };
                 };
             };
-            /** @description `rate_limited`: The caller asks too often */
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
             429: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3309,7 +5832,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: Something of ours went wrong */
+            /** @description `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3324,7 +5847,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `overloaded`: Too many requests are in flight */
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3334,7 +5857,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "overloaded";
+                        code?: "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };

@@ -128,12 +128,19 @@ test("shows an error with its request id, and the usage when tried again", async
 });
 
 test("says that it tries on while the service is away for a moment", async () => {
-  refuseWith(503, "messages_unavailable", "The period's messages cannot be had");
+  refuseWith(503, "messages_unavailable", "The period's messages are unavailable");
   show();
 
   expect(await screen.findByText(/Still trying/)).toBeInTheDocument();
   answerWith(ITEMS);
   expect(await screen.findByText("Total credits")).toBeVisible();
+});
+
+test("says what to do where the figures need a key", async () => {
+  refuseWith(401, "unauthorized", "An API key is required");
+  show();
+
+  expect(await screen.findByText(/^This page cannot send a key\./)).toBeVisible();
 });
 
 test("leads back from a plan of the address that the service does not know", async () => {

@@ -1,4 +1,4 @@
-// Nothing can be shown: the error, and the way back where a plan of the address is why.
+// Nothing can be shown: the error, and the way out where this page knows one.
 import { ApiError } from "@/api/client";
 import { ProblemCard } from "@/components/problem-card";
 import type { ChangeView } from "@/view/use-view";
@@ -10,12 +10,18 @@ interface Props {
 }
 
 export function Refusal({ error, onRetry, onChange }: Props) {
-  const isUnknownPlan =
-    error instanceof ApiError && error.problem.code === "unknown_plan";
+  const code = error instanceof ApiError ? error.problem.code : null;
   return (
     <>
       <ProblemCard error={error} onRetry={onRetry} />
-      {isUnknownPlan && (
+      {code === "unauthorized" && (
+        <p>
+          This page cannot send a key. Ask the operator of this service to open the
+          scope <code>usage:read</code>, or get the figures from the API with a key of
+          yours.
+        </p>
+      )}
+      {code === "unknown_plan" && (
         <p>
           <button type="button" onClick={() => onChange({ plan: null })}>
             Show the default plan

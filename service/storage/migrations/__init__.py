@@ -1,6 +1,6 @@
-"""Migrations: the database's shape, step by step, with Alembic.
+"""Migrations of the database's schema, with Alembic.
 
-Each step is a file in `versions/`, and can be taken back.
+Each revision is a file in `versions/`, and can be reverted.
 """
 
 from pathlib import Path
@@ -10,66 +10,110 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, inspect, literal, select, table
 
-from service.storage.errors import StorageUnusable
+from service.storage.errors import StorageUnusable, UnknownRevision
 
 CONNECTION: Final = "connection"
 LOCK: Final = 0x636F70696C6F74
-"""The advisory lock of PostgreSQL that one migration at a time holds: "copilot"."""
+"""Key of the advisory lock of PostgreSQL for migrations: "copilot" in ASCII."""
+BASE: Final = "base"
+"""The revision of a database without our tables."""
+DERIVED: Final = {"event_changes", "category_counts", "name_counts"}
+"""Tables that an upgrade fills from the events."""
 
 _FOLDER: Final = Path(__file__).parent
 
 
 def upgrade(connection: Connection, revision: str = "head") -> str:
-    """Take every step up to a revision, inside the connection's transaction.
+    """Upgrade to a revision, inside the connection's transaction.
 
-    Gives the revision that the database has then. Raises `StorageUnusable`.
+    Returns the revision of the database. Raises `StorageUnusable`.
     """
     _lock(connection)
     _refuse_unknown(connection)
     command.upgrade(_config(connection), revision)
-    return str(_current(connection))
+    return current(connection)
 
 
-def downgrade(connection: Connection, revision: str) -> None:
-    """Take back every step down to a revision; `base` is an empty database."""
+def downgrade(connection: Connection, revision: str, *, drop_rows: bool = False) -> str:
+    """Downgrade to a revision, inside the connection's transaction.
+
+    Returns the revision of the database. Raises `StorageUnusable` if rows would be lost
+    that no upgrade can fill in again, unless `drop_rows`.
+    """
     _lock(connection)
+    filled = _filled_tables(connection)
     command.downgrade(_config(connection), revision)
+    lost = filled - _tables(connection)
+    if lost and not drop_rows:
+        raise StorageUnusable(
+            f"revision {revision} has no place for the rows of "
+            f"{', '.join(sorted(lost))}; --drop-rows drops them for ever"
+        )
+    return current(connection)
 
 
-def is_in_shape(connection: Connection) -> bool:
-    """Whether the database is as this version needs it.
+def upgrades_to(connection: Connection, revision: str | None) -> list[str] | None:
+    """Return the upgrades to a revision, in order; None if it needs a downgrade.
 
-    Raises `StorageUnusable` where it has a shape that this version does not know.
+    Without a revision, it is the newest. Raises `UnknownRevision`, or `StorageUnusable`
+    for the database of a newer version.
     """
     _refuse_unknown(connection)
-    return _current(connection) == _scripts().get_current_head()
+    known = [BASE, *revisions()]
+    if revision is not None and revision not in known:
+        raise UnknownRevision(f"--to {revision}: expected one of {', '.join(known)}")
+    start = known.index(current(connection))
+    end = known.index(revision or known[-1])
+    return None if end < start else known[start + 1 : end + 1]
+
+
+def current(connection: Connection) -> str:
+    """Return the revision of the database."""
+    return MigrationContext.configure(connection).get_current_revision() or BASE
+
+
+def is_current(connection: Connection) -> bool:
+    """Return True if the database has the newest revision.
+
+    Raises `StorageUnusable` if this version does not know the revision.
+    """
+    return upgrades_to(connection, None) == []
 
 
 def revisions() -> list[str]:
-    """Every revision, from the first to the last."""
+    """Return every revision, from the first to the last."""
     return [each.revision for each in reversed(list(_scripts().walk_revisions()))]
 
 
 def _lock(connection: Connection) -> None:
-    """Migrate one at a time; a writer of SQLite has the whole file already."""
+    # A transaction that writes to SQLite has already locked the whole file.
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
 
 
 def _refuse_unknown(connection: Connection) -> None:
-    """A newer version's database is left alone."""
-    current = _current(connection)
-    if current is not None and current not in revisions():
+    """Refuse the database of a newer version."""
+    revision = current(connection)
+    if revision not in {BASE, *revisions()}:
         raise StorageUnusable(
-            f"it has the shape {current}, which this version does not know; "
-            "a newer one made it"
+            f"it has revision {revision}, which this version does not know; "
+            "it was migrated by a newer version"
         )
 
 
-def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+def _tables(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names())
+
+
+def _filled_tables(connection: Connection) -> set[str]:
+    """Return the tables that have rows, but for those that are derived."""
+    return {
+        name
+        for name in _tables(connection) - DERIVED
+        if connection.scalar(select(literal(1)).select_from(table(name)).limit(1))
+    }
 
 
 def _scripts() -> ScriptDirectory:
@@ -78,7 +122,7 @@ def _scripts() -> ScriptDirectory:
 
 def _config(connection: Connection) -> Config:
     config = Config()
-    # Alembic's configuration has % as a sign of its own.
+    # % has a meaning in the configuration of Alembic.
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.attributes[CONNECTION] = connection
     return config

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the steps on the connection that `upgrade` was given."""
+"""Entry point of Alembic: runs migrations on the connection of `upgrade`."""
 
 from alembic import context
 
@@ -6,7 +6,7 @@ from service.storage.migrations import CONNECTION
 
 context.configure(
     connection=context.config.attributes[CONNECTION],
-    # The caller's transaction: all steps, or none.
+    # The caller has one transaction for all revisions.
     transactional_ddl=True,
 )
 context.run_migrations()

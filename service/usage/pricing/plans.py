@@ -1,7 +1,7 @@
-"""Plans: what a text costs, as exact hundredths of a credit.
+"""Plans: the price of a text, as exact hundredths of a credit.
 
 A plan is a list of named steps. A step reads the measures of the texts and the totals
-so far, and returns what it adds to each text's price, or takes off. The rules are
+of the steps before it. It returns the amount that it adds to each price. The rules are
 published in docs/plans.md; a changed rule needs a new version of its plan.
 
 >>> TEXT_RULES.rate(["rent rent"])
@@ -26,7 +26,10 @@ LONG_TEXT_CHARACTERS: Final = 100
 CHARACTERS_PER_TOKEN: Final = 4
 
 Amount = Callable[[Texts, Hundredths], Hundredths]
-"""Computes a step's amounts from measures and totals so far, both `(n_texts,)`."""
+"""Computes a step's amounts from the measures and the totals before it.
+
+Totals and amounts: `(n_texts,)` int64, hundredths of a credit.
+"""
 
 
 class PlanStep(NamedTuple):
@@ -39,24 +42,27 @@ class PlanStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A published way to price a text."""
+    """A published set of pricing rules for texts."""
 
     name: str
     version: int
     steps: tuple[PlanStep, ...]
     id: str = field(init=False)
-    """The name with its version, as headers and logs carry it."""
+    """The name with its version, as in headers and logs: `text-rules/1`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", f"{self.name}/{self.version}")
 
     def rate(self, texts: Sequence[str]) -> Hundredths:
-        """Return the price of each text: `(n_texts,)`, in hundredths."""
+        """Return the price of each text: `(n_texts,)` int64, hundredths of a credit."""
         prices: Hundredths = self.amounts(texts).sum(axis=0)
         return prices
 
     def amounts(self, texts: Sequence[str]) -> Hundredths:
-        """Return what each step adds to each text: `(n_steps, n_texts)`."""
+        """Return the amount of each step for each text.
+
+        `(n_steps, n_texts)` int64, hundredths of a credit.
+        """
         amounts = np.empty((len(self.steps), len(texts)), np.int64)
         for at in range(0, len(texts), MAX_BATCH):
             batch = slice(at, at + MAX_BATCH)
@@ -78,42 +84,42 @@ def base(texts: Texts, totals: Hundredths) -> Hundredths:
 
 
 def characters(texts: Texts, totals: Hundredths) -> Hundredths:
-    """Add 0.05 for each code point."""
+    """Add 0.05 credits for each code point."""
     return 5 * texts.characters
 
 
 def words(texts: Texts, totals: Hundredths) -> Hundredths:
-    """Add 0.1, 0.2 or 0.3 for each word, by its length."""
+    """Add 0.1, 0.2 or 0.3 credits for each word, by its length."""
     return 10 * texts.word_points
 
 
 def third_vowels(texts: Texts, totals: Hundredths) -> Hundredths:
-    """Add 0.3 for each third character that is a vowel."""
+    """Add 0.3 credits for each third character that is a vowel."""
     return 30 * texts.third_vowels
 
 
 def length_penalty(texts: Texts, totals: Hundredths) -> Hundredths:
-    """Add 5 to a text of more than 100 code points."""
+    """Add 5 credits to a text of more than 100 code points."""
     return 500 * (texts.characters > LONG_TEXT_CHARACTERS)
 
 
 def unique_words(texts: Texts, totals: Hundredths) -> Hundredths:
-    """Take 2 off where all words differ, but never go below the minimum."""
+    """Subtract 2 credits where all words differ, down to the minimum price."""
     return np.maximum(-200, MIN_HUNDREDTHS - totals) * texts.all_words_differ
 
 
 def palindrome(texts: Texts, totals: Hundredths) -> Hundredths:
-    """Double the total so far where the text is a palindrome."""
+    """Double the total where the text is a palindrome."""
     return totals * texts.is_palindrome
 
 
 def tokens(texts: Texts, totals: Hundredths) -> Hundredths:
-    """Add 0.4 for each token, estimated as four code points, rounded up."""
+    """Add 0.4 credits for each token, estimated as four code points, rounded up."""
     return 40 * -(-texts.characters // CHARACTERS_PER_TOKEN)
 
 
 def minimum(texts: Texts, totals: Hundredths) -> Hundredths:
-    """Add what is missing to 1 credit."""
+    """Add the amount that is missing to 1 credit."""
     return np.maximum(0, MIN_HUNDREDTHS - totals)
 
 

@@ -1,19 +1,26 @@
-"""Measures of texts that plans count, for a whole batch of texts at once.
+"""Measures of texts that plans price, for a batch of texts at once.
 
-The texts of a batch are laid end to end as one array of code points. Each measure is
-then a few array operations over it, with one number for each text as the result.
-Every script takes the same path. Units are Unicode code points, and words as the
-module's constants define them.
+The texts of a batch are joined into one array of code points. Each measure is a few
+array operations on it, and results in one number for each text. All scripts are
+measured in the same way. The unit is the Unicode code point; a word is a run of
+letters, apostrophes and hyphens.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
-from functools import cache, cached_property
-from itertools import pairwise
-from typing import Final, Literal
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.usage.pricing.code_points import (
+    IN_WORD,
+    VOWEL,
+    class_table,
+    fold_table,
+    latin_classes,
+)
 
 Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -24,29 +31,37 @@ Measure = Literal[
 ]
 """The name of a column of `Texts` that a plan may read."""
 
-APOSTROPHES: Final = "'’‘"
-HYPHENS: Final = "-\u2010\u2011"
-VOWELS: Final = "aeiouAEIOU"
 WORD_LENGTHS: Final = (1, 4, 8)
-"""The code points from which on a word earns one, two or three points."""
+"""Code points at which a word reaches one, two and three points."""
 
 MAX_BATCH: Final = 4096
-"""Texts measured at once at most; more would only fall out of the processor's cache."""
+"""Upper bound of texts in a batch: larger arrays do not fit the processor's cache."""
 
-_CODE_POINTS: Final = 0x110000
-_IN_WORD, _VOWEL, _LETTER_OR_DIGIT = np.uint8(1), np.uint8(2), np.uint8(4)
-_PADDING: Final = "\0" * WORD_LENGTHS[-1]
-_KEY_BITS: Final = 64
-_HASH_FACTOR: Final = secrets.randbits(64) | 5
-_LONGEST_COMPARED: Final = 24  # code points; longer equal words are left to Python
-_PALINDROME_PROBES: Final = 6
+_BITS: Final = 64
+_WINDOW_BYTES: Final = _BITS // 8
+_ALL_BITS: Final = np.uint64(2**_BITS - 1)
+# A window of 8 bytes may begin at the last character of the last text.
+_PADDING: Final = "\0" * _WINDOW_BYTES
+# Code points. Longer words are rare, and Python compares them.
+_MAX_COMPARED: Final = 24
+# Drawn at each start, so that nobody can prepare texts whose words have equal hashes:
+# the result would be correct, but slow to compute. Odd, so that no bit is lost.
+_TEXT_FACTOR, _SLOT_FACTOR, *_PLACE_FACTORS = (
+    np.uint64(secrets.randbits(_BITS) | 1) for _ in range(_MAX_COMPARED + 2)
+)
+# Repeated to be longer: `tile` copies few long pieces much faster than many short ones.
+_PLACES: Final = np.tile(np.arange(3, dtype=np.uint8), 4096)
+# Pairs of characters that arrays compare before Python compares whole texts.
+_PALINDROME_PROBES: Final = 32
+_FEW_TEXTS: Final = 16
+"""Python compares so few texts sooner than arrays do."""
 
 
 class Texts:
-    """The columns of a batch of texts, each of shape `(n_texts,)`, in the order given.
+    """Measures of a batch of texts: columns of shape `(n_texts,)`, in their order.
 
-    Those named by `measures` are computed now, others when they are first read. More
-    than `MAX_BATCH` texts raise `ValueError`.
+    The constructor computes the columns in `measures`; others are computed when they
+    are first read. It raises `ValueError` for more than `MAX_BATCH` texts.
     """
 
     def __init__(
@@ -63,45 +78,55 @@ class Texts:
 
     @cached_property
     def characters(self) -> Counts:
-        """Code points in each text."""
+        """Code points in each text: `(n_texts,)` int64."""
         return np.fromiter(map(len, self._texts), np.int64, len(self))
 
     @cached_property
     def word_points(self) -> Counts:
-        """Points for words: 1 for 1–3 code points, 2 for 4–7, 3 for 8 or more."""
-        word, points = self._in_word, self._word_start.view(np.uint8).copy()
-        reached = self._word_start
-        for done, wanted in pairwise(WORD_LENGTHS):
-            for offset in range(done, wanted):
-                reached = reached[: len(word) - offset] & word[offset:]
-            points[: len(reached)] += reached
-        return self._sum(points)
+        """Points for words: `(n_texts,)` int64.
+
+        A word of 1 to 3 code points has 1 point, of 4 to 7 has 2, of 8 or more has 3.
+        """
+        lengths = self._word_lengths
+        points = np.zeros(len(lengths), np.uint8)
+        for length in WORD_LENGTHS:
+            points += lengths >= length
+        # Sums of all words before, because a text may have no words.
+        before = np.concatenate([[0], np.cumsum(points, dtype=np.int64)])
+        ends = np.cumsum(self._words_per_text)
+        totals: Counts = before[ends] - before[ends - self._words_per_text]
+        return totals
 
     @cached_property
     def third_vowels(self) -> Counts:
-        """Vowels that stand at the 3rd, 6th, 9th … place of each text."""
+        """Vowels at the 3rd, 6th, 9th … place of each text: `(n_texts,)` int64."""
         third = np.repeat(((self._starts + 2) % 3).astype(np.uint8), self._sizes)
-        place = np.tile(np.arange(3, dtype=np.uint8), len(third) // 3 + 1)[: len(third)]
-        vowel = self._classes[: len(third)] & _VOWEL != 0
+        place = np.tile(_PLACES, len(third) // len(_PLACES) + 1)[: len(third)]
+        vowel = self._classes[: len(third)] & VOWEL != 0
         return self._sum((vowel & (place == third)).view(np.uint8))
 
     @cached_property
     def all_words_differ(self) -> Flags:
-        """Whether no word stands twice, by case; true of a text without a word."""
+        """True for texts that repeat no word, by case: `(n_texts,)` bool.
+
+        A text without words is true.
+        """
         differ = np.ones(len(self), np.bool_)
-        owner, left, right = self._words_with_equal_hashes()
-        repeated = self._are_equal_words(left, right)
-        differ[owner[repeated]] = False
-        for index in np.unique(owner[~repeated]).tolist():
+        owner = np.repeat(np.arange(len(self)), self._words_per_text)
+        left, right = _equal_pairs(self._keys(owner))
+        repeated = self._are_equal_words(left, right) & (owner[left] == owner[right])
+        differ[owner[left[repeated]]] = False
+        unequal = [left[~repeated], right[~repeated]]
+        for index in np.unique(owner[np.concatenate(unequal)]).tolist():
             words = self._words_of(index)
             differ[index] = len(set(words)) == len(words)
         return differ
 
     @cached_property
     def is_palindrome(self) -> Flags:
-        """Whether the lower-cased letters and digits read the same both ways.
+        """True for texts whose letters and digits mirror each other, ignoring case.
 
-        False of a text that has neither.
+        `(n_texts,)` bool; false for a text without letters and digits.
         """
         result = np.zeros(len(self), np.bool_)
         for index in self._palindrome_candidates().tolist():
@@ -119,38 +144,70 @@ class Texts:
         return np.cumsum(self._sizes) - self._sizes
 
     @cached_property
-    def _codes(self) -> NDArray[np.uint32]:
+    def _laid_out(self) -> tuple[bytes, int]:
+        """The code points of the texts, and the number of bytes of each.
+
+        It is the smallest of 1, 2 and 4 that is enough for all of them.
+        """
         laid_out = "\0".join([*self._texts, _PADDING])
-        return np.frombuffer(laid_out.encode("utf-32-le", "surrogatepass"), np.uint32)
+        try:
+            return laid_out.encode("latin-1"), 1
+        except UnicodeEncodeError:
+            pass
+        # Lone surrogates are legal in JSON, so they have to pass here too.
+        units = laid_out.encode("utf-16-le", "surrogatepass")
+        if len(units) == 2 * len(laid_out):
+            return units, 2
+        return laid_out.encode("utf-32-le", "surrogatepass"), 4
+
+    @cached_property
+    def _codes(self) -> NDArray[np.unsignedinteger[Any]]:
+        laid_out, size = self._laid_out
+        return np.frombuffer(laid_out, f"u{size}")
+
+    @cached_property
+    def _windows(self) -> NDArray[np.uint64]:
+        """The 8 bytes that begin at each code point, as one number."""
+        laid_out, size = self._laid_out
+        count = (len(laid_out) - _WINDOW_BYTES) // size
+        return np.ndarray(count, np.uint64, laid_out, strides=(size,))
 
     @cached_property
     def _classes(self) -> NDArray[np.uint8]:
-        return _class_table()[self._codes]
+        laid_out, size = self._laid_out
+        if size == 1:
+            return np.frombuffer(laid_out.translate(latin_classes()), np.uint8)
+        classes: NDArray[np.uint8] = class_table()[self._codes]
+        return classes
 
     @cached_property
-    def _in_word(self) -> Flags:
-        return (self._classes & _IN_WORD).view(np.bool_)
-
-    @cached_property
-    def _word_start(self) -> Flags:
-        start = self._in_word.copy()
-        start[1:] &= ~self._in_word[:-1]
-        return start
+    def _is_word_edge(self) -> Flags:
+        """True where a word begins, and behind its last code point."""
+        in_word = (self._classes & IN_WORD).view(np.bool_)
+        edge = in_word.copy()
+        edge[1:] ^= in_word[:-1]
+        return edge
 
     @cached_property
     def _word_bounds(self) -> tuple[Indexes, Indexes]:
-        """Where each word of the batch begins, and where it has ended."""
-        word = self._in_word
-        return np.flatnonzero(self._word_start), np.flatnonzero(
-            word[:-1] > word[1:]
-        ) + 1
+        """Begin and end of each word in the batch: two `(n_words,)` intp columns."""
+        edges = np.flatnonzero(self._is_word_edge)
+        return edges[::2].copy(), edges[1::2].copy()
+
+    @cached_property
+    def _word_lengths(self) -> Indexes:
+        begins, ends = self._word_bounds
+        return ends - begins
 
     @cached_property
     def _words_per_text(self) -> Counts:
-        return self._sum(self._word_start.view(np.uint8))
+        # A separator follows each text, so that both edges of a word are in its text.
+        return self._sum(self._is_word_edge.view(np.uint8)) // 2
 
     def _sum(self, per_character: NDArray[np.uint8]) -> Counts:
-        return np.add.reduceat(per_character, self._starts, dtype=np.int64)
+        # A narrower sum is faster, and no text has 2**32 code points.
+        sums = np.add.reduceat(per_character, self._starts, dtype=np.uint32)
+        return sums.astype(np.int64)
 
     def _words_of(self, index: int) -> list[str]:
         begins, ends = self._word_bounds
@@ -160,126 +217,103 @@ class Texts:
         bounds = zip(begins[own] - start, ends[own] - start, strict=True)
         return [text[begin:end] for begin, end in bounds]
 
-    def _words_with_equal_hashes(self) -> tuple[Indexes, Indexes, Indexes]:
-        """Pairs of words of one text that may be equal: (text, word, word).
-
-        A sort of (text, hash, word) brings them side by side. Unequal hashes prove
-        that words differ; equal ones prove nothing, so callers compare the words.
-        """
-        words = len(self._word_bounds[0])
-        word_bits, text_bits = words.bit_length(), len(self).bit_length()
-        text_shift = np.uint64(_KEY_BITS - text_bits)
-        hash_shift = np.uint64(word_bits)
-        texts = np.arange(len(self), dtype=np.uint64) << text_shift
-        hashes = self._word_hashes() >> np.uint64(text_bits + word_bits) << hash_shift
-        keys = np.repeat(texts, self._words_per_text) | hashes
-        keys |= np.arange(words, dtype=np.uint64)
-        keys.sort()
-        pair = np.flatnonzero(np.diff(keys >> hash_shift) == 0)
-        word = (keys & np.uint64((1 << word_bits) - 1)).astype(np.intp)
-        return (keys[pair] >> text_shift).astype(np.intp), word[pair], word[pair + 1]
+    def _keys(self, owner: Indexes) -> NDArray[np.uint64]:
+        """Return a hash of each word and its text: `(n_words,)` uint64."""
+        return self._word_hashes() + owner.astype(np.uint64) * _TEXT_FACTOR
 
     def _word_hashes(self) -> NDArray[np.uint64]:
-        """A polynomial hash of each word, as the difference of two prefix sums.
+        """Return a hash of the first 24 code points of each word: `(n_words,)` uint64.
 
-        Its factor is drawn when the process starts: nobody can prepare texts whose
-        words collide, which would not be wrong but slow.
+        It is a sum of products, modulo 2**64.
         """
-        begins, ends = self._word_bounds
-        power, inverse = _powers(len(self._codes))
-        sums = np.zeros(len(self._codes) + 1, np.uint64)
-        np.cumsum(self._codes * power, out=sums[1:])
-        return (sums[ends] - sums[begins]) * inverse[begins]
+        every = slice(None)
+        hashes = self._parts(every, 0) * _PLACE_FACTORS[0]
+        for place in self._window_places[1:]:
+            words = np.flatnonzero(self._word_lengths > place)
+            hashes[words] += self._parts(words, place) * _PLACE_FACTORS[place]
+        return hashes
 
     def _are_equal_words(self, left: Indexes, right: Indexes) -> Flags:
-        begins, ends = self._word_bounds
-        lengths = ends - begins
-        shorter = np.minimum(lengths[left], lengths[right])
+        """Return which pairs are equal; words of more than 24 code points are not."""
+        lengths = self._word_lengths
         equal: Flags = lengths[left] == lengths[right]
-        equal &= shorter <= _LONGEST_COMPARED
-        for place in range(int(shorter[equal].max(initial=0))):
-            offset = np.minimum(place, shorter - 1)
-            equal &= (
-                self._codes[begins[left] + offset]
-                == self._codes[begins[right] + offset]
-            )
+        equal &= lengths[left] <= _MAX_COMPARED
+        for place in self._window_places:
+            pairs = np.flatnonzero(equal & (lengths[left] > place))
+            parts = [self._parts(words[pairs], place) for words in (left, right)]
+            equal[pairs] = parts[0] == parts[1]
         return equal
 
+    @property
+    def _window_places(self) -> range:
+        longest = min(int(self._word_lengths.max(initial=0)), _MAX_COMPARED)
+        return range(0, longest, _WINDOW_BYTES // self._codes.itemsize)
+
+    def _parts(self, words: Indexes | slice, place: int) -> NDArray[np.uint64]:
+        """Return the window at a place in each word, without what follows the word."""
+        bits = 8 * self._codes.itemsize
+        beyond = _BITS - bits * (self._word_lengths[words] - place)
+        shift = np.maximum(beyond, 0).astype(np.uint64)
+        begins, _ = self._word_bounds
+        parts: NDArray[np.uint64] = self._windows[begins[words] + place]
+        return parts & (_ALL_BITS >> shift)
+
     def _palindrome_candidates(self) -> Indexes:
-        """Texts whose outermost letters and digits mirror each other."""
-        kept = self._classes & _LETTER_OR_DIGIT != 0
-        places = np.flatnonzero(kept)
-        ends = np.cumsum(self._sum(kept.view(np.uint8)))
-        begins = np.concatenate([[0], ends[:-1]])
-        texts = np.flatnonzero(ends > begins)
-        fold = _fold_table()
-        for probe in range(_PALINDROME_PROBES):
-            low = np.minimum(begins[texts] + probe, ends[texts] - 1)
-            high = np.maximum(ends[texts] - 1 - probe, begins[texts])
-            mirrored = fold[self._codes[places[low]]] == fold[self._codes[places[high]]]
-            texts = texts[mirrored]
-        return texts
+        """Return the texts whose outermost letters and digits mirror each other."""
+        texts = np.flatnonzero(self.characters)
+        low = self._starts[texts]
+        high = low + self.characters[texts] - 1
+        found, fold = [], fold_table()
+        for _ in range(_PALINDROME_PROBES):
+            if len(texts) <= _FEW_TEXTS:
+                break
+            left, right = fold[self._codes[low]], fold[self._codes[high]]
+            # A character that does not count is passed; the other end waits for it.
+            is_open = (left == right) | (left == 0) | (right == 0)
+            low = low + ((left == 0) | (right != 0))
+            high = high - ((right == 0) | (left != 0))
+            found.append(texts[is_open & (low >= high)])
+            is_open &= low < high
+            texts, low, high = texts[is_open], low[is_open], high[is_open]
+        return np.concatenate([*found, texts])
+
+
+def _equal_pairs(keys: NDArray[np.uint64]) -> tuple[Indexes, Indexes]:
+    """Return pairs of indexes of equal keys: each index but one of a key is in `left`.
+
+    Two `(n_pairs,)` int32 columns.
+    """
+    # A hash table: all keys are written into slots at once, and the last one stays.
+    # An index that finds another one in its slot is either its equal, or gets another
+    # slot. Each round fills at least one slot for good, so the rounds end.
+    bits = len(keys).bit_length() + 1
+    slots = np.empty(1 << bits, np.int32)
+    lost, hashes = np.arange(len(keys), dtype=np.int32), keys
+    lefts, rights = [lost[:0]], [lost[:0]]
+    while len(lost):
+        slot = (hashes >> np.uint64(_BITS - bits)).astype(np.intp)
+        slots[slot] = lost
+        kept = slots[slot]
+        others = np.flatnonzero(kept != lost)
+        lost, kept = lost[others], kept[others]
+        equal = keys[lost] == keys[kept]
+        lefts.append(lost[equal])
+        rights.append(kept[equal])
+        lost, hashes = lost[~equal], hashes[others[~equal]] * _SLOT_FACTOR
+    return np.concatenate(lefts), np.concatenate(rights)
 
 
 def is_letter_or_digit(character: str) -> bool:
-    """Whether Unicode calls the character a letter (L*) or a digit."""
+    """Return whether Unicode classifies the character as a letter (L*) or a digit."""
     return character.isalpha() or character.isdigit()
 
 
 def _is_palindrome(text: str) -> bool:
-    kept = [character for character in text.lower() if is_letter_or_digit(character)]
-    return kept == kept[::-1]
+    compared = list(filter(is_letter_or_digit, text.lower()))
+    return bool(compared) and compared == compared[::-1]
 
 
 def prepare() -> None:
     """Build the tables of all code points now rather than at the first text."""
-    _class_table()
-    _fold_table()
-
-
-@cache
-def _class_table() -> NDArray[np.uint8]:
-    letter = _that(str.isalpha)
-    kept = letter | _that(str.isdigit)
-    table = letter * _IN_WORD | kept * _LETTER_OR_DIGIT
-    table[[ord(character) for character in APOSTROPHES + HYPHENS]] |= _IN_WORD
-    table[[ord(character) for character in VOWELS]] |= _VOWEL
-    return table
-
-
-@cache
-def _fold_table() -> NDArray[np.uint32]:
-    """Lower case by single characters, coarse enough to lose no palindrome.
-
-    Two letters need care: the dotted capital I becomes two characters, of which only
-    the first counts, and a sigma is written differently at a word's end.
-    """
-    everything = "".join(map(chr, range(_CODE_POINTS)))
-    single = everything.translate({0x130: "i", 0x3A3: 0x3C3, 0x3C2: 0x3C3})
-    lowered = single.lower().encode("utf-32-le", "surrogatepass")
-    return np.frombuffer(lowered, np.uint32)
-
-
-def _that(are: Callable[[str], bool]) -> Flags:
-    """For every code point whether it is so."""
-    return np.fromiter(map(are, map(chr, range(_CODE_POINTS))), np.bool_, _CODE_POINTS)
-
-
-_PowerTables = tuple[NDArray[np.uint64], NDArray[np.uint64]]
-_power_tables: _PowerTables = (np.ones(1, np.uint64), np.ones(1, np.uint64))
-
-
-def _powers(count: int) -> _PowerTables:
-    """The first powers of the hash's factor, and of its inverse, modulo 2**64."""
-    global _power_tables  # noqa: PLW0603 - grown once, then only read
-    if len(_power_tables[0]) < count:
-        size = 1 << count.bit_length()
-        inverse = pow(_HASH_FACTOR, -1, 1 << 64)
-        _power_tables = (_powers_of(_HASH_FACTOR, size), _powers_of(inverse, size))
-    return _power_tables[0][:count], _power_tables[1][:count]
-
-
-def _powers_of(factor: int, count: int) -> NDArray[np.uint64]:
-    factors = np.full(count, factor, np.uint64)
-    factors[0] = 1
-    return np.cumprod(factors)
+    class_table()
+    fold_table()

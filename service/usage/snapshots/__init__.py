@@ -1,4 +1,4 @@
-"""Snapshots: one period's messages, priced, as immutable columns; and queries on them.
+"""Snapshots: a period's priced messages as immutable columns, and queries on them.
 
-`store` and what it imports also run in a child process, which loads nothing else.
+`store` and its imports also run in a child process, which loads nothing else.
 """

@@ -1,4 +1,4 @@
-"""The bodies that queries on a snapshot give: the published contract of `/usage`.
+"""The bodies of answers from a snapshot: the published contract of `/usage`.
 
 Plain frozen structs. Credits are numbers with at most two decimals.
 """
@@ -7,11 +7,11 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-Source = Literal["report", "text"]
+PriceSource = Literal["report", "text"]
 
 
 class UsageItem(Struct, frozen=True, gc=False):
-    """The usage of one message; `report_name` is left out where its text priced it."""
+    """The usage of one message; without `report_name` if its text priced it."""
 
     message_id: int
     timestamp: str
@@ -20,13 +20,13 @@ class UsageItem(Struct, frozen=True, gc=False):
 
 
 class UsageAnswer(Struct, frozen=True):
-    """The current period's usage: one item for each message, in upstream's order."""
+    """The current period's usage: an item for each message, in the upstream's order."""
 
     usage: list[UsageItem]
 
 
 class StepTaken(Struct, frozen=True):
-    """One step of a price: the credits that it added or took off, and the new total."""
+    """One step of a price: the credits that it adds, and the new total."""
 
     step: str
     credits: float
@@ -40,7 +40,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     timestamp: str
     report_name: str | UnsetType = UNSET
     credits_used: float
-    source: Source
+    source: PriceSource
     plan: str
     steps: list[StepTaken]
 
@@ -54,10 +54,10 @@ class DayUsage(Struct, frozen=True):
 
 
 class DailyUsage(Struct, frozen=True):
-    """The usage of every day from the period's first to its last.
+    """The usage of every day from the first message to the last.
 
-    `gaps_omitted` is true where these are more than 3,700 days: then only days that
-    have messages are listed. Otherwise it is left out.
+    A period of more than 3,700 days lists only days with messages, and has
+    `gaps_omitted`: true.
     """
 
     days: list[DayUsage]
@@ -65,7 +65,7 @@ class DailyUsage(Struct, frozen=True):
 
 
 class ReportUsage(Struct, frozen=True):
-    """The usage of all messages that one report priced."""
+    """The usage of the messages that one report priced."""
 
     report_name: str
     messages: int
@@ -73,14 +73,14 @@ class ReportUsage(Struct, frozen=True):
 
 
 class TextUsage(Struct, frozen=True):
-    """The usage of all messages that their texts priced."""
+    """The usage of the messages that their texts priced."""
 
     messages: int
     credits_used: float
 
 
 class UsageByReport(Struct, frozen=True):
-    """Usage by report name, the most expensive first, and of text-priced messages."""
+    """Usage by report, the most expensive first, and of messages priced by text."""
 
     reports: list[ReportUsage]
     text: TextUsage

@@ -1,11 +1,10 @@
-"""Building priced messages: price and encode what is new, and reuse the rest.
+"""Building of priced messages: prices and encoded items are reused where possible.
 
-A refresh mostly finds what the refresh before found. Rows are matched with the priced
-messages before: an unchanged text keeps its price, and an unchanged item its bytes.
+Most messages of a refresh are those of the refresh before. An unchanged text keeps its
+price, and an unchanged item keeps its bytes in the answer.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from operator import eq
 from typing import Final, NamedTuple
 
 import msgspec
@@ -13,22 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.usage.pricing.plans import Plan
-from service.usage.pricing.text import MAX_BATCH
+from service.usage.pricing.text import MAX_BATCH, Flags
 from service.usage.snapshots.columns import (
     ANSWER_BEGIN,
     ANSWER_END,
     BY_TEXT,
     COMMA,
-    Flags,
+    MessageRows,
     PricedMessages,
-    Rows,
     Steps,
 )
 from service.usage.snapshots.errors import TextsMissing
+from service.usage.snapshots.matching import NO_ROW, Matched, match
 from service.usage.snapshots.messages import Message, Messages
 
-NO_ROW: Final = -1
-"""In a column of rows of the priced messages before: there was none."""
 MAX_INT32: Final = 2**31 - 1
 RATED_AT_ONCE: Final = 16 * MAX_BATCH
 
@@ -46,26 +43,17 @@ class ResolvedReports(NamedTuple):
     """The outcome for each of `Messages.report_keys`, in their order."""
 
     prices: Sequence[ReportPrice | None]
-    """None where the text prices the messages that name the report."""
+    """None where the texts price the messages that name the report."""
     failed: Collection[int]
-    """Places of reports that were unavailable, and are allowed to be."""
-
-
-class Matched(NamedTuple):
-    """The rows of the priced messages before, in columns of shape `(n_messages,)`."""
-
-    rows: Rows
-    """The row before with the same id and text, or `NO_ROW`."""
-    has_same_time: Flags
-    """True where the timestamp is the same too."""
+    """Indexes of unavailable reports, where the settings allow these."""
 
 
 class Built(NamedTuple):
-    """Priced messages, and which of them this build has priced."""
+    """Priced messages, and the rows that this build has priced."""
 
     priced: PricedMessages
-    new_rows: Rows
-    """Rows that are not unchanged from the build before."""
+    new_rows: MessageRows
+    """`(n_new,)` intp: rows with a price that differs from the build before."""
 
 
 def build(
@@ -78,8 +66,8 @@ def build(
 ) -> Built:
     """Price every message under a plan, and encode the answer.
 
-    `before` has the same plan: its prices and encoded items are reused where nothing
-    has changed. Raises `TextsMissing` where the messages came without their texts.
+    `before` are the messages of the previous build under the same plan. Raises
+    `TextsMissing` for messages without texts.
     """
     if messages.sent is None:
         raise TextsMissing
@@ -94,60 +82,19 @@ def build(
         reused = _reuse_prices(priced, matched.rows, before)
         _rate(priced, messages.sent, priced.by_text & ~reused)
         is_unchanged = _find_unchanged(priced, matched.rows, before)
-    _note_refresh(priced, is_unchanged, matched.rows, before, refresh_id)
+    _set_refresh_ids(priced, is_unchanged, matched.rows, before, refresh_id)
+    _set_marks(priced, matched, before, refresh_id)
     reusable = is_unchanged & matched.has_same_time
     priced.answer = _encode(priced, matched.rows, reusable, before)
     return Built(priced, np.flatnonzero(~is_unchanged))
 
 
-def match(messages: Messages, before: Messages) -> Matched:
-    """Match each message with the one before that has its id and text.
-
-    Upstream mostly appends, so rows are compared in place first; only those that
-    differ are looked up by id. Where texts are missing, equal ids are enough.
-    """
-    count, common = len(messages.ids), min(len(messages.ids), len(before.ids))
-    same = _find_same(messages, before, common)
-    rows = np.full(count, NO_ROW, np.intp)
-    rows[:common][same] = np.flatnonzero(same)
-    same_time = np.zeros(count, np.bool_)
-    same_time[:common] = same
-    moved = [*np.flatnonzero(~same).tolist(), *range(common, len(before.ids))]
-    moved_ids = before.ids[np.array(moved, np.intp)].tolist()
-    row_by_id = dict(zip(moved_ids, moved, strict=True))
-    for row in np.flatnonzero(rows == NO_ROW).tolist():
-        old = row_by_id.get(int(messages.ids[row]), NO_ROW)
-        if old != NO_ROW and _has_same_text(messages, row, before, old):
-            rows[row] = old
-            same_time[row] = messages.timestamps[row] == before.timestamps[old]
-    return Matched(rows, same_time)
-
-
-def _find_same(messages: Messages, before: Messages, common: int) -> Flags:
-    """Return which of the first rows are the same message in the same place."""
-    if messages.sent is not None and before.sent is not None:
-        return _equal(messages.sent, before.sent, common)
-    same_time = _equal(messages.timestamps, before.timestamps, common)
-    same: Flags = same_time & (messages.ids[:common] == before.ids[:common])
-    return same
-
-
-def _equal(left: Sequence[object], right: Sequence[object], count: int) -> Flags:
-    return np.fromiter(map(eq, left[:count], right[:count]), np.bool_, count)
-
-
-def _has_same_text(messages: Messages, row: int, before: Messages, old: int) -> bool:
-    if messages.sent is None or before.sent is None:
-        return True
-    return messages.sent[row].text == before.sent[old].text
-
-
 def _price_by_report(
     messages: Messages, reports: ResolvedReports, plan: Plan
 ) -> PricedMessages:
-    """Return the messages with the prices that reports set; the others cost 0."""
+    """Return the messages with the prices of reports; other messages cost 0."""
     names: dict[str, int] = {}
-    # One element more: `NO_REPORT` reads the last.
+    # The additional last element is that of `NO_REPORT`, -1.
     cost = np.array([*(each.hundredths if each else 0 for each in reports.prices), 0])
     places = [
         names.setdefault(each.name, len(names)) if each else BY_TEXT
@@ -171,19 +118,26 @@ def _price_by_report(
     )
 
 
-def _reuse_prices(priced: PricedMessages, rows: Rows, before: PricedMessages) -> Flags:
-    """Copy prices of unchanged texts; return the rows that have one now."""
+def _reuse_prices(
+    priced: PricedMessages, rows: MessageRows, before: PricedMessages
+) -> Flags:
+    """Copy the prices of unchanged texts; return the rows with a copied price.
+
+    The result has the shape `(n_messages,)`, bool.
+    """
     if before.messages.sent is None:
         return np.zeros(len(priced), np.bool_)
     reused: Flags = (rows != NO_ROW) & priced.by_text & before.by_text[rows]
     np.copyto(priced.hundredths, before.hundredths[rows], where=reused)
+    # An array as index makes a copy, so the previous snapshot stays unchanged.
     priced.steps = before.steps[:, rows]
     priced.steps *= reused
     return reused
 
 
 def _rate(priced: PricedMessages, sent: Sequence[Message], needed: Flags) -> None:
-    """Price texts by the plan, some at a time, so that little memory is needed."""
+    """Price the texts of the `needed` rows by the plan."""
+    # Batches bound the memory of the measures.
     all_rows = np.flatnonzero(needed)
     for at in range(0, len(all_rows), RATED_AT_ONCE):
         rows = all_rows[at : at + RATED_AT_ONCE]
@@ -193,43 +147,47 @@ def _rate(priced: PricedMessages, sent: Sequence[Message], needed: Flags) -> Non
         priced.steps[:, rows] = amounts
 
 
-def _widen(steps: Steps, others: Steps) -> Steps:
-    """Return the steps in a type that holds the others too.
-
-    Only texts of more than 100 million characters need more than 32 bits.
-    """
-    if steps.dtype == np.int64 or not others.size or np.abs(others).max() <= MAX_INT32:
+def _widen(steps: Steps, amounts: Steps) -> Steps:
+    """Return the steps in a dtype that the other amounts fit too."""
+    # Only texts of more than 100 million characters need more than 32 bits.
+    if (
+        steps.dtype == np.int64
+        or not amounts.size
+        or np.abs(amounts).max() <= MAX_INT32
+    ):
         return steps
     return steps.astype(np.int64)
 
 
 def _find_unchanged(
-    priced: PricedMessages, rows: Rows, before: PricedMessages
+    priced: PricedMessages, rows: MessageRows, before: PricedMessages
 ) -> Flags:
-    """Return the messages that cost the same as before, for the same reason."""
+    """Return which rows have the same price and source: `(n_messages,)` bool."""
     is_unchanged: Flags = (
         (rows != NO_ROW)
         & (priced.by_text == before.by_text[rows])
         & (priced.hundredths == before.hundredths[rows])
     )
     if before.messages.sent is None:
-        # A text that cannot be compared may have changed, and cost the same in all.
+        # Texts cannot be compared here. A changed text may have the same price, but
+        # rarely the same steps.
         is_unchanged &= (priced.steps == before.steps[:, rows]).all(axis=0)
     return is_unchanged
 
 
-def _note_refresh(
+def _set_refresh_ids(
     priced: PricedMessages,
     is_unchanged: Flags,
-    rows: Rows,
+    rows: MessageRows,
     before: PricedMessages | None,
     refresh_id: str,
 ) -> None:
-    """Note for each message the refresh that logged the steps of its price."""
+    """Set the refresh that logged the price's steps of each message."""
     if before is None:
         priced.refresh_ids = [refresh_id]
         return
     refresh_of = before.refresh_of[rows[is_unchanged]]
+    # Only ids in use are kept, or the list would grow with every refresh.
     used = np.flatnonzero(np.bincount(refresh_of))
     place_of = np.zeros(len(before.refresh_ids), np.int32)
     place_of[used] = np.arange(1, len(used) + 1)
@@ -237,24 +195,59 @@ def _note_refresh(
     priced.refresh_of[is_unchanged] = place_of[refresh_of]
 
 
+def _set_marks(
+    priced: PricedMessages,
+    matched: Matched,
+    before: PricedMessages | None,
+    refresh_id: str,
+) -> None:
+    """Set the refreshes that last changed values, and the order, of messages."""
+    if before is None or not len(before):
+        priced.values_since = priced.order_since = refresh_id
+        return
+    rows, is_matched = matched.rows, matched.rows != NO_ROW
+    is_same = matched.has_same_time & _find_same_names(priced, rows, before)
+    is_same &= priced.hundredths == before.hundredths[rows]
+    by_id = _with_corrected(priced.messages, rows, before.messages)
+    has_new_values = bool(((by_id != NO_ROW) & ~(is_matched & is_same)).any())
+    priced.values_since = refresh_id if has_new_values else before.values_since
+    is_moved = bool((np.diff(by_id[by_id != NO_ROW]) <= 0).any())
+    priced.order_since = refresh_id if is_moved else before.order_since
+
+
+def _with_corrected(
+    messages: Messages, rows: MessageRows, before: Messages
+) -> MessageRows:
+    """Return the rows, and those of previous messages that now have another text."""
+    is_gone = np.ones(len(before.ids), np.bool_)
+    is_gone[rows[rows != NO_ROW]] = False
+    gone, new = np.flatnonzero(is_gone), np.flatnonzero(rows == NO_ROW)
+    _, of_gone, of_new = np.intersect1d(
+        before.ids[gone], messages.ids[new], return_indices=True
+    )
+    by_id = rows.copy()
+    by_id[new[of_new]] = gone[of_gone]
+    return by_id
+
+
 def _find_same_names(
-    priced: PricedMessages, rows: Rows, before: PricedMessages
+    priced: PricedMessages, rows: MessageRows, before: PricedMessages
 ) -> Flags:
-    """Return the messages whose report name is that of their row before, or none."""
-    places = {name: place for place, name in enumerate(priced.names)}
-    now = [places.get(name, len(places)) for name in before.names]
-    now_of: NDArray[np.int32] = np.array([*now, BY_TEXT], np.int32)
-    same: Flags = now_of[before.name_of[rows]] == priced.name_of
+    """Return which rows have the same report name: `(n_messages,)` bool."""
+    index_of = {name: index for index, name in enumerate(priced.names)}
+    indexes = [index_of.get(name, len(index_of)) for name in before.names]
+    new_index: NDArray[np.int32] = np.array([*indexes, BY_TEXT], np.int32)
+    same: Flags = new_index[before.name_of[rows]] == priced.name_of
     return same
 
 
 def _encode(
     priced: PricedMessages,
-    rows: Rows,
+    rows: MessageRows,
     reusable: Flags,
     before: PricedMessages | None,
 ) -> bytes:
-    """Encode the answer: runs of items cut from the answer before, new ones between."""
+    """Encode the answer; runs of unchanged items are copied from the answer before."""
     if before is not None and len(before):
         reusable = reusable & _find_same_names(priced, rows, before)
     rows = np.where(reusable, rows, NO_ROW)
@@ -264,7 +257,7 @@ def _encode(
         else encode_items(priced, begin, end)
         for begin, end in list(_runs(rows))
     ]
-    # One join: each `+` would copy a large answer once more.
+    # One join, because each `+` would copy a large answer.
     pieces: list[bytes | memoryview] = [COMMA] * (2 * len(items) - 1)
     pieces[::2] = items
     return b"".join([ANSWER_BEGIN, *pieces, ANSWER_END])
@@ -272,7 +265,7 @@ def _encode(
 
 def encode_items(priced: PricedMessages, begin: int, end: int) -> bytes:
     """Encode the items of a run of rows as JSON, with commas between them."""
-    return _encoder.encode(priced.items(begin, end))[1:-1]
+    return _encoder.encode(priced.items(slice(begin, end)))[1:-1]
 
 
 def _cut(before: PricedMessages, first: int, last: int) -> memoryview:
@@ -280,8 +273,8 @@ def _cut(before: PricedMessages, first: int, last: int) -> memoryview:
     return memoryview(before.answer)[begins[first] : ends[last]]
 
 
-def _runs(rows: Rows) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of runs: rows that follow one another before, or are all new."""
+def _runs(rows: MessageRows) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of runs: rows that were adjacent before, or are all new."""
     if not len(rows):
         return
     is_new = rows == NO_ROW

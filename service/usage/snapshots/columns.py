@@ -1,7 +1,7 @@
 """Priced messages: one period under one plan, as immutable columns.
 
-A column has one element for each message, in upstream's order. The contract's JSON is
-encoded once; every other selection of messages is cut out of it.
+A column has one element for each message, in the upstream's order. The contract's JSON
+is encoded once; the items of other selections are slices of it.
 """
 
 import mmap
@@ -20,18 +20,18 @@ from service.usage.pricing.plans import (
     Hundredths,
     Plan,
 )
-from service.usage.snapshots.answers import Source, StepTaken, UsageItem
+from service.usage.pricing.text import Flags
+from service.usage.snapshots.answers import PriceSource, StepTaken, UsageItem
 from service.usage.snapshots.messages import Messages
 
-Rows = NDArray[np.intp]
-"""Places of messages in upstream's order."""
-Flags = NDArray[np.bool_]
+MessageRows = NDArray[np.intp]
+"""Indexes of messages in the upstream's order: `(n_rows,)` intp."""
 Steps = NDArray[np.int32] | NDArray[np.int64]
-"""Amounts of steps in hundredths, `(n_steps, n_messages)`."""
+"""Amounts of steps: `(n_steps, n_messages)`, hundredths of a credit."""
 Buffer = bytes | mmap.mmap
 
 BY_TEXT: Final = -1
-"""In `PricedMessages.name_of`: no report priced this message."""
+"""Marks in `PricedMessages.name_of` a message that its text priced."""
 REPORT_STEP: Final = "report"
 
 ANSWER_BEGIN: Final = b'{"usage":['
@@ -47,29 +47,38 @@ class Summary(NamedTuple):
     credits_total: float
     degraded: int
     """Messages priced by their texts because a report was unavailable."""
+    begins_on: str | None = None
+    """The date of the first message, in UTC: `2024-04-29`; None without messages."""
 
 
 @dataclass(eq=False, kw_only=True)
 class PricedMessages:
-    """Messages and their prices. Nothing changes, but `answer` may move in memory."""
+    """Messages and their prices.
+
+    Only `answer` may be replaced, by an equal one in shared memory.
+    """
 
     messages: Messages
     plan: Plan
     hundredths: Hundredths
     """`(n_messages,)` int64: prices in hundredths of a credit."""
     steps: Steps
-    """What each step of the plan added; 0 where a report priced the message."""
+    """Amount of each step of the plan; 0 where a report priced the message."""
     names: list[str]
     """The names of the reports that priced messages, each once."""
     name_of: NDArray[np.int32]
-    """`(n_messages,)`: each message's place in `names`, or `BY_TEXT`."""
+    """`(n_messages,)` int32: each message's index in `names`, or `BY_TEXT`."""
     by_text: Flags
-    """`(n_messages,)`: true where no report priced the message."""
+    """`(n_messages,)` bool: true where no report priced the message."""
     refresh_ids: list[str]
     """The refreshes that priced messages of this period."""
     refresh_of: NDArray[np.int32]
-    """`(n_messages,)`: each message's place in `refresh_ids`."""
+    """`(n_messages,)` int32: each message's index in `refresh_ids`."""
     degraded: int
+    values_since: str = ""
+    """The refresh that last changed a price, a report name or a time of a message."""
+    order_since: str = ""
+    """The refresh that last changed the order of messages that stayed."""
     answer: Buffer = b""
     """The whole period as the contract's JSON."""
 
@@ -80,15 +89,22 @@ class PricedMessages:
     def summary(self) -> Summary:
         """The totals of these messages."""
         total = to_credits(int(self.hundredths.sum()))
-        return Summary(self.plan.id, len(self), total, self.degraded)
+        begins_on = self.begin.partition("T")[0] if self.begin else None
+        return Summary(self.plan.id, len(self), total, self.degraded, begins_on)
+
+    @property
+    def begin(self) -> str | None:
+        """The time of the first message, as ISO 8601 in UTC; None without messages."""
+        if not len(self):
+            return None
+        # An offset may move it out of the years of `datetime`, but not of numpy.
+        return f"{self.messages.instants.min().astype('datetime64[us]')}Z"
 
     @cached_property
-    def item_bounds(self) -> tuple[Rows, Rows]:
-        """The offsets in `answer` where each item begins, and where it ends.
-
-        An item begins with `{"m`. Nothing inside a string reads so: JSON escapes its
-        quotes, and the quote that ends one is followed by a comma or a brace.
-        """
+    def item_bounds(self) -> tuple[MessageRows, MessageRows]:
+        """The begin and end of each item in `answer`: two `(n_messages,)` columns."""
+        # An item begins with `{"m`. No string contains that, because JSON escapes
+        # quotes, and a string's last quote precedes a comma or a brace.
         marks = np.frombuffer(self.answer, np.uint8)
         braces = np.flatnonzero(marks[:-2] == ord("{"))
         is_item = (marks[braces + 1] == ord('"')) & (marks[braces + 2] == ord("m"))
@@ -97,28 +113,31 @@ class PricedMessages:
         ends = np.append(begins[1:] - len(COMMA), last_end)
         return begins, ends[: len(begins)]
 
-    def encoded_items(self, rows: Rows) -> list[bytes]:
-        """Return the encoded items of these rows, cut out of `answer`."""
+    def encoded_items(self, rows: MessageRows) -> list[bytes]:
+        """Return the encoded items of these rows, as slices of `answer`."""
         begins, ends = self.item_bounds
         bounds = zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)
         answer = self.answer
         return [answer[begin:end] for begin, end in bounds]
 
-    def items(self, begin: int, end: int) -> list[UsageItem]:
-        """Return the items of a run of rows."""
+    def items(self, rows: MessageRows | slice) -> list[UsageItem]:
+        """Return the items of these rows."""
+        timestamps = self.messages.timestamps
         names = np.array([*self.names, UNSET], dtype=object)  # BY_TEXT is the last
         return list(
             map(
                 UsageItem,
-                self.messages.ids[begin:end].tolist(),
-                self.messages.timestamps[begin:end],
-                names[self.name_of[begin:end]].tolist(),
-                (self.hundredths[begin:end] / HUNDREDTHS_PER_CREDIT).tolist(),
+                self.messages.ids[rows].tolist(),
+                timestamps[rows]
+                if isinstance(rows, slice)
+                else map(timestamps.__getitem__, rows.tolist()),
+                names[self.name_of[rows]].tolist(),
+                (self.hundredths[rows] / HUNDREDTHS_PER_CREDIT).tolist(),
             )
         )
 
-    def source(self, row: int) -> Source:
-        """Return what priced a message."""
+    def source(self, row: int) -> PriceSource:
+        """Return the source of a message's price."""
         return "text" if self.name_of[row] == BY_TEXT else "report"
 
     def steps_of(self, row: int) -> list[StepTaken]:
@@ -140,5 +159,5 @@ def steps_taken(plan: Plan, amounts: Sequence[int]) -> list[StepTaken]:
 
 
 def to_credits(hundredths: int) -> float:
-    """Return hundredths as credits; the number's shortest form has two decimals."""
+    """Return hundredths as credits; their shortest form has at most two decimals."""
     return hundredths / HUNDREDTHS_PER_CREDIT

@@ -1,9 +1,10 @@
-"""Errors of queries on a snapshot. They travel between processes, so they pickle.
+"""Errors of queries on a snapshot; they can be pickled.
 
 SnapshotError
 ├── MessageNotFound  the snapshot has no such message
-├── CursorExpired    the row at which the last page ended is gone
-├── RevisionGone     the worker does not have the snapshot, or not any more
+├── CursorExpired    the next page cannot continue after the previous one
+├── RangeNotCovered  the range ends before the first message
+├── RevisionGone     the worker does not have the snapshot
 └── TextsMissing     the snapshot came from another process, without its texts
 """
 
@@ -30,7 +31,17 @@ class MessageNotFound(SnapshotError):
 
 
 class CursorExpired(SnapshotError):
-    """The message at which the previous page ended is not in the period any more."""
+    """The next page cannot continue after the previous one; the text says why."""
+
+
+class RangeNotCovered(SnapshotError):
+    """The range ends before the first message of the current period."""
+
+    def __init__(self, begin: str) -> None:
+        super().__init__(begin)
+
+    def __str__(self) -> str:
+        return f"the range ends before the current period: {self.args[0]}/.."
 
 
 class RevisionGone(SnapshotError):
@@ -38,4 +49,4 @@ class RevisionGone(SnapshotError):
 
 
 class TextsMissing(SnapshotError):
-    """Only the texts can tell another plan's prices, and this snapshot has none."""
+    """Another plan needs the texts, and this snapshot has none."""

@@ -1,8 +1,8 @@
-"""The child process that keeps the snapshots of a large period.
+"""The program of the child process that prices a large period.
 
 `python -m service.usage.snapshots.process` serves one `SnapshotStore` on a local
-socket. It reads the key that callers must know from standard input, and ends when that
-is closed: then its parent is gone. It loads only the modules that computing needs.
+socket. It reads the key of the connection from standard input, and ends when that is
+closed, because its parent is gone. It loads only the modules that it computes with.
 """
 
 import mmap
@@ -10,32 +10,77 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from multiprocessing.managers import BaseManager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
-from service.usage.snapshots.store import Loaded, SnapshotStore
+from service.usage.snapshots.cancellation import cancellable
+from service.usage.snapshots.cursors import MessageCursor
+from service.usage.snapshots.selection import Selection
+from service.usage.snapshots.store import LoadedMessages, SnapshotStore
 
 KEY_BYTES: Final = 32
 READY: Final = b"ready\n"
+NICENESS: Final = 5
+"""A third of a core's time while the serving process needs the rest (sched(7))."""
+MAX_CANCELLED_EARLY: Final = 1_000
+"""Cancellations that are kept for queries that have not come yet.
+
+Such a query is already on its way, so it comes long before so many others are
+cancelled. Most ids are of queries that have just ended, and never come.
+"""
 
 
 class FileStore(SnapshotStore):
-    """A store whose largest arguments and results travel in files, in memory."""
+    """A store that exchanges its largest arguments and results as files in memory."""
 
-    def load_file(self, number: int, path: str, previous: int | None) -> Loaded:
-        """Load the body in a file."""
+    def __init__(self) -> None:
+        super().__init__()
+        self._queries: dict[int, threading.Event] = {}
+        self._cancelled_early: deque[int] = deque(maxlen=MAX_CANCELLED_EARLY)
+        # A query and its cancellation come on two connections, in any order.
+        self._cancelling = threading.Lock()
+
+    def run_query(self, query_id: int, name: str, args: Any, kwargs: Any) -> Any:
+        """Run a method; raises `QueryCancelled` if `cancel_query` has its id."""
+        with self._cancelling:
+            cancelled = self._queries[query_id] = threading.Event()
+            if query_id in self._cancelled_early:
+                cancelled.set()
+        try:
+            with cancellable(cancelled):
+                return getattr(self, name)(*args, **kwargs)
+        finally:
+            del self._queries[query_id]
+
+    def cancel_query(self, query_id: int) -> None:
+        """Cancel a query that is running or has not come yet; each id is used once."""
+        with self._cancelling:
+            cancelled = self._queries.get(query_id)
+            if cancelled is None:
+                self._cancelled_early.append(query_id)
+            else:
+                cancelled.set()
+
+    def extract_file(
+        self, path: str, number: int, plan: str, media_type: str, selection: Selection
+    ) -> tuple[int, MessageCursor | None]:
+        """Write a page into a file; return its size in bytes, and the next cursor."""
+        page = self.extract(number, plan, media_type, selection)
+        return Path(path).write_bytes(page.body), page.next
+
+    def load_file(self, number: int, path: str, previous: int | None) -> LoadedMessages:
+        """Run `load` on the body in a file."""
         return self.load(number, map_file(path), previous)
 
     def answer_file(self, path: str, number: int, plan: str, media_type: str) -> int:
-        """Write an answer into a file; return its size in bytes.
-
-        Pages are cut from the JSON answer, so it stays here too. From now on it is
-        the same memory as in the serving process.
-        """
+        """Write an answer into a file; return its size in bytes."""
         answer = self.answer(number, plan, media_type)
         size = Path(path).write_bytes(answer)
         priced = self.priced(number, plan)
+        # Pages are slices of the JSON answer, so the child needs it too. It maps the
+        # memory of the serving process instead of its own copy.
         if answer is priced.answer and size:
             priced.answer = map_file(path)
         return size
@@ -45,12 +90,12 @@ class FileStore(SnapshotStore):
         return Path(path).write_bytes(self.pack(number, plan))
 
     def adopt_file(self, number: int, path: str) -> None:
-        """Make a snapshot of the packed columns in a file."""
+        """Run `adopt` on the packed columns in a file."""
         self.adopt(number, Path(path).read_bytes())
 
 
 class StoreManager(BaseManager):
-    """Serves the store to the parent, or connects to a child that does."""
+    """Serves the store in the child, and connects to it in the parent."""
 
 
 _store: Final = FileStore()
@@ -59,14 +104,16 @@ StoreManager.register("store", callable=lambda: _store, exposed=_METHODS)
 
 
 def map_file(path: str) -> mmap.mmap:
-    """Return the content of a file that is not empty, shared with other processes."""
+    """Return the content of a file as shared memory; the file must not be empty."""
     with Path(path).open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def main() -> None:
-    """Serve until the parent is gone or stops this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    """Serve until the parent ends, or terminates this process."""
+    # On a busy core, the parent's requests go before: they take microseconds.
+    os.nice(NICENESS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too
     stdin = sys.stdin.buffer
     key = stdin.read(KEY_BYTES)
     threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
@@ -79,6 +126,7 @@ def main() -> None:
 
 def _end_with(stdin: BinaryIO) -> None:
     stdin.read()
+    # `sys.exit` would end only this thread.
     os._exit(0)
 
 

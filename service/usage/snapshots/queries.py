@@ -1,4 +1,4 @@
-"""Queries on priced messages: one message's price, usage by day and by report."""
+"""Queries on priced messages: the price of a message, usage by day and by report."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -23,9 +23,9 @@ from service.usage.snapshots.errors import MessageNotFound
 
 S_PER_DAY: Final = 86_400
 S_PER_QUARTER: Final = 900
-"""Nearly all clocks change at a whole quarter of an hour of UTC."""
+"""Nearly all zones change their offset at a whole quarter of an hour of UTC."""
 MAX_FILLED_DAYS: Final = 3_700
-"""Ten years. One message with a wrong year would fill hundreds of thousands of days."""
+"""Ten years. A message with a wrong year would fill hundreds of thousands of days."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_S: Final = -62_135_510_400  # 0001-01-02: room for any offset
@@ -33,7 +33,7 @@ _LAST_S: Final = 253_402_214_400  # 9999-12-31
 
 
 def row_of(priced: PricedMessages, message_id: int) -> int:
-    """Return the first row with this id; `MessageNotFound` where there is none."""
+    """Return the first row with this id; raises `MessageNotFound`."""
     rows = np.flatnonzero(priced.messages.ids == message_id)
     if not len(rows):
         raise MessageNotFound(message_id)
@@ -57,8 +57,8 @@ def explain(priced: PricedMessages, row: int) -> Explanation:
 def daily_usage(priced: PricedMessages, zone: ZoneInfo | None = None) -> DailyUsage:
     """Return messages and credits of each day in a time zone, UTC for None.
 
-    Days without messages between the first and the last are listed too, unless these
-    would be more than `MAX_FILLED_DAYS` days.
+    Days without messages are included, unless the period has more than
+    `MAX_FILLED_DAYS` days.
     """
     if not len(priced):
         return DailyUsage([])
@@ -94,7 +94,7 @@ def usage_by_report(priced: PricedMessages) -> UsageByReport:
 
 
 def _local_days(instants: Instants, zone: ZoneInfo | None) -> NDArray[np.int64]:
-    """Return days since 1970-01-01 on the zone's calendar, `(n_messages,)`."""
+    """Return days since 1970-01-01 on the zone's calendar: `(n_messages,)` int64."""
     seconds = instants // US_PER_S
     if zone is not None:
         seconds = seconds + _offsets_s(zone, seconds)
@@ -102,11 +102,9 @@ def _local_days(instants: Instants, zone: ZoneInfo | None) -> NDArray[np.int64]:
 
 
 def _offsets_s(zone: ZoneInfo, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the offsets from UTC, looked up once for each quarter of an hour.
-
-    A quarter in which the clock changes, as Newfoundland's did at a minute past
-    midnight, has its seconds looked up one by one.
-    """
+    """Return the zone's offsets from UTC: `(n_messages,)` int64, seconds."""
+    # One look-up for each quarter of an hour. A quarter in which the offset changes,
+    # as Newfoundland's did at 00:01, needs one for each message.
     quarters, quarter_of = np.unique(seconds // S_PER_QUARTER, return_inverse=True)
     begins = quarters * S_PER_QUARTER
     at_begin = _look_up(zone, begins)

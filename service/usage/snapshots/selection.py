@@ -1,103 +1,125 @@
-"""Selecting messages: filters, stable sorting and cursor pages, on columns.
-
-A cursor names the message at which a page ended, not a position, so that messages
-which arrive between two pages neither shift nor repeat any.
-"""
+"""Selection of messages: filters, stable sorting and pages, on columns."""
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.usage.snapshots.columns import PricedMessages, Rows
-from service.usage.snapshots.errors import CursorExpired
+from service.instants import ExactInstant
+from service.usage.pricing.text import Flags
+from service.usage.snapshots.cancellation import check_cancelled
+from service.usage.snapshots.columns import MessageRows, PricedMessages
+from service.usage.snapshots.cursors import (
+    MessageCursor,
+    Sort,
+    cursor_after,
+    place_after,
+    query_digest,
+)
+from service.usage.snapshots.errors import RangeNotCovered
 
 MAX_LIMIT: Final = 100_000
 
 
 class Selection(NamedTuple):
-    """The messages that a request selects; instants are microseconds, ends exclusive.
+    """The messages that a request selects: `since` ≤ instant < `until`."""
 
-    `sort` holds pairs of a column and whether it is descending.
-    """
-
-    since: int | None = None
-    until: int | None = None
-    sort: tuple[tuple[str, bool], ...] = ()
+    since: ExactInstant | None = None
+    until: ExactInstant | None = None
+    sort: Sort = ()
     limit: int | None = None
-    cursor: "Cursor | None" = None
+    cursor: MessageCursor | None = None
 
 
 EVERYTHING: Final = Selection()
-"""The whole period in upstream's order."""
+"""The whole period in the upstream's order."""
 
 
-class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The end of a page: the row, and the id of its message to know it by."""
+class MessagePage(NamedTuple):
+    """The selected rows, and the cursor of the next page if there is one."""
 
-    row: int
-    message_id: int
-
-
-class Page(NamedTuple):
-    """The selected rows, and the end of the page if another one follows."""
-
-    rows: Rows
-    next: Cursor | None
+    rows: MessageRows
+    next: MessageCursor | None
 
 
-def select(priced: PricedMessages, selection: Selection) -> Page:
-    """Return one page; `CursorExpired` where the message before it is gone."""
+def select(priced: PricedMessages, selection: Selection) -> MessagePage:
+    """Return one page; raises `CursorExpired` and `RangeNotCovered`."""
+    _check_range(priced, selection.until)
     rows = _sort(priced, _filter(priced, selection), selection.sort)
+    start, limit = 0, selection.limit
     if selection.cursor is not None:
-        rows = rows[_place_after(priced, rows, selection.cursor) :]
-    if selection.limit is None or len(rows) <= selection.limit:
-        return Page(rows, None)
-    rows = rows[: selection.limit]
-    last = int(rows[-1])
-    return Page(rows, Cursor(last, int(priced.messages.ids[last])))
+        start = place_after(priced, rows, selection.cursor, selection.sort)
+    if limit is None or len(rows) - start <= limit:
+        return MessagePage(rows[start:], None)
+    end = start + limit
+    query = query_digest(
+        priced.plan.id, selection.sort, selection.since, selection.until
+    )
+    cursor = cursor_after(priced, rows[:end], query, selection.sort)
+    return MessagePage(rows[start:end], cursor)
 
 
-def _filter(priced: PricedMessages, selection: Selection) -> Rows:
-    instants = priced.messages.instants
+def _check_range(priced: PricedMessages, until: ExactInstant | None) -> None:
+    """Raise `RangeNotCovered` for a range that ends before the first message."""
+    if until is None or not len(priced):
+        return
+    if not _is_before(priced, until).any():
+        raise RangeNotCovered(str(priced.begin))
+
+
+def _filter(priced: PricedMessages, selection: Selection) -> MessageRows:
     selected = np.ones(len(priced), np.bool_)
     if selection.since is not None:
-        selected &= instants >= selection.since
+        selected &= ~_is_before(priced, selection.since)
     if selection.until is not None:
-        selected &= instants < selection.until
+        selected &= _is_before(priced, selection.until)
     return np.flatnonzero(selected)
 
 
-def _sort(
-    priced: PricedMessages, rows: Rows, sort: tuple[tuple[str, bool], ...]
-) -> Rows:
-    """Sort by the least important column first; each sort keeps the order before."""
+def _is_before(priced: PricedMessages, bound: ExactInstant) -> Flags:
+    """Return which messages are before an exact instant: `(n_messages,)` bool."""
+    microseconds, fraction = bound
+    instants, fractions = priced.messages.instants, priced.messages.fractions
+    is_before: Flags = instants < microseconds
+    if fractions is not None:
+        is_before |= (instants == microseconds) & (fractions < fraction)
+    elif fraction:
+        is_before |= instants == microseconds
+    return is_before
+
+
+def _sort(priced: PricedMessages, rows: MessageRows, sort: Sort) -> MessageRows:
+    """Return the rows in the order of the columns, the first of which decides."""
+    # A stable sort by the last column first keeps each order within the next one.
     for column, is_descending in reversed(sort):
-        keys = SORT_COLUMNS[column](priced)[rows]
-        rows = rows[np.argsort(~keys if is_descending else keys, kind="stable")]
+        for values in reversed(SORT_COLUMNS[column](priced)):
+            check_cancelled()
+            # `~` reverses the order of int64; `-` would overflow at the smallest value.
+            keys = values[rows]
+            rows = rows[np.argsort(~keys if is_descending else keys, kind="stable")]
     return rows
 
 
-def _place_after(priced: PricedMessages, rows: Rows, cursor: Cursor) -> int:
-    places = np.flatnonzero(rows == cursor.row)
-    if not len(places) or priced.messages.ids[cursor.row] != cursor.message_id:
-        raise CursorExpired("the message at which the last page ended is gone")
-    return int(places[0]) + 1
+def _times(priced: PricedMessages) -> tuple[NDArray[np.int64], ...]:
+    instants, fractions = priced.messages.instants, priced.messages.fractions
+    return (instants,) if fractions is None else (instants, fractions)
 
 
 def _name_ranks(priced: PricedMessages) -> NDArray[np.int64]:
-    """Return report names as numbers in alphabetical order; no report comes first."""
+    """Return alphabetical ranks of report names: `(n_messages,)` int64, 0 for none."""
     order = sorted(range(len(priced.names)), key=priced.names.__getitem__)
-    ranks = np.zeros(len(priced.names) + 1, np.int64)  # BY_TEXT reads the last: 0
+    ranks = np.zeros(len(priced.names) + 1, np.int64)  # the last, 0, is that of BY_TEXT
     ranks[order] = np.arange(1, len(order) + 1)
     return ranks[priced.name_of]
 
 
-SORT_COLUMNS: Final[dict[str, Callable[[PricedMessages], NDArray[Any]]]] = {
-    "message_id": lambda priced: priced.messages.ids,
-    "timestamp": lambda priced: priced.messages.instants,
-    "report_name": _name_ranks,
-    "credits_used": lambda priced: priced.hundredths,
+SORT_COLUMNS: Final[
+    dict[str, Callable[[PricedMessages], tuple[NDArray[np.int64], ...]]]
+] = {
+    "message_id": lambda priced: (priced.messages.ids,),
+    "timestamp": _times,
+    "report_name": lambda priced: (_name_ranks(priced),),
+    "credits_used": lambda priced: (priced.hundredths,),
 }
+"""The values of each column, by importance: `(n_messages,)` int64."""

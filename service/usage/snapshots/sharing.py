@@ -1,6 +1,6 @@
 """The columns of a snapshot as bytes, for another process that answers from them.
 
-Texts are left out: they never leave the process that has priced them.
+Texts are not included: they stay in the process that has priced them.
 """
 
 from typing import Final
@@ -37,13 +37,15 @@ class PackedColumns(Struct, frozen=True, array_like=True):
     refresh_ids: list[str]
     refresh_of: bytes
     degraded: int
+    values_since: str
+    order_since: str
 
 
 _decoder: Final = msgspec.msgpack.Decoder(PackedColumns)
 
 
 def pack(priced: PricedMessages) -> bytes:
-    """Return the columns as bytes."""
+    """Return the columns as bytes, in MessagePack."""
     messages = priced.messages
     return msgspec.msgpack.encode(
         PackedColumns(
@@ -58,6 +60,8 @@ def pack(priced: PricedMessages) -> bytes:
             refresh_ids=priced.refresh_ids,
             refresh_of=_pack(priced.refresh_of, "<i4"),
             degraded=priced.degraded,
+            values_since=priced.values_since,
+            order_since=priced.order_since,
         )
     )
 
@@ -65,25 +69,16 @@ def pack(priced: PricedMessages) -> bytes:
 def unpack(packed: bytes) -> PricedMessages:
     """Return the columns of packed bytes, and encode their answer.
 
-    Raises `msgspec.DecodeError`, `KeyError` and `ValueError` for bytes that another
-    version has packed.
+    Raises `msgspec.DecodeError`, `KeyError` or `ValueError` for bytes of another
+    version.
     """
     columns = _decoder.decode(packed)
     plan, count = PLANS_BY_ID[columns.plan], len(columns.timestamps)
-    name_of = _unpack_places(columns.name_of, BY_TEXT, columns.names)
-    messages = Messages(
-        ids=np.frombuffer(columns.ids, "<i8").reshape(count),
-        timestamps=columns.timestamps,
-        instants=read_instants(columns.timestamps),
-        sent=None,
-        report_of=np.full(count, NO_REPORT, np.int32),
-        report_keys=[],
-        invalid_ids=[],
-        digest=columns.digest,
-    )
+    name_of = _unpack_indexes(columns.name_of, BY_TEXT, columns.names)
+    refresh_of = _unpack_indexes(columns.refresh_of, 0, columns.refresh_ids)
     steps = np.frombuffer(columns.steps, "<i8")
     priced = PricedMessages(
-        messages=messages,
+        messages=_unpack_messages(columns),
         plan=plan,
         hundredths=np.frombuffer(columns.hundredths, "<i8").reshape(count),
         steps=steps.reshape(len(plan.steps), count),
@@ -91,22 +86,43 @@ def unpack(packed: bytes) -> PricedMessages:
         name_of=name_of.reshape(count),
         by_text=name_of == BY_TEXT,
         refresh_ids=columns.refresh_ids,
-        refresh_of=_unpack_places(columns.refresh_of, 0, columns.refresh_ids).reshape(
-            count
-        ),
+        refresh_of=refresh_of.reshape(count),
         degraded=columns.degraded,
+        values_since=columns.values_since,
+        order_since=columns.order_since,
     )
     priced.answer = ANSWER_BEGIN + encode_items(priced, 0, count) + ANSWER_END
     return priced
+
+
+def _unpack_messages(columns: PackedColumns) -> Messages:
+    """Return the messages without texts and without the ids of their reports."""
+    count = len(columns.timestamps)
+    instants, fractions = read_instants(columns.timestamps)
+    return Messages(
+        ids=np.frombuffer(columns.ids, "<i8").reshape(count),
+        timestamps=columns.timestamps,
+        instants=instants,
+        fractions=fractions,
+        sent=None,
+        # Prices are packed, so the ids of the reports are not needed.
+        report_of=np.full(count, NO_REPORT, np.int32),
+        report_keys=[],
+        invalid_ids=[],
+        digest=columns.digest,
+    )
 
 
 def _pack(column: NDArray[np.int32] | NDArray[np.int64], dtype: str) -> bytes:
     return column.astype(dtype, copy=False).tobytes()
 
 
-def _unpack_places(column: bytes, first: int, listed: list[str]) -> NDArray[np.int32]:
-    """Return places in a list, from `first` on; `ValueError` where one is not in it."""
-    places: NDArray[np.int32] = np.frombuffer(column, "<i4")
-    if len(places) and not first <= places.min() <= places.max() < len(listed):
-        raise ValueError("a packed column leads to no entry")
-    return places
+def _unpack_indexes(column: bytes, first: int, listed: list[str]) -> NDArray[np.int32]:
+    """Return a column of indexes into a list, int32.
+
+    Raises `ValueError` for an index below `first` or beyond the list.
+    """
+    indexes: NDArray[np.int32] = np.frombuffer(column, "<i4")
+    if len(indexes) and not first <= indexes.min() <= indexes.max() < len(listed):
+        raise ValueError("an index of a packed column is out of range")
+    return indexes

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the test's own, to stop and start as it likes."""
+"""A PostgreSQL server that a test can stop and start."""
 
 import asyncio
 import os
@@ -18,23 +18,23 @@ from tests.running import LOOK_AGAIN_S
 
 USER: Final = "postgres"
 INSTALLED: Final = Path("/usr/lib/postgresql")
-"""Where Debian keeps it, a folder for each version; it is not on the PATH there."""
+"""The folder of Debian, with a folder for each version; it is not on the PATH."""
 
 
 class Cluster:
-    """A server in a folder of its own, always at the same port; not started yet."""
+    """A server with its own folder and a fixed port, not started yet."""
 
     def __init__(self) -> None:
         self.port = unused_port()
         self.url = f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
-        # Not a folder of pytest's: those are closed to the server's user.
+        # Not a folder of pytest, which the server's user cannot open.
         self._folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
         self._process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
             shutil.chown(self._folder, USER, USER)
 
     async def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         if not (self._folder / "data").exists():
             self._make()
         place = [f"-p{self.port}", "-h127.0.0.1", f"-k{self._folder}"]
@@ -44,19 +44,19 @@ class Cluster:
                 await asyncio.sleep(LOOK_AGAIN_S)
 
     def stop(self) -> None:
-        """End it at once, all connections and transactions with it."""
+        """Stop the server at once, with all connections and transactions."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(GIVE_UP_S)
             self._process = None
 
     def remove(self) -> None:
-        """End it for good."""
+        """Stop the server, and delete its folder."""
         self.stop()
         shutil.rmtree(self._folder)
 
     async def execute(self, *statements: str) -> None:
-        """Say something to it."""
+        """Execute statements."""
         connection = await asyncpg.connect(self.url)
         try:
             for statement in statements:
@@ -79,7 +79,7 @@ class Cluster:
         assert making.wait(GIVE_UP_S) == 0, (self._folder / "log").read_text()
 
     def _run(self, program: str, *options: str) -> subprocess.Popen[bytes]:
-        """Run one of its programs as its user, for it refuses to run as root."""
+        """Run a program as the server's user: it refuses to run as root."""
         user: dict[str, Any] = {}
         if os.geteuid() == 0:
             group = pwd.getpwnam(USER).pw_gid

@@ -1,4 +1,4 @@
-"""Applications that send events and do not let up, and what must have come of it."""
+"""Applications that send events until they are accepted, and a check of the result."""
 
 import asyncio
 import random
@@ -19,15 +19,15 @@ PAGE: Final = 1_000
 SEND_AGAIN_S: Final = 0.05
 MAX_BATCH: Final = 20
 TIMESTAMPS: Final = [f"2021-01-01 09:15:2{second}.5" for second in range(5)]
-"""Few, so that in most cases it is arrival which decides on the order."""
+"""Few timestamps, so that arrival decides the order in most cases."""
 
 Event = dict[str, Any]
 
 
 class Sender:
-    """One client: a request after another, each sent until it is answered 202.
+    """A client that sends one request after another, each until the answer is 202.
 
-    Every event has an id of its own, and keeps it when it is sent again.
+    Every event has its own id, also when it is sent again.
     """
 
     def __init__(self, name: str, session: ClientSession, seed: int) -> None:
@@ -42,7 +42,7 @@ class Sender:
         self._chance = random.Random(f"{seed} {name}")
 
     async def run(self) -> None:
-        """Send until it is told that it is done."""
+        """Send until `is_done` is set."""
         while not self.is_done:
             events = self._make()
             self.sent += events
@@ -70,7 +70,7 @@ class Sender:
         results = receipt["results"]
         assert [each["id"] for each in results] == [each["id"] for each in events]
         statuses = {each["status"] for each in results}
-        # Whole: a request that was not answered has been stored as one, or not at all.
+        # A request without an answer was stored completely, or not at all.
         assert statuses in ({"accepted"}, {"duplicate"}), receipt
         if statuses == {"duplicate"}:
             assert tries > 1, receipt
@@ -78,7 +78,7 @@ class Sender:
         self.retried += tries > 1
 
     async def _post(self, events: list[Event]) -> Any:
-        """The receipt, or None where the events have to be sent again."""
+        """Return the receipt, or None if the events have to be sent again."""
         body = events if len(events) > 1 else events[0]
         try:
             async with self._session.post("/events", json=body) as response:
@@ -95,7 +95,7 @@ class Sender:
 
 
 class Senders(list[Sender]):
-    """Several of them."""
+    """Several senders."""
 
     @property
     def answers(self) -> int:
@@ -108,18 +108,18 @@ class Senders(list[Sender]):
         return sum(each.refusals for each in self)
 
     async def until_answered(self, more: int) -> None:
-        """Wait for so many more answers 202."""
+        """Wait for this number of further answers 202."""
         enough = self.answers + more
         await until(lambda: self.answers >= enough)
 
     async def until_refused(self, more: int) -> None:
-        """Wait for so many more answers 503."""
+        """Wait for this number of further answers 503."""
         enough = self.refusals + more
         await until(lambda: self.refusals >= enough)
 
     @property
     def summary(self) -> str:
-        """What a person who reads the test's output wants to know."""
+        """Totals of requests and events, for the test's output."""
         retried = sum(each.retried for each in self)
         found_stored = sum(each.found_stored for each in self)
         events = sum(len(each.sent) for each in self)
@@ -129,16 +129,16 @@ class Senders(list[Sender]):
         )
 
     async def check(self, session: ClientSession) -> None:
-        """Fail unless all that was sent is there: once, whole and in order."""
-        kept = await all_events(session)
+        """Fail unless all sent events are stored once, unchanged and in order."""
+        stored = await all_events(session)
         sent = {each["id"]: each for sender in self for each in sender.sent}
-        assert len(kept) == len(sent)
-        assert {each["id"]: as_sent(each) for each in kept} == sent
+        assert len(stored) == len(sent)
+        assert {each["id"]: as_sent(each) for each in stored} == sent
         order = [
-            (read_instant(each["timestamp"]), each["received_at"]) for each in kept
+            (read_instant(each["timestamp"]), each["received_at"]) for each in stored
         ]
         assert order == sorted(order)
-        arrival = {each["id"]: each["received_at"] for each in kept}
+        arrival = {each["id"]: each["received_at"] for each in stored}
         for sender in self:
             arrivals = [arrival[each["id"]] for each in sender.sent]
             assert arrivals == sorted(arrivals)
@@ -146,7 +146,7 @@ class Senders(list[Sender]):
 
 @asynccontextmanager
 async def calling(port: int, key: str) -> AsyncIterator[ClientSession]:
-    """A caller of a service, with a key."""
+    """Open a session with a key."""
     headers = {"Authorization": f"Bearer {key}"}
     async with ClientSession(f"http://127.0.0.1:{port}", headers=headers) as session:
         yield session
@@ -156,7 +156,7 @@ async def calling(port: int, key: str) -> AsyncIterator[ClientSession]:
 async def sending(
     *sessions: ClientSession, seed: int = 0, count: int = 8
 ) -> AsyncIterator[Senders]:
-    """Send from so many clients at once; at the end all have been answered 202."""
+    """Send from several clients; at the end every request has been answered 202."""
     senders = Senders(
         Sender(f"sender {number}", sessions[number % len(sessions)], seed)
         for number in range(count)
@@ -168,11 +168,11 @@ async def sending(
             sender.is_done = True
         async with asyncio.timeout(GIVE_UP_S):
             await asyncio.gather(*running)
-    print(senders.summary)  # noqa: T201 - for who reads what a test has done
+    print(senders.summary)  # noqa: T201 - for the output of the test
 
 
 async def all_events(session: ClientSession | TestClient[Any, Any]) -> list[Event]:
-    """All events of the key's application, page by page."""
+    """Return all events of the key's application, page by page."""
     found: list[Event] = []
     query: Any = {"limit": str(PAGE)}
     async with asyncio.timeout(GIVE_UP_S):
@@ -186,7 +186,7 @@ async def all_events(session: ClientSession | TestClient[Any, Any]) -> list[Even
 
 
 def as_sent(stored: Event) -> Event:
-    """A stored event without what the service has added."""
+    """Return a stored event without the fields that the service adds."""
     return {
         name: stored[name]
         for name in stored

@@ -1,4 +1,4 @@
-"""The client, while the service that it sends to is killed and comes back."""
+"""The client during kills and restarts of the service."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,19 +6,18 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select
 
-from service.events import client as client_module
-from service.events.client import EventsClient, Undelivered
+from service.events.client import EventsClient, Undelivered, delivery
 from service.events.tables import events as events_table
-from service.settings import Storage
+from service.settings import StorageSettings
 from service.storage.database import open_database
-from tests.events.test_client import view_pages
+from tests.events.client.conftest import view_pages
 from tests.launcher import Service
 from tests.patience import GIVE_UP_S
 from tests.running import until
 
 
 class Stream:
-    """Events sent all the time, as fast as they are delivered; and their ids."""
+    """A task that sends events as fast as they are delivered, and their ids."""
 
     def __init__(self, events: EventsClient) -> None:
         self.ids: list[str] = []
@@ -32,34 +31,34 @@ class Stream:
             self.ids += await view_pages(self._events, range(300))
 
     async def end(self) -> None:
-        """Send no more; returns when all is delivered."""
+        """Stop sending, and wait until all events are delivered."""
         self._is_over = True
         await self._running
         await until(lambda: self._events.waiting_bytes == 0)
 
 
-async def ids_kept(storage: Storage) -> list[str]:
-    """The ids of all events in their order."""
+async def stored_ids(storage: StorageSettings) -> list[str]:
+    """Return the ids of all events in order."""
     columns = events_table.c
-    question = select(columns.id).order_by(columns.at, columns.received_at)
+    query = select(columns.id).order_by(columns.at, columns.received_at)
     async with open_database(storage) as database, database.reading() as connection:
-        return list(await connection.scalars(question))
+        return list(await connection.scalars(query))
 
 
 def received(service: Service) -> int:
-    """Requests with events that the service has taken so far, by its log."""
+    """Return the number of requests that the service has accepted, by its log."""
     return service.log.read_text().count("events.received")
 
 
 async def test_the_service_is_killed_and_comes_back(
-    storage: Storage,
+    storage: StorageSettings,
     key: str,
     make_service: Callable[..., Service],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Killed and restarted under a stream of events, it has each once, in order."""
-    monkeypatch.setattr(client_module, "FIRST_WAIT_S", 0.05)
-    monkeypatch.setattr(client_module, "LONGEST_WAIT_S", 0.05)
+    """After kills under a stream of events, each event is stored once and in order."""
+    monkeypatch.setattr(delivery, "FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(delivery, "MAX_WAIT_S", 0.05)
     service, undelivered = make_service(storage), list[Undelivered]()
     url = f"http://127.0.0.1:{service.port}"
     async with EventsClient(
@@ -76,4 +75,4 @@ async def test_the_service_is_killed_and_comes_back(
         await stream.end()
 
     assert undelivered == []
-    assert await ids_kept(storage) == stream.ids
+    assert await stored_ids(storage) == stream.ids

@@ -1,4 +1,4 @@
-"""The end of a process, and several of them: what was taken is stored and answered."""
+"""Shutdown and several workers: accepted events are stored and answered."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientSession
 from sqlalchemy import text
 
-from service.settings import Storage
+from service.settings import StorageSettings
 from service.storage.database import Database
 from tests.events.conftest import event
 from tests.events.faults.senders import all_events, calling, sending
@@ -27,9 +27,9 @@ LOAD: Final = 150
 
 
 async def test_sigterm_while_events_wait(
-    storage: Storage, key: str, database: Database, make_service: MakeService
+    storage: StorageSettings, key: str, database: Database, make_service: MakeService
 ) -> None:
-    """All that was taken before the end is stored and answered; the status is 0."""
+    """Events accepted before SIGTERM are stored and answered; the exit status is 0."""
     service = make_service(storage, server__drain_s=3.0)
     service.start()
     await service.until_up()
@@ -42,7 +42,7 @@ async def test_sigterm_while_events_wait(
             ids = [f"event {number}" for number in range(REQUESTS)]
             posts = [asyncio.create_task(post(session, each)) for each in ids]
             await until_waiting(session, REQUESTS)
-            service.tell(signal.SIGTERM)
+            service.send_signal(signal.SIGTERM)
             await until_unready(service.port)
         async with asyncio.timeout(GIVE_UP_S):
             assert await asyncio.gather(*posts) == [202] * REQUESTS
@@ -52,15 +52,15 @@ async def test_sigterm_while_events_wait(
     again.start()
     await again.until_up()
     async with calling(again.port, key) as session:
-        kept = [each["id"] for each in await all_events(session)]
-    assert sorted(kept) == sorted(["first", *ids])
+        stored = [each["id"] for each in await all_events(session)]
+    assert sorted(stored) == sorted(["first", *ids])
 
 
 @pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
 async def test_two_workers_share_a_file(
-    storage: Storage, key: str, make_service: MakeService
+    storage: StorageSettings, key: str, make_service: MakeService
 ) -> None:
-    """Under load, and with one of them killed, nothing is lost and nothing doubled."""
+    """Under load and after a kill of one worker, each event is stored once."""
     service = make_service(storage)
     service.start("--workers", "2")
     async with calling(service.port, key) as session:
@@ -76,29 +76,29 @@ async def test_two_workers_share_a_file(
 
 
 async def post(session: ClientSession, event_id: str) -> int:
-    """Send an event; gives the status."""
+    """Send an event; return the status."""
     async with session.post("/events", json=event(id=event_id)) as response:
         return response.status
 
 
 async def until_waiting(session: ClientSession, events: int) -> None:
-    """Wait until so many events wait for the disk."""
+    """Wait until the backlog has this number of events."""
     async with asyncio.timeout(GIVE_UP_S):
         while await backlog(session) != events:  # noqa: ASYNC110 - no event
             await asyncio.sleep(LOOK_AGAIN_S)
 
 
 async def backlog(session: ClientSession) -> float:
-    """Events that wait, as the metrics tell it."""
+    """Return the backlog in the metrics."""
     async with session.get("/metrics") as response:
-        told = await response.text()
-    found = re.search(r"^copilot_usage_events_backlog (\S+)$", told, re.MULTILINE)
-    assert found, told
+        metrics = await response.text()
+    found = re.search(r"^copilot_usage_events_backlog (\S+)$", metrics, re.MULTILINE)
+    assert found, metrics
     return float(found[1])
 
 
 def workers(service: Service) -> list[int]:
-    """The ids of the workers that were started so far."""
+    """Return the process ids of all workers started so far."""
     lines = service.log.read_text().splitlines()
     entries = [json.loads(line) for line in lines if line.startswith("{")]
     return [

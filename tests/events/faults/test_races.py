@@ -1,4 +1,4 @@
-"""Many send the same events at once, to two processes on one database."""
+"""The same events sent concurrently to two processes on one database."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession
 from sqlalchemy import text
 
-from service.settings import Storage
+from service.settings import StorageSettings
 from service.storage.database import Database
 from tests.events.conftest import event
 from tests.events.faults.senders import all_events, calling
@@ -25,9 +25,9 @@ Body = list[dict[str, object]]
 
 @pytest.fixture
 async def two(
-    storage: Storage, key: str, make_service: Callable[..., Service]
+    storage: StorageSettings, key: str, make_service: Callable[..., Service]
 ) -> AsyncIterator[list[ClientSession]]:
-    """Callers of two processes that share one database."""
+    """Sessions with two processes that share one database."""
     first, second = make_service(storage), make_service(storage)
     for service in (first, second):
         service.start()
@@ -40,7 +40,7 @@ async def two(
 async def post_all(
     sessions: list[ClientSession], bodies: list[Body]
 ) -> dict[str, Counter[str]]:
-    """Post each body at once, in turn to each process; the statuses of each id."""
+    """Post all bodies concurrently, to each process in turn; count statuses by id."""
     statuses: dict[str, Counter[str]] = {}
 
     async def post(session: ClientSession, body: Body) -> None:
@@ -56,7 +56,7 @@ async def post_all(
 
 
 def shuffled(copies: int, **more: object) -> list[Body]:
-    """The same events so many times, each time in another order, cut into requests."""
+    """Return copies of the same events, each in another order, split into requests."""
     chance = random.Random(7)
     bodies: list[Body] = []
     for _ in range(copies):
@@ -70,20 +70,20 @@ def shuffled(copies: int, **more: object) -> list[Body]:
 
 
 def every(**statuses: int) -> dict[str, Counter[str]]:
-    """That each id was answered so."""
+    """Return these numbers of statuses for each id."""
     return {each: Counter(statuses) for each in IDS}
 
 
 async def test_each_event_is_accepted_once(two: list[ClientSession]) -> None:
-    """Of all who send it, one is told that it is accepted, and the rest duplicates."""
+    """One request gets `accepted` for an event, all others `duplicate`."""
     copies = CLIENTS * len(two)
     statuses = await post_all(two, shuffled(copies))
     assert statuses == every(accepted=1, duplicate=copies - 1)
     assert sorted(each["id"] for each in await all_events(two[0])) == sorted(IDS)
 
 
-async def test_of_two_contents_one_is_first(two: list[ClientSession]) -> None:
-    """An id sent with two contents keeps one; the other is a conflict each time."""
+async def test_of_two_contents_one_is_stored(two: list[ClientSession]) -> None:
+    """One content of an id is stored; the other is a conflict each time."""
     pairs = zip(shuffled(CLIENTS), shuffled(CLIENTS, data=OTHER), strict=True)
     statuses = await post_all(two, [body for pair in pairs for body in pair])
     assert statuses == every(accepted=1, duplicate=CLIENTS - 1, conflict=CLIENTS)
@@ -93,14 +93,14 @@ async def test_of_two_contents_one_is_first(two: list[ClientSession]) -> None:
     assert sorted(each["event"]["id"] for each in failed) == sorted(IDS)
 
 
-async def test_without_the_constraint_events_double(
+async def test_without_the_unique_index_events_are_duplicated(
     two: list[ClientSession], database: Database
 ) -> None:
-    """It is the database's unique index that keeps each event once: without, twice."""
+    """Without the unique index of the database each event is stored twice."""
     async with database.writing() as connection:
         await connection.execute(text("DROP INDEX ux_events_key"))
     body = [event(id=each) for each in IDS]
     statuses = await post_all(two, [body] * len(two))
     assert statuses == every(accepted=len(two))
-    kept = Counter(each["id"] for each in await all_events(two[0]))
-    assert kept == Counter(IDS * len(two))
+    stored = Counter(each["id"] for each in await all_events(two[0]))
+    assert stored == Counter(IDS * len(two))

@@ -1,4 +1,4 @@
-"""What is counted in a batch of texts equals what counting one by one finds."""
+"""Measures of a batch of texts equal those of the reference, text by text."""
 
 import sys
 import unicodedata
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.usage.pricing.text import MAX_BATCH, Texts
+from service.usage.pricing.text import MAX_BATCH, Texts, _equal_pairs
 from tests import reference
 
 
@@ -23,6 +23,9 @@ def assert_counted_like_the_reference(texts: list[str]) -> None:
     for name in ("third_vowels", "all_words_differ", "is_palindrome"):
         count = getattr(reference, name)
         assert getattr(columns, name).tolist() == [count(text) for text in texts]
+    # Arrays look for palindromes in large batches only.
+    with patch("service.usage.pricing.text._FEW_TEXTS", 0):
+        assert np.array_equal(Texts(texts).is_palindrome, columns.is_palindrome)
 
 
 def words(*words: str) -> str:
@@ -60,20 +63,44 @@ HOSTILE = {
     "digits part words": "a1a a1b",
     "underscores part words": "a_a",
     "longer than a batch": words(*PAIRS) * (MAX_BATCH // 64),
+    "an equal word first and last": words(*PAIRS, "aa"),
+    "an equal word at the end": words(*PAIRS, "hh"),
+    "equal words that are no neighbours": words("b", LONG, "a", LONG, "b"),
+    "words of one beginning": words("abc", "abd", "abcd", "xbc", "ab"),
+    "much shorter at the end": words("b" * 20, "c" * 20, "d"),
+    "one digit": "7",
+    "sentence": "A man, a plan, a canal: Panama!",
+    "digits": "10 Aa 01",
+    "letters between equal digits": "1ab1",
+    "other scripts' digits": "\u0663x\u0663",
+    "superscript is a digit": "\u00b2ab",
+    "half is no digit": "\u00bdaba",
+    "roman numeral is no letter": "\u2167aba",
+    "dotted capital I is i and a mark": "\u0130xi",
+    "dotless i is not i": "\u0131xi",
+    "capital sharp s": "\u1e9ex\u00df",
+    "sharp s is not ss": "\u00dfxss",
+    "capital sigma at the end is a final one": "\u03a3\u0391\u03a3",
+    "final sigma mirrors a capital at the end": "\u03c2x\u03a3",
+    "lone capital sigma": "\u03a3",
+    "sigma before punctuation": "\u03a3\u03b1\u03a3.",
+    "marks do not count": "e\u0301ae",
+    "mirrored beyond the basic plane": "\U0001d400a\U0001d400",
+    "kelvin sign is a k": "\u212aak",
+    "surrogates do not count": "\ud800a\udfffba",
+    "long, the middle differs": "ab" * 5_000 + "xy" + "ba" * 5_000,
+    "long, an inner pair differs": "abcdefghX" + "z" * 99 + "Yhgfedcba",
 }
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_text_is_counted_like_any_other(text: str) -> None:
-    """No text is too odd to be counted exactly, alone or between others."""
+    """Odd texts are measured exactly: alone, between others, if all hashes collide."""
     assert_counted_like_the_reference([text])
     assert_counted_like_the_reference(["rent rent", text, "", text, "Rent rent"])
-
-
-@given(st.lists(reference.texts, max_size=12))
-def test_columns_equal_the_reference(texts: list[str]) -> None:
-    """Any batch of any texts is counted as each text is by the reference."""
-    assert_counted_like_the_reference(texts)
+    hashes = np.zeros(len(reference.words_of(text)), np.uint64)
+    with patch.object(Texts, "_word_hashes", return_value=hashes):
+        assert_counted_like_the_reference([text])
 
 
 def test_every_character_of_unicode_is_classified_like_the_reference() -> None:
@@ -105,125 +132,31 @@ def test_every_capital_mirrors_its_lower_case() -> None:
 
 
 def test_unassigned_and_private_characters_are_neither_letters_nor_digits() -> None:
-    """What Unicode has not named yet parts words, to the last code point."""
+    """Unassigned code points separate words, up to the last one."""
     texts = ["a\u0378a", "a\ue000a", "a\U000e0080a", f"a{chr(sys.maxunicode)}a"]
     assert Texts(texts).word_points.tolist() == [2] * len(texts)
     assert Texts([chr(sys.maxunicode)]).is_palindrome.tolist() == [False]
-
-
-@pytest.mark.parametrize(
-    "word, points",
-    [("a", 1), ("a" * 3, 1), ("a" * 4, 2), ("a" * 7, 2), ("a" * 8, 3), ("a" * 99, 3)],
-    ids=["1", "3", "4", "7", "8", "99"],
-)
-def test_word_earns_points_by_its_length(word: str, points: int) -> None:
-    """1 point up to 3 characters, 2 up to 7, 3 from 8 on, wherever the word stands."""
-    texts = [word, f" {word}", f"{word} ", f"{word}, {word}"]
-    expected = [points, points, points, 2 * points]
-    assert Texts(texts).word_points.tolist() == expected
-
-
-def test_third_places_are_counted_from_each_texts_own_start() -> None:
-    """What stands before a text in its batch does not shift its third places."""
-    texts = ["xxa", "x", "xxa", "xx", "xxA", "", "xaxa", "xxexxixxoxxu"]
-    assert Texts(texts).third_vowels.tolist() == [1, 0, 1, 0, 1, 0, 0, 4]
 
 
 @given(st.lists(reference.texts, max_size=6), st.integers(0, 2**64 - 1))
 def test_equal_hashes_of_different_words_change_nothing(
     texts: list[str], value: int
 ) -> None:
-    """Words are compared by their characters, even if all hash to one value."""
-
-    def collide(columns: Texts) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        words = sum(len(reference.words_of(text)) for text in texts)
-        return np.full(words, value, np.uint64)
-
-    with patch.object(Texts, "_word_hashes", collide):
-        assert_counted_like_the_reference(texts)
+    """Words are compared by their characters, also if words of two texts collide."""
+    count = sum(len(reference.words_of(text)) for text in texts)
+    equal = np.full(count, value, np.uint64)
+    for hashed in ("_word_hashes", "_keys"):
+        with patch.object(Texts, hashed, lambda *_: equal):
+            assert_counted_like_the_reference(texts)
 
 
-@pytest.mark.parametrize(
-    "text, differ",
-    [
-        (words(*PAIRS), True),
-        (words(*PAIRS, "aa"), False),
-        (words(*PAIRS, "hh"), False),
-        (words("b", LONG, "a", LONG, "b"), False),
-        (words(LONG + "a", LONG + "b", "a", "b"), True),
-        (words("ab", "abc"), True),
-        (words("abc", "ab"), True),
-        (words("abc", "abd", "abcd", "xbc"), True),
-        (words("b" * 20, "c" * 20, "d"), True),
-    ],
-    ids=[
-        *("all differ", "first again", "last again", "not neighbours", "long"),
-        *("longer", "shorter", "alike", "much shorter at the end"),
-    ],
-)
-def test_colliding_words_that_are_no_neighbours_are_still_compared(
-    text: str, *, differ: bool
-) -> None:
-    """Where every hash collides, a word far from its double is found too."""
-    assert Texts([text]).all_words_differ.tolist() == [differ]
-    hashes = np.zeros(len(reference.words_of(text)), np.uint64)
-    with patch.object(Texts, "_word_hashes", return_value=hashes):
-        assert Texts([text]).all_words_differ.tolist() == [differ]
-
-
-PALINDROMES = {
-    "one letter": ("a", True),
-    "one digit": ("7", True),
-    "nothing": ("", False),
-    "only punctuation": ("?!, -'\u2019", False),
-    "only marks": ("\u0301\u0301", False),
-    "by case": ("Level", True),
-    "sentence": ("A man, a plan, a canal: Panama!", True),
-    "no palindrome": ("rent", False),
-    "digits": ("10 Aa 01", True),
-    "digits that differ": ("12", False),
-    "letters between equal digits": ("1ab1", False),
-    "other scripts' digits": ("\u0663x\u0663", True),
-    "superscript is a digit": ("\u00b2ab", False),
-    "half is no digit": ("\u00bdaba", True),
-    "roman numeral is no letter": ("\u2167aba", True),
-    "dotted capital I is i and a mark": ("\u0130xi", True),
-    "dotless i is not i": ("\u0131xi", False),
-    "capital sharp s": ("\u1e9ex\u00df", True),
-    "sharp s is not ss": ("\u00dfxss", False),
-    "capital sigma at the end is a final one": ("\u03a3\u0391\u03a3", False),
-    "final sigma mirrors a capital at the end": ("\u03c2x\u03a3", True),
-    "sigmas as written": ("\u03c3\u03b1\u03c3", True),
-    "lone capital sigma": ("\u03a3", True),
-    "sigma before punctuation": ("\u03a3\u03b1\u03a3.", False),
-    "marks do not count": ("e\u0301ae", True),
-    "beyond the basic plane": ("\U0001d400a\U0001d400", True),
-    "kelvin sign is a k": ("\u212aak", True),
-    "surrogates do not count": ("\ud800a\udfffba", True),
-    "long": ("ab" * 50_000 + "a", True),
-    "long, the middle differs": ("ab" * 5_000 + "xy" + "ba" * 5_000, False),
-    "long, an inner pair differs": ("abcdefghX" + "z" * 99 + "Yhgfedcba", False),
-}
-
-
-@pytest.mark.parametrize("text, expected", PALINDROMES.values(), ids=PALINDROMES)
-def test_palindrome(text: str, *, expected: bool) -> None:
-    """Lower-cased as Unicode does it, letters and digits alone must mirror."""
-    assert Texts([text]).is_palindrome.tolist() == [expected]
-    assert Texts(["x", text, "xy"]).is_palindrome.tolist() == [True, expected, False]
-    assert reference.is_palindrome(text) == expected
-
-
-def test_empty_batch_has_empty_columns() -> None:
-    """A batch without texts is measured like any other."""
-    assert_counted_like_the_reference([])
-
-
-def test_full_batch_is_counted_like_the_reference() -> None:
-    """As many texts as a batch holds, of very different lengths, stay apart."""
-    cycle = ["", "a", "rent rent", "x" * 300, "Aa", "\u6f22\u5b57 - -", "e\0e"]
-    texts = [cycle[index % 7] * (1 + index % 3) for index in range(MAX_BATCH)]
-    assert_counted_like_the_reference(texts)
+@given(st.lists(st.integers(0, 40).map(lambda key: key << 20), max_size=300))
+def test_each_key_that_is_repeated_is_paired(keys: list[int]) -> None:
+    """All but one index of a key are paired with the one, in however many rounds."""
+    left, right = _equal_pairs(np.array(keys, np.uint64))
+    assert len(left) == len(set(left.tolist())) == len(keys) - len(set(keys))
+    assert not set(left.tolist()) & set(right.tolist())
+    assert [keys[each] for each in left] == [keys[each] for each in right]
 
 
 def test_batch_that_is_too_large_is_refused() -> None:

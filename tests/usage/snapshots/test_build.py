@@ -13,21 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import UNSET
 
 from service.usage.pricing.plans import PLANS, TEXT_RULES, TOKEN_ESTIMATE, Plan
 from service.usage.snapshots import build as module
 from service.usage.snapshots.build import (
-    NO_ROW,
     ReportPrice,
     ResolvedReports,
     build,
-    encode_items,
-    match,
 )
-from service.usage.snapshots.columns import ANSWER_BEGIN, ANSWER_END, PricedMessages
+from service.usage.snapshots.columns import PricedMessages
 from service.usage.snapshots.errors import TextsMissing
-from service.usage.snapshots.formats import FORMATS, to_json
+from service.usage.snapshots.formats import FORMATS
 from service.usage.snapshots.queries import daily_usage, explain, usage_by_report
 from service.usage.snapshots.selection import SORT_COLUMNS, Selection, select
 from service.usage.snapshots.sharing import pack, unpack
@@ -53,58 +49,6 @@ TENANTS: Final = report("8", "Tenant Obligations Report", 79.5)
 # Prices.
 
 
-def test_report_prices_its_messages_and_their_text_is_ignored() -> None:
-    """A message of an existing report costs what the report costs, by its name."""
-    priced = priced_of(
-        [message(1, "x" * 200, report_id=7), message(2, "", report_id="7")], SHORT_LEASE
-    )
-    assert items_of(priced) == [
-        {
-            "message_id": message_id,
-            "timestamp": "2024-04-29T02:08:29.375Z",
-            "report_name": "Short Lease Report",
-            "credits_used": 61.0,
-        }
-        for message_id in (1, 2)
-    ]
-
-
-@pytest.mark.parametrize("report_id", [9, "9", None, True, 7.0, "", [7], {"id": 7}])
-def test_message_without_an_existing_report_is_priced_by_its_text(
-    report_id: object,
-) -> None:
-    """A report that is 404, or an unusable id, falls back to the text, unnamed."""
-    priced = priced_of([message(1, "rent rent", report_id=report_id)], SHORT_LEASE)
-    [item] = items_of(priced)
-    assert item["credits_used"] == 1.85
-    assert "report_name" not in item
-    assert priced.source(0) == "text"
-
-
-def test_free_report_costs_nothing_and_is_named() -> None:
-    """The minimum of 1 credit is the plan's, not the reports'."""
-    [item] = items_of(
-        priced_of([message(1, report_id=7)], report("7", "Free Report", 0))
-    )
-    assert (item["report_name"], item["credits_used"]) == ("Free Report", 0.0)
-
-
-def test_duplicates_are_priced_each() -> None:
-    """One item a message: a message sent twice is answered and billed twice."""
-    twice = [message(1, "rent rent"), message(2, report_id=7)] * 2
-    priced = priced_of(twice, SHORT_LEASE)
-    assert prices_of(priced) == [1.85, 61.0, 1.85, 61.0]
-    assert priced.summary.credits_total == 125.7
-
-
-def test_reports_of_one_name_keep_their_prices() -> None:
-    """A name is only a name: the id decides the price."""
-    same_name = report("7", "Lease", 1) | report("8", "Lease", 2)
-    priced = priced_of([message(1, report_id=7), message(2, report_id=8)], same_name)
-    assert prices_of(priced) == [1.0, 2.0]
-    assert priced.names == ["Lease"]
-
-
 def test_messages_of_failed_reports_are_degraded() -> None:
     """A report that does not exist is no degradation; each message of a failed one is.
 
@@ -114,23 +58,6 @@ def test_messages_of_failed_reports_are_degraded() -> None:
     resolved = ResolvedReports([None, None, ReportPrice("Lease", 100)], [1])
     priced = build(messages, resolved, TEXT_RULES).priced
     assert priced.degraded == priced.summary.degraded == 2
-
-
-def test_other_plan_changes_only_the_price_of_texts() -> None:
-    """Under another plan nothing differs but the credits of text-priced messages."""
-    messages = [
-        message(1, "What is the rent?"),
-        message(2, "x" * 101, report_id=7),
-        message(3, "", report_id=9),
-        message(1, "What is the rent?"),
-    ]
-    usual = items_of(priced_of(messages, SHORT_LEASE))
-    other = items_of(priced_of(messages, SHORT_LEASE, TOKEN_ESTIMATE))
-    prices = [item.pop("credits_used") for item in usual]
-    other_prices = [item.pop("credits_used") for item in other]
-    assert usual == other
-    assert prices == [1.05, 61.0, 1.0, 1.05]
-    assert other_prices == [2.0, 61.0, 1.0, 2.0]
 
 
 def test_messages_without_texts_cannot_be_built() -> None:
@@ -189,38 +116,6 @@ def test_only_changed_rows_are_new(
     assert_same(built.priced, priced_of(messages, reports))
 
 
-def test_first_build_has_only_new_rows() -> None:
-    """Without a build before, and after an empty one, every message is new."""
-    for before in (None, priced_of([])):
-        built = build_of(PERIOD, REPORTS, before=before)
-        assert built.new_rows.tolist() == [0, 1, 2, 3]
-        assert_same(built.priced, priced_of(PERIOD, REPORTS))
-
-
-def test_report_that_exists_at_last_prices_its_message() -> None:
-    """A price by text is not kept once the report is there."""
-    built = build_of([C], SHORT_LEASE, before=priced_of([C]))
-    assert built.new_rows.tolist() == [0]
-    assert prices_of(built.priced) == [61.0]
-    assert not built.priced.steps.any()
-
-
-def test_price_of_another_source_is_new_even_if_it_is_equal() -> None:
-    """A report that happens to cost what the text did is another price."""
-    before = priced_of([message(1, "Hi"), message(2, "Hi", report_id=7)])
-    after = [message(1, "Hi", report_id=7), message(2, "Hi")]
-    built = build_of(after, report("7", "Lease", 1), before=before)
-    assert prices_of(before) == prices_of(built.priced) == [1.0, 1.0]
-    assert built.new_rows.tolist() == [0]
-
-
-def test_renamed_report_is_answered_by_its_new_name() -> None:
-    """A build reuses a price, but never an old name."""
-    renamed = {**TENANTS, **report("7", "Lease, Short", 61)}
-    before = priced_of(PERIOD, REPORTS)
-    assert_same(priced_of(PERIOD, renamed, before=before), priced_of(PERIOD, renamed))
-
-
 def test_known_text_is_not_priced_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the texts of new rows are given to the plan."""
     before = priced_of(PERIOD, REPORTS)
@@ -249,29 +144,11 @@ def test_unchanged_period_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_adopted_columns_are_built_upon() -> None:
-    """Where only the texts before are missing, texts are priced, and little is new."""
+    """Without the previous texts all texts are priced, but only changes are new."""
     before = unpack(pack(priced_of(PERIOD, REPORTS)))
     built = build_of([*PERIOD, message(5, "new")], REPORTS, before=before)
     assert built.new_rows.tolist() == [4]
     assert_same(built.priced, priced_of([*PERIOD, message(5, "new")], REPORTS))
-
-
-def test_text_that_changed_unseen_is_new() -> None:
-    """Without the texts before, a text of another price is still noticed."""
-    before = unpack(pack(priced_of(PERIOD, REPORTS)))
-    changed = [A | {"text": "a longer text"}, B, C, D]
-    built = build_of(changed, REPORTS, before=before)
-    assert built.new_rows.tolist() == [0]
-    assert_same(built.priced, priced_of(changed, REPORTS))
-
-
-def test_rows_are_matched_by_id_and_text() -> None:
-    """A row has its row before, and whether the timestamp is the same."""
-    before = read([A, B, C, message(9, "gone")])
-    now = read([B, A | {"timestamp": "2024-05-01"}, C | {"text": "z"}, message(5)])
-    matched = match(now, before)
-    assert matched.rows.tolist() == [1, 0, NO_ROW, NO_ROW]
-    assert matched.has_same_time.tolist() == [True, False, False, False]
 
 
 # Refreshes that logged a price.
@@ -334,41 +211,6 @@ def test_huge_steps_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Generated periods.
-
-report_ids = st.sampled_from([UNSET, 7, "7", 8, 9, None])
-costs = st.sampled_from([1, 2.5])
-known_reports = st.builds(
-    lambda seven, eight: report("7", "Lease", seven) | report("8", "Tenants", eight),
-    *(costs, costs),
-) | costs.map(lambda cost: report("8", "Lease", cost))
-
-
-def periods(*, distinct: bool) -> st.SearchStrategy[Sent]:
-    """Short periods of few ids, texts and reports, so that two of them overlap."""
-    one = st.builds(
-        lambda message_id, text, report_id: {
-            name: value
-            for name, value in message(message_id, text, report_id=report_id).items()
-            if value is not UNSET
-        },
-        *(st.integers(1, 6), st.sampled_from(["a", "rent rent", "xyz"]), report_ids),
-    )
-    unique_by = (lambda sent: sent["id"]) if distinct else None
-    return st.lists(one, max_size=7, unique_by=unique_by)
-
-
-@given(*(periods(distinct=True), periods(distinct=True), known_reports, known_reports))
-def test_new_rows_are_those_not_priced_alike_before(
-    old: Sent, new: Sent, old_reports: Reports, new_reports: Reports
-) -> None:
-    """A row is new unless its id had the same text, source and price before."""
-    before = priced_of(old, old_reports)
-    built = build_of(new, new_reports, before=before)
-    known = priced_rows(before)
-    expected = [
-        row for row, own in enumerate(priced_rows(built.priced)) if own not in known
-    ]
-    assert built.new_rows.tolist() == expected
 
 
 def priced_rows(priced: PricedMessages) -> list[tuple[Any, ...]]:
@@ -473,18 +315,6 @@ def test_incremental_build_answers_like_a_first_one(
 
 
 @given(history=histories, first=first_states)
-def test_build_upon_adopted_columns_answers_like_a_first_one(
-    first: State, history: History
-) -> None:
-    """A process that adopted each snapshot before gives the same answers too."""
-    before = None
-    for state in states_of(first, history):
-        built = priced_of(*state, before=before)
-        assert_same(built, priced_of(*state))
-        before = unpack(pack(built))
-
-
-@given(history=histories, first=first_states)
 def test_row_is_new_only_if_it_has_changed(first: State, history: History) -> None:
     """A row without its like before is always new; one with only its like never is."""
     state, *states = states_of(first, history)
@@ -557,10 +387,3 @@ def test_builds_do_not_keep_those_before_alive() -> None:
 
     assert reference() is None
     assert len(second) == 2
-
-
-def test_runs_of_items_are_joined_as_one_answer() -> None:
-    """Items encoded in pieces read as the whole."""
-    priced = priced_of([message(n) for n in range(5)])
-    pieces = [encode_items(priced, 0, 2), encode_items(priced, 2, 5)]
-    assert ANSWER_BEGIN + b",".join(pieces) + ANSWER_END == to_json(priced)

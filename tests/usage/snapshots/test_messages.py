@@ -1,11 +1,11 @@
 """Messages are decoded and checked, in upstream's order, with their report ids."""
 
+import json
 import mmap
 from itertools import product
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 import pytest
 
 from service.usage.snapshots.messages import (
@@ -55,22 +55,6 @@ def test_messages_are_read_in_upstreams_order() -> None:
     assert second < first == third
 
 
-def test_columns_have_their_types() -> None:
-    """Every column has one element for each message."""
-    messages = read([MESSAGE, message(2, report_id=7)])
-    assert messages.report_of.tolist() == [NO_REPORT, 0]
-    columns = (messages.ids, messages.instants, messages.report_of)
-    assert [each.dtype for each in columns] == [np.int64, np.int64, np.int32]
-    assert {len(each) for each in columns} == {2}
-
-
-def test_empty_period_is_read() -> None:
-    """A period may have just begun."""
-    messages = read([])
-    assert (len(messages.ids), messages.sent, messages.timestamps) == (0, [], [])
-    assert (messages.report_keys, messages.invalid_ids) == ([], [])
-
-
 def test_unknown_fields_are_ignored() -> None:
     """Upstream may add fields to messages and to the body."""
     plain = read([MESSAGE])
@@ -84,20 +68,6 @@ def test_unknown_fields_are_ignored() -> None:
 def test_id_of_64_bits_is_read(message_id: int) -> None:
     """Every id that 64 bits hold is answered as it came."""
     assert items_of(priced_of([message(message_id)]))[0]["message_id"] == message_id
-
-
-@pytest.mark.parametrize(
-    "message_id",
-    [
-        *("null", "true", "1.0", "1e3", '"1"', '""', "[1]", "{}"),
-        *(str(LARGEST + 1), str(-LARGEST - 2), str(2**64), "9" * 400, "9" * 5000),
-    ],
-    ids=lambda each: each[:24],
-)
-def test_id_of_another_kind_breaks_the_contract(message_id: str) -> None:
-    """Ids are integers of 64 bits; anything else is an error that can be caught."""
-    with pytest.raises(msgspec.ValidationError):
-        read_messages(with_id(message_id))
 
 
 @pytest.mark.parametrize("field", MESSAGE)
@@ -144,10 +114,10 @@ def test_deep_nesting_raises_an_error_that_can_be_caught(
 @pytest.mark.parametrize(
     "body",
     [b"", b"<html>", with_id("1")[:-1], with_id("1") + b"x"]
-    + [with_report_id(each) for each in ('"\\ud800"', "NaN", "01")],
+    + [with_report_id(each) for each in ('"\\ud800', "NaN", "01")],
     ids=[
         *("nothing", "HTML", "cut off", "more"),
-        *("lone surrogate", "NaN", "leading zero"),
+        *("surrogate, cut off", "NaN", "leading zero"),
     ],
 )
 def test_body_that_is_no_json_cannot_be_decoded(body: bytes) -> None:
@@ -157,17 +127,16 @@ def test_body_that_is_no_json_cannot_be_decoded(body: bytes) -> None:
     assert not isinstance(raised.value, msgspec.ValidationError)
 
 
-def test_body_that_is_no_utf8_cannot_be_decoded() -> None:
-    """JSON is UTF-8."""
-    with pytest.raises((UnicodeDecodeError, msgspec.DecodeError)):
-        read_messages(b'{"messages": [{"id": 1, "text": "\xff", "timestamp": ""}]}')
-
-
 @pytest.mark.parametrize(
-    "body", [b"null", b"[]", b"{}", b'{"messages": null}', b'{"messages": {}}']
+    "body",
+    [
+        *(b"null", b"[]", b"{}", b'{"messages": null}', b'{"messages": {}}'),
+        *map(with_id, ("1.0", "1e3", str(LARGEST + 1), str(-LARGEST - 2), "9" * 5000)),
+    ],
+    ids=lambda each: each[:40].decode(),
 )
-def test_json_of_another_shape_breaks_the_contract(body: bytes) -> None:
-    """An answer of another shape is no empty period."""
+def test_body_of_another_shape_breaks_the_contract(body: bytes) -> None:
+    """Another shape is no empty period, and ids are integers of 64 bits."""
     with pytest.raises(msgspec.ValidationError):
         read_messages(body)
 
@@ -192,15 +161,9 @@ def test_digest_names_the_body() -> None:
 @pytest.mark.parametrize(
     "report_id, key",
     [
-        ("7", "7"),
-        ("-7", "-7"),
-        ("0", "0"),
-        (str(2**64), str(2**64)),
-        ('"7"', "7"),
-        ('"07"', "07"),
-        ('" "', " "),
-        ('"../x?y#z"', "../x?y#z"),
-        ('"\\u0000"', "\0"),
+        *(("-7", "-7"), (str(2**64), str(2**64)), ('"7"', "7"), ('"07"', "07")),
+        *(('" "', " "), ('"../x?y#z"', "../x?y#z"), ('"\\u0000"', "\0")),
+        *(('"..."', "..."), ('"%2e%2E"', "%2e%2E")),
     ],
     ids=repr,
 )
@@ -212,20 +175,18 @@ def test_usable_report_id_is_resolved(report_id: str, key: str) -> None:
 
 @pytest.mark.parametrize(
     "report_id",
-    ["null", "true", "false", "7.0", "1e2", '""', "[]", "[7]", "{}", '{"id": 7}'],
+    [
+        *("null", "true", "false", "7.0", "1e2", '""', "[]", "[7]", "{}", '{"id": 7}'),
+        *('"\\ud800"', '"7\\udfff"', "1e400", "-1e400", "[1e400]", '"."', '".."'),
+        *('"\\u002e"', '".\\u002E"'),
+    ],
 )
 def test_unusable_report_id_is_never_resolved(report_id: str) -> None:
-    """Null, booleans, floats, empty strings, objects and lists are no ids."""
+    """Other JSON values are no ids, and neither are strings that no URL keeps."""
     messages = read_messages(with_report_id(report_id))
     assert messages.report_keys == []
-    assert messages.invalid_ids == [msgspec.json.decode(report_id)]
+    assert messages.invalid_ids == [json.loads(report_id)]
     assert messages.report_of.tolist() == [NO_REPORT]
-
-
-def test_missing_report_id_is_neither_resolved_nor_invalid() -> None:
-    """Most messages name no report, which is nothing to log."""
-    messages = read([message(1)])
-    assert (messages.report_keys, messages.invalid_ids) == ([], [])
 
 
 def test_each_report_is_resolved_once() -> None:

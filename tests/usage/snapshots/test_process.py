@@ -12,22 +12,34 @@ import pytest
 
 from service.usage.pricing.plans import TEXT_RULES
 from service.usage.snapshots.build import ResolvedReports
+from service.usage.snapshots.cancellation import QueryCancelled
 from service.usage.snapshots.formats import JSON, NDJSON
-from service.usage.snapshots.process import KEY_BYTES, READY, FileStore
-from service.usage.snapshots.store import Logging
+from service.usage.snapshots.logged_prices import PriceLogging
+from service.usage.snapshots.process import (
+    KEY_BYTES,
+    MAX_CANCELLED_EARLY,
+    READY,
+    FileStore,
+)
 from tests.reference import body_of, message
 
 DEFAULT: Final = TEXT_RULES.id
 PROGRAM: Final = "service.usage.snapshots.process"
 NEEDED: Final = (
     "service.instants",
+    "service.upstream.lenient_json",
     "service.usage.pricing.",
     "service.usage.snapshots.",
 )
-PACKAGES: Final = {"service", "service.usage"} | {each.strip(".") for each in NEEDED}
+PACKAGES: Final = {"service", "service.upstream", "service.usage"} | {
+    each.strip(".") for each in NEEDED
+}
 NOT_FOR_CHILD: Final = {
-    "service.usage.snapshots.worker",  # logs, and starts the child
-    "service.usage.snapshots.snapshot",  # waits for it
+    "service.usage.snapshots.child",  # starts the child
+    "service.usage.snapshots.memory_files",  # of the serving process
+    "service.usage.snapshots.process_worker",  # logs, and calls the child
+    "service.usage.snapshots.worker",  # imports that
+    "service.usage.snapshot",  # waits for it
 }
 LIBRARIES: Final = {"service", "numpy", "msgspec", "typing_extensions"}
 """The last one is loaded by the others where it is installed."""
@@ -71,7 +83,7 @@ def modules() -> set[str]:
 
 
 def test_child_loads_only_what_computing_needs(modules: set[str]) -> None:
-    """Of the service: prices, snapshots and instants; nothing that waits or logs."""
+    """Of the service: JSON, prices, snapshots and instants; nothing that waits."""
     own = {each for each in modules if each.split(".")[0] == "service"}
     assert f"{PROGRAM.rpartition('.')[0]}.store" in own
     others = {each for each in own - PACKAGES if not each.startswith(NEEDED)}
@@ -90,7 +102,7 @@ def store() -> FileStore:
     """A store of one snapshot of three messages."""
     store = FileStore()
     store.load(1, body_of(map(message, range(3))), None)
-    store.build(1, None, ResolvedReports((), ()), Logging("", 0), plan=DEFAULT)
+    store.build(1, None, ResolvedReports((), ()), PriceLogging("", 0), plan=DEFAULT)
     return store
 
 
@@ -110,15 +122,6 @@ def test_answer_in_a_file_is_the_same_memory_from_now_on(
     assert [msgspec.json.decode(each)["message_id"] for each in lines] == [0, 1, 2]
 
 
-def test_other_formats_leave_the_answer_where_it_is(
-    store: FileStore, tmp_path: Path
-) -> None:
-    """Only the JSON answer is needed again."""
-    file = tmp_path / "answer"
-    assert store.answer_file(str(file), 1, DEFAULT, NDJSON) == file.stat().st_size
-    assert type(store.answer(1, DEFAULT, JSON)) is bytes
-
-
 def test_messages_and_columns_travel_in_files(store: FileStore, tmp_path: Path) -> None:
     """A body is loaded, and columns are packed and adopted, by a path."""
     body, packed = tmp_path / "body", tmp_path / "packed"
@@ -127,3 +130,18 @@ def test_messages_and_columns_travel_in_files(store: FileStore, tmp_path: Path) 
     assert store.pack_file(str(packed), 1, DEFAULT) == packed.stat().st_size
     store.adopt_file(7, str(packed))
     assert bytes(store.answer(7, DEFAULT, JSON)) == store.answer(1, DEFAULT, JSON)
+
+
+def test_a_query_may_be_cancelled_before_it_comes(store: FileStore) -> None:
+    """It does not run, and the ids of queries that never come are not kept for ever."""
+    call: tuple[str, object, object] = "by_report", (1, DEFAULT), {}
+    store.cancel_query(1)
+    with pytest.raises(QueryCancelled):
+        store.run_query(1, *call)
+    ended = store.run_query(2, *call)
+
+    for late in range(2, 2 + 2 * MAX_CANCELLED_EARLY):
+        store.cancel_query(late)
+
+    assert ended == store.run_query(2, *call)
+    assert len(store._cancelled_early) == MAX_CANCELLED_EARLY

@@ -1,4 +1,4 @@
-"""Events, those that failed, and the keys of the applications that send them."""
+"""Events, failed events, and the API keys of applications."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the tables and the indexes that the questions need."""
+    """Create the tables, and the indexes of the queries."""
     op.create_table(
         "events",
         sa.Column("key", sa.LargeBinary, nullable=False),
@@ -62,6 +62,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them all."""
+    """Drop the tables."""
     for table in ("keys", "failed_events", "events"):
         op.drop_table(table)

@@ -1,4 +1,4 @@
-"""Vehicles that were looked up."""
+"""Cached vehicles."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Make the table; in SQLite its rows lie in the order of their key."""
+    """Create the table; in SQLite its rows are clustered by the key."""
     op.create_table(
         "vehicles",
         sa.Column("source", sa.Text, primary_key=True),
@@ -27,5 +27,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop the table."""
     op.drop_table("vehicles")

@@ -1,0 +1,1 @@
+"""Operation by hand: the state of all workers, refreshes, log level and circuits."""

@@ -1,0 +1,47 @@
+"""Problems of the events endpoints, by the error that causes them."""
+
+from http import HTTPStatus
+from typing import Final
+
+from service.events import errors
+from service.web.problems import NOT_JSON, Kinds, ProblemKind
+
+TOO_MANY_EVENTS: Final = ProblemKind(
+    "too_many_events",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "The body has too many events",
+)
+BACKLOG_FULL: Final = ProblemKind(
+    "backlog_full",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Too many events wait to be stored",
+    consequence="nothing was stored",
+)
+QUERIES_FULL: Final = ProblemKind(
+    "event_queries_full",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Too many queries on events are running",
+)
+QUERY_TIMEOUT: Final = ProblemKind(
+    "query_timeout",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The query takes too long",
+)
+SESSION_NOT_FOUND: Final = ProblemKind(
+    "session_not_found", HTTPStatus.NOT_FOUND, "The session has no events"
+)
+FAILED_EVENT_NOT_FOUND: Final = ProblemKind(
+    "failed_event_not_found", HTTPStatus.NOT_FOUND, "The failed event does not exist"
+)
+REPLAY_REFUSED: Final = ProblemKind(
+    "replay_refused", HTTPStatus.CONFLICT, "The event is still invalid"
+)
+
+KINDS: Final[Kinds] = {
+    errors.NotJson: NOT_JSON,
+    errors.TooManyEvents: TOO_MANY_EVENTS,
+    errors.BacklogFull: BACKLOG_FULL,
+    errors.SessionNotFound: SESSION_NOT_FOUND,
+    errors.FailedEventNotFound: FAILED_EVENT_NOT_FOUND,
+    errors.ReplayRefused: REPLAY_REFUSED,
+}

@@ -1,0 +1,140 @@
+"""SQL statements that read events: filters, and pages that begin after a cursor.
+
+A page begins after the (timestamp, arrival) of the last event of the page before. So
+every page takes the same time, and events that arrive between pages move nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from msgspec import Meta
+from sqlalchemy import Column, Select, Table, func, select, tuple_
+from sqlalchemy.sql.elements import ColumnElement
+
+from service.events.tables import events, failed_events
+
+MAX_SESSION_EVENTS: Final = 10_000
+"""Events of a session in one answer; `GET /events` lists the others."""
+
+_EVENT_COLUMNS: Final = [
+    *(events.c.id, events.c.session_id, events.c.category, events.c.name),
+    *(events.c.timestamp, events.c.received_at, events.c.application, events.c.at),
+    events.c.data.label("content"),
+]
+_FAILED_COLUMNS: Final = [
+    *(failed_events.c.id, failed_events.c.errors, failed_events.c.received_at),
+    failed_events.c.application,
+    failed_events.c.event.label("content"),
+]
+_EVENT_ORDER: Final = (events.c.at, events.c.received_at, events.c.id)
+_FAILED_ORDER: Final = (failed_events.c.received_at, failed_events.c.id)
+
+Storable = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+"""Text without NUL: PostgreSQL cannot store NUL in text."""
+Moment = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class EventCursor(NamedTuple):
+    """The end of a page of events: the order columns of its last event."""
+
+    at: Moment
+    received_at: Moment
+    id: Storable
+
+
+class FailedCursor(NamedTuple):
+    """The end of a page of failed events: the order columns of its last one."""
+
+    received_at: Moment
+    id: Storable
+
+
+ListCursor = EventCursor | FailedCursor
+CountedBy = Literal["category", "name", "hour", "error"]
+
+
+class EventFilter(NamedTuple):
+    """The conditions of a query; instants in microseconds, `until` exclusive."""
+
+    application: str
+    session_id: str | None = None
+    category: str | None = None
+    name: str | None = None
+    since: int | None = None
+    until: int | None = None
+
+
+def select_events(
+    event_filter: EventFilter, limit: int, cursor: EventCursor | None = None
+) -> Select[Any]:
+    """Select a page of events, and one row more if another page follows."""
+    # SQLite searches an index by one lower bound. By `since` it would step over the
+    # pages before, so only the later one of the two bounds is in the query.
+    if cursor is not None and event_filter.since is not None:
+        if cursor.at >= event_filter.since:
+            event_filter = event_filter._replace(since=None)
+        else:
+            cursor = None
+    query = select(*_EVENT_COLUMNS).where(*conditions(events, event_filter))
+    # The additional row shows that another page follows.
+    return _after(cursor, query, _EVENT_ORDER).limit(limit + 1)
+
+
+def select_failed_events(
+    event_filter: EventFilter, limit: int, cursor: FailedCursor | None = None
+) -> Select[Any]:
+    """Select a page of failed events, and one row more if another page follows."""
+    query = select(*_FAILED_COLUMNS).where(*conditions(failed_events, event_filter))
+    return _after(cursor, query, _FAILED_ORDER).limit(limit + 1)
+
+
+def select_failed_event(application: str, failed_id: str) -> Select[Any]:
+    """Select the text of one failed event."""
+    return select(failed_events.c.event).where(
+        failed_events.c.id == failed_id,
+        failed_events.c.application == application,
+    )
+
+
+def select_session(application: str, session_id: str) -> Select[Any]:
+    """Select the events of a session, each with the session's last time and number.
+
+    One statement sees one state of the database, though events arrive meanwhile.
+    """
+    in_session = conditions(events, EventFilter(application, session_id=session_id))
+    latest_first = [column.desc() for column in _EVENT_ORDER]
+    last = select(events.c.timestamp).where(*in_session).order_by(*latest_first)
+    number = select(func.count()).select_from(events).where(*in_session)
+    query = select(
+        *_EVENT_COLUMNS,
+        last.limit(1).scalar_subquery().label("last"),
+        number.scalar_subquery().label("number_of_events"),
+    )
+    return _after(None, query.where(*in_session), _EVENT_ORDER).limit(
+        MAX_SESSION_EVENTS
+    )
+
+
+def _after(
+    cursor: ListCursor | None, query: Select[Any], order: Sequence[Column[Any]]
+) -> Select[Any]:
+    """Return the query in this order, from after the cursor on."""
+    if cursor is not None:
+        types = [column.type for column in order]
+        query = query.where(tuple_(*order) > tuple_(*cursor, types=types))
+    return query.order_by(*order)
+
+
+def conditions(table: Table, event_filter: EventFilter) -> list[ColumnElement[bool]]:
+    """Return the conditions on events or failed events; times are their timestamps."""
+    found = [table.c.application == event_filter.application]
+    found += [
+        table.c[name] == value
+        for name in ("session_id", "category", "name")
+        if (value := getattr(event_filter, name)) is not None
+    ]
+    if event_filter.since is not None:
+        found.append(table.c.at >= event_filter.since)
+    if event_filter.until is not None:
+        found.append(table.c.at < event_filter.until)
+    return found

@@ -1,0 +1,181 @@
+"""Validation of events field by field, and invalid events as failures.
+
+The parser calls this module only for an event that it cannot decode at once, because
+naming every error costs many times what decoding a valid event costs.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from service.events.model import (
+    MAX_DATA_BYTES,
+    MAX_ERRORS,
+    Event,
+    EventError,
+    EventFailure,
+    Name,
+)
+from service.instants import read_instant
+
+DIGEST_BYTES: Final = 16
+MAX_PATH_CHARS: Final = 200
+
+NUL: Final = "\0"
+
+_NAMES: Final = ("session_id", "category", "name", "id")
+_REQUIRED: Final = ("session_id", "category", "name", "data", "timestamp")
+_KNOWN: Final = frozenset({*_NAMES, *_REQUIRED})
+_UNREADABLE: Final = object()
+
+_objects: Final = msgspec.json.Decoder(dict[str, Raw])
+_values: Final = msgspec.json.Decoder()
+
+
+def parse_timestamp(timestamp: str) -> int:
+    """Return a timestamp in microseconds since 1970.
+
+    Raises `ValueError` or `OverflowError` for any other text than an ISO 8601 date and
+    time.
+    """
+    # The standard library also accepts dates without a time, and any separator.
+    if "T" not in timestamp and " " not in timestamp:
+        raise ValueError("expected a date and a time")
+    return read_instant(timestamp)
+
+
+def failure_of(
+    source: bytes, application: str, errors: Sequence[EventError]
+) -> EventFailure:
+    """Return an invalid event with its errors and the fields that can be parsed."""
+    fields = _parse_fields(source) or {}
+    return EventFailure(
+        id=_failure_id(source, application),
+        application=application,
+        event=source.decode(),
+        errors=tuple(errors),
+        event_id=_name_or_none(fields.get("id")),
+        session_id=_name_or_none(fields.get("session_id")),
+        category=_name_or_none(fields.get("category")),
+        name=_name_or_none(fields.get("name")),
+        at=_instant_or_none(fields.get("timestamp")),
+    )
+
+
+def conflict_of(event: Event) -> EventFailure:
+    """Return the failure of an event whose id belongs to other content."""
+    error = EventError("conflict", "/id", "another event has this id")
+    return failure_of(event.source, event.application, [error])
+
+
+def find_errors(source: bytes) -> list[EventError]:
+    """Return the errors of an event's envelope, at most `MAX_ERRORS`.
+
+    The list is empty for a valid envelope.
+    """
+    fields = _parse_fields(source)
+    if fields is None:
+        return [EventError("wrong_type", "", "expected an object")]
+    errors = [
+        EventError("unknown_field", _pointer(name), "the envelope has no such field")
+        for name in fields
+        if name not in _KNOWN
+    ]
+    errors += [
+        EventError("missing", f"/{name}", "this field is mandatory")
+        for name in _REQUIRED
+        if name not in fields
+    ]
+    checks = {**dict.fromkeys(_NAMES, _name_errors), "data": _data_errors}
+    checks["timestamp"] = _timestamp_errors
+    for name, check in checks.items():
+        if name in fields:
+            errors += check(f"/{name}", fields[name])
+    return errors[:MAX_ERRORS]
+
+
+def _failure_id(source: bytes, application: str) -> str:
+    content = application.encode() + NUL.encode() + source
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _parse_fields(source: bytes) -> dict[str, Any] | None:
+    """Return the members of an event, `data` as raw JSON; None if it is no object."""
+    try:
+        members = _objects.decode(source)
+    except (ValueError, RecursionError):
+        return None
+    return {
+        name: raw if name == "data" else _parse_value(raw)
+        for name, raw in members.items()
+    }
+
+
+def _parse_value(raw: Raw) -> Any:
+    try:
+        return _values.decode(raw)
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+
+
+def _name_errors(path: str, value: Any) -> list[EventError]:
+    if not isinstance(value, str):
+        return [EventError("wrong_type", path, "expected a string")]
+    try:
+        msgspec.convert(value, Name)
+    except msgspec.ValidationError as error:
+        return [EventError("wrong_length", path, str(error))]
+    return _nul_errors(path, value)
+
+
+def _timestamp_errors(path: str, value: Any) -> list[EventError]:
+    if not isinstance(value, str):
+        return [EventError("wrong_type", path, "expected a string")]
+    if NUL in value:
+        return _nul_errors(path, value)
+    if _instant_or_none(value) is None:
+        message = "expected an ISO 8601 date and time"
+        return [EventError("unreadable_timestamp", path, message)]
+    return []
+
+
+def _data_errors(path: str, raw: Raw) -> list[EventError]:
+    size = len(bytes(raw))
+    if size > MAX_DATA_BYTES:
+        message = f"{size} bytes; {MAX_DATA_BYTES} are allowed"
+        return [EventError("data_too_large", path, message)]
+    value = _parse_value(raw)
+    if value is _UNREADABLE:
+        message = "a number too large, or nested too deeply"
+        return [EventError("unreadable", path, message)]
+    if not isinstance(value, dict):
+        return [EventError("wrong_type", path, "expected an object")]
+    return []
+
+
+def _nul_errors(path: str, value: str) -> list[EventError]:
+    if NUL not in value:
+        return []
+    # PostgreSQL has no NUL in text; SQLite has to give the same answer.
+    return [EventError("nul_character", path, "the NUL character cannot be stored")]
+
+
+def _pointer(name: str) -> str:
+    """Return the JSON Pointer (RFC 6901) of a member, cut to `MAX_PATH_CHARS`."""
+    escaped = name.replace("~", "~0").replace("/", "~1")
+    return f"/{escaped}"[:MAX_PATH_CHARS]
+
+
+def _name_or_none(value: Any) -> str | None:
+    """Return a valid name; a filter can match no other value."""
+    return value if isinstance(value, str) and not _name_errors("", value) else None
+
+
+def _instant_or_none(value: Any) -> int | None:
+    try:
+        return parse_timestamp(value) if isinstance(value, str) else None
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,1 @@
+"""API keys with scopes, and sessions of browsers that sign in with a key."""

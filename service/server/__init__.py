@@ -1,0 +1,1 @@
+"""The serving process: listener, connections, workers."""

@@ -1,0 +1,69 @@
+"""All settings, by section."""
+
+from operator import attrgetter
+from typing import Final
+
+from msgspec import Struct
+
+from service.settings.auth import AuthSettings
+from service.settings.cache import CacheSettings
+from service.settings.events import EventsSettings
+from service.settings.health import HealthSettings
+from service.settings.limits import LimitsSettings
+from service.settings.logging import LoggingSettings
+from service.settings.sandbox import SandboxSettings
+from service.settings.server import ServerSettings
+from service.settings.storage import StorageSettings
+from service.settings.telemetry import TelemetrySettings
+from service.settings.types import is_installed
+from service.settings.upstream import BreakerSettings, UpstreamSettings
+from service.settings.usage import UsageSettings
+from service.settings.vehicles import VehiclesSettings
+
+_WITHIN: Final = (
+    ("upstream.timeout_s", "upstream.deadline_s"),
+    ("vehicles.timeout_s", "vehicles.deadline_s"),
+)
+"""Limits of one try, and of the whole call that it belongs to."""
+
+SCOPES_WITHOUT_STORAGE: Final = frozenset({"usage:read", "metrics:read"})
+"""Scopes of endpoints that use no database themselves."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """All settings, by section."""
+
+    server: ServerSettings
+    auth: AuthSettings
+    health: HealthSettings
+    limits: LimitsSettings
+    upstream: UpstreamSettings
+    breaker: BreakerSettings
+    usage: UsageSettings
+    cache: CacheSettings
+    storage: StorageSettings
+    events: EventsSettings
+    vehicles: VehiclesSettings
+    logging: LoggingSettings
+    telemetry: TelemetrySettings
+    sandbox: SandboxSettings
+
+    def __post_init__(self) -> None:
+        if self.usage.source == "events" and not self.events.enabled:
+            raise ValueError("usage.source: events are not enabled")
+        if self.vehicles.offline and not is_installed("ultravin"):
+            reason = "needs copilot-usage[vin-offline] to be installed"
+            raise ValueError(f"vehicles.offline: {reason}")
+        for inner, outer in _WITHIN:
+            value, bound = attrgetter(inner, outer)(self)
+            if value > bound:
+                raise ValueError(f"{inner} ({value:g}) is above {outer} ({bound:g})")
+
+    @property
+    def needs_storage(self) -> bool:
+        """Return whether a part of the service needs the database.
+
+        Keys are a reason if an endpoint needs one that is useful without a database.
+        """
+        is_stored = self.events.enabled or self.vehicles.enabled
+        return is_stored or not self.auth.required.isdisjoint(SCOPES_WITHOUT_STORAGE)

@@ -1,0 +1,37 @@
+"""Types of settings with their bounds; times are in seconds."""
+
+import importlib.util
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+# Upper bounds in seconds: 86,400 is a day, 31,536,000 is a year.
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+WaitSeconds = Annotated[float, Meta(ge=0, le=86_400)]
+LongSeconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+PositiveCount = Annotated[int, Meta(ge=1, le=1_000_000)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Threshold = Annotated[float, Meta(gt=0, le=1)]
+Bytes = Annotated[int, Meta(ge=1)]
+HeaderBytes = Annotated[int, Meta(ge=256, le=1_048_576)]
+
+
+def check_base_url(url: str) -> None:
+    """Raise `ValueError` for a URL to which no path can be appended."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("expected an http or https URL with a host")
+    if parts.query or parts.fragment:
+        raise ValueError("expected a URL to which paths can be appended")
+    _ = parts.port  # raises for an invalid port
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module of an extra is installed."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        return False

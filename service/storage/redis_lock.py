@@ -1,0 +1,109 @@
+"""Named locks in Redis: one owner at a time, with an expiry.
+
+A lock is a key with the token of its owner (`SET NX PX`). An owner whose lock has
+expired does not release the lock of the next one: the release compares the token.
+"""
+
+import asyncio
+import math
+import random
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from redis.asyncio.client import Pipeline
+
+from service.storage.redis_store import RedisStore, RedisUnavailable
+
+FAILED: Final = b"failed"
+FAILED_MS: Final = 500
+"""Time for which waiting processes can see that the owner of a lock has failed."""
+POLL_MS: Final = (25, 50)
+TOKEN_BYTES: Final = 16
+
+_RELEASE: Final = """
+for _, key in ipairs(KEYS) do
+  if redis.call('get', key) == ARGV[1] then
+    if ARGV[2] == '' then redis.call('del', key)
+    else redis.call('set', key, ARGV[2], 'PX', ARGV[3]) end
+  end
+end
+"""
+
+
+class RedisLocks:
+    """Locks of one process; each expires after `ttl_s` if it is not released."""
+
+    def __init__(self, store: RedisStore, ttl_s: float) -> None:
+        self._store = store
+        self._ttl_ms = math.ceil(ttl_s * 1_000)
+        self._token = secrets.token_hex(TOKEN_BYTES).encode()
+
+    async def try_acquire(self, names: Sequence[str]) -> set[str]:
+        """Lock the names that are free, and return them; raise `RedisUnavailable`."""
+
+        def acquire(pipeline: Pipeline) -> None:
+            for name in names:
+                key = self._store.key(name)
+                pipeline.set(key, self._token, nx=True, px=self._ttl_ms)
+
+        acquired = await self._store.run(acquire)
+        return {name for name, is_ours in zip(names, acquired, strict=True) if is_ours}
+
+    async def acquire(self, name: str, wait_s: float) -> bool:
+        """Lock a name, after its release if it is locked; return False after `wait_s`.
+
+        Raises `RedisUnavailable`.
+        """
+        give_up_at = asyncio.get_running_loop().time() + wait_s
+        while not await self.try_acquire([name]):
+            if asyncio.get_running_loop().time() >= give_up_at:
+                return False
+            await _pause()
+        return True
+
+    async def release(self, names: Sequence[str], *, failed: bool = False) -> None:
+        """Release the names that this process has locked; leave the others alone.
+
+        With `failed`, a mark stands in their place for `FAILED_MS`, and no process can
+        lock them. While Redis is unavailable the locks expire by themselves.
+        """
+        if not names:
+            return
+        keys = self._keys(names)
+        mark = FAILED if failed else b""
+
+        def release(pipeline: Pipeline) -> Any:
+            return pipeline.eval(
+                _RELEASE, len(keys), *keys, self._token, mark, FAILED_MS
+            )
+
+        with suppress(RedisUnavailable):
+            await self._store.run(release)
+
+    async def wait(self, names: Sequence[str]) -> set[str]:
+        """Wait until no name is locked; return those whose owner has failed.
+
+        The wait ends where Redis becomes unavailable.
+        """
+        keys, failed = self._keys(names), set[str]()
+        while True:
+            try:
+                (values,) = await self._store.run(lambda pipeline: pipeline.mget(keys))
+            except RedisUnavailable:
+                return failed
+            # A mark may expire while other names are still locked, so collect them.
+            pairs = zip(names, values, strict=True)
+            failed |= {name for name, value in pairs if value == FAILED}
+            if all(value in {None, FAILED} for value in values):
+                return failed
+            await _pause()
+
+    def _keys(self, names: Sequence[str]) -> list[str]:
+        return [self._store.key(name) for name in names]
+
+
+async def _pause() -> None:
+    # At random, so that processes that wait for the same lock do not poll together.
+    await asyncio.sleep(random.uniform(*POLL_MS) / 1_000)  # noqa: S311

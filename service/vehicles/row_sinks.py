@@ -1,0 +1,103 @@
+"""Sinks for the rows of a look-up: CSV and Parquet."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import BinaryIO, Final, NamedTuple, Protocol
+
+ROWS_IN_GROUP: Final = 16_384
+"""Rows in a group of Parquet: some megabytes."""
+
+# As in the dashboard. Some languages also type the full-width forms.
+_FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+class VehicleRow(NamedTuple):
+    """A row of output; empty texts are unknown."""
+
+    vin: str
+    make: str = ""
+    model: str = ""
+    model_year: str = ""
+    body_class: str = ""
+    error: str = ""
+    """Code of the problem, if there is no vehicle."""
+
+
+class RowSink(Protocol):
+    """Output that receives rows in batches."""
+
+    def write(self, rows: Sequence[VehicleRow]) -> None: ...
+
+
+class CsvSink:
+    """Writes CSV (RFC 4180) with a header; formulas are escaped for spreadsheets."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self.write([VehicleRow(*VehicleRow._fields)])
+
+    def write(self, rows: Sequence[VehicleRow]) -> None:
+        """Write rows."""
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([map(_escape_formula, row) for row in rows])
+        self._out.write(text.getvalue().encode("utf-8"))
+
+
+class ParquetSink:
+    """Writes Parquet, with text columns; buffers rows until they fill a group."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - slow to import
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        self._make_table = pa.Table.from_arrays
+        fields = [
+            pa.field(name, pa.string(), nullable=False) for name in VehicleRow._fields
+        ]
+        self._schema = pa.schema(fields)
+        self._array = pa.array
+        self._writer = pq.ParquetWriter(out, self._schema)
+        self._rows: list[VehicleRow] = []
+
+    def write(self, rows: Sequence[VehicleRow]) -> None:
+        """Buffer rows, and write a group if there are enough."""
+        self._rows += rows
+        if len(self._rows) >= ROWS_IN_GROUP:
+            self._write_group()
+
+    def close(self) -> None:
+        """Write the last group and the footer."""
+        if self._rows:
+            self._write_group()
+        self._writer.close()
+
+    def _write_group(self) -> None:
+        columns = [self._array(column) for column in zip(*self._rows, strict=True)]
+        self._writer.write_table(self._make_table(columns, schema=self._schema))
+        self._rows = []
+
+
+@contextmanager
+def open_csv(out: BinaryIO) -> Iterator[RowSink]:
+    """Open a sink for CSV."""
+    yield CsvSink(out)
+
+
+@contextmanager
+def open_parquet(out: BinaryIO) -> Iterator[RowSink]:
+    """Open a sink for Parquet; the file is complete at the end."""
+    sink = ParquetSink(out)
+    try:
+        yield sink
+    finally:
+        sink.close()
+
+
+OpenSink = Callable[[BinaryIO], AbstractContextManager[RowSink]]
+
+
+def _escape_formula(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) else text

@@ -1,0 +1,208 @@
+"""Authorization of requests: API keys, their scopes and rates, and sessions.
+
+`authorize` is called once for each request, before its handler and before its body is
+read. A handler finds the key of its request in `request[KEY]`.
+"""
+
+from typing import Final, Protocol
+
+from aiohttp import web
+from msgspec import Struct
+
+from service.settings import Scope, Settings
+from service.web import auth_metrics
+from service.web.client_identity import ClientIdentifier, credential_of
+from service.web.cross_origin import is_cross_origin
+from service.web.limits import RateLimited
+from service.web.problems import (
+    CROSS_ORIGIN,
+    CSRF_TOKEN_MISSING,
+    FORBIDDEN,
+    UNAUTHORIZED,
+    ProblemKind,
+    RequestProblem,
+)
+from service.web.sessions import Session, Sessions
+from service.web.token_buckets import Rate, TokenBuckets
+
+CSRF_HEADER: Final = "X-CSRF-Token"
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods without effects (RFC 9110 §9.2.1)."""
+IMPLIED: Final[dict[str, str]] = {"events:read": "events:read-all"}
+"""The scope that includes another one."""
+
+
+class ApiKey(Struct, frozen=True):
+    """A stored API key; its holder sends the events of `application`."""
+
+    id: str
+    digest: bytes
+    application: str
+    scopes: frozenset[str]
+    rate_per_s: float | None
+    created_at: int
+    revoked_at: int | None
+
+    def permits(self, scope: str) -> bool:
+        """Return whether the key has a scope, or another one that includes it."""
+        return scope in self.scopes or IMPLIED.get(scope) in self.scopes
+
+
+class KeySource(Protocol):
+    """Finds valid API keys."""
+
+    async def find(self, text: str) -> ApiKey | None:
+        """Return the valid key with this text; raises `StorageError`."""
+
+    async def find_by_id(self, key_id: str) -> ApiKey | None:
+        """Return the valid key with this id; raises `StorageError`."""
+
+    def peek(self, text: str) -> ApiKey | None:
+        """Return the key with this text if it is known to be valid, without waiting."""
+
+
+class Authenticator:
+    """Finds the API key of a request, and checks its scope and rate."""
+
+    def __init__(
+        self, settings: Settings, keys: KeySource, clients: ClientIdentifier
+    ) -> None:
+        self.sessions = Sessions(settings.auth)
+        self.clients = clients
+        self._keys = keys
+        self._required = settings.auth.required
+        self._may_peek = settings.events.key_ttl_s > 0
+        self._events_per_s = settings.events.key_rate_per_s
+        self._buckets = TokenBuckets(settings.limits)
+
+    async def authorize(self, request: web.Request, scope: Scope | None) -> None:
+        """Set `request[KEY]` to the key of the request, if it has one.
+
+        Raises `RequestProblem` for a request that is refused, `RateLimited` over the
+        rate of its key, and `StorageError` if the keys cannot be read.
+        """
+        credential = credential_of(request)
+        # A page of another origin cannot send a key in a header without permission.
+        if request.method not in SAFE_METHODS and not credential:
+            self._check_origin(request, scope)
+        if scope is None:
+            return
+        if scope in self._required:
+            key = await self._required_key(request, credential, scope)
+            self._charge(key, scope)
+            check_scope(key, scope)
+            request[KEY] = key
+        # An endpoint that is open never waits for the keys.
+        elif credential and (known := self._keys.peek(credential)):
+            self._charge(known, scope)
+            request[KEY] = known
+
+    def permits_at_once(self, request: web.BaseRequest, scope: Scope) -> bool:
+        """Return whether a request may be answered without `authorize`.
+
+        False if it needs more than a look at the keys in memory.
+        """
+        credential = credential_of(request)
+        is_open = scope not in self._required
+        if not credential:
+            return is_open
+        if not (is_open or self._may_peek):
+            return False
+        key = self._keys.peek(credential)
+        if key is None:
+            return is_open
+        return key.rate_per_s is None and (is_open or key.permits(scope))
+
+    async def find(self, text: str) -> ApiKey | None:
+        """Return the valid key with this text; raises `StorageError`."""
+        return await self._keys.find(text)
+
+    async def session_of(
+        self, request: web.BaseRequest
+    ) -> tuple[Session, ApiKey] | None:
+        """Return the session of a request and its key, if both are valid.
+
+        Raises `StorageError`.
+        """
+        session = self.sessions.read(request)
+        key = session and await self._keys.find_by_id(session.key_id)
+        return (session, key) if session and key else None
+
+    async def _required_key(
+        self, request: web.Request, credential: str | None, scope: Scope
+    ) -> ApiKey:
+        if not credential and (found := await self.session_of(request)):
+            session, key = found
+            self.check_csrf_token(request, session, scope)
+            return key
+        known = await self._keys.find(credential) if credential else None
+        if known is None:
+            raise unauthorized(scope)
+        return known
+
+    def _check_origin(self, request: web.Request, scope: Scope | None) -> None:
+        if is_cross_origin(request, self.clients.own_hosts(request)):
+            detail = "a browser sent this request from a page of another origin"
+            raise refused(CROSS_ORIGIN, scope, detail)
+
+    def check_csrf_token(
+        self, request: web.Request, session: Session, scope: Scope | None = None
+    ) -> None:
+        """Raise `RequestProblem` for an unsafe request without the session's token."""
+        if request.method in SAFE_METHODS:
+            return
+        token = request.headers.get(CSRF_HEADER, "")
+        if not self.sessions.is_token_of(session, token):
+            detail = f"send the csrf_token of GET /session as {CSRF_HEADER}"
+            raise refused(CSRF_TOKEN_MISSING, scope, detail)
+
+    def _charge(self, key: ApiKey, scope: Scope) -> None:
+        per_s = key.rate_per_s
+        if per_s is None:
+            if not scope.startswith("events:"):
+                return
+            per_s = self._events_per_s
+        # By digest, so that the key itself is not stored in memory.
+        quota = self._buckets.take(key.digest, Rate(per_s, max(1, round(per_s))))
+        if not quota.is_allowed:
+            raise RateLimited(quota.reset_s)
+
+
+AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
+KEY: Final = web.RequestKey("api_key", ApiKey)
+"""The valid key of a request; always present where the scope needs a key."""
+
+
+async def authorize(request: web.Request, scope: Scope | None) -> None:
+    """Check whether a request may use an endpoint; see `Authenticator.authorize`."""
+    if scope is None and request.method in SAFE_METHODS:
+        return
+    await request.app[AUTHENTICATOR].authorize(request, scope)
+
+
+def check_scope(key: ApiKey, scope: Scope) -> None:
+    """Raise `RequestProblem` if a key lacks a scope."""
+    if not key.permits(scope):
+        raise refused(FORBIDDEN, scope, f"this API key lacks the scope {scope}")
+
+
+def application_for(key: ApiKey, requested: str | None) -> str:
+    """Return the application whose events a request reads.
+
+    Raises `RequestProblem` if the key does not permit them.
+    """
+    if requested is None or requested == key.application:
+        return key.application
+    check_scope(key, "events:read-all")
+    return requested
+
+
+def unauthorized(scope: Scope | None = None) -> RequestProblem:
+    """Return the problem of a request without a valid key; it never says why."""
+    return refused(UNAUTHORIZED, scope, "send an API key as a bearer token")
+
+
+def refused(kind: ProblemKind, scope: Scope | None, detail: str) -> RequestProblem:
+    """Count a refused request, and return its problem."""
+    auth_metrics.request_refused(kind.code, scope)
+    return RequestProblem(kind, detail)

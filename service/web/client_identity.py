@@ -1,0 +1,124 @@
+"""Identification of clients, by API key or by address."""
+
+import secrets
+from functools import lru_cache
+from hashlib import blake2b
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from service.settings import LimitsSettings
+
+FORWARDED_FOR: Final = "X-Forwarded-For"
+FORWARDED_HOST: Final = "X-Forwarded-Host"
+FORWARDED_PROTO: Final = "X-Forwarded-Proto"
+API_KEY: Final = "X-API-Key"
+UNKNOWN_ADDRESS: Final = "unknown"
+"""For connections without an address, such as those of Unix sockets."""
+IPV6_PREFIX_BITS: Final = 64
+"""Providers assign a whole /64 network to one customer."""
+CACHED_ADDRESSES: Final = 16_384
+
+IPAddress = IPv4Address | IPv6Address
+
+
+class ClientIdentifier:
+    """Distinguishes clients by a hash of their API key, or by their address."""
+
+    def __init__(self, limits: LimitsSettings) -> None:
+        self._by_credentials = limits.by_credentials
+        self._trusted = [ip_network(each) for each in limits.trusted_proxies]
+        self._secret = secrets.token_bytes(16)
+
+    def identify(self, request: web.BaseRequest) -> str | bytes:
+        """Return an id that is equal for all requests of a client."""
+        credential = credential_of(request) if self._by_credentials else None
+        if credential:
+            key = credential.encode("utf-8", "surrogateescape")
+            # Keyed with a secret of the process, so that stored ids reveal no keys.
+            return blake2b(key, key=self._secret, digest_size=16).digest()
+        return self.group_of(request)
+
+    def group_of(self, request: web.BaseRequest) -> str:
+        """Return the address of a client, or the network of its IPv6 address."""
+        return address_group(self.address_of(request))
+
+    def address_of(self, request: web.BaseRequest) -> str:
+        """Return the client's address: the last hop that is no trusted proxy.
+
+        It is the connection's own address if that is not trusted, or if a hop on the
+        way is not an address.
+        """
+        connected = request.remote or UNKNOWN_ADDRESS
+        if not self.is_trusted(connected):
+            return connected
+        client = connected
+        forwarded = ",".join(request.headers.getall(FORWARDED_FOR, ()))
+        # Read from the end: a client can write anything at the beginning.
+        for hop in reversed(forwarded.split(",") if forwarded else ()):
+            client = hop.strip()
+            if parse_address(client) is None:
+                return connected
+            if not self.is_trusted(client):
+                break
+        return client
+
+    def is_https(self, request: web.BaseRequest) -> bool:
+        """Return whether the client uses https, by the word of a trusted proxy."""
+        if not self.is_trusted(request.remote or UNKNOWN_ADDRESS):
+            return request.secure
+        # The first value is that of the proxy next to the client.
+        forwarded = request.headers.get(FORWARDED_PROTO, request.scheme)
+        return forwarded.partition(",")[0].strip().lower() == "https"
+
+    def own_hosts(self, request: web.BaseRequest) -> set[str]:
+        """Return the names of this service that a client may have used."""
+        hosts = {request.headers.get(hdrs.HOST, "")}
+        if self.is_trusted(request.remote or UNKNOWN_ADDRESS):
+            forwarded = ",".join(request.headers.getall(FORWARDED_HOST, ()))
+            hosts.update(each.strip() for each in forwarded.split(","))
+        return hosts - {""}
+
+    def is_trusted(self, text: str) -> bool:
+        """Return whether an address is that of a trusted proxy."""
+        address = parse_address(text)
+        return address is not None and any(address in each for each in self._trusted)
+
+
+@lru_cache(maxsize=CACHED_ADDRESSES)
+def parse_address(text: str) -> IPAddress | None:
+    """Return an address, written with or without a port; None if it is invalid."""
+    host = text.strip()
+    # Some proxies append the port: "192.0.2.1:80" or "[2001:db8::1]:80".
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    # A dual-stack socket reports IPv4 clients as mapped IPv6 addresses.
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+@lru_cache(maxsize=CACHED_ADDRESSES)
+def address_group(text: str) -> str:
+    """Return an IPv4 address, or the network of an IPv6 address."""
+    address = parse_address(text)
+    if isinstance(address, IPv6Address):
+        bits = int(address) >> (128 - IPV6_PREFIX_BITS)
+        return str(ip_network((bits << (128 - IPV6_PREFIX_BITS), IPV6_PREFIX_BITS)))
+    return str(address or text)
+
+
+def credential_of(request: web.BaseRequest) -> str | None:
+    """Return the API key of a request: its bearer token, or its `X-API-Key`."""
+    # Each request pays for this, and most have neither.
+    authorization = request.headers.get(hdrs.AUTHORIZATION)
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            return token.strip()
+    return request.headers.get(API_KEY)

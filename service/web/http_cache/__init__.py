@@ -1,0 +1,1 @@
+"""Cached answers over HTTP: encodings, freshness, conditional requests."""

@@ -1,0 +1,80 @@
+"""JSON Schemas of the types that endpoints declare."""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple, get_args
+
+import msgspec
+
+from service.web.docs_page import JsonObject
+from service.web.problems import Problem
+from service.web.routes import Endpoints, RequestBody
+
+SCHEMAS: Final = "#/components/schemas/"
+
+
+class Schemas(NamedTuple):
+    """Schemas of all types in declarations: by type, and as components."""
+
+    references: dict[Any, JsonObject]
+    components: dict[str, JsonObject]
+    parameters: frozenset[str]
+    """Components that only describe parameters, so they are not published."""
+
+    @classmethod
+    def of(cls, endpoints: Endpoints) -> "Schemas":
+        """Return the schemas of the endpoints' parameters and bodies."""
+        parameters = [each.parameters for each in endpoints]
+        answers = [each.answer for each in endpoints if each.answer is not None]
+        bodies = [kind for each in endpoints for kind in _body_types(each.body)]
+        structs = list(_structs(answers))
+        types = list(dict.fromkeys([*parameters, *answers, *bodies, *structs, Problem]))
+        references, components = msgspec.json.schema_components(
+            types, ref_template=SCHEMAS + "{name}"
+        )
+        by_type = dict(zip(types, references, strict=True))
+        names = frozenset(_component_name(by_type[each]) for each in parameters)
+        schemas = cls(by_type, components, names)
+        # Corrects the members that msgspec calls optional.
+        for struct in structs:
+            schemas.resolve(struct)["required"] = _always_sent(struct)
+        return schemas
+
+    def resolve(self, kind: Any) -> JsonObject:
+        """Return the schema of a type, following its reference."""
+        reference = self.references[kind]
+        return self.components.get(_component_name(reference), reference)
+
+    def published(self) -> dict[str, JsonObject]:
+        """Return the published components by name."""
+        names = sorted(self.components.keys() - self.parameters)
+        return {name: self.components[name] for name in names}
+
+
+def _body_types(body: RequestBody | None) -> list[Any]:
+    """Return the types of a JSON body of a request."""
+    kinds = body.media_types.values() if body else ()
+    return [kind for kind in kinds if kind is not None]
+
+
+def _component_name(reference: JsonObject) -> str:
+    return str(reference.get("$ref", "")).removeprefix(SCHEMAS)
+
+
+def _always_sent(struct: type[msgspec.Struct]) -> list[str]:
+    """Return the members of an answer that cannot be UNSET."""
+    # msgspec's own schema calls fields with a default optional, as decoding does.
+    return [
+        field.encode_name
+        for field in msgspec.structs.fields(struct)
+        if msgspec.UnsetType not in get_args(field.type)
+    ]
+
+
+def _structs(types: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
+    """Yield all structs among the types, and those inside them."""
+    for kind in types:
+        if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
+            yield kind
+            yield from _structs(each.type for each in msgspec.structs.fields(kind))
+        yield from _structs(get_args(kind))

@@ -1,0 +1,109 @@
+"""Endpoints of the service itself: index and metrics."""
+
+import asyncio
+from importlib.metadata import version
+from typing import Final
+
+from aiohttp import hdrs, web
+from msgspec import Struct
+
+from service.observability import metrics
+from service.web.negotiation import choose
+from service.web.routes import Endpoints, NoParameters, json_answer
+
+NAME: Final = "copilot-usage"
+VERSION: Final = version(NAME)
+PAGE: Final = "/dashboard/"
+"""Browsers are redirected to this path."""
+
+GATHER_S: Final = 0.01
+"""Time for which scrapes wait for others."""
+
+endpoints = Endpoints()
+
+
+class Index(Struct, frozen=True):
+    """The service's name and version, and its pages by name."""
+
+    name: str
+    version: str
+    links: dict[str, str]
+
+
+LINKS: Final = {
+    "dashboard": "/dashboard/",
+    "usage": "/usage",
+    "daily": "/usage/daily",
+    "reports": "/usage/reports",
+    "documentation": "/docs",
+    "openapi": "/openapi.json",
+    "health": "/health/live",
+    "metrics": "/metrics",
+}
+
+
+@endpoints.get("/", parameters=NoParameters, answer=Index)
+async def read_index(
+    request: web.Request, _parameters: NoParameters
+) -> web.StreamResponse:
+    """Name, version and links. A browser is redirected to the dashboard."""
+    accept = ",".join(request.headers.getall("Accept", ()))
+    # JSON first: `*/*`, which curl sends, selects it.
+    if choose(accept, ("application/json", "text/html")) == "text/html":
+        raise web.HTTPSeeOther(PAGE, headers={"Vary": "Accept"})
+    return json_answer(Index(NAME, VERSION, LINKS), {"Vary": "Accept"})
+
+
+class Scrapes:
+    """Scrapes that arrive together, and get the same metrics.
+
+    They have no limit, and each would block the event loop for milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, asyncio.Future[tuple[bytes, str]]] = {}
+
+    async def expose(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics, as they are soon after this call."""
+        scrape = self._waiting.get(accept)
+        if scrape is None:
+            loop = asyncio.get_running_loop()
+            scrape = self._waiting[accept] = loop.create_future()
+            loop.call_later(GATHER_S, self._finish, accept)
+        # A scraper that disconnects must not cancel the others.
+        return await asyncio.shield(scrape)
+
+    def _finish(self, accept: str) -> None:
+        scrape = self._waiting.pop(accept)
+        try:
+            scrape.set_result(metrics.expose(accept))
+        except Exception as error:  # noqa: BLE001 - the requests raise it
+            scrape.set_exception(error)
+
+
+_scrapes: Final = Scrapes()
+
+
+@endpoints.get(
+    "/metrics",
+    parameters=NoParameters,
+    scope="metrics:read",
+    media_types=("text/plain", "application/openmetrics-text"),
+)
+async def read_metrics(
+    request: web.Request, _parameters: NoParameters
+) -> web.StreamResponse:
+    """Every metric of the service, summed over all workers.
+
+    The format is Prometheus' text format, or OpenMetrics if `Accept` names it.
+    """
+    accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
+    body, content_type = await _scrapes.expose(accept)
+    return web.Response(
+        body=body,
+        headers={
+            hdrs.CONTENT_TYPE: content_type,
+            hdrs.CACHE_CONTROL: "no-store",
+            hdrs.VARY: hdrs.ACCEPT,
+        },
+    )

@@ -1,0 +1,400 @@
+"""Parsing: every JSON value becomes an event or a failure; none is dropped."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from service.events.errors import NotJson, TooManyEvents
+from service.events.model import MAX_DATA_BYTES, MAX_ERRORS, Event, EventFailure
+from service.events.parsing import NDJSON, EventParser, key_of, split_body
+from service.events.schemas import load_types
+from service.events.validation import conflict_of
+from service.instants import US_PER_S
+from service.settings import config_folder, load
+from tests.events.conftest import SESSION, TIMESTAMP, event
+
+JSON: Final = "application/json"
+NOW_US: Final = 1_800_000_000 * US_PER_S
+MAX_EVENTS: Final = 3
+REMOVED: Final = object()
+
+PARSER: Final = EventParser(
+    load_types(load().settings.events, config_folder() / "event_types"),
+    future_skew_s=60,
+    clock=lambda: NOW_US,
+)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.sampled_from([event()[name]]) | json_values
+        for name in ("session_id", "category", "name", "timestamp", "data")
+    }
+    | {"id": json_values, "more": json_values},
+)
+
+
+def parse(said: Any) -> Event | EventFailure:
+    """Parse an event, from a value or from a JSON text."""
+    text = said if isinstance(said, str | bytes) else json.dumps(said)
+    return PARSER.parse(text.encode() if isinstance(text, str) else text, "shop")
+
+
+def parse_valid(said: Any) -> Event:
+    """Parse a valid event."""
+    parsed = parse(said)
+    assert isinstance(parsed, Event), parsed
+    return parsed
+
+
+def errors_of(said: Any) -> list[tuple[str, str]]:
+    """Return the codes and paths of the errors."""
+    parsed = parse(said)
+    assert isinstance(parsed, EventFailure), parsed
+    return [(error.code, error.path) for error in parsed.errors]
+
+
+@pytest.mark.parametrize(
+    "body, content_type, texts",
+    [
+        pytest.param(b'{"a": 1}', JSON, [b'{"a": 1}'], id="object"),
+        pytest.param(b' \n{"a": 1}\n', JSON, [b'{"a": 1}'], id="blanks around"),
+        pytest.param(b"[]", JSON, [], id="empty list"),
+        pytest.param(
+            b'\t[{"a":1}, 2 ,[3]]', JSON, [b'{"a":1}', b"2", b"[3]"], id="list"
+        ),
+        pytest.param(b'{"a":1}\n[2]\r\n\n', NDJSON, [b'{"a":1}', b"[2]"], id="lines"),
+    ],
+)
+def test_bodies_are_split(body: bytes, content_type: str, texts: list[bytes]) -> None:
+    """Each event is a slice of the body."""
+    assert split_body(body, content_type, MAX_EVENTS) == texts
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b'[{"a": 1},]', id="comma too many"),
+        pytest.param(b'{"a": NaN}', id="NaN"),
+        pytest.param(b'["\\ud800 "]', id="lone surrogate"),
+        pytest.param(b'["\xff"]', id="not UTF-8"),
+        pytest.param(b"[" * 100_000, id="deep"),
+        pytest.param(b'{"a":' * 50_000 + b"1" + b"}" * 50_000, id="deep object"),
+        pytest.param(b"\xef\xbb\xbf[]", id="byte order mark"),
+        pytest.param(b'{"a": 1}\n{"a": ', id="second line cut off"),
+    ],
+)
+@pytest.mark.parametrize("content_type", [JSON, NDJSON])
+def test_a_body_that_is_not_json_is_refused(body: bytes, content_type: str) -> None:
+    """Such a body raises `NotJson` and nothing else, also as lines."""
+    if content_type == NDJSON and not body:
+        assert split_body(body, content_type, MAX_EVENTS) == []
+        return
+    with pytest.raises(NotJson, match="the body is"):
+        split_body(body, content_type, MAX_EVENTS)
+
+
+@pytest.mark.parametrize(
+    "body, content_type", [(b"[1,2,3,4]", JSON), (b"1\n2\n3\n4\n", NDJSON)]
+)
+def test_too_many_events_are_refused(body: bytes, content_type: str) -> None:
+    """A request may have `max_events` events and no more."""
+    with pytest.raises(TooManyEvents, match="4 events; 3 are allowed"):
+        split_body(body, content_type, MAX_EVENTS)
+    assert len(split_body(body, content_type, 4)) == 4
+
+
+@given(
+    body=st.binary() | st.text().map(str.encode) | json_values.map(msgspec.json.encode)
+)
+def test_any_body_is_split_or_refused(body: bytes) -> None:
+    """Any body is split into valid JSON texts, or raises `NotJson`."""
+    for content_type in (JSON, NDJSON):
+        try:
+            texts = split_body(body, content_type, 1_000)
+        except NotJson:
+            continue
+        for text in texts:
+            json.loads(text.decode())
+            parse(text)
+
+
+@given(values=st.lists(json_values, max_size=4))
+def test_any_json_values_are_split(values: list[Any]) -> None:
+    """A list, lines, or a value that is no list: none raises `NotJson`."""
+    texts = [msgspec.json.encode(value) for value in values]
+    events = [msgspec.json.decode(text) for text in texts]
+
+    in_list = split_body(msgspec.json.encode(values), JSON, 1_000)
+    in_lines = split_body(b"\n".join(texts), NDJSON, 1_000)
+    alone = [
+        split_body(text, JSON, 1_000)
+        for text, value in zip(texts, values, strict=True)
+        if not isinstance(value, list)
+    ]
+
+    assert [msgspec.json.decode(text) for text in in_list] == events
+    assert in_lines == texts
+    assert alone == [[text] for text in texts if not text.startswith(b"[")]
+
+
+@given(said=json_values | fields | fields.map(lambda given: event() | given))
+@example(said=event(data={"host": "a", "path": "/", "n": 10**400}))
+@example(said=event(data={"host": "a", "path": "/", "n": -(2**64)}))
+@example(said=event(data={"host": "a", "path": "/", "text": "a\0b"}))
+@example(said=event(session_id="\0"))
+@example(said=None)
+def test_any_value_is_an_event_or_a_failure(said: Any) -> None:
+    """Parsing never raises; a failure has the whole text and its errors."""
+    text = json.dumps(said)
+
+    found = parse(text)
+
+    if isinstance(found, EventFailure):
+        assert found.event == text
+        assert 0 < len(found.errors) <= MAX_ERRORS
+        assert all(error.code and error.message for error in found.errors)
+        assert msgspec.json.decode(msgspec.json.encode(found.errors))
+    else:
+        assert json.loads(found.data) == said["data"]
+        assert found.timestamp == said["timestamp"]
+
+
+@pytest.mark.parametrize(
+    "change, code, path",
+    [
+        pytest.param({"data": REMOVED}, "missing", "/data", id="no data"),
+        pytest.param({"category": None}, "wrong_type", "/category", id="null"),
+        pytest.param({"id": None}, "wrong_type", "/id", id="null id"),
+        pytest.param({"name": ""}, "wrong_length", "/name", id="empty"),
+        pytest.param({"id": ""}, "wrong_length", "/id", id="empty id"),
+        pytest.param({"name": "n" * 201}, "wrong_length", "/name", id="long"),
+        pytest.param({"id": "\0"}, "nul_character", "/id", id="NUL in id"),
+        pytest.param(
+            {"timestamp": f"{TIMESTAMP}\0"},
+            "nul_character",
+            "/timestamp",
+            id="NUL in time",
+        ),
+        pytest.param({"user": 1}, "unknown_field", "/user", id="unknown"),
+        pytest.param({"a/b~": 1}, "unknown_field", "/a~1b~0", id="unknown, escaped"),
+        pytest.param({"data": "{}"}, "wrong_type", "/data", id="text"),
+        pytest.param(
+            {"data": {"host": 1, "path": "/"}},
+            "schema",
+            "/data/host",
+            id="schema inside",
+        ),
+        pytest.param({"timestamp": 1}, "wrong_type", "/timestamp", id="no text"),
+        pytest.param(
+            {"timestamp": "yesterday"}, "unreadable_timestamp", "/timestamp", id="words"
+        ),
+        pytest.param(
+            {"timestamp": "2021-01-01"}, "unreadable_timestamp", "/timestamp", id="date"
+        ),
+        pytest.param(
+            {"timestamp": "2021-02-30 09:15"},
+            *("unreadable_timestamp", "/timestamp"),
+            id="February 30",
+        ),
+        pytest.param(
+            {"timestamp": "9999-12-31T23:59:59-14:00"},
+            *("future_timestamp", "/timestamp"),
+            id="after year 9999",
+        ),
+    ],
+)
+def test_each_error_has_its_code_and_path(change: Any, code: str, path: str) -> None:
+    """One mistake gives one error."""
+    said = {
+        name: value for name, value in event(**change).items() if value is not REMOVED
+    }
+
+    assert errors_of(said) == [(code, path)]
+
+
+def test_all_errors_are_reported_at_once() -> None:
+    """An event with several mistakes has an error for each."""
+    said = {"session_id": "", "category": 1, "data": 5, "timestamp": "?", "more": 1}
+
+    assert errors_of(said) == [
+        ("unknown_field", "/more"),
+        ("missing", "/name"),
+        ("wrong_length", "/session_id"),
+        ("wrong_type", "/category"),
+        ("wrong_type", "/data"),
+        ("unreadable_timestamp", "/timestamp"),
+    ]
+
+
+@pytest.mark.parametrize("said", [None, True, 5, 1.5, "text", [], [event()]])
+def test_an_event_that_is_no_object_fails(said: Any) -> None:
+    """Any other JSON value is a failure of type."""
+    assert errors_of(said) == [("wrong_type", "")]
+
+
+def test_a_failure_has_the_fields_of_filters() -> None:
+    """Names and time of a failure are parsed even if its data is unreadable."""
+    text = json.dumps(event(id="a-1", data=0)).replace(
+        '"data": 0', '"data": {"n": 1e999}'
+    )
+
+    found = parse(text)
+
+    assert isinstance(found, EventFailure)
+    assert [(each.code, each.path) for each in found.errors] == [
+        ("unreadable", "/data")
+    ]
+    assert (found.event_id, found.session_id) == ("a-1", SESSION)
+    assert (found.category, found.name) == ("page interaction", "pageview")
+    assert found.at == 1_609_492_527_243_860
+
+
+def test_a_nul_in_data_is_valid() -> None:
+    """In `data` a NUL is escaped JSON text, which every database can store."""
+    said = event(data={"host": "a", "path": "/", "text": "a\0b"})
+
+    assert json.loads(parse_valid(said).data) == said["data"]
+
+
+def test_data_has_a_maximum_size() -> None:
+    """The maximum counts bytes as sent."""
+    frame = len('{"host":"a","path":"/","more":""}')
+    largest = {"host": "a", "path": "/", "more": "x" * (MAX_DATA_BYTES - frame)}
+    compact = msgspec.json.encode(event(data=largest))
+
+    assert isinstance(parse(compact), Event)
+    assert errors_of(event(data=largest)) == [("data_too_large", "/data")]
+    many = {f"{number:x}": 0 for number in range(10_000)}
+    assert len(errors_of(event() | many)) == MAX_ERRORS
+
+
+@pytest.mark.parametrize("levels", [200, 300, 900])
+@pytest.mark.parametrize("host", ["a", 5])
+def test_deep_data_is_an_event_or_a_failure(levels: int, host: object) -> None:
+    """Parsing raises nothing for any depth that JSON bodies may have."""
+    deep = '{"a":' * levels + "1" + "}" * levels
+    text = json.dumps(event(data={"host": host, "path": "/", "a": 0}))
+    text = text.replace('"a": 0', f'"a": {deep}')
+
+    (source,) = split_body(text.encode(), JSON, 1)
+    found = parse(source)
+
+    if host == "a":
+        assert isinstance(found, Event)
+    else:
+        assert isinstance(found, EventFailure)
+        assert found.event == text
+        assert {each.code for each in found.errors} <= {"schema", "unreadable"}
+
+
+@given(
+    moment=st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(2026, 12, 31)),  # noqa: DTZ001
+    offset=st.none()
+    | st.integers(-1439, 1439).map(
+        lambda minutes: timezone(timedelta(minutes=minutes))
+    ),
+    separator=st.sampled_from("T "),
+)
+@example(moment=datetime(1, 1, 1), offset=timezone(timedelta(hours=14)), separator=" ")  # noqa: DTZ001
+def test_timestamps_of_any_year_and_offset_are_valid(
+    moment: datetime, offset: timezone | None, separator: str
+) -> None:
+    """A timestamp has any year and offset; without an offset it is UTC."""
+    said = moment.replace(tzinfo=offset)
+
+    found = parse_valid(event(timestamp=said.isoformat(separator)))
+
+    since = said.replace(tzinfo=offset or UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    assert found.at == since // timedelta(microseconds=1)
+
+
+def test_an_event_may_be_ahead_by_the_allowed_skew() -> None:
+    """A minute is allowed, and no microsecond more."""
+    edge = datetime.fromtimestamp(NOW_US / US_PER_S, UTC) + timedelta(minutes=1)
+
+    assert isinstance(parse(event(timestamp=edge.isoformat())), Event)
+    late = edge + timedelta(microseconds=1)
+    assert errors_of(event(timestamp=late.isoformat())) == [
+        ("future_timestamp", "/timestamp")
+    ]
+
+
+@pytest.mark.parametrize(
+    "one, other, is_same",
+    [
+        pytest.param('{"a":1,"b":2}', '{ "b" : 2, "a" : 1 }', True, id="order, blanks"),
+        pytest.param('{"a":"\\u00e9"}', '{"a":"é"}', True, id="escapes"),
+        pytest.param('{"a":1.0}', '{"a":1.00}', True, id="zeros"),
+        pytest.param('{"a":1,"a":2}', '{"a":2}', True, id="member twice: the last"),
+        pytest.param('{"a":1}', '{"a":1.0}', False, id="integer and float"),
+        pytest.param('{"a":1}', '{"a":true}', False, id="1 and true"),
+        pytest.param('{"a":[1,2]}', '{"a":[2,1]}', False, id="order of a list"),
+        pytest.param('{"a":null}', "{}", False, id="null and nothing"),
+        pytest.param(
+            '{"a":9007199254740993}', '{"a":9007199254740992}', False, id="2⁵³"
+        ),
+    ],
+)
+def test_the_content_decides_identity(one: str, other: str, is_same: bool) -> None:  # noqa: FBT001
+    """Values count, not their layout; 1 and 1.0 are different values."""
+    named = {"category": "any", "name": "other"}
+    text = json.dumps(event(**named, data=0))
+    texts = [text.replace('"data": 0', f'"data": {data}') for data in (one, other)]
+
+    first, second = map(parse_valid, texts)
+
+    assert (first.digest == second.digest) == is_same
+    assert (first.id == second.id) == is_same
+    assert (first.key == second.key) == is_same
+
+
+@pytest.mark.parametrize("name", ["session_id", "category", "name", "timestamp"])
+def test_every_field_is_part_of_the_content(name: str) -> None:
+    """Events that differ in one field have different digests."""
+    other = {"timestamp": "2021-01-01 09:15:27.243861"}.get(name, "other")
+
+    assert parse_valid(event()).digest != parse_valid(event(**{name: other})).digest
+
+
+def test_keys_of_applications_differ() -> None:
+    """The same event of two applications has two keys, whatever their names."""
+    text = json.dumps(event(id="c")).encode()
+    keys = {PARSER.parse(text, name).id for name in ("a", "b")}
+
+    assert keys == {"c"}
+    assert key_of("a", "c") != key_of("b", "c")
+    assert key_of("a", "bc") != key_of("ab", "c")
+
+
+def test_a_conflict_is_a_failure_with_the_whole_event() -> None:
+    """The same conflict is the same failure."""
+    taken = parse_valid(event(id="a-1"))
+
+    failure = conflict_of(taken)
+
+    assert failure == conflict_of(taken)
+    assert [each.code for each in failure.errors] == ["conflict"]
+    assert (failure.event_id, failure.session_id) == ("a-1", SESSION)
+    assert failure.event.encode() == taken.source
+
+
+def test_failures_are_identified_by_application_and_content() -> None:
+    """The id of a failure depends on its application and its text only."""
+    text = json.dumps(event(name="")).encode()
+    found = [PARSER.parse(text, "shop"), PARSER.parse(text, "shop")]
+    others = [PARSER.parse(text, "other"), PARSER.parse(text + b" ", "shop")]
+
+    assert len({each.id for each in found}) == 1
+    assert len({each.id for each in (found[0], *others)}) == 3
