@@ -65,8 +65,10 @@ run: $(SETUP) ## serve on 127.0.0.1:8000 against the embedded sandbox
 	@$(BIN)/copilot-usage serve --sandbox $(ARGS)
 
 # Four files at once, since most tests wait for a server or a browser; in their own order,
-# since those that take longest come first.
-ALL_TESTS = --cov --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# since those that take longest come first. CI runs a failed test once more, since a busy
+# machine can miss a time limit; both results are listed.
+ALL_TESTS = --cov --numprocesses 4 --dist loadfile --no-loadscope-reorder $(REPEATED)
+REPEATED = $(if $(CI),--reruns 1 --rerun-show-tracebacks -raR)
 
 # A selection of tests starts at once: the page is built only for a browser's.
 PAGE_TESTED = $(if $(ARGS),$(if $(findstring tests/browser,$(ARGS)),dashboard),test-page)
