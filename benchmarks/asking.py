@@ -22,8 +22,9 @@ from rich.console import Console
 from sqlalchemy import Select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from benchmarks.events import POSTGRESQL, QUICK
-from benchmarks.report import Result, maximum
+from benchmarks.events import QUICK
+from benchmarks.report import Result, maximum, unmeasured
+from benchmarks.tools import POSTGRESQL
 from service.events.count_statements import HOUR_US
 from service.events.counting import Counting
 from service.events.model import EventCount
@@ -88,7 +89,7 @@ def run() -> list[Result]:
     try:
         results += asyncio.run(_measure("PostgreSQL", _postgresql))
     except (OSError, asyncpg.PostgresError, StorageError) as error:
-        results.append(Result("PostgreSQL", "none", "", is_met=False, note=str(error)))
+        results.append(unmeasured("PostgreSQL", error))
     return results
 
 

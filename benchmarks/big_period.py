@@ -32,7 +32,7 @@ from benchmarks.load.processes import (
     running,
     service,
 )
-from benchmarks.report import Result, interleaved, maximum
+from benchmarks.report import Result, interleaved, maximum, unmeasured
 from benchmarks.upstreams import free_port
 from service.usage.pricing.plans import TEXT_RULES
 from service.usage.snapshots.answers import UsageAnswer, UsageItem
@@ -104,8 +104,7 @@ def run() -> list[Result]:
     try:
         return _run()
     except UNMEASURED as error:
-        note = f"not measured: {error}"
-        return [Result(f"{MESSAGES:,} messages", "–", "", is_met=False, note=note)]
+        return [unmeasured(f"{MESSAGES:,} messages", error)]
 
 
 def _run() -> list[Result]:
@@ -182,8 +181,8 @@ def _small(small: Small, seen: Seen) -> list[Result]:
     during, at_rest = _split(answers, seen.refreshes)
     bad = sum(one.status != small.status for one in answers)
     if bad or not during or not at_rest:
-        note = f"not measured: {len(during)} during, {bad} not {small.status}"
-        return [Result(f"{small.name}, p99", "–", "", is_met=False, note=note)]
+        reason = f"{len(during)} during, {bad} not {small.status}"
+        return [unmeasured(f"{small.name}, p99", reason)]
     p99_ms, rest_ms = percentile_ms(during, 99), percentile_ms(at_rest, 99)
     note = f"{p99_ms:.1f} ms during refreshes ({len(during):,} requests)"
     return [

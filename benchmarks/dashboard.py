@@ -2,8 +2,7 @@
 
 A browser on a computer four times slower than this one looks at an ordinary period; at
 full speed it sorts a large one. A press is measured until the next paint, as browsers
-tell it; sorting until the paint of the sorted rows. What cannot be measured is missed,
-and says why.
+tell it; sorting until the paint of the sorted rows. What cannot be measured says why.
 """
 
 import gzip
@@ -24,7 +23,7 @@ from benchmarks.load.processes import (
     service,
     tool,
 )
-from benchmarks.report import ROUNDS, Result, maximum
+from benchmarks.report import ROUNDS, Result, maximum, unmeasured
 
 BUILT: Final = ROOT / "service/web/static/dashboard"
 ORDINARY: Final = 110
@@ -124,8 +123,7 @@ def run() -> list[Result]:
         try:
             results += measure()
         except UNMEASURED as error:
-            note = f"not measured: {error}".splitlines()[0]
-            results.append(Result(name, "–", "", is_met=False, note=note))
+            results.append(unmeasured(name, error))
     return results
 
 

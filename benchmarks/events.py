@@ -24,7 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load.processes import CORES, Missing, Server, get, service
 from benchmarks.load.senders import Outcome, Plan
-from benchmarks.report import Result, maximum, minimum
+from benchmarks.report import Result, maximum, minimum, unmeasured
+from benchmarks.tools import POSTGRESQL
 from service.keys.store import add_key
 from service.settings import SCOPES, load
 from service.storage.database import migrate, open_database
@@ -43,9 +44,6 @@ SEND_S: Final = 180.0
 """So long a round may take before it is given up."""
 PAGE: Final = bytes(4096)
 DISK_S: Final = 0.2 if QUICK else 1.0
-POSTGRESQL: Final = os.environ.get(
-    "BENCH_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432/test"
-)
 NO_UPSTREAM: Final = "http://127.0.0.1:9"
 COMMITS: Final = "copilot_usage_events_commit_duration_seconds_count"
 UNMEASURED: Final = (
@@ -154,7 +152,7 @@ def run() -> list[Result]:
         for name, measured in services.items()
         for result in _judge(name, measured, statistics.median(disk_per_s))
     ]
-    return results + [_unmeasured(name, error) for name, error in missing.items()]
+    return results + [unmeasured(name, error) for name, error in missing.items()]
 
 
 def _judge(name: str, measured: Service, disk_per_s: float) -> Iterator[Result]:
@@ -184,10 +182,6 @@ def _judge(name: str, measured: Service, disk_per_s: float) -> Iterator[Result]:
 
 def _median(rounds: Sequence[Round]) -> Round:
     return Round(*map(statistics.median, zip(*rounds, strict=True)))
-
-
-def _unmeasured(name: str, error: Exception) -> Result:
-    return Result(name, "–", "", is_met=False, note=f"not measured: {error}")
 
 
 @contextmanager

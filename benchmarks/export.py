@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import text
 
-from benchmarks.events import NO_UPSTREAM, POSTGRESQL, QUICK, UNMEASURED, postgresql
+from benchmarks.events import NO_UPSTREAM, QUICK, UNMEASURED, postgresql
 from benchmarks.load.processes import CORES, Missing, Server, resident_bytes, service
-from benchmarks.report import Result, interleaved, maximum
+from benchmarks.report import Result, interleaved, maximum, unmeasured
+from benchmarks.tools import POSTGRESQL
 from service.instants import US_PER_S, now_us
 from service.settings import load
 from service.storage.bulk_inserts import append_rows
@@ -91,8 +92,7 @@ def run() -> list[Result]:
                 with database as url:
                     results += _judge(name, _measure(url, folder))
             except UNMEASURED as error:
-                missing = f"not measured: {error}"
-                results.append(Result(name, "–", "", is_met=False, note=missing))
+                results.append(unmeasured(name, error))
     return results
 
 

@@ -3,6 +3,7 @@
 import gc
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROUNDS: Final = 7
+MAX_REASON_CHARS: Final = 200
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Result:
     name: str
     measured: str
     target: str
-    is_met: bool
+    is_met: bool | None
+    """None if it was not measured."""
     note: str = ""
 
 
@@ -32,6 +35,12 @@ def maximum(name: str, ratio: float, bound: float, note: str = "") -> Result:
 def minimum(name: str, ratio: float, bound: float, note: str = "") -> Result:
     """A ratio that should reach its bound."""
     return Result(name, f"{ratio:.2f}", f"≥ {bound:g}", ratio >= bound, note)
+
+
+def unmeasured(name: str, reason: object) -> Result:
+    """A figure that could not be measured, and why."""
+    first_line = str(reason).partition("\n")[0]
+    return Result(name, "–", "", None, first_line[:MAX_REASON_CHARS])
 
 
 def interleaved(*works: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
@@ -46,14 +55,28 @@ def interleaved(*works: Callable[[], object], rounds: int = ROUNDS) -> list[floa
     return [statistics.median(taken) for taken in durations]
 
 
+def summarize(results: Sequence[Result]) -> str:
+    """Return one line: how many figures have met their targets, and how many not."""
+    verdicts = Counter(each.is_met for each in results)
+    return (
+        f"{verdicts[True]} met, {verdicts[False]} missed, {verdicts[None]} not measured"
+    )
+
+
 def show(title: str, results: Sequence[Result]) -> None:
     """Print the results of one benchmark as a table."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("", "measured", "target", "", "how"):
         table.add_column(column, overflow="fold")
     for each in results:
-        verdict = "[green]met[/]" if each.is_met else "[red]missed[/]"
-        table.add_row(each.name, each.measured, each.target, verdict, each.note)
+        row = each.name, each.measured, each.target, _verdict(each), each.note
+        table.add_row(*row)
     console = Console()
     console.print(table)
     console.print()
+
+
+def _verdict(result: Result) -> str:
+    if result.is_met is None:
+        return "[yellow]not measured[/]"
+    return "[green]met[/]" if result.is_met else "[red]missed[/]"

@@ -1,7 +1,7 @@
 """Throughput of one core, against minimal servers of the same bytes.
 
 The servers have one core, the load has another. Each part stands alone: one that
-cannot be measured is missed, and says why.
+cannot be measured says why.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from benchmarks.load.constant_rate import Answer, percentile_ms
 from benchmarks.load.opponents import FILE, bare_handler, nginx_worker
 from benchmarks.load.processes import CORES, Missing, Server, get, sandbox, service
 from benchmarks.load.wrk import Target
-from benchmarks.report import Result, maximum, minimum
+from benchmarks.report import Result, maximum, minimum, unmeasured
 
 PERIOD: Final = ("--messages", "110")
 COSTLY_PERIOD: Final = ("--messages", "20000", "--reports", "100")
@@ -85,14 +85,14 @@ class Targets:
         try:
             per_s = wrk.requests_per_s(self.started)
         except UNMEASURED as error:
-            return [_unmeasured(each.name, error) for each in comparisons]
+            return [unmeasured(each.name, error) for each in comparisons]
         return [self._result(each, per_s) for each in comparisons]
 
     def _result(self, wanted: Comparison, per_s: Mapping[str, float]) -> Result:
         for name in (wanted.ours, wanted.theirs):
             if name not in per_s:
                 reason = self.missing.get(name, Missing(f"{name} could not be opened"))
-                return _unmeasured(wanted.name, reason)
+                return unmeasured(wanted.name, reason)
         ours, theirs = per_s[wanted.ours], per_s[wanted.theirs]
         note = f"{ours:,.0f} a second of {theirs:,.0f}"
         return minimum(wanted.name, ours / theirs, wanted.bound, note)
@@ -153,7 +153,7 @@ def overload() -> list[Result]:
     try:
         return _overload()
     except UNMEASURED as error:
-        return [_unmeasured(name, error) for name in (OF_ANSWERED, OF_REFUSED)]
+        return [unmeasured(name, error) for name in (OF_ANSWERED, OF_REFUSED)]
 
 
 def _overload() -> list[Result]:
@@ -189,7 +189,7 @@ def _judge_refused(refused_ms: Sequence[float], loaded: Sequence[Answer]) -> Res
     failed = sum(each.status not in {200, 503} for each in loaded)
     note = f"{len(refused_ms):,} refused, {answered:,} answered, {failed:,} failed"
     if not refused_ms:
-        return _unmeasured(OF_REFUSED, Missing(note))
+        return unmeasured(OF_REFUSED, Missing(note))
     p99_ms = refused_ms[int(len(refused_ms) * 0.99)]
     return maximum(OF_REFUSED, p99_ms / REFUSED_IN_MS, 1, f"{p99_ms:.2f} ms; {note}")
 
@@ -211,7 +211,3 @@ def _conditional(target: Target, headers: Mapping[str, str]) -> Target:
     if etag is None:
         raise Missing("no ETag")
     return Target(target.url, {"If-None-Match": etag})
-
-
-def _unmeasured(name: str, error: Exception) -> Result:
-    return Result(name, "–", "", is_met=False, note=f"not measured: {error}")

@@ -19,7 +19,7 @@ from benchmarks.load import wrk
 from benchmarks.load.opponents import FILE, bare_handler
 from benchmarks.load.processes import get, sandbox, service
 from benchmarks.load.wrk import Target
-from benchmarks.report import Result, maximum, minimum
+from benchmarks.report import Result, maximum, minimum, unmeasured
 from benchmarks.throughput import UNMEASURED
 from service.observability import logs
 from service.sandbox.fake_vpic import VPIC_PATH
@@ -74,7 +74,7 @@ def cached() -> list[Result]:
             targets["bare"] = stack.enter_context(bare_handler(folder))
             per_s = wrk.requests_per_s(targets)
         except UNMEASURED as error:
-            return [minimum(name, 0.0, 0.5, str(error)) for name in (CACHED, LOGGED)]
+            return [unmeasured(name, error) for name in (CACHED, LOGGED)]
     plain, logged, bare = (per_s[name] for name in ("plain", "logged", "bare"))
     note = f"{plain:,.0f} a second of {bare:,.0f}"
     return [

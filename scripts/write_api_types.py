@@ -11,7 +11,7 @@ from pathlib import Path
 
 from service.app import create_app
 from service.settings import load
-from service.web.docs import DOCUMENT
+from service.web.docs import DOCUMENTATION
 
 PROJECT = Path(__file__).resolve().parent.parent
 GENERATOR = PROJECT / "dashboard" / "node_modules" / ".bin" / "openapi-typescript"
@@ -22,7 +22,7 @@ TIMEOUT_S = 120
 def generate() -> str:
     """Make the types of the API as it is now."""
     # As shipped: no setting of this machine may show in them.
-    document = create_app(load().settings)[DOCUMENT]
+    document = create_app(load().settings)[DOCUMENTATION].render().document
     done = subprocess.run(
         [GENERATOR],
         input=document,

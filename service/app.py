@@ -4,6 +4,7 @@ The commands and the tests call `create_app`. Resources are opened when it start
 closed in reverse order when it ends.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Container, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -178,8 +179,8 @@ async def _open_resources(
             if settings.usage.source == "events":
                 source = EventMessages(collected.CollectedMessages(database))
         app[AUTHENTICATOR] = Authenticator(settings, known_keys, app[LIMITS].clients)
-        # The first request would otherwise wait for these tables.
-        text.prepare()
+        # The first refresh waits for the upstream meanwhile.
+        await stack.enter_async_context(in_background(asyncio.to_thread(text.prepare)))
         cache = SnapshotCache(settings, client, source, store=store)
         stack.push_async_callback(cache.close)
         app[usage.SNAPSHOTS] = cache

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
-from unittest.mock import Mock, patch
+from unittest.mock import Mock
 
 import aioresponses.core
 import asyncpg
@@ -41,9 +41,6 @@ from service.sandbox.options import Faults, SandboxOptions
 from service.sandbox.server import RunningSandbox, running_sandbox
 from service.settings import Settings, StorageSettings, load
 from service.storage.database import Database, migrate, open_database
-from service.web import docs
-from service.web.openapi import add_documentation
-from service.web.routes import Endpoints
 from tests.clock import LoopTime, passing_loop_time
 from tests.launcher import Launcher
 from tests.metric_samples import Read, growth
@@ -109,26 +106,6 @@ def report(report_id: int | str, name: str, credit_cost: float) -> dict[str, obj
 def always(fault: str, **more: object) -> Faults:
     """Faults of which one strikes every request, or as `more` says."""
     return msgspec.convert({fault: 1.0, **more}, Faults)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def documentation() -> Iterator[None]:
-    """Make the documentation of the same endpoints once: most tests take less time."""
-    made: dict[tuple[object, ...], tuple[bytes, str]] = {}
-
-    def add(
-        app: web.Application, endpoints: Endpoints, required: frozenset[str]
-    ) -> None:
-        declared = (required, *(each.handler for each in endpoints))
-        if declared not in made:
-            add_documentation(app, endpoints, required)
-            made[declared] = app[docs.DOCUMENT], app[docs.PAGE]
-            return
-        app[docs.DOCUMENT], app[docs.PAGE] = made[declared]
-        app.add_routes(docs.endpoints.routes())
-
-    with patch("service.app.add_documentation", add):
-        yield
 
 
 @pytest.fixture(scope="session")

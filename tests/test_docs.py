@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import typer
 
-from service.__main__ import cli
+from service.command_line import cli
 from service.settings import Settings
 from service.web.system import VERSION
 from tests.observability.test_log_events import documented_events

@@ -23,7 +23,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import pytest
 from typer.testing import CliRunner
 
-from service.__main__ import cli, main
+from service.__main__ import main
+from service.command_line import cli
 from service.keys.store import SANDBOX_KEY
 from service.settings import SCOPES
 from service.storage.migrations import revisions

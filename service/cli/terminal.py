@@ -13,10 +13,6 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-from rich.table import Table
 
 from service.settings import LoadedSettings
 from service.settings.loader import mask_secrets
@@ -109,6 +105,9 @@ def progress_on(
     source: BinaryIO, label: str = "Pricing", *, is_output_elsewhere: bool = False
 ) -> Iterator[BinaryIO]:
     """Show a progress bar on a terminal to which nothing else is written."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
     is_free = is_output_elsewhere or not sys.stdout.isatty()
     is_shown = sys.stderr.isatty() and is_free
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
@@ -146,6 +145,10 @@ def print_settings(loaded: LoadedSettings) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows under column names, wrapped to the width of a terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -6,13 +6,15 @@ All schemas are checked when the service starts.
 
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import jsonschema_rs
 import msgspec
 
 from service.events.model import MAX_ERRORS, EventError
 from service.settings import EventsSettings, SettingsError
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 MAX_MESSAGE_CHARS: Final = 300
@@ -26,7 +28,7 @@ class EventTypes:
 
     def __init__(
         self,
-        validators: dict[TypeName, jsonschema_rs.Validator],
+        validators: "dict[TypeName, jsonschema_rs.Validator]",
         *,
         refuses_unknown: bool,
     ) -> None:
@@ -66,7 +68,9 @@ def load_types(settings: EventsSettings, folder: Path) -> EventTypes:
     return EventTypes(validators, refuses_unknown=settings.unknown_types == "fail")
 
 
-def _validator(file: Path) -> jsonschema_rs.Validator:
+def _validator(file: Path) -> "jsonschema_rs.Validator":
+    import jsonschema_rs
+
     try:
         schema = msgspec.json.decode(file.read_bytes())
         if isinstance(schema, dict) and schema.get("$schema", DIALECT) != DIALECT:
@@ -86,7 +90,7 @@ def _refuse_reference(uri: str) -> Any:
     raise ValueError(f"{uri}: a schema may refer to itself only")
 
 
-def _event_error(error: jsonschema_rs.ValidationError) -> EventError:
+def _event_error(error: "jsonschema_rs.ValidationError") -> EventError:
     path = "".join(f"/{_escape(str(part))}" for part in ("data", *error.instance_path))
     message = error.message[:MAX_MESSAGE_CHARS]
     return EventError("schema", path[:MAX_PATH_CHARS], message)

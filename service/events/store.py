@@ -6,19 +6,19 @@ collision are the stored keys looked up, and the duplicates left out.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from msgspec.structs import astuple
 from sqlalchemy import bindparam, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.events.errors import FailedEventNotFound, ReplayRefused
 from service.events.model import Event, EventFailure, encode_errors
 from service.events.tables import events, failed_events
 from service.events.validation import conflict_of
-from service.storage.bulk_inserts import append_rows, insert_rows
+from service.storage.bulk_inserts import append_rows, insert_by, insert_rows
 from service.storage.database import Database
 from service.storage.errors import Collided, ConnectionLost, StorageUnavailable
 from service.storage.uses import Use
@@ -26,11 +26,6 @@ from service.storage.uses import Use
 MAX_COLLISIONS: Final = 20
 """Collisions of one group with other processes after which it is refused."""
 
-# A failure that is sent again has the same id and adds no row.
-_INSERT_FAILURES: Final = {
-    "sqlite": sqlite.insert(failed_events).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(failed_events).on_conflict_do_nothing(),
-}
 _FIND_DIGESTS: Final = select(events.c.key, events.c.digest).where(
     events.c.key.in_(bindparam("keys", expanding=True))
 )
@@ -142,9 +137,15 @@ async def _insert(
     ]
     # Sorted by key, so that two processes with the same events cannot deadlock.
     await append_rows(connection, events, sorted(new_rows))
-    statement = _INSERT_FAILURES[connection.dialect.name]
+    statement = _insert_failures(connection.dialect.name)
     await insert_rows(connection, statement, sorted(failed_rows, key=itemgetter(0)))
     return stored
+
+
+@cache
+def _insert_failures(dialect: str) -> Any:
+    # A failure that is sent again has the same id and adds no row.
+    return insert_by(dialect, failed_events).on_conflict_do_nothing()
 
 
 def _compare(

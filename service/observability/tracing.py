@@ -53,7 +53,7 @@ async def tracing(settings: TelemetrySettings) -> AsyncIterator[None]:
     if not settings.traces:
         yield
         return
-    from service.observability.span_export import open_provider  # noqa: PLC0415 - its packages are an extra
+    from service.observability.span_export import open_provider
 
     provider = open_provider(settings)
     # OpenTelemetry's global provider can be set only once in a process, while each

@@ -2,13 +2,26 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import asyncpg
 from sqlalchemy import Dialect, Insert, Table, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.engines import SQLITE
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+def insert_by(dialect: str, table: Table) -> Any:
+    """Return the INSERT of a dialect, which has its ON CONFLICT clauses."""
+    if dialect == SQLITE:
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
 
 
 async def insert_rows(

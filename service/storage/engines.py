@@ -4,10 +4,9 @@ Each use has a pool of its own. In SQLite all uses write through one connection.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
-import asyncpg
 from sqlalchemy import NullPool, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DisconnectionError
@@ -16,6 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from service.settings import StorageSettings
 from service.storage import interruption
 from service.storage.uses import TIMED_BY_CALLER, Use
+
+if TYPE_CHECKING:
+    import asyncpg
 
 SQLITE: Final = "sqlite"
 SQLITE_PRAGMAS: Final = (
@@ -75,7 +77,7 @@ class Connections:
     def __init__(self) -> None:
         self._connections: WeakSet[asyncpg.Connection] = WeakSet()
 
-    def add(self, connection: asyncpg.Connection) -> None:
+    def add(self, connection: "asyncpg.Connection") -> None:
         """Add a connection that has just been opened."""
         self._connections.add(connection)
 

@@ -7,12 +7,14 @@ chunks, no command blocks Redis or this process for more than a few milliseconds
 import asyncio
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import Struct
-from redis.asyncio.client import Pipeline
 
 from service.storage.redis_store import RedisStore
+
+if TYPE_CHECKING:
+    from redis.asyncio.client import Pipeline
 
 CHUNK_BYTES: Final = 1024 * 1024
 MAX_BLOB_BYTES: Final = 512 * 1024 * 1024
@@ -104,7 +106,7 @@ class Blobs:
         if not keys:
             return []
 
-        def expire(pipeline: Pipeline) -> None:
+        def expire(pipeline: "Pipeline") -> None:
             for key in keys:
                 pipeline.pexpire(key, after_ms)
 

@@ -10,11 +10,12 @@ import random
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
-
-from redis.asyncio.client import Pipeline
+from typing import TYPE_CHECKING, Any, Final
 
 from service.storage.redis_store import RedisStore, RedisUnavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio.client import Pipeline
 
 FAILED: Final = b"failed"
 FAILED_MS: Final = 500
@@ -43,7 +44,7 @@ class RedisLocks:
     async def try_acquire(self, names: Sequence[str]) -> set[str]:
         """Lock the names that are free, and return them; raise `RedisUnavailable`."""
 
-        def acquire(pipeline: Pipeline) -> None:
+        def acquire(pipeline: "Pipeline") -> None:
             for name in names:
                 key = self._store.key(name)
                 pipeline.set(key, self._token, nx=True, px=self._ttl_ms)
@@ -74,7 +75,7 @@ class RedisLocks:
         keys = self._keys(names)
         mark = FAILED if failed else b""
 
-        def release(pipeline: Pipeline) -> Any:
+        def release(pipeline: "Pipeline") -> Any:
             return pipeline.eval(
                 _RELEASE, len(keys), *keys, self._token, mark, FAILED_MS
             )

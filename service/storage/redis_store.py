@@ -10,23 +10,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from redis import asyncio as redis
-from redis.asyncio.client import Pipeline
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
 
 from service.storage import metrics
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.asyncio.client import Pipeline
 
 CONNECT_S: Final = 0.25
 COMMAND_S: Final = 0.5
 PING_EVERY_S: Final = 1.0
 SEAL_BYTES: Final = 16
 
-Command = Callable[[Pipeline], object]
+Command = Callable[["Pipeline"], object]
 """Adds commands to a pipeline."""
 
 log = structlog.get_logger()
@@ -44,13 +43,7 @@ class RedisStore:
         self._reconnecting: asyncio.Task[None] | None = None
         self._logged: set[str] = set()
         metrics.redis_changed(is_available=True)
-        self._redis = redis.Redis.from_url(
-            url,
-            socket_connect_timeout=CONNECT_S,
-            socket_timeout=COMMAND_S,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
+        self._redis = _connect(url)
 
     def key(self, *parts: object) -> str:
         """Return a key of this namespace."""
@@ -61,6 +54,8 @@ class RedisStore:
 
         Raises `RedisUnavailable` unless all were executed.
         """
+        from redis.exceptions import RedisError, ResponseError
+
         if self._reconnecting is not None:
             raise RedisUnavailable
         try:
@@ -115,6 +110,20 @@ class RedisStore:
         self._reconnecting = None
         metrics.redis_changed(is_available=True)
         log.info("cache.shared.restored", away_s=round(time.monotonic() - lost_at, 3))
+
+
+def _connect(url: str) -> "Redis":
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_S,
+        socket_timeout=COMMAND_S,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
 
 
 def seal(key: str, payload: bytes) -> bytes:

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
-import asyncpg
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.storage import metrics
+from service.storage.engines import SQLITE
 from service.storage.errors import (
     Collided,
     ConnectionLost,
@@ -54,8 +54,8 @@ async def _discard(connection: AsyncConnection) -> None:
     # SQLAlchemy has ended it already if a statement was cancelled.
     if connection.closed or connection.invalidated:
         return
-    driver = (await connection.get_raw_connection()).driver_connection
-    if isinstance(driver, asyncpg.Connection):
+    if connection.dialect.name != SQLITE:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
         # This cancels the running statement; in a failure the connection is aborted.
         with suppress(Exception):
             await driver.close(timeout=DISCARD_S)

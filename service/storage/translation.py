@@ -5,11 +5,11 @@ Errors without a known code become `StorageUnavailable`, as they may be temporar
 """
 
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -27,9 +27,6 @@ from service.storage.errors import (
 FOREIGN: Final = (
     SQLAlchemyError,
     sqlite3.Error,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
     OSError,
     OverflowError,
     UnicodeError,
@@ -80,7 +77,7 @@ def translated() -> Iterator[None]:
     """Raise exceptions of SQLAlchemy and the drivers as `StorageError`."""
     try:
         yield
-    except FOREIGN as error:
+    except _foreign() as error:
         raise translate(error) from error
 
 
@@ -89,6 +86,17 @@ def translate(error: BaseException) -> StorageError:
     classes = (_class_of(each) for each in _chain(error))
     error_class = next((each for each in classes if each), StorageUnavailable)
     return error_class(_reason(error))
+
+
+def _foreign() -> tuple[type[Exception], ...]:
+    of_asyncpg = _asyncpg("PostgresError", "InterfaceError", "InternalClientError")
+    return (*FOREIGN, *of_asyncpg)
+
+
+def _asyncpg(*names: str) -> tuple[type[Exception], ...]:
+    """Return exceptions of asyncpg; none while it is not loaded and raises none."""
+    asyncpg = sys.modules.get("asyncpg")
+    return tuple(getattr(asyncpg, name) for name in names) if asyncpg else ()
 
 
 def _chain(error: BaseException | None) -> Iterator[Exception]:
@@ -116,7 +124,7 @@ def _class_of(error: BaseException) -> _ErrorClass | None:
 
 def _is_loss(error: BaseException) -> bool:
     """Return whether a connection ended that there was."""
-    if isinstance(error, asyncpg.InterfaceError):
+    if isinstance(error, _asyncpg("InterfaceError")):
         return "closed" in str(error)
     is_refused = isinstance(error, ConnectionRefusedError)
     return isinstance(error, ConnectionError) and not is_refused

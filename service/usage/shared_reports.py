@@ -6,11 +6,10 @@ Afterwards it writes the reports that it has fetched, even if the refresh has fa
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
-from redis.asyncio.client import Pipeline
 
 from service.storage.redis_store import (
     RedisStore,
@@ -21,6 +20,9 @@ from service.storage.redis_store import (
 )
 from service.usage.reports import Report, ReportCache
 from service.usage.snapshots.messages import ReportKey
+
+if TYPE_CHECKING:
+    from redis.asyncio.client import Pipeline
 
 KEYS_AT_ONCE: Final = 200
 """Reports in one command, so that packing does not block the event loop."""
@@ -92,7 +94,7 @@ class RedisReports:
         (time,) = await self._store.run(lambda pipeline: pipeline.time())
         now = server_time(time)
 
-        def write(pipeline: Pipeline) -> None:
+        def write(pipeline: "Pipeline") -> None:
             for key, report in reports.items():
                 if ttl_ms := int(self._cache.ttl_s(report) * 1000):
                     value = seal(key, _encoder.encode(SharedReport(report, now)))

@@ -33,7 +33,7 @@ class OfflineDecoder(Protocol):
 
 def load_decoder() -> OfflineDecoder:
     """Load the decoder of `ultravin`, an optional extra of 90 MB."""
-    import ultravin  # noqa: PLC0415 - an optional extra
+    import ultravin
 
     decode_with_copy: Callable[[str], dict[str, Any]] = ultravin.decode
 

@@ -50,8 +50,8 @@ class ParquetSink:
     """Writes Parquet, with text columns; buffers rows until they fill a group."""
 
     def __init__(self, out: BinaryIO) -> None:
-        import pyarrow as pa  # noqa: PLC0415 - slow to import
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
         self._make_table = pa.Table.from_arrays
         fields = [

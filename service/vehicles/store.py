@@ -8,13 +8,14 @@ processes too.
 """
 
 from collections.abc import Collection, Coroutine, Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Row, bindparam, delete, or_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from service.instants import US_PER_S, now_us
 from service.settings.vehicles import MAX_LOOKUP_S
+from service.storage.bulk_inserts import insert_by
 from service.storage.database import Database
 from service.storage.uses import Use
 from service.vehicles.model import Entry, Vehicle, VehicleSource, Vin
@@ -38,10 +39,6 @@ _RESULT_COLUMNS: Final = (
     *("is_decoded", "make", "model", "model_year", "body_class"),
     *("fetched_at", "removed_at"),
 )
-_INSERTS: Final[dict[str, Any]] = {
-    "sqlite": sqlite.insert(vehicles),
-    "postgresql": postgresql.insert(vehicles),
-}
 
 _FIND: Final = select(vehicles).where(_SOURCE, _VINS)
 _EMPTY: Final[dict[str, Any]] = {
@@ -80,9 +77,10 @@ DELETE_MARKERS: Final = delete(vehicles).where(KEY.in_(_EXPIRED_MARKERS))
 """Deletes up to `limit` announced or removed rows that are older than `before`."""
 
 
+@cache
 def _upsert(dialect: str) -> Any:
     """Insert or update, unless the number of removals has changed."""
-    insert = _INSERTS[dialect]
+    insert = insert_by(dialect, vehicles)
     return insert.on_conflict_do_update(
         index_elements=[vehicles.c.source, vehicles.c.vin],
         set_={name: insert.excluded[name] for name in _RESULT_COLUMNS},
@@ -90,18 +88,15 @@ def _upsert(dialect: str) -> Any:
     ).returning(vehicles.c.vin)
 
 
+@cache
 def _announce(dialect: str) -> Any:
     """Insert an empty row, or renew one; a row with an entry is not changed."""
-    insert = _INSERTS[dialect]
+    insert = insert_by(dialect, vehicles)
     return insert.on_conflict_do_update(
         index_elements=[vehicles.c.source, vehicles.c.vin],
         set_={name: insert.excluded[name] for name in ("fetched_at", "removed_at")},
         where=vehicles.c.removed_at.is_not(None),
     ).returning(vehicles.c.vin, vehicles.c.removals)
-
-
-_UPSERT: Final = {dialect: _upsert(dialect) for dialect in _INSERTS}
-_ANNOUNCE: Final = {dialect: _announce(dialect) for dialect in _INSERTS}
 
 
 class StoredEntry(NamedTuple):
@@ -155,7 +150,7 @@ class VehicleStore:
             before = now - MARKER_S * US_PER_S
             expired = {"before": before, "limit": MAX_MARKERS_DELETED}
             await connection.execute(DELETE_MARKERS, expired)
-            statement = _ANNOUNCE[connection.dialect.name]
+            statement = _announce(connection.dialect.name)
             announced = await connection.execute(statement, rows)
             return {Vin(vin): removals for vin, removals in announced}
 
@@ -173,7 +168,7 @@ class VehicleStore:
             for vin in sorted(entries)
         ]
         async with self._database.writing(Use.VEHICLES) as connection:
-            statement = _UPSERT[connection.dialect.name]
+            statement = _upsert(connection.dialect.name)
             stored = await connection.execute(statement, rows)
             return {Vin(vin) for (vin,) in stored}
 

@@ -27,14 +27,9 @@ vehicles: Final = Table(
     Column("removals", Integer, nullable=False),
     Index("ix_vehicles_removed", "removed_at"),
     # VINs that vPIC could not decode, by which expired ones are found. With the first
-    # column SQLite prefers it to the index above.
-    Index(
-        "ix_vehicles_undecoded",
-        "removed_at",
-        "fetched_at",
-        sqlite_where=NOT_DECODED,
-        postgresql_where=NOT_DECODED,
-    ),
+    # column SQLite prefers it to the index above. Only the migration has its condition,
+    # which would load the dialect of PostgreSQL at each start.
+    Index("ix_vehicles_undecoded", "removed_at", "fetched_at"),
     # Rows are clustered by the key, which is the order of an export.
     sqlite_with_rowid=False,
 )

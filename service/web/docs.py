@@ -1,25 +1,23 @@
 """Endpoints of the documentation: the OpenAPI document, and a page made from it.
 
-The page is rendered when the service starts. It has no script and loads nothing, so its
-Content-Security-Policy permits its own style only.
+Both are made for the first request for one of them. The page has no script and loads
+nothing, so its Content-Security-Policy permits its own style only.
 """
 
+import asyncio
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import jinja2
+import msgspec
 from aiohttp import web
 from markupsafe import Markup, escape
 
 from service.web.docs_page import JsonObject, Operation, PageView
 from service.web.page_headers import page_headers, style_source
 from service.web.routes import Endpoints, NoParameters
-
-DOCUMENT: Final = web.AppKey("openapi_document", bytes)
-PAGE: Final = web.AppKey("openapi_page", str)
 
 HOST_PLACEHOLDER: Final = "host.invalid"
 """Replaced by the requested host, in the examples of the page."""
@@ -29,6 +27,38 @@ _STYLE: Final = (_FOLDER / "docs.css").read_text(encoding="utf-8")
 
 PAGE_HEADERS: Final = page_headers("img-src data:", style_source(_STYLE))
 
+
+class Rendered(NamedTuple):
+    """The OpenAPI document in JSON, and the page made from it."""
+
+    document: bytes
+    page: str
+
+
+class Documentation:
+    """The documentation of the endpoints, made once, by the first request for it."""
+
+    def __init__(self, describe: Callable[[], JsonObject]) -> None:
+        self._describe = describe
+        self._alone = asyncio.Lock()
+        self._rendered: Rendered | None = None
+
+    async def rendered(self) -> Rendered:
+        """Return the documentation, which one request at a time makes in a thread."""
+        async with self._alone:
+            if self._rendered is None:
+                # It takes a tenth of a second, and loads a template engine.
+                self._rendered = await asyncio.to_thread(self.render)
+        return self._rendered
+
+    def render(self) -> Rendered:
+        """Make the document and its page now."""
+        document = self._describe()
+        return Rendered(msgspec.json.encode(document), render(document))
+
+
+DOCUMENTATION: Final = web.AppKey("documentation", Documentation)
+
 endpoints = Endpoints()
 
 
@@ -37,7 +67,8 @@ async def read_openapi(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
     """The OpenAPI document of the service."""
-    return web.Response(body=request.app[DOCUMENT], content_type="application/json")
+    document = (await request.app[DOCUMENTATION].rendered()).document
+    return web.Response(body=document, content_type="application/json")
 
 
 @endpoints.get("/docs", parameters=NoParameters, media_types=("text/html",))
@@ -45,12 +76,15 @@ async def read_docs(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
     """This documentation of the API."""
-    page = request.app[PAGE].replace(HOST_PLACEHOLDER, html.escape(request.host))
-    return web.Response(text=page, content_type="text/html", headers=PAGE_HEADERS)
+    page = (await request.app[DOCUMENTATION].rendered()).page
+    text = page.replace(HOST_PLACEHOLDER, html.escape(request.host))
+    return web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
 
 
 def render(document: JsonObject) -> str:
     """Return the page of an OpenAPI document."""
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,

@@ -8,10 +8,10 @@ import inspect
 import re
 import sys
 from collections.abc import Set as AbstractSet
+from functools import partial
 from importlib.metadata import metadata
 from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from service.web import docs
@@ -50,12 +50,10 @@ def add_documentation(
 ) -> None:
     """Serve `/openapi.json` and `/docs`, which also describe themselves.
 
-    `required` are the scopes that need a key. Both are generated now, so an invalid
-    declaration stops the start.
+    `required` are the scopes that need a key.
     """
-    document = describe(Endpoints([*endpoints, *docs.endpoints]), required)
-    app[docs.DOCUMENT] = msgspec.json.encode(document)
-    app[docs.PAGE] = docs.render(document)
+    described = Endpoints([*endpoints, *docs.endpoints])
+    app[docs.DOCUMENTATION] = docs.Documentation(partial(describe, described, required))
     app.add_routes(docs.endpoints.routes())
 
 

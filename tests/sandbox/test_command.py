@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from service import __main__
+from service import command_line
 from service.observability import log_output
 from service.sandbox import command
 from service.sandbox.command import SWITCHES, BadOption, option_name, sandbox_options
@@ -36,7 +36,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[SandboxOptions]:
 
 def call(*arguments: str) -> str:
     """Call `copilot-usage sandbox`; return its output."""
-    result = CliRunner().invoke(__main__.cli, ["sandbox", *arguments])
+    result = CliRunner().invoke(command_line.cli, ["sandbox", *arguments])
     assert result.exit_code == 0, result.output
     return result.output
 

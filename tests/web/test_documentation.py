@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from service.app import create_app
-from service.web.docs import DOCUMENT, render
+from service.web.docs import DOCUMENTATION, render
 from service.web.docs_page import Field, JsonObject, PageView
 from service.web.openapi import describe
 from service.web.routes import Endpoints, NoParameters
@@ -49,7 +49,9 @@ class Page(HTMLParser):
 def document(settings: MakeSettings) -> JsonObject:
     """The document of the real application."""
     with_all = settings(events={"enabled": True}, vehicles={"enabled": True})
-    decoded: JsonObject = msgspec.json.decode(create_app(with_all)[DOCUMENT])
+    decoded: JsonObject = msgspec.json.decode(
+        create_app(with_all)[DOCUMENTATION].render().document
+    )
     return decoded
 
 

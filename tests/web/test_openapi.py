@@ -21,7 +21,7 @@ from service.sandbox.server import RunningSandbox
 from service.settings.auth import ALWAYS_REQUIRED
 from service.usage import handlers as usage
 from service.web import problems, static_pages
-from service.web.docs import DOCUMENT
+from service.web.docs import DOCUMENTATION
 from service.web.docs_page import JsonObject
 from service.web.openapi import describe
 from service.web.routes import Endpoints, NoParameters
@@ -35,7 +35,9 @@ ALL: Final = {"events": {"enabled": True}, "vehicles": {"enabled": True}}
 @pytest.fixture
 def document(settings: MakeSettings) -> JsonObject:
     """The document of the real application, without serving it."""
-    decoded: JsonObject = msgspec.json.decode(create_app(settings(**ALL))[DOCUMENT])
+    decoded: JsonObject = msgspec.json.decode(
+        create_app(settings(**ALL))[DOCUMENTATION].render().document
+    )
     return decoded
 
 
@@ -81,8 +83,8 @@ PRINT_DOCUMENT: Final = """
 import sys
 from service.app import create_app
 from service.settings import load
-from service.web.docs import DOCUMENT
-sys.stdout.buffer.write(create_app(load().settings)[DOCUMENT])
+from service.web.docs import DOCUMENTATION
+sys.stdout.buffer.write(create_app(load().settings)[DOCUMENTATION].render().document)
 """
 
 

@@ -1,18 +1,18 @@
 """Migrations of the database's schema, with Alembic.
 
-Each revision is a file in `versions/`, and can be reverted.
+Each revision is a file in `versions/`, and can be reverted. Only a migration loads
+Alembic: a start that finds the newest revision does without.
 """
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, inspect, literal, select, table
+from sqlalchemy import Connection, column, func, inspect, literal, select, table
 
 from service.storage.errors import StorageUnusable, UnknownRevision
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 CONNECTION: Final = "connection"
 LOCK: Final = 0x636F70696C6F74
@@ -22,6 +22,8 @@ BASE: Final = "base"
 DERIVED: Final = {"event_changes", "category_counts", "name_counts"}
 """Tables that an upgrade fills from the events."""
 
+_TABLE: Final = table("alembic_version", column("version_num"))
+"""The table in which Alembic keeps the revision of the database."""
 _FOLDER: Final = Path(__file__).parent
 
 
@@ -30,6 +32,8 @@ def upgrade(connection: Connection, revision: str = "head") -> str:
 
     Returns the revision of the database. Raises `StorageUnusable`.
     """
+    from alembic import command
+
     _lock(connection)
     _refuse_unknown(connection)
     command.upgrade(_config(connection), revision)
@@ -42,6 +46,8 @@ def downgrade(connection: Connection, revision: str, *, drop_rows: bool = False)
     Returns the revision of the database. Raises `StorageUnusable` if rows would be lost
     that no upgrade can fill in again, unless `drop_rows`.
     """
+    from alembic import command
+
     _lock(connection)
     filled = _filled_tables(connection)
     command.downgrade(_config(connection), revision)
@@ -71,7 +77,9 @@ def upgrades_to(connection: Connection, revision: str | None) -> list[str] | Non
 
 def current(connection: Connection) -> str:
     """Return the revision of the database."""
-    return MigrationContext.configure(connection).get_current_revision() or BASE
+    if not inspect(connection).has_table(_TABLE.name):
+        return BASE
+    return connection.scalar(select(_TABLE)) or BASE
 
 
 def is_current(connection: Connection) -> bool:
@@ -84,7 +92,8 @@ def is_current(connection: Connection) -> bool:
 
 def revisions() -> list[str]:
     """Return every revision, from the first to the last."""
-    return [each.revision for each in reversed(list(_scripts().walk_revisions()))]
+    files = (_FOLDER / "versions").glob("[0-9]*.py")
+    return sorted(each.name.partition("_")[0] for each in files)
 
 
 def _lock(connection: Connection) -> None:
@@ -116,11 +125,9 @@ def _filled_tables(connection: Connection) -> set[str]:
     }
 
 
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory(str(_FOLDER))
+def _config(connection: Connection) -> "Config":
+    from alembic.config import Config
 
-
-def _config(connection: Connection) -> Config:
     config = Config()
     # % has a meaning in the configuration of Alembic.
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))

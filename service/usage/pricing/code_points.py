@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from threading import RLock
 from typing import Final
 
 import numpy as np
@@ -17,9 +18,19 @@ IN_WORD, VOWEL, LETTER_OR_DIGIT = np.uint8(1), np.uint8(2), np.uint8(4)
 _CODE_POINTS: Final = 0x110000
 
 
+_alone: Final = RLock()
+"""Held while a table is made, so that a thread waits for that of another thread."""
+
+
 @cache
 def class_table() -> NDArray[np.uint8]:
     """Return the classes of each code point, as bits: `(1_114_112,)` uint8."""
+    with _alone:
+        return _make_class_table()
+
+
+@cache
+def _make_class_table() -> NDArray[np.uint8]:
     table = np.zeros(_CODE_POINTS, np.uint8)
     # Letters and digits are among the characters of `\w`. Most of its runs are letters
     # only, so this takes a fraction of the time of a look at each code point.
@@ -49,6 +60,12 @@ def fold_table() -> NDArray[np.uint32]:
     All other code points have 0. The table is coarse: texts that fold alike may
     differ, but no palindrome is lost.
     """
+    with _alone:
+        return _make_fold_table()
+
+
+@cache
+def _make_fold_table() -> NDArray[np.uint32]:
     code_points = np.arange(_CODE_POINTS, dtype="<u4")
     # The dotted capital I becomes two characters, of which only the first counts.
     # A sigma has another form at the end of a word.
