@@ -182,7 +182,7 @@ async def _open_resources(
         text.prepare()
         cache = SnapshotCache(settings, client, source, store=store)
         stack.push_async_callback(cache.close)
-        app[usage.SNAPSHOTS] = cache
+        usage.answer_from(app, cache)
         _add_usage_checks(app[health.TRAFFIC], cache, settings)
         parts = _parts(app, client, database)
         app[SIBLINGS] = await stack.enter_async_context(
