@@ -7,7 +7,7 @@ and for reading answers, and problem documents for malformed requests.
 import asyncio
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import structlog
@@ -72,8 +72,6 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
 
     __slots__ = (
         "_bounds",
-        "_client",
-        "_client_head",
         "_fast_path",
         "_has_begun",
         "_head",
@@ -84,9 +82,10 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         "_unsent",
         "_waits_for_loop",
         "_write_timer",
+        "client_head",
+        "client_id",
         "client_listeners",
         "has_client_ended",
-        "received_at",
     )
 
     def __init__(
@@ -109,12 +108,11 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         self._next_head: bytes | None = None
         self._head: bytes | None = None
         """The bytes of the request in progress, if it may be remembered."""
-        self._client_head: RememberedHead | None = None
-        self._client: str | bytes = b""
+        self.client_head: RememberedHead | None = None
+        self.client_id: str | bytes = ""
         self._waits_for_loop = False
         self._has_begun = False
         self._last_body: StreamReader | None = None
-        self.received_at = 0.0
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -127,17 +125,17 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         cast("asyncio.Transport", transport).set_write_buffer_limits(MAX_BUFFER_BYTES)
         self._start_header_timer()
 
-    def data_received(self, data: bytes) -> None:
-        """Answer received bytes at once, or parse them.
+    def answer_at_once(self, data: bytes) -> Sequence[bytes] | None:
+        """Return the answer to a head that is remembered; None for any other."""
+        if self._fast_path is None or self._has_begun:
+            return None
+        parts = self._fast_path.answer(data, self)
+        if parts is not None and self._header_timer is not None:
+            self._stop_header_timer()
+        return parts
 
-        Stops the header timer when a request is complete.
-        """
-        fast_path = self._fast_path
-        if fast_path is not None and not self._has_begun and self.can_answer_at_once:
-            answer = fast_path.answer(data, self)
-            if answer is not None:
-                self._send_at_once(answer)
-                return
+    def receive(self, data: bytes) -> None:
+        """Parse received bytes; stop the header timer when a request is complete."""
         was_idle = self.is_idle
         if was_idle and self._shed(data):
             return
@@ -154,24 +152,13 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         # may come before `start` waits for them.
         elif self.is_idle or not self.parsed_requests:
             self._has_begun = True
-            if self._header_timer is None:
-                self._start_header_timer()
-
-    def _send_at_once(self, answer: bytes) -> None:
-        """Send the answer to a head that was remembered."""
-        self.transport.write(answer)  # type: ignore[union-attr]
-        self.received_at = now_s = self._loop.time()
-        self.postpone_idle_timeout(now_s)
-        if self._header_timer is not None:
-            self._stop_header_timer()
+            self._start_header_timer()
 
     def identify(self, head: RememberedHead) -> str | bytes:
         """Return the id of the client that has sent a head on this connection."""
-        # Most connections have one client, whose heads are equal.
-        if head is not self._client_head:
-            self._client = head.caller.identify(self.remote)
-            self._client_head = head
-        return self._client
+        self.client_head = head
+        self.client_id = client_id = head.caller.identify(self.remote)
+        return client_id
 
     def remember(self, request: web.BaseRequest, answer: RepeatableAnswer) -> None:
         """Remember the answer to the request in progress, if its bytes are known."""
@@ -235,6 +222,8 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
             listener(is_lost=is_lost)
 
     def _start_header_timer(self) -> None:
+        if self._header_timer is not None:
+            return
         wait_s = self._bounds.header_timeout_s
         self._header_timer = self._loop.call_later(wait_s, self._time_headers_out)
 

@@ -7,8 +7,9 @@ charged, counted and logged as any other request. All others take the ordinary w
 `docs/decisions/fast-path.md` has the measurements.
 """
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Final, NamedTuple, Protocol
 
@@ -45,7 +46,8 @@ ID_FIELDS: Final = tuple(
     for name in (REQUEST_ID_HEADER, REQUEST_ID_HEADER.lower(), "X-Request-Id")
 )
 """The usual spellings of the header whose value differs between equal requests."""
-VALID_ID: Final = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}")
+VALID_ID: Final = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}\r\n")
+"""As in `request_context`, with the end of the line."""
 
 ORDINARY: Final = (
     hdrs.CONTENT_LENGTH,
@@ -72,6 +74,11 @@ class RememberedHead(NamedTuple):
 class Client(Protocol):
     """A connection, of which the address belongs to the identity of a caller."""
 
+    client_head: RememberedHead | None
+    """The head that was identified last: most connections send equal ones."""
+    client_id: str | bytes
+    """The client's id for that head."""
+
     def identify(self, head: RememberedHead) -> str | bytes:
         """Return the id of the client that has sent a head on this connection."""
 
@@ -84,40 +91,44 @@ class Heads:
     """
 
     def __init__(self) -> None:
-        self._young: dict[bytes, RememberedHead] = {}
+        self.young: dict[bytes, RememberedHead] = {}
         self._old: dict[bytes, RememberedHead] = {}
         self._young_bytes = 0
-        self._began_at = perf_counter()
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._young.keys() | self._old.keys())
+        return len(self.young.keys() | self._old.keys())
 
     def find(self, head: bytes) -> RememberedHead | None:
         """Return what a head means, if it is remembered."""
-        found = self._young.get(head)
-        if found is None and self._old:
-            found = self._old.get(head)
-            if found is not None:
-                self.put(head, found)
+        found = self.young.get(head)
+        if found is None and (found := self._old.get(head)) is not None:
+            self.put(head, found)
         return found
 
     def put(self, head: bytes, meaning: RememberedHead) -> None:
         """Remember a head."""
-        is_full = len(self._young) >= MAX_HEADS
-        if is_full or self._young_bytes + len(head) > MAX_BYTES:
-            self._start_generation()
-        if head not in self._young:
+        if head not in self.young:
+            is_full = len(self.young) >= MAX_HEADS
+            if is_full or self._young_bytes + len(head) > MAX_BYTES:
+                self._start_generation()
             self._young_bytes += len(head)
-        self._young[head] = meaning
-
-    def expire(self, now_s: float) -> None:
-        """Start a generation if the present one is old enough."""
-        if now_s - self._began_at >= GENERATION_S:
-            self._start_generation()
-            self._began_at = now_s
+        self.young[head] = meaning
+        if self._timer is None:
+            self._start_timer()
 
     def _start_generation(self) -> None:
-        self._old, self._young, self._young_bytes = self._young, {}, 0
+        self._old, self.young, self._young_bytes = self.young, {}, 0
+
+    def _start_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(GENERATION_S, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._start_generation()
+        if self._old:
+            self._start_timer()
 
 
 class FastPath:
@@ -142,14 +153,18 @@ class FastPath:
             return None
         return cls(app[LIMITS], app[AUTHENTICATOR], access_log=app[ACCESS_LOG])
 
-    def answer(self, data: bytes, client: Client) -> bytes | None:
-        """Return the answer to received bytes; None for the ordinary way.
+    def answer(self, data: bytes, client: Client) -> Sequence[bytes] | None:
+        """Return the parts of the answer to received bytes; None for the ordinary way.
 
         That way answers clients over their rate. It judges keys that are missing, must
         be looked for, or have a rate of their own.
         """
         started = perf_counter()
-        head, request_id = self._find(data, started)
+        if len(data) > MAX_HEAD_BYTES:
+            return None
+        head, request_id = self._heads.young.get(data), ""
+        if head is None and data.startswith(GET):
+            head, request_id = self._find(data)
         if head is None or (prepared := head.prepare()) is None:
             return None
         scope, caller = head.scope, head.caller
@@ -157,30 +172,24 @@ class FastPath:
             return None
         rate_lines: str | None = ""
         if self._has_rates:
-            rate_lines = self._limits.charge(client.identify(head))
+            is_known = client.client_head is head
+            client_id = client.client_id if is_known else client.identify(head)
+            rate_lines = self._limits.charge(client_id)
             if rate_lines is None:
                 return None
         request_id = request_id or new_request_id()
         block, body, tally, _ = prepared
         lines = f"X-Request-ID: {request_id}\r\n{rate_lines}\r\n".encode()
-        answer = b"".join((block, lines, body))
         taken_s = perf_counter() - started
         tally.add(taken_s)
         if self._log is not None:
             self._log_answer(head, prepared, request_id, taken_s)
-        return answer
+        return block + lines, body
 
-    def _find(self, data: bytes, now_s: float) -> tuple[RememberedHead | None, str]:
+    def _find(self, data: bytes) -> tuple[RememberedHead | None, str]:
         """Return the meaning of received bytes, and the request id in them."""
-        if len(data) > MAX_HEAD_BYTES:
-            return None, ""
-        heads = self._heads
-        heads.expire(now_s)
-        head = heads.find(data)
-        if head is not None:
-            return head, ""
         key, request_id = split_id(data)
-        return (heads.find(key) if request_id else None), request_id
+        return self._heads.find(key), request_id
 
     def remember(
         self, data: bytes, request: web.BaseRequest, answer: RepeatableAnswer
@@ -226,16 +235,16 @@ def split_id(head: bytes) -> tuple[bytes, str]:
 
     The value is empty if there is none, or if it is not valid.
     """
-    if head.startswith(GET):
-        for field in ID_FIELDS:
-            start = head.find(field)
-            if start >= 0:
-                start += len(field)
-                end = head.find(b"\r\n", start)
-                value = head[start:end]
-                if end >= 0 and VALID_ID.fullmatch(value):
-                    return head[:start] + head[end:], value.decode()
-                break
+    for field in ID_FIELDS:
+        start = head.find(field)
+        if start < 0:
+            continue
+        start += len(field)
+        found = VALID_ID.match(head, start)
+        if found is None:
+            break
+        end = found.end() - 2
+        return head[:start] + head[end:], head[start:end].decode()
     return head, ""
 
 

@@ -4,7 +4,7 @@ Only this module uses them. A minor version of aiohttp may change them, so
 `pyproject.toml` pins it, and `tests/server/test_request_protocol.py` names them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
@@ -21,33 +21,48 @@ Of more pipelined requests in one read, a malformed one drops those behind the l
 class RequestProtocol(web.RequestHandler):
     """aiohttp's protocol of one connection, with the state that ours needs."""
 
-    __slots__ = ("_unparsed_end",)
+    __slots__ = ("_answered_at", "_unparsed_end", "received_at")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._unparsed_end = b""
+        self.received_at = 0.0
+        """When bytes were last received, by the time of the event loop."""
+        # The same, of requests that were answered at once.
+        self._answered_at = 0.0
 
     @property
     def is_idle(self) -> bool:
         """True while no request is in progress."""
         return self._waiter is not None and not self._waiter.done()
 
-    @property
-    def can_answer_at_once(self) -> bool:
-        """True if the next bytes begin a request, and its answer may be written now.
-
-        False while a request is in progress or partly received, and while the client
-        has not read the answers before.
-        """
+    def data_received(self, data: bytes) -> None:
+        """Answer received bytes at once if they can be, otherwise receive them."""
         waiter = self._waiter
-        return (
+        # No request is in progress or partly received, and the client has read enough
+        # of the answers before.
+        if (
             waiter is not None
             and not waiter.done()
             and not self._unparsed_end
             and not self._paused
             and not self._upgraded
             and self.transport is not None
-        )
+        ):
+            parts = self.answer_at_once(data)
+            if parts is not None:
+                self.transport.writelines(parts)
+                self.received_at = self._answered_at = self._loop.time()
+                return
+        self.receive(data)
+
+    def answer_at_once(self, data: bytes) -> Sequence[bytes] | None:
+        """Return the parts of an answer; None if the bytes have to be parsed."""
+        raise NotImplementedError
+
+    def receive(self, data: bytes) -> None:
+        """Receive bytes that were not answered at once."""
+        raise NotImplementedError
 
     @property
     def remote(self) -> str | None:
@@ -72,10 +87,12 @@ class RequestProtocol(web.RequestHandler):
         """The body of the request that the parser has just found."""
         return self._messages[-1][1]
 
-    def postpone_idle_timeout(self, now_s: float) -> None:
-        """Count the time of an idle connection from now, as after any answer."""
-        # aiohttp's timer looks at this when it fires.
-        self._next_keepalive_close_time = now_s + self._keepalive_timeout
+    def _process_keepalive(self) -> None:
+        """Close an idle connection, unless it was answered in the meantime."""
+        close_at = self._answered_at + self._keepalive_timeout
+        # aiohttp's timer starts again if the connection is to be closed later.
+        self._next_keepalive_close_time = max(self._next_keepalive_close_time, close_at)
+        super()._process_keepalive()
 
     def parse(self, data: bytes) -> None:
         """Parse received bytes."""

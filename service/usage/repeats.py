@@ -65,7 +65,7 @@ class UsageRepeats:
         self._prepared_of = cached
         status, head, body = block
         prepared = PreparedAnswer(
-            head, body, tally_of(kind.route, status), cached.snapshot.log_values
+            head, bytes(body), tally_of(kind.route, status), cached.snapshot.log_values
         )
         self._prepared[kind] = prepared
         return prepared

@@ -47,7 +47,7 @@ class RepeatedLookup:
     def _prepare_again(self, entry: Entry) -> None:
         status, head, body = self._make(self._vin, entry)
         tally = tally_of(self._route, status, vehicles_found)
-        self._prepared = PreparedAnswer(head, body, tally)
+        self._prepared = PreparedAnswer(head, bytes(body), tally)
         self._entry = entry
         # `Date` and `Age` have whole seconds.
         now = time.time()

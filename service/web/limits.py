@@ -93,7 +93,7 @@ class Limits:
         """
         if self._buckets is None:
             return ""
-        is_allowed, remaining, reset_s = self._buckets.take(client)
+        is_allowed, remaining, reset_s = self._buckets.charge(client)
         if not is_allowed:
             return None
         return f'{self._policy_line}RateLimit: "default";r={remaining};t={reset_s}\r\n'

@@ -13,7 +13,6 @@ from aiohttp import web
 
 from service.observability.http_metrics import Tally
 from service.settings import Scope
-from service.web.http_cache.encodings import BodyBytes
 
 
 class PreparedAnswer(NamedTuple):
@@ -21,7 +20,7 @@ class PreparedAnswer(NamedTuple):
 
     head: bytes
     """Without the lines of the single request, and without the empty line."""
-    body: BodyBytes
+    body: bytes
     tally: Tally
     log_values: Mapping[str, str] = MappingProxyType({})
 

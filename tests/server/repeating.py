@@ -5,7 +5,7 @@ Both answer from the same application, so that their answers can be compared.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
@@ -105,10 +105,10 @@ def _watched(fast_path: FastPath | None) -> list[bytes]:
     repeated: list[bytes] = []
     answer = fast_path.answer
 
-    def watch(data: bytes, client: Client) -> bytes | None:
+    def watch(data: bytes, client: Client) -> Sequence[bytes] | None:
         answered = answer(data, client)
         if answered is not None:
-            repeated.append(answered)
+            repeated.append(b"".join(answered))
         return answered
 
     fast_path.answer = watch  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """Generated requests get equal answers from the fast path and by the ordinary way."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.conftest import MakeSettings, message
 from tests.patience import GIVE_UP_S
 from tests.server.repeating import VIN, Peer, Repeating, repeating
 
+SOAK_S: Final = float(os.environ.get("SOAK_S", "0"))
+"""Seconds of `make soak`, which sets it: more requests, and not the same each time."""
 EXAMPLES: Final = 150
 REPEATS: Final = 3
 """The first request is parsed by both servers, the others by one of them."""
@@ -200,15 +203,14 @@ async def compare(service: Repeating, tag: str, generated: Sequence[str]) -> Non
         service.peers.remove(peer)
 
 
-async def test_generated_requests_get_equal_answers(service: Repeating) -> None:
-    """Each answer has the same bytes, but for its date, its id and its rate."""
-    tag = await tag_of(service)
+async def compare_generated(service: Repeating, tag: str, examples: int) -> None:
+    """Generate so many lists of heads, and compare the answers to each."""
     drawn: list[list[str]] = []
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         deadline=None,
-        derandomize=True,
+        derandomize=not SOAK_S,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
@@ -219,4 +221,9 @@ async def test_generated_requests_get_equal_answers(service: Repeating) -> None:
     draw()
     for generated in drawn:
         await compare(service, tag, generated)
+
+
+async def test_generated_requests_get_equal_answers(service: Repeating) -> None:
+    """Each answer has the same bytes, but for its date, its id and its rate."""
+    await compare_generated(service, await tag_of(service), EXAMPLES)
     assert len(service.repeated) >= EXAMPLES // 2

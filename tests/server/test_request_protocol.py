@@ -17,6 +17,7 @@ ATTRIBUTES: Final = (
     "_messages",
     "_next_keepalive_close_time",
     "_paused",
+    "_process_keepalive",
     "_request_count",
     "_request_factory",
     "_upgraded",
