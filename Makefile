@@ -127,6 +127,7 @@ soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, outages of SOAK_OUT
 	@SERVICES=required SOAK_S=$(or $(SOAK_S),1200) SOAK_DRAINS=$(or $(SOAK_DRAINS),100) \
 		SOAK_OUTAGE_S=$(or $(SOAK_OUTAGE_S),30) $(BIN)/python -m pytest --numprocesses 0 \
 		--capture no -o faulthandler_timeout=0 tests/conformance/soak_raw_requests.py \
+		tests/server/soak_equal_answers.py \
 		tests/isolation/soak_drains.py tests/isolation/soak_outages.py \
 		tests/alerts/soak_alerts.py $(ARGS)
 

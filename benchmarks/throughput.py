@@ -46,11 +46,14 @@ class Comparison(NamedTuple):
 
 
 COMPARISONS: Final = (
-    Comparison("cached /usage, to a bare handler", "cached", "bare", 1.2),
-    Comparison("cached /usage, to one nginx worker", "cached", "nginx", 0.75),
-    Comparison("cached /usage, logged, to a bare handler", "logged", "bare", 0.9),
-    Comparison("304, to 200", "304", "cached", 1.0),
+    Comparison("cached /usage, to a bare handler", "cached", "bare", 2.5),
+    Comparison("cached /usage, to one nginx worker", "cached", "nginx", 0.9),
+    Comparison("the same, with request ids of the client", "ids", "nginx", 0.9),
+    Comparison("cached /usage, logged, to a bare handler", "logged", "bare", 1.3),
+    Comparison("304, to 200", "304", "cached", 1.1),
 )
+RATE: Final = "1000000"
+"""A limit for which each request is charged, and none is refused."""
 WORKERS_COMPARISON: Final = Comparison(f"{WORKERS} workers, to one", "many", "one", 1.7)
 OF_ANSWERED: Final = "overload: p99 of the answered, to unloaded"
 OF_REFUSED: Final = f"overload: p99 of refusing, to {REFUSED_IN_MS:g} ms"
@@ -112,7 +115,13 @@ def cached_answers() -> list[Result]:
 
         def serve(access: str) -> Target:
             log = stack.enter_context((folder / f"log-{access}").open("wb"))
-            opened = service(upstream.url, output=log, logging__access=access)
+            opened = service(
+                upstream.url,
+                output=log,
+                logging__access=access,
+                limits__rate_per_s=RATE,
+                limits__burst=RATE,
+            )
             return Target(stack.enter_context(opened).url + "/usage")
 
         targets.start("cached", lambda: serve("false"))
@@ -121,6 +130,7 @@ def cached_answers() -> list[Result]:
             ours = targets.started["cached"]
             body, headers = get(ours.url)
             (folder / FILE).write_bytes(body)
+            targets.start("ids", lambda: Target(ours.url, has_ids=True))
             targets.start("304", lambda: _conditional(ours, headers))
             targets.start("bare", lambda: stack.enter_context(bare_handler(folder)))
             targets.start("nginx", lambda: stack.enter_context(nginx_worker(folder)))

@@ -183,7 +183,7 @@ async def _open_resources(
         await stack.enter_async_context(in_background(asyncio.to_thread(text.prepare)))
         cache = SnapshotCache(settings, client, source, store=store)
         stack.push_async_callback(cache.close)
-        app[usage.SNAPSHOTS] = cache
+        usage.answer_from(app, cache)
         _add_usage_checks(app[health.TRAFFIC], cache, settings)
         parts = _parts(app, client, database)
         app[SIBLINGS] = await stack.enter_async_context(

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from benchmarks.load.loopback import loopback
@@ -14,6 +15,7 @@ from benchmarks.load.processes import LOAD_CORE, Missing, pinned, tool
 ROUNDS: Final = 5
 ROUND_S: Final = 2
 CONNECTIONS: Final = 32
+REQUEST_IDS: Final = Path(__file__).with_name("request_ids.lua")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Target:
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    has_ids: bool = False
+    """Each request has an `X-Request-ID` of its own."""
 
 
 def requests_per_s(targets: Mapping[str, Target]) -> dict[str, float]:
@@ -47,6 +51,7 @@ def measure(target: Target, seconds: int = ROUND_S) -> float:
         f"--connections={CONNECTIONS}",
         f"--duration={seconds}s",
         *(f"--header={name}: {value}" for name, value in target.headers.items()),
+        *([f"--script={REQUEST_IDS}"] if target.has_ids else []),
         loopback(target.url),
     ]
     told = subprocess.run(  # noqa: S603 - our own command

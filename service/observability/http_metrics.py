@@ -4,7 +4,7 @@ import asyncio
 import platform
 import time
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Final
@@ -20,6 +20,9 @@ from service.observability.metrics import (
 
 FLUSH_AFTER_S: Final = 0.5
 """Time for which durations are collected, because writing each one costs more."""
+
+QUICK_S: Final = HTTP_BUCKETS_S[0]
+"""Upper bound of the first bucket."""
 
 OK: Final = "ok"
 """Outcome of all answers but those with a 5xx status, which have a problem code."""
@@ -49,6 +52,11 @@ class BatchHistogram(Histogram):
             if below > counted:
                 bucket.inc(below - counted)
             counted = below
+
+    def observe_quick(self, number: int, total: float) -> None:
+        """Observe amounts of the first bucket, by their number and their sum."""
+        self._sum.inc(total)
+        self._buckets[0].inc(number)
 
 
 class ServerMetrics:
@@ -192,20 +200,80 @@ def request_ended(method: str) -> None:
     _metrics.current.active_of(method).dec()
 
 
+class Tally:
+    """Counts the answers of one kind in plain numbers, until they are flushed.
+
+    They are answers to GET from the cache. `also` gets their number at each flush.
+    """
+
+    __slots__ = ("_also", "_answered", "_slow", "_total_s", "cache", "route", "status")
+
+    def __init__(
+        self, route: str, status: int, also: Callable[[int], None] | None = None
+    ) -> None:
+        self.route = route
+        self.status = status
+        self.cache = "hit"
+        self._also = also
+        self._answered = 0
+        self._total_s = 0.0
+        self._slow: list[float] = []
+
+    def add(self, duration_s: float) -> None:
+        """Count an answer."""
+        if duration_s > QUICK_S:
+            self._slow.append(duration_s)
+        else:
+            self._total_s += duration_s
+        self._answered += 1
+        if self._answered == 1:
+            _flush_soon()
+
+    def flush(self) -> None:
+        """Write the counted answers into the metrics."""
+        answered, total_s, slow = self._answered, self._total_s, self._slow
+        if not answered:
+            return
+        self._answered, self._total_s, self._slow = 0, 0.0, []
+        server = _metrics.current
+        duration = server.duration.labels("GET", self.route, self.status)
+        duration.observe_quick(answered - len(slow), total_s)
+        duration.observe_all(slow)
+        server.answers.labels(domain_of("GET", self.route), OK).inc(answered)
+        server.cache_results.labels(self.cache).inc(answered)
+        if self._also is not None:
+            self._also(answered)
+
+
+_tallies: Final[dict[tuple[str, int], Tally]] = {}
+
+
+def tally_of(
+    route: str, status: int, also: Callable[[int], None] | None = None
+) -> Tally:
+    """Return the tally of a route and a status."""
+    key = route, status
+    if key not in _tallies:
+        _tallies[key] = Tally(route, status, also)
+    return _tallies[key]
+
+
 def flush() -> None:
     """Write the collected durations into the metrics."""
     pending = _pending.copy()
     _pending.clear()
     server = _metrics.current
     for (method, route, status, cache, failure), durations in pending.items():
-        answered = len(durations)
         server.duration.labels(
             known_method(method), OTHER if route is None else route, status
         ).observe_all(durations)
         code, domain = failure or (UNKNOWN, domain_of(method, route or ""))
-        server.answers.labels(domain, OK if status < 500 else code).inc(answered)
+        outcome = OK if status < 500 else code
+        server.answers.labels(domain, outcome).inc(len(durations))
         if cache is not None:
-            server.cache_results.labels(cache).inc(answered)
+            server.cache_results.labels(cache).inc(len(durations))
+    for each in _tallies.values():
+        each.flush()
 
 
 REGISTRY.before_scrape(flush)
@@ -221,10 +289,15 @@ def _add(key: _Key, duration_s: float) -> None:
 def _start_batch(key: _Key, duration_s: float) -> None:
     is_first = not _pending
     _pending[key] = [duration_s]
+    if is_first:
+        _flush_soon()
+
+
+def _flush_soon() -> None:
+    """Flush in a while; at once without an event loop, where nothing could do it."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         flush()
         return
-    if is_first:
-        loop.call_later(FLUSH_AFTER_S, flush)
+    loop.call_later(FLUSH_AFTER_S, flush)

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from service.server.connection_limit import AddressLimit, closed, find_limit
 from service.server.connections import BaseHandler, Bounds, ClientConnection
+from service.server.fast_path import FastPath
 from service.server.http_rules import find_violation
 from service.server.load_shedding import LoopQueue
 from service.server.refusals import refuse
@@ -39,6 +40,8 @@ class ConnectionServer(web.Server):
         **options: Any,
     ) -> None:
         super().__init__(handler, **options)
+        self.fast_path: FastPath | None = None
+        """Answers repeated requests of connections that are new from now on."""
         self._addresses = addresses
         self._bounds = bounds
         self._unsent = unsent
@@ -115,12 +118,13 @@ class ConnectionServer(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of an accepted connection."""
-        shared = self._bounds, self._unsent, self._queue
+        shared = self._bounds, self._unsent, self._queue, self.fast_path
         return ClientConnection(self, *shared, loop=self._loop, **self._kwargs)
 
     def drain(self) -> None:
         """Close each connection after its next answer, which announces that."""
         make = self.request_factory
+        self.fast_path = None
         self._queue.is_draining = True
 
         def make_last(message: Any, *rest: Any) -> web.BaseRequest:

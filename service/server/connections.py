@@ -7,18 +7,19 @@ and for reading answers, and problem documents for malformed requests.
 import asyncio
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import _ErrInfo
 
 from service.observability import http_metrics
 from service.observability.metrics import OTHER
+from service.server.fast_path import FastPath, RememberedHead, is_whole_head
 from service.server.load_shedding import LoopQueue, Shed
 from service.server.refusals import as_bytes, closing_answer, refuse
+from service.server.request_protocol import RequestProtocol
 from service.settings import ServerSettings
 from service.web.client_stream import (
     ClientDisconnected,
@@ -27,6 +28,7 @@ from service.web.client_stream import (
 )
 from service.web.page_headers import protect_answer
 from service.web.problems import INTERNAL_ERROR, kind_of
+from service.web.repeats import RepeatableAnswer, RepeatingConnection
 from service.web.request_context import request_id_of
 from service.web.unsent_bytes import UnsentBytes
 
@@ -36,14 +38,8 @@ MIN_READ_BYTES: Final = 64 * 1024
 MAX_BUFFER_BYTES: Final = 16 * 1024
 """Unsent bytes of a connection at which its answer waits for the client."""
 
-HEAD_END: Final = b"\r\n\r\n"
 HALF_CLOSE_S: Final = 0.25
 """Time after the last byte in which the end of the client's half belongs to it."""
-MAX_PIECES: Final = 128
-"""Limit of pieces of one read, for bodies that consist of empty lines.
-
-Of more pipelined requests in one read, a malformed one drops those behind the limit.
-"""
 
 log = structlog.get_logger()
 
@@ -71,22 +67,25 @@ class Bounds(NamedTuple):
         )
 
 
-class ClientConnection(web.RequestHandler, WatchedConnection):
+class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
     """One connection. A timer runs only while the connection waits for the client."""
 
     __slots__ = (
         "_bounds",
+        "_fast_path",
         "_has_begun",
+        "_head",
         "_header_timer",
         "_last_body",
+        "_next_head",
         "_queue",
-        "_unparsed_end",
         "_unsent",
         "_waits_for_loop",
         "_write_timer",
+        "client_head",
+        "client_id",
         "client_listeners",
         "has_client_ended",
-        "received_at",
     )
 
     def __init__(
@@ -95,6 +94,7 @@ class ClientConnection(web.RequestHandler, WatchedConnection):
         bounds: Bounds,
         unsent: UnsentBytes,
         queue: LoopQueue,
+        fast_path: FastPath | None = None,
         **options: Any,
     ) -> None:
         # `read_body` decompresses, so that the body of a refused request is not.
@@ -104,11 +104,15 @@ class ClientConnection(web.RequestHandler, WatchedConnection):
         self._bounds = bounds
         self._unsent = unsent
         self._queue = queue
+        self._fast_path = fast_path
+        self._next_head: bytes | None = None
+        self._head: bytes | None = None
+        """The bytes of the request in progress, if it may be remembered."""
+        self.client_head: RememberedHead | None = None
+        self.client_id: str | bytes = ""
         self._waits_for_loop = False
         self._has_begun = False
-        self._unparsed_end = b""
         self._last_body: StreamReader | None = None
-        self.received_at = 0.0
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -121,34 +125,63 @@ class ClientConnection(web.RequestHandler, WatchedConnection):
         cast("asyncio.Transport", transport).set_write_buffer_limits(MAX_BUFFER_BYTES)
         self._start_header_timer()
 
-    def data_received(self, data: bytes) -> None:
+    def answer_at_once(self, data: bytes) -> Sequence[bytes] | None:
+        """Return the answer to a head that is remembered; None for any other."""
+        if self._fast_path is None or self._has_begun:
+            return None
+        parts = self._fast_path.answer(data, self)
+        if parts is not None and self._header_timer is not None:
+            self._stop_header_timer()
+        return parts
+
+    def receive(self, data: bytes) -> None:
         """Parse received bytes; stop the header timer when a request is complete."""
         was_idle = self.is_idle
-        if was_idle and not self._has_begun and not self._unparsed_end:
-            shed = self._queue.shed(data)
-            if shed is not None:
-                self._refuse(shed)
-                return
-        requests_before = self._request_count
-        # Most reads are the head of one request, after which nothing can be malformed.
-        head_end = data.find(HEAD_END)
-        if not self._unparsed_end and 0 <= head_end == len(data) - len(HEAD_END):
-            super().data_received(data)
-        else:
-            self._parse_in_pieces(data)
+        if was_idle and self._shed(data):
+            return
+        requests_before = self.parsed_requests
+        self._parse(data)
         self.received_at = self._loop.time()
-        if self._request_count != requests_before:
-            self._last_body = self._messages[-1][1]
+        if self.parsed_requests != requests_before:
+            self._last_body = self.last_body
             self._stop_header_timer()
             if was_idle and not self._waits_for_loop:
                 self._waits_for_loop = True
                 self._queue.add()
         # Bytes without a complete request: its headers are incomplete. The first ones
         # may come before `start` waits for them.
-        elif self.is_idle or not self._request_count:
+        elif self.is_idle or not self.parsed_requests:
             self._has_begun = True
-            if self._header_timer is None:
-                self._start_header_timer()
+            self._start_header_timer()
+
+    def identify(self, head: RememberedHead) -> str | bytes:
+        """Return the id of the client that has sent a head on this connection."""
+        self.client_head = head
+        self.client_id = client_id = head.caller.identify(self.remote)
+        return client_id
+
+    def remember(self, request: web.BaseRequest, answer: RepeatableAnswer) -> None:
+        """Remember the answer to the request in progress, if its bytes are known."""
+        if self._fast_path is not None and self._head is not None:
+            self._fast_path.remember(self._head, request, answer)
+
+    def _parse(self, data: bytes) -> None:
+        was_idle, begins = self.is_idle, not self.has_partial_head
+        before = self.parsed_requests
+        self.parse(data)
+        if was_idle:
+            is_single = begins and self.parsed_requests == before + 1
+            self._next_head = data if is_single and is_whole_head(data) else None
+
+    def _shed(self, data: bytes) -> bool:
+        """Refuse a request that would wait too long; return False for all others."""
+        if self._has_begun or self.has_partial_head:
+            return False
+        shed = self._queue.shed(data)
+        if shed is None:
+            return False
+        self._refuse(shed)
+        return True
 
     def _refuse(self, shed: Shed) -> None:
         assert self.transport is not None  # noqa: S101 - it has just received data
@@ -160,19 +193,11 @@ class ClientConnection(web.RequestHandler, WatchedConnection):
 
     def start_request(self) -> None:
         """Stop counting the request as waiting: its handler starts."""
+        # Requests that were pipelined behind it have no bytes of their own.
+        self._head, self._next_head = self._next_head, None
         if self._waits_for_loop:
             self._waits_for_loop = False
             self._queue.start()
-
-    def _parse_in_pieces(self, data: bytes) -> None:
-        # The parser drops all requests of a piece if a later one in it is malformed.
-        for piece in _split_after_heads(data, self._unparsed_end):
-            super().data_received(piece)
-            if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
-                break
-        end = (self._unparsed_end + data)[-len(HEAD_END) :]
-        # What follows an empty line can only be the next request, or a body.
-        self._unparsed_end = b"" if end == HEAD_END else end[1 - len(HEAD_END) :]
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the transport open until the received requests are answered.
@@ -189,16 +214,7 @@ class ClientConnection(web.RequestHandler, WatchedConnection):
         # Without its whole body a request cannot be answered: let aiohttp close.
         if not self._last_body.is_eof():
             return False
-        if self._message_tail:
-            # Requests behind an upgrade, which aiohttp parses when that is declined.
-            # The keep-alive timer closes after them.
-            return True
-        if not self._messages:
-            self.close()  # after the request in progress
-            return True
-        message, body = self._messages[-1]
-        if not isinstance(message, _ErrInfo):
-            self._messages[-1] = message._replace(should_close=True), body
+        self.close_after_received()
         return True
 
     def _notify_listeners(self, *, is_lost: bool) -> None:
@@ -206,6 +222,8 @@ class ClientConnection(web.RequestHandler, WatchedConnection):
             listener(is_lost=is_lost)
 
     def _start_header_timer(self) -> None:
+        if self._header_timer is not None:
+            return
         wait_s = self._bounds.header_timeout_s
         self._header_timer = self._loop.call_later(wait_s, self._time_headers_out)
 
@@ -214,11 +232,6 @@ class ClientConnection(web.RequestHandler, WatchedConnection):
             self._header_timer.cancel()
             self._header_timer = None
             self._has_begun = False
-
-    @property
-    def is_idle(self) -> bool:
-        """True while no request is in progress."""
-        return self._waiter is not None and not self._waiter.done()
 
     @property
     def is_closed(self) -> bool:
@@ -337,7 +350,8 @@ class ClientConnection(web.RequestHandler, WatchedConnection):
 
     def close_after_next(self, factory: Any) -> None:
         """Answer at most one more request, made by `factory` so that it closes."""
-        self._request_factory = factory
+        self._fast_path = None
+        self.make_requests_by(factory)
 
     def close_if_idle(self, silent_since: float) -> None:
         """Close the connection, unless a request is in flight.
@@ -354,21 +368,3 @@ class ClientConnection(web.RequestHandler, WatchedConnection):
             return -math.inf
         connected_at = self._header_timer.when() - self._bounds.header_timeout_s
         return max(connected_at, self.received_at)
-
-
-def _split_after_heads(data: bytes, before: bytes) -> Iterator[bytes]:
-    """Yield the data in pieces, each of which ends with an empty line or with `data`.
-
-    `before` are the last bytes before the data, in which the empty line may begin.
-    """
-    searched = before + data
-    start = position = 0
-    for _ in range(MAX_PIECES):
-        found = searched.find(HEAD_END, position)
-        position = found + len(HEAD_END)
-        end = position - len(before)
-        if found < 0 or end >= len(data):
-            break
-        yield data[start:end]
-        start = end
-    yield data[start:]

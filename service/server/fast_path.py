@@ -1,256 +1,254 @@
-"""The fast path: the most frequent requests are answered before routing.
+"""The fast path: repeated requests for cached answers are answered before parsing.
 
-`GET /usage` of a fresh period and `GET /vehicles/lookup` of a VIN in memory are most of
-the traffic. Routing and middleware would take most of their time, so they are answered
-here, with the same bytes. Every other request takes the ordinary path.
+A client on an open connection sends the same bytes again and again. When aiohttp has
+parsed a request and its handler offers the answer for repetition, the raw head is
+remembered. Equal heads are then answered by a look-up in a dictionary and one write:
+charged, counted and logged as any other request. All others take the ordinary way.
 `docs/decisions/fast-path.md` has the measurements.
 """
 
-import math
-import time
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Protocol
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 from aiohttp import hdrs, web
-from multidict import MultiMapping
 
 from service.observability import tracing as telemetry
-from service.server.connections import BaseHandler
+from service.server.request_protocol import HEAD_END
 from service.settings import Scope
-from service.usage.cache import SnapshotCache
-from service.usage.handlers import SNAPSHOTS, USAGE_PATHS
-from service.usage.preparation import CachedSnapshot
-from service.usage.snapshots.formats import JSON
-from service.vehicles.handlers import LOOKUP_PATH, LOOKUPS, answer_cached
-from service.vehicles.lookup import Lookups
-from service.vehicles.metrics import vehicle_looked_up
-from service.vehicles.model import Entry, Vin
 from service.web.auth import AUTHENTICATOR, Authenticator
-from service.web.header_values import joined
-from service.web.http_cache.encodings import BodyBytes
-from service.web.http_cache.responses import (
-    BlockResponse,
-    block_of,
-    keeps_connection,
-    prepare_block,
-)
+from service.web.client_identity import Caller
+from service.web.http_cache.responses import keeps_connection
 from service.web.limits import LIMITS, Limits
+from service.web.repeats import PreparedAnswer, RepeatableAnswer
 from service.web.request_context import (
     ACCESS_LOG,
     REQUEST_ID_HEADER,
     Answered,
-    count_answer,
     log_answer,
-    request_id_of,
+    new_request_id,
 )
 
-PLAIN_ACCEPTS: Final = frozenset({None, "*/*", JSON})
-"""Values of `Accept` that select JSON without negotiation."""
+MAX_HEAD_BYTES: Final = 4 * 1024
+MAX_HEADS: Final = 1_024
+"""Heads that are remembered in one of the two generations."""
+MAX_BYTES: Final = 1024 * 1024
+"""Bytes of the heads of one generation."""
+GENERATION_S: Final = 30.0
+"""Unused heads, which may contain credentials, are forgotten after twice this time."""
 
-MAX_PREPARED: Final = 256
-"""Prepared answers of one second, for kinds of requests and for VINs."""
+GET: Final = b"GET "
+ID_FIELDS: Final = tuple(
+    f"\r\n{name}: ".encode()
+    for name in (REQUEST_ID_HEADER, REQUEST_ID_HEADER.lower(), "X-Request-Id")
+)
+"""The usual spellings of the header whose value differs between equal requests."""
+VALID_ID: Final = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}\r\n")
+"""As in `request_context`, with the end of the line."""
+
+ORDINARY: Final = (
+    hdrs.CONTENT_LENGTH,
+    hdrs.TRANSFER_ENCODING,
+    hdrs.EXPECT,
+    hdrs.UPGRADE,
+    hdrs.IF_MATCH,
+    telemetry.TRACEPARENT,
+)
+"""Headers of requests that are always routed: with a body, or with a trace."""
 
 
-class Route(NamedTuple):
-    """The path of an endpoint, and the scope that it needs."""
+class RememberedHead(NamedTuple):
+    """What the bytes of a request mean."""
 
+    prepare: Callable[[], PreparedAnswer | None]
+    """`RepeatableAnswer.prepare`."""
+    scope: Scope | None
+    """The scope that its key needs; None if neither is needed."""
     path: str
-    scope: Scope
+    caller: Caller
 
 
-USAGE: Final = Route(USAGE_PATHS[0], "usage:read")
-LOOKUP: Final = Route(LOOKUP_PATH, "vehicles:read")
-LOOKUP_START: Final = LOOKUP_PATH + "?vin="
-LOOKUP_CHARS: Final = len(LOOKUP_START) + 17
+class Client(Protocol):
+    """A connection, of which the address belongs to the identity of a caller."""
+
+    client_head: RememberedHead | None
+    """The head that was identified last: most connections send equal ones."""
+    client_id: str | bytes
+    """The client's id for that head."""
+
+    def identify(self, head: RememberedHead) -> str | bytes:
+        """Return the id of the client that has sent a head on this connection."""
 
 
-class FastPathRunner(web.AppRunner):
-    """An `AppRunner` with the fast paths of the application, unless traces are on.
+class Heads:
+    """Remembered heads: those used last, bounded in number, bytes and time.
 
-    A fast path creates no spans.
+    There are two generations. What is used moves to the young one; the old one is
+    dropped as a whole.
     """
 
-    async def _make_server(self) -> Any:
-        server = await super()._make_server()
-        app = self.app
-        if SNAPSHOTS in app and not telemetry.is_on():
-            sender = Sender(app[LIMITS], app[AUTHENTICATOR], access_log=app[ACCESS_LOG])
-            fast_paths: list[FastPath] = [UsageFastPath(app[SNAPSHOTS], sender)]
-            if LOOKUPS in app:
-                fast_paths.append(VehicleFastPath(app[LOOKUPS], sender))
-            server.request_handler = with_fast_paths(server.request_handler, fast_paths)
-        return server
+    def __init__(self) -> None:
+        self.young: dict[bytes, RememberedHead] = {}
+        self._old: dict[bytes, RememberedHead] = {}
+        self._young_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self.young.keys() | self._old.keys())
+
+    def find(self, head: bytes) -> RememberedHead | None:
+        """Return what a head means, if it is remembered."""
+        found = self.young.get(head)
+        if found is None and (found := self._old.get(head)) is not None:
+            self.put(head, found)
+        return found
+
+    def put(self, head: bytes, meaning: RememberedHead) -> None:
+        """Remember a head."""
+        if head not in self.young:
+            is_full = len(self.young) >= MAX_HEADS
+            if is_full or self._young_bytes + len(head) > MAX_BYTES:
+                self._start_generation()
+            self._young_bytes += len(head)
+        self.young[head] = meaning
+        if self._timer is None:
+            self._start_timer()
+
+    def _start_generation(self) -> None:
+        self._old, self.young, self._young_bytes = self.young, {}, 0
+
+    def _start_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(GENERATION_S, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._start_generation()
+        if self._old:
+            self._start_timer()
 
 
-class FastPath(Protocol):
-    """Answers some requests without routing."""
-
-    def answer(self, request: web.BaseRequest) -> BlockResponse | None:
-        """Return the answer to a GET, or None for the ordinary path."""
-
-
-def with_fast_paths(handle: BaseHandler, fast_paths: Sequence[FastPath]) -> BaseHandler:
-    """Return a handler that calls `handle` if no fast path answers."""
-
-    async def handle_fast(request: web.BaseRequest) -> web.StreamResponse:
-        if request.method == hdrs.METH_GET:
-            for each in fast_paths:
-                response = each.answer(request)
-                if response is not None:
-                    return response
-        return await handle(request)
-
-    return handle_fast
-
-
-class PreparedAnswer(NamedTuple):
-    """The answer to all requests with equal headers within one second."""
-
-    status: int
-    head: bytes
-    body: BodyBytes
-    log_values: Mapping[str, str] = MappingProxyType({})
-
-
-class Sender:
-    """Sends prepared answers like the ordinary path: charged, counted and logged."""
+class FastPath:
+    """Answers the heads that it remembers; shared by all connections of a server."""
 
     def __init__(
         self, limits: Limits, auth: Authenticator, *, access_log: bool
     ) -> None:
         self._limits = limits
+        self._has_rates = limits.has_rates
         self._auth = auth
         self._log = structlog.get_logger().bind() if access_log else None
+        self._heads = Heads()
 
-    def send(
-        self,
-        request: web.BaseRequest,
-        prepared: PreparedAnswer,
-        route: Route,
-        started: float,
-    ) -> BlockResponse | None:
-        """Return the response, or None for the ordinary path.
+    @classmethod
+    def of(cls, app: web.Application) -> "FastPath | None":
+        """Return the fast path of a started application; None while traces are on.
 
-        That path answers clients over their rate, and connections that close
-        afterwards. It also answers requests with `If-Match` or a trace context. It
-        judges keys that are missing, must be looked for, or have a rate of their own.
+        It creates no spans.
         """
-        headers = request.headers
-        if telemetry.TRACEPARENT in headers or hdrs.IF_MATCH in headers:
+        if AUTHENTICATOR not in app or telemetry.is_on():
             return None
-        if not keeps_connection(request):
+        return cls(app[LIMITS], app[AUTHENTICATOR], access_log=app[ACCESS_LOG])
+
+    def answer(self, data: bytes, client: Client) -> Sequence[bytes] | None:
+        """Return the parts of the answer to received bytes; None for the ordinary way.
+
+        That way answers clients over their rate. It judges keys that are missing, must
+        be looked for, or have a rate of their own.
+        """
+        started = perf_counter()
+        if len(data) > MAX_HEAD_BYTES:
             return None
-        if not self._auth.permits_at_once(request, route.scope):
+        head, request_id = self._heads.young.get(data), ""
+        if head is None and data.startswith(GET):
+            head, request_id = self._find(data)
+        if head is None or (prepared := head.prepare()) is None:
             return None
-        rate_lines = self._limits.charge(request)
-        if rate_lines is None:
+        scope, caller = head.scope, head.caller
+        if scope and not self._auth.permits_at_once(caller.credential, scope):
             return None
-        status, head, body, values = prepared
-        request_id = request_id_of(request)
-        taken_s = time.perf_counter() - started
-        answered = Answered(route.path, status, len(body), taken_s, "hit", values)
-        count_answer(request, answered)
+        rate_lines: str | None = ""
+        if self._has_rates:
+            is_known = client.client_head is head
+            client_id = client.client_id if is_known else client.identify(head)
+            rate_lines = self._limits.charge(client_id)
+            if rate_lines is None:
+                return None
+        request_id = request_id or new_request_id()
+        block, body, tally, _ = prepared
+        lines = f"X-Request-ID: {request_id}\r\n{rate_lines}\r\n".encode()
+        taken_s = perf_counter() - started
+        tally.add(taken_s)
         if self._log is not None:
-            # Binding the id to the context would cost more than passing it.
-            log_answer(self._log, request, answered, request_id=request_id)
-        lines = f"{REQUEST_ID_HEADER}: {request_id}\r\n{rate_lines}\r\n".encode()
-        return BlockResponse(status, head, lines, body, body_size=len(body))
+            self._log_answer(head, prepared, request_id, taken_s)
+        return block + lines, body
 
+    def _find(self, data: bytes) -> tuple[RememberedHead | None, str]:
+        """Return the meaning of received bytes, and the request id in them."""
+        key, request_id = split_id(data)
+        return self._heads.find(key), request_id
 
-class UsageFastPath:
-    """Prepares an answer to `GET /usage` once for all equal requests of one second."""
+    def remember(
+        self, data: bytes, request: web.BaseRequest, answer: RepeatableAnswer
+    ) -> None:
+        """Remember the bytes of a request, which aiohttp has parsed and answered."""
+        headers = request.headers
+        if request.method != hdrs.METH_GET or not keeps_connection(request):
+            return
+        if any(name in headers for name in ORDINARY):
+            return
+        ids = headers.getall(REQUEST_ID_HEADER, ())
+        if ids:
+            data, request_id = split_id(data)
+            # Of several ids, or of one in an unusual spelling, `answer` may find
+            # another one than the parser.
+            if list(ids) != [request_id]:
+                return
+        caller = self._limits.clients.caller_of(request)
+        is_open = not caller.credential and self._auth.is_open(answer.scope)
+        scope = None if is_open else answer.scope
+        head = RememberedHead(answer.prepare, scope, request.path, caller)
+        self._heads.put(data, head)
 
-    # Ages and dates have whole seconds. Until the second is over, or the snapshot is
-    # replaced or stale, answers differ only in the request id.
-
-    def __init__(self, snapshots: SnapshotCache, sender: Sender) -> None:
-        self._snapshots = snapshots
-        self._sender = sender
-        self._prepared: dict[tuple[str | None, str | None], PreparedAnswer] = {}
-        self._prepared_of: CachedSnapshot | None = None
-        self._prepared_until = -math.inf
-
-    def answer(self, request: web.BaseRequest) -> BlockResponse | None:
-        """Return the answer to `GET /usage` while the snapshot is fresh."""
-        if request.raw_path not in USAGE_PATHS:
-            return None
-        started, headers = time.perf_counter(), request.headers
-        if joined(headers, hdrs.ACCEPT) not in PLAIN_ACCEPTS:
-            return None
-        prepared = self._find(headers)
-        if prepared is None:
-            return None
-        return self._sender.send(request, prepared, USAGE, started)
-
-    def _find(self, headers: MultiMapping[str]) -> PreparedAnswer | None:
-        snapshots = self._snapshots
-        if (
-            # Prepared answers belong to one snapshot.
-            snapshots.current is not self._prepared_of
-            or snapshots.clock() >= self._prepared_until
-        ):
-            self._prepared.clear()
-        key = (
-            joined(headers, hdrs.ACCEPT_ENCODING),
-            joined(headers, hdrs.IF_NONE_MATCH),
+    def _log_answer(
+        self,
+        head: RememberedHead,
+        prepared: PreparedAnswer,
+        request_id: str,
+        taken_s: float,
+    ) -> None:
+        assert self._log is not None  # noqa: S101 - checked by the caller
+        tally = prepared.tally
+        size, values = len(prepared.body), prepared.log_values
+        answered = Answered(
+            tally.route, tally.status, size, taken_s, tally.cache, values
         )
-        return self._prepared.get(key) or self._prepare(key)
-
-    def _prepare(self, key: tuple[str | None, str | None]) -> PreparedAnswer | None:
-        """Prepare the answer for these headers; None without a fresh answer."""
-        cached, fresh = self._snapshots.current, self._snapshots.fresh_answer()
-        if cached is None or fresh is None or len(self._prepared) >= MAX_PREPARED:
-            return None
-        answer, freshness, fresh_until = fresh
-        block = prepare_block(answer, freshness, *key)
-        if block is None:
-            return None
-        # Once a second, as answers are prepared, so that each answer costs nothing.
-        self._snapshots.note_answer(cached)
-        # The cache has a monotonic clock, while `Date` follows the wall clock.
-        end_of_second = self._snapshots.clock() + 1 - time.time() % 1
-        self._prepared_until = min(end_of_second, fresh_until)
-        self._prepared_of = cached
-        self._prepared[key] = prepared = PreparedAnswer(
-            *block, cached.snapshot.log_values
-        )
-        return prepared
+        # Binding the id to the context would cost more than passing it.
+        log_answer(self._log, hdrs.METH_GET, head.path, answered, request_id=request_id)
 
 
-class VehicleFastPath:
-    """Prepares the answer for each VIN in memory once a second."""
+def split_id(head: bytes) -> tuple[bytes, str]:
+    """Return a head without the value of its `X-Request-ID`, and that value.
 
-    def __init__(self, lookups: Lookups, sender: Sender) -> None:
-        self._lookups = lookups
-        self._sender = sender
-        self._prepared: dict[Vin, tuple[Entry, PreparedAnswer]] = {}
-        self._second = 0
+    The value is empty if there is none, or if it is not valid.
+    """
+    for field in ID_FIELDS:
+        start = head.find(field)
+        if start < 0:
+            continue
+        start += len(field)
+        found = VALID_ID.match(head, start)
+        if found is None:
+            break
+        end = found.end() - 2
+        return head[:start] + head[end:], head[start:end].decode()
+    return head, ""
 
-    def answer(self, request: web.BaseRequest) -> BlockResponse | None:
-        """Return the answer to `GET /vehicles/lookup` for a VIN in memory."""
-        path = request.raw_path
-        if not path.startswith(LOOKUP_START) or len(path) != LOOKUP_CHARS:
-            return None
-        started, vin = time.perf_counter(), Vin(path[len(LOOKUP_START) :])
-        entry = self._lookups.find_cached(vin)
-        if entry is None:
-            return None
-        response = self._sender.send(request, self._find(vin, entry), LOOKUP, started)
-        if response is not None:
-            vehicle_looked_up("hit")
-        return response
 
-    def _find(self, vin: Vin, entry: Entry) -> PreparedAnswer:
-        second = int(time.time())
-        # Dropping all entries at once bounds the memory.
-        if second != self._second or len(self._prepared) >= MAX_PREPARED:
-            self._prepared.clear()
-            self._second = second
-        known = self._prepared.get(vin)
-        if known is not None and known[0] is entry:
-            return known[1]
-        prepared = PreparedAnswer(*block_of(answer_cached(vin, entry)))
-        self._prepared[vin] = entry, prepared
-        return prepared
+def is_whole_head(data: bytes) -> bool:
+    """Return whether received bytes may be one head, without anything behind it."""
+    end = len(data) - len(HEAD_END)
+    return end <= MAX_HEAD_BYTES and data.startswith(GET) and data.find(HEAD_END) == end

@@ -25,7 +25,7 @@ from service.server import handover, lifecycle, listener
 from service.server.connection_limit import AddressLimit
 from service.server.connection_server import ConnectionServer
 from service.server.connections import Bounds
-from service.server.fast_path import FastPathRunner
+from service.server.fast_path import FastPath
 from service.server.listener import CannotStart
 from service.server.process import Process, ReloadingProcess
 from service.server.shutdown import Budget, Ending, exit_in_order
@@ -38,7 +38,7 @@ Listening = AbstractAsyncContextManager[str]
 """A server that listens while it is open, with its URL (no slash at the end)."""
 
 
-class ServiceRunner(FastPathRunner):
+class ServiceRunner(web.AppRunner):
     """Runs the service with the limits of the settings, and drains at the end.
 
     The connections of `replaced`, sockets of a former address, are answered too.
@@ -79,7 +79,11 @@ class ServiceRunner(FastPathRunner):
         served = await super()._make_server()
         if TRAFFIC in self.app:
             self.app[TRAFFIC].count_connections = self._count_connections
-        return ConnectionServer.of(served, self._bounds, self._unsent, self._addresses)
+        shared = self._bounds, self._unsent, self._addresses
+        server = ConnectionServer.of(served, *shared)
+        # Not for operators: their port has other answers.
+        server.fast_path = FastPath.of(self.app)
+        return server
 
     async def listen_to_operators(self, sockets: Sequence[socket.socket]) -> None:
         """Also serve these sockets, where no other request delays an operator's."""

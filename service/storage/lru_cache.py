@@ -50,10 +50,11 @@ class LruCache(Generic[K, V]):
         if self._size_of is not None:
             self.remove(key)
             self._bytes += self._size_of(value)
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
-            self._forget(self._entries.popitem(last=False)[1])
+        entries = self._entries
+        entries[key] = value
+        entries.move_to_end(key)
+        while len(entries) > self._max_entries or self._bytes > self._max_bytes:
+            self._forget(entries.popitem(last=False)[1])
 
     def remove(self, key: K) -> None:
         """Remove the entry of a key, if there is one."""

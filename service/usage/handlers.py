@@ -5,7 +5,7 @@ from functools import lru_cache, partial
 from typing import Annotated, Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 
 from service.observability.stages import stage
@@ -15,6 +15,7 @@ from service.usage.cache import SnapshotCache
 from service.usage.model import PlanItem, PlansAnswer
 from service.usage.parameters import parse_sort, parse_zone
 from service.usage.pricing.plans import PLANS
+from service.usage.repeats import RepeatedUsage, RequestKind, UsageRepeats
 from service.usage.snapshot import PERIOD_HEADER, REVISION_HEADER
 from service.usage.snapshots.answers import (
     DailyUsage,
@@ -31,8 +32,13 @@ from service.usage.snapshots.selection import (
     Selection,
 )
 from service.usage.view import SnapshotView
+from service.web.header_values import joined
 from service.web.http_cache.encodings import CONTENT_TYPES
-from service.web.http_cache.responses import cache_headers, send_cached
+from service.web.http_cache.responses import (
+    BlockResponse,
+    cache_headers,
+    send_cached,
+)
 from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.large_answers import answer_buffer
 from service.web.limits import Limits
@@ -47,12 +53,14 @@ from service.web.problems import (
     INVALID_PARAMETER,
     NOT_ACCEPTABLE,
 )
+from service.web.repeats import offer
 from service.web.request_context import CACHE_RESULT, LOG_VALUES
 from service.web.routes import Endpoints, NoParameters, json_answer
 
 _MESSAGE_ID: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 SNAPSHOTS: Final = web.AppKey("snapshots", SnapshotCache)
+REPEATS: Final = web.AppKey("usage_repeats", UsageRepeats)
 QUERIES: Final = web.AppKey("usage_queries", Lane)
 """The lane of everything that is computed from a snapshot for one request."""
 
@@ -163,7 +171,10 @@ async def read_usage(
     if selection == EVERYTHING:
         with stage("query"):
             answer = await view.answer(media_type)
-        return send_cached(request, answer, view.freshness)
+        response = send_cached(request, answer, view.freshness)
+        if answer is view.snapshot.answer and isinstance(response, BlockResponse):
+            _offer(request)
+        return response
     _check_cursor(view, selection)
     with stage("query"):
         extract = await view.extract(media_type, selection)
@@ -253,6 +264,12 @@ async def explain_message(
     return response
 
 
+def answer_from(app: web.Application, snapshots: SnapshotCache) -> None:
+    """Have the endpoints answer from this cache."""
+    app[SNAPSHOTS] = snapshots
+    app[REPEATS] = UsageRepeats(snapshots)
+
+
 def open_lane(limits: Limits, settings: Settings) -> Lane:
     """Return the lane of usage queries."""
     usage = settings.usage
@@ -270,6 +287,17 @@ async def _view(
 ) -> SnapshotView:
     slot = partial(request.app[QUERIES].enter, request)
     return await request.app[SNAPSHOTS].view(plan, slot, is_query=is_query)
+
+
+def _offer(request: web.Request) -> None:
+    """Let the connection repeat the answer to a request for the whole period."""
+    headers, resource = request.headers, request.match_info.route.resource
+    kind = RequestKind(
+        resource.canonical if resource else USAGE_PATHS[0],
+        joined(headers, hdrs.ACCEPT_ENCODING),
+        joined(headers, hdrs.IF_NONE_MATCH),
+    )
+    offer(request, RepeatedUsage(request.app[REPEATS], kind))
 
 
 def _media_type_for(request: web.Request) -> str:

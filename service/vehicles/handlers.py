@@ -33,15 +33,18 @@ from service.vehicles.model import (
     Vin,
 )
 from service.vehicles.pending import LookupClient
+from service.vehicles.repeats import Block, RepeatedLookup
 from service.vehicles.vin import check_digit_fails, parse_vin, parse_vins, shown
 from service.web.backpressure import pause_client
 from service.web.bodies import JSON_PROBLEMS, JSON_TYPE, read_json
 from service.web.client_stream import ClientStream, while_connected
 from service.web.connection_reset import reset_connection
 from service.web.http_cache.conditional import check_if_match
+from service.web.http_cache.responses import block_of
 from service.web.lanes import LaneFull, LaneTimeout
 from service.web.limits import LIMITS
 from service.web.problems import STORAGE_UNAVAILABLE, kind_of
+from service.web.repeats import offer
 from service.web.request_context import CACHE_RESULT, REQUEST_ID, REQUEST_ID_HEADER
 from service.web.routes import (
     NO_STORE,
@@ -119,13 +122,16 @@ async def look_vehicle_up(
     async with _client(request) as client:
         found = await request.app[LOOKUPS].look_up(vin, client)
     request[CACHE_RESULT] = found.result
+    lookups = request.app[LOOKUPS]
+    offer(request, RepeatedLookup(lookups, LOOKUP_PATH, vin, _cached_block))
     return _answer(vin, found)
 
 
-def answer_cached(vin: Vin, entry: Entry) -> web.Response:
+def _cached_block(vin: Vin, entry: Entry) -> Block:
     """Return the answer for a cached entry, which must be fresh and decoded."""
     assert entry.vehicle is not None  # noqa: S101 - see `Lookups.find_cached`
-    return _answer(vin, Found(entry.vehicle, "hit", age_s(entry), is_stored=True))
+    found = Found(entry.vehicle, "hit", age_s(entry), is_stored=True)
+    return block_of(_answer(vin, found))
 
 
 @endpoints.post(

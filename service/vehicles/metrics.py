@@ -58,6 +58,11 @@ def vehicle_looked_up(result: str, reason: str = NO_REASON) -> None:
     _metrics.current.results[result, reason].inc()
 
 
+def vehicles_found(number: int) -> None:
+    """Count look-ups of VINs that were in memory."""
+    _metrics.current.results["hit", NO_REASON].inc(number)
+
+
 def vehicle_removed(*, was_kept: bool) -> None:
     """Count the removal of a VIN; `was_kept` is False if it was not stored."""
     _metrics.current.removed.labels(str(was_kept).lower()).inc()

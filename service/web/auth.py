@@ -97,13 +97,16 @@ class Authenticator:
             self._charge(known, scope)
             request[KEY] = known
 
-    def permits_at_once(self, request: web.BaseRequest, scope: Scope) -> bool:
-        """Return whether a request may be answered without `authorize`.
+    def is_open(self, scope: Scope) -> bool:
+        """Return whether endpoints of a scope need no key."""
+        return scope not in self._required
+
+    def permits_at_once(self, credential: str | None, scope: Scope) -> bool:
+        """Return whether a safe request may be answered without `authorize`.
 
         False if it needs more than a look at the keys in memory.
         """
-        credential = credential_of(request)
-        is_open = scope not in self._required
+        is_open = self.is_open(scope)
         if not credential:
             return is_open
         if not (is_open or self._may_peek):

@@ -1,6 +1,7 @@
 """Identification of clients, by API key or by address."""
 
 import secrets
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -33,12 +34,14 @@ class ClientIdentifier:
 
     def identify(self, request: web.BaseRequest) -> str | bytes:
         """Return an id that is equal for all requests of a client."""
-        credential = credential_of(request) if self._by_credentials else None
-        if credential:
-            key = credential.encode("utf-8", "surrogateescape")
-            # Keyed with a secret of the process, so that stored ids reveal no keys.
-            return blake2b(key, key=self._secret, digest_size=16).digest()
-        return self.group_of(request)
+        key_id = self._key_id_of(credential_of(request))
+        return key_id or self.group_of(request)
+
+    def caller_of(self, request: web.BaseRequest) -> "Caller":
+        """Return what identifies the client in equal requests of any connection."""
+        credential = credential_of(request)
+        forwarded = forwarded_for(request)
+        return Caller(self, credential, self._key_id_of(credential), forwarded)
 
     def group_of(self, request: web.BaseRequest) -> str:
         """Return the address of a client, or the network of its IPv6 address."""
@@ -53,13 +56,16 @@ class ClientIdentifier:
         connected = request.remote or UNKNOWN_ADDRESS
         if not self.is_trusted(connected):
             return connected
-        client = connected
-        forwarded = ",".join(request.headers.getall(FORWARDED_FOR, ()))
+        return self.address_behind(connected, forwarded_for(request))
+
+    def address_behind(self, proxy: str, forwarded: str) -> str:
+        """Return the client's address behind a trusted proxy, by `X-Forwarded-For`."""
+        client = proxy
         # Read from the end: a client can write anything at the beginning.
         for hop in reversed(forwarded.split(",") if forwarded else ()):
             client = hop.strip()
             if parse_address(client) is None:
-                return connected
+                return proxy
             if not self.is_trusted(client):
                 break
         return client
@@ -84,6 +90,33 @@ class ClientIdentifier:
         """Return whether an address is that of a trusted proxy."""
         address = parse_address(text)
         return address is not None and any(address in each for each in self._trusted)
+
+    def _key_id_of(self, credential: str | None) -> bytes | None:
+        if not credential or not self._by_credentials:
+            return None
+        key = credential.encode("utf-8", "surrogateescape")
+        # Keyed with a secret of the process, so that stored ids reveal no keys.
+        return blake2b(key, key=self._secret, digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The sender of equal requests: a credential, or an address on each connection."""
+
+    clients: ClientIdentifier
+    credential: str | None
+    key_id: bytes | None
+    forwarded: str
+    """`X-Forwarded-For`, which counts on connections of trusted proxies only."""
+
+    def identify(self, remote: str | None) -> str | bytes:
+        """Return the client's id for a request on a connection from `remote`."""
+        if self.key_id is not None:
+            return self.key_id
+        connected = remote or UNKNOWN_ADDRESS
+        if self.clients.is_trusted(connected):
+            connected = self.clients.address_behind(connected, self.forwarded)
+        return address_group(connected)
 
 
 @lru_cache(maxsize=CACHED_ADDRESSES)
@@ -111,6 +144,11 @@ def address_group(text: str) -> str:
         bits = int(address) >> (128 - IPV6_PREFIX_BITS)
         return str(ip_network((bits << (128 - IPV6_PREFIX_BITS), IPV6_PREFIX_BITS)))
     return str(address or text)
+
+
+def forwarded_for(request: web.BaseRequest) -> str:
+    """Return `X-Forwarded-For`: the hops before the proxy, the nearest one last."""
+    return ",".join(request.headers.getall(FORWARDED_FOR, ()))
 
 
 def credential_of(request: web.BaseRequest) -> str | None:

@@ -42,8 +42,8 @@ class RateLimited(RequestProblem):
 class Limits:
     """The limits of one process.
 
-    `admit` and `release` enclose a request. `charge` alone is for an answer without an
-    `await`, which is never in flight.
+    `admit` and `release` enclose a request. `charge` alone is for an answer of the fast
+    path, which is never in flight.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Limits:
             self._buckets = TokenBuckets(limits, clock)
             window_s = math.ceil(limits.burst / limits.rate_per_s)
             self._policy = f'"default";q={limits.burst};w={window_s}'
+            self._policy_line = f"RateLimit-Policy: {self._policy}\r\n"
 
     @property
     def has_rates(self) -> bool:
@@ -85,15 +86,17 @@ class Limits:
         """Stop counting an admitted request as in flight."""
         self.in_flight[domain] -= 1
 
-    def charge(self, request: web.BaseRequest) -> str | None:
-        """Charge a request, and return its `rate_lines`; None if it must be refused.
+    def charge(self, client: str | bytes) -> str | None:
+        """Charge a client by its id, and return `rate_lines`; None over its rate.
 
         A refused request costs no token, so `admit` can refuse it again with a problem.
         """
         if self._buckets is None:
             return ""
-        is_allowed = self._charge(request, self._buckets).is_allowed
-        return rate_lines(request) if is_allowed else None
+        is_allowed, remaining, reset_s = self._buckets.charge(client)
+        if not is_allowed:
+            return None
+        return f'{self._policy_line}RateLimit: "default";r={remaining};t={reset_s}\r\n'
 
     def _charge(self, request: web.BaseRequest, buckets: TokenBuckets) -> Quota:
         quota = buckets.take(self.clients.identify(request))

@@ -68,12 +68,15 @@ class RequestIds:
 
     def make(self) -> str:
         """Return a unique id; 32 hexadecimal digits."""
-        return f"{self._process}{next(self._requests):012x}"
+        # Half the time of a format specification.
+        return self._process + next(self._requests).to_bytes(6).hex()
 
 
 # A random id for each request would cost more than the counter.
 _new_ids: Final = RequestIds()
 os.register_at_fork(after_in_child=_new_ids.reset)
+new_request_id: Final = _new_ids.make
+"""Return a unique id of a request."""
 
 
 class Answered(NamedTuple):
@@ -122,9 +125,9 @@ def request_context(
         return response
 
     def finish(request: web.Request, answered: Answered) -> None:
-        count_answer(request, answered)
+        count_answer(request.method, answered)
         if access_log:
-            log_answer(log, request, answered)
+            log_answer(log, request.method, request.path, answered)
 
     return middleware
 
@@ -167,23 +170,18 @@ async def _handle(
         return _answer_error(error, request[REQUEST_ID], kinds)
 
 
-def new_request_id() -> str:
-    """Return a unique id of a request."""
-    return _new_ids.make()
-
-
 def request_id_of(request: web.BaseRequest) -> str:
     """Return the client's request id, or a new one if it is missing or invalid."""
     requested = request.headers.get(REQUEST_ID_HEADER)
     if requested is not None and _VALID_REQUEST_ID.fullmatch(requested):
         return requested
-    return _new_ids.make()
+    return new_request_id()
 
 
-def count_answer(request: web.BaseRequest, answered: Answered) -> None:
+def count_answer(method: str, answered: Answered) -> None:
     """Count an answered request in the metrics."""
     route, status, _, duration_s, cache, values = answered
-    method, is_failure = request.method, status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    is_failure = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if is_failure and (code := values.get("code")):
         http_metrics.request_failed(method, route, status, duration_s, code)
     else:
@@ -192,7 +190,8 @@ def count_answer(request: web.BaseRequest, answered: Answered) -> None:
 
 def log_answer(
     log: FilteringBoundLogger,
-    request: web.BaseRequest,
+    method: str,
+    path: str,
     answered: Answered,
     **context: str,
 ) -> None:
@@ -200,9 +199,9 @@ def log_answer(
     log.info(
         "http.request",
         **{
-            "http.request.method": request.method,
+            "http.request.method": method,
             "http.route": answered.route,
-            "url.path": request.path,
+            "url.path": path,
             "http.response.status_code": answered.status,
             "http.response.body.size": answered.body_size,
             "duration_s": round(answered.duration_s, 6),

@@ -179,6 +179,24 @@ async def test_the_fast_path_checks_keys(
 
 @on_sqlite
 @pytest.mark.parametrize("path", ["/usage", LOOKUP])
+async def test_a_revoked_key_gets_no_repeated_answer(
+    path: str, serve: Serve, make_key: MakeKey
+) -> None:
+    """A revocation takes effect at once, also for requests that are remembered."""
+    admin = with_key(await make_key(["admin"]))
+    body = {"name": "board", "scopes": ["usage:read", "vehicles:read"]}
+    async with serve(auth=ALL, vehicles={"held_s": 60.0}) as service:
+        answer = await service.post("/keys", json=body, headers=admin)
+        created = await answer.json()
+        for _ in range(4):
+            assert (await ask(service, "GET", path, created["key"]))[0] == 200
+        await service.delete(f"/keys/{created['id']}", headers=admin)
+        for _ in range(2):
+            assert (await ask(service, "GET", path, created["key"]))[0] == 401
+
+
+@on_sqlite
+@pytest.mark.parametrize("path", ["/usage", LOOKUP])
 @pytest.mark.parametrize("require", ["all", "none"])
 async def test_a_rate_of_its_own_limits_all_requests_of_a_key(
     path: str, require: str, serve: Serve, make_key: MakeKey

@@ -1,0 +1,83 @@
+"""The answers to `GET /usage` that connections may repeat while a snapshot is fresh."""
+
+import math
+import time
+from typing import Final, NamedTuple
+
+from service.observability.http_metrics import tally_of
+from service.settings import Scope
+from service.usage.cache import SnapshotCache
+from service.usage.preparation import CachedSnapshot
+from service.web.http_cache.responses import prepare_block
+from service.web.repeats import PreparedAnswer
+
+MAX_PREPARED: Final = 256
+"""Prepared answers of one second."""
+
+
+class RequestKind(NamedTuple):
+    """The parts of a request for the whole period by which answers differ."""
+
+    route: str
+    accepted: str | None
+    """`Accept-Encoding`."""
+    known: str | None
+    """`If-None-Match`."""
+
+
+class UsageRepeats:
+    """Prepares an answer once for all equal requests of one second."""
+
+    # Ages and dates have whole seconds. Until one of them changes, or the snapshot is
+    # replaced or stale, answers differ only in the lines of the single request.
+
+    def __init__(self, snapshots: SnapshotCache) -> None:
+        self._snapshots = snapshots
+        self._prepared: dict[RequestKind, PreparedAnswer] = {}
+        self._prepared_of: CachedSnapshot | None = None
+        self._prepared_until = -math.inf
+
+    def find(self, kind: RequestKind) -> PreparedAnswer | None:
+        """Return the present answer; None unless the snapshot is fresh, and small."""
+        snapshots = self._snapshots
+        if (
+            snapshots.current is not self._prepared_of
+            or snapshots.clock() >= self._prepared_until
+        ):
+            self._prepared.clear()
+        return self._prepared.get(kind) or self._prepare(kind)
+
+    def _prepare(self, kind: RequestKind) -> PreparedAnswer | None:
+        cached, fresh = self._snapshots.current, self._snapshots.fresh_answer()
+        if cached is None or fresh is None or len(self._prepared) >= MAX_PREPARED:
+            return None
+        answer, freshness, fresh_until = fresh
+        block = prepare_block(answer, freshness, kind.accepted, kind.known)
+        if block is None:
+            return None
+        # As answers are prepared, so that each answer costs nothing.
+        self._snapshots.note_answer(cached)
+        now = self._snapshots.clock()
+        # The cache has a monotonic clock, while `Date` follows the wall clock.
+        date_until = now + 1 - time.time() % 1
+        age_until = now + 1 - (now - cached.fetched_at) % 1
+        self._prepared_until = min(date_until, age_until, fresh_until)
+        self._prepared_of = cached
+        status, head, body = block
+        prepared = PreparedAnswer(
+            head, bytes(body), tally_of(kind.route, status), cached.snapshot.log_values
+        )
+        self._prepared[kind] = prepared
+        return prepared
+
+
+class RepeatedUsage(NamedTuple):
+    """The answer to requests of one kind."""
+
+    repeats: UsageRepeats
+    kind: RequestKind
+    scope: Scope = "usage:read"
+
+    def prepare(self) -> PreparedAnswer | None:
+        """Return the present answer, or None for a request that has to be routed."""
+        return self.repeats.find(self.kind)

@@ -1,0 +1,54 @@
+"""The answers to look-ups that connections may repeat while a VIN is in memory."""
+
+import time
+from collections.abc import Callable
+
+from service.observability.http_metrics import tally_of
+from service.settings import Scope
+from service.vehicles.lookup import Lookups, age_s
+from service.vehicles.metrics import vehicles_found
+from service.vehicles.model import Entry, Vin
+from service.web.http_cache.encodings import BodyBytes
+from service.web.repeats import PreparedAnswer
+
+Block = tuple[int, bytes, BodyBytes]
+"""Status, head and body of an answer."""
+
+
+class RepeatedLookup:
+    """The answer to look-ups of a VIN, which is prepared once a second."""
+
+    scope: Scope = "vehicles:read"
+
+    def __init__(
+        self,
+        lookups: Lookups,
+        route: str,
+        vin: Vin,
+        make: Callable[[Vin, Entry], Block],
+    ) -> None:
+        self._lookups = lookups
+        self._route = route
+        self._vin = vin
+        self._make = make
+        self._entry: Entry | None = None
+        self._prepared: PreparedAnswer | None = None
+        self._prepared_until = 0.0
+
+    def prepare(self) -> PreparedAnswer | None:
+        """Return the present answer; None unless the VIN is in memory, and fresh."""
+        entry = self._lookups.find_cached(self._vin)
+        if entry is None:
+            self._entry = self._prepared = None
+        elif entry is not self._entry or time.time() >= self._prepared_until:
+            self._prepare_again(entry)
+        return self._prepared
+
+    def _prepare_again(self, entry: Entry) -> None:
+        status, head, body = self._make(self._vin, entry)
+        tally = tally_of(self._route, status, vehicles_found)
+        self._prepared = PreparedAnswer(head, bytes(body), tally)
+        self._entry = entry
+        # `Date` and `Age` have whole seconds.
+        now = time.time()
+        self._prepared_until = min(now + 1 - now % 1, now + 1 - age_s(entry) % 1)
