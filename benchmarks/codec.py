@@ -20,7 +20,8 @@ from service.usage.snapshots.build import (
     encode_items,
 )
 from service.usage.snapshots.columns import ANSWER_BEGIN, ANSWER_END
-from service.usage.snapshots.messages import UpstreamPeriod, read_messages
+from service.usage.snapshots.decoding import read_messages
+from service.usage.snapshots.messages import UpstreamPeriod
 
 MESSAGES: Final = 100_000
 

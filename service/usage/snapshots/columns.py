@@ -101,23 +101,28 @@ class PricedMessages:
         return f"{self.messages.instants.min().astype('datetime64[us]')}Z"
 
     @cached_property
-    def item_bounds(self) -> tuple[MessageRows, MessageRows]:
-        """The begin and end of each item in `answer`: two `(n_messages,)` columns."""
+    def item_begins(self) -> MessageRows:
+        """The begin of each item in `answer`, and of the one that would follow them.
+
+        `(n_messages + 1,)` intp, in bytes.
+        """
+        return self.find_items(len(ANSWER_BEGIN))
+
+    def find_items(self, at: int) -> MessageRows:
+        """Return the begins of the items from a byte of `answer` on, as above."""
         # An item begins with `{"m`. No string contains that, because JSON escapes
         # quotes, and a string's last quote precedes a comma or a brace.
-        marks = np.frombuffer(self.answer, np.uint8)
+        marks = np.frombuffer(self.answer, np.uint8, offset=at)
         braces = np.flatnonzero(marks[:-2] == ord("{"))
         is_item = (marks[braces + 1] == ord('"')) & (marks[braces + 2] == ord("m"))
-        begins = braces[is_item]
-        last_end = len(self.answer) - len(ANSWER_END)
-        ends = np.append(begins[1:] - len(COMMA), last_end)
-        return begins, ends[: len(begins)]
+        end = len(self.answer) - len(ANSWER_END)
+        return np.append(braces[is_item] + at, end + len(COMMA))
 
     def encoded_items(self, rows: MessageRows) -> list[bytes]:
         """Return the encoded items of these rows, as slices of `answer`."""
-        begins, ends = self.item_bounds
-        bounds = zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)
-        answer = self.answer
+        begins, answer = self.item_begins, self.answer
+        ends = begins[rows + 1] - len(COMMA)
+        bounds = zip(begins[rows].tolist(), ends.tolist(), strict=True)
         return [answer[begin:end] for begin, end in bounds]
 
     def items(self, rows: MessageRows | slice) -> list[UsageItem]:
