@@ -5,6 +5,7 @@ price, and an unchanged item keeps its bytes in the answer.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import msgspec
@@ -28,6 +29,8 @@ from service.usage.snapshots.messages import Message, Messages
 
 MAX_INT32: Final = 2**31 - 1
 RATED_AT_ONCE: Final = 16 * MAX_BATCH
+ETAG_BYTES: Final = 12
+"""As in `service.web.http_cache.encodings`, which the child process does not load."""
 
 _encoder: Final = msgspec.json.Encoder()
 
@@ -271,11 +274,29 @@ def _encode(
     pieces: list[bytes | memoryview] = [COMMA] * (2 * len(items) - 1)
     pieces[::2] = items
     priced.answer = b"".join([ANSWER_BEGIN, *pieces, ANSWER_END])
-    if before is not None and runs and rows[0] == 0:
-        # The first run has its place in the answer too, so only the rest is searched.
-        kept = before.item_begins[: runs[0][1]]
-        following = priced.find_items(int(before.item_begins[len(kept)]))
-        priced.item_begins = np.concatenate([kept, following])
+    kept = runs[0][1] if before is not None and runs and rows[0] == 0 else 0
+    _find_items(priced, before, kept)
+    _hash(priced, before, kept)
+
+
+def _find_items(
+    priced: PricedMessages, before: PricedMessages | None, kept: int
+) -> None:
+    """Set the begins of items, of which the first `kept` have the place of before."""
+    if before is None or not kept:
+        return  # the first query finds them
+    begins = before.item_begins[:kept]
+    following = priced.find_items(int(before.item_begins[kept]))
+    priced.item_begins = np.concatenate([begins, following])
+
+
+def _hash(priced: PricedMessages, before: PricedMessages | None, kept: int) -> None:
+    """Hash the answer, from the end of the items before where all of them are kept."""
+    hashed, at = blake2b(digest_size=ETAG_BYTES), 0
+    if before is not None and before.hashed is not None and kept == len(before):
+        hashed, at = before.hashed.copy(), len(before.answer) - len(ANSWER_END)
+    hashed.update(memoryview(priced.answer)[at : -len(ANSWER_END)])
+    priced.hashed = hashed
 
 
 def encode_items(priced: PricedMessages, begin: int, end: int) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import UNSET
@@ -81,9 +81,21 @@ class PricedMessages:
     """The refresh that last changed the order of messages that stayed."""
     answer: Buffer = b""
     """The whole period as the contract's JSON."""
+    hashed: Any = None
+    """The hash of `answer` without its end, to be continued by the next refresh."""
 
     def __len__(self) -> int:
         return len(self.name_of)
+
+    @property
+    def answer_digest(self) -> str | None:
+        """The digest of `answer`, as its ETag has it; None in an adopted snapshot."""
+        if self.hashed is None:
+            return None
+        hashed = self.hashed.copy()
+        hashed.update(ANSWER_END)
+        digest: str = hashed.hexdigest()
+        return digest
 
     @property
     def summary(self) -> Summary:

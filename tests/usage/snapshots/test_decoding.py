@@ -18,6 +18,7 @@ from service.usage.snapshots.logged_prices import PriceLogging
 from service.usage.snapshots.matching import count_kept
 from service.usage.snapshots.messages import MAX_INVALID_IDS_LOGGED, Messages
 from service.usage.snapshots.store import SnapshotStore
+from service.web.http_cache.encodings import digest_of
 from tests.reference import body_of, message, read
 
 FEW_BYTES: Final = 100
@@ -265,6 +266,7 @@ def build_in(
     logging = PriceLogging(f"refresh {number}", 0)
     priced = store.build(number, number - 1, reports, logging, plan=DEFAULT)
     answers = [bytes(store.answer(number, DEFAULT, each)) for each in (JSON, CSV)]
+    assert priced.answer_digest == digest_of(answers[0])
     ids = {each["message_id"] for each in msgspec.json.decode(answers[0])["usage"]}
     return [
         *answers,
