@@ -38,6 +38,9 @@ ANSWER_BEGIN: Final = b'{"usage":['
 ANSWER_END: Final = b"]}"
 COMMA: Final = b","
 
+SEARCHED_BYTES: Final = 256 * 1024
+"""Larger arrays do not fit the processor's cache."""
+
 
 class Summary(NamedTuple):
     """The totals of a period under a plan."""
@@ -124,11 +127,14 @@ class PricedMessages:
         """Return the begins of the items from a byte of `answer` on, as above."""
         # An item begins with `{"m`. No string contains that, because JSON escapes
         # quotes, and a string's last quote precedes a comma or a brace.
-        marks = np.frombuffer(self.answer, np.uint8, offset=at)
-        braces = np.flatnonzero(marks[:-2] == ord("{"))
-        is_item = (marks[braces + 1] == ord('"')) & (marks[braces + 2] == ord("m"))
-        end = len(self.answer) - len(ANSWER_END)
-        return np.append(braces[is_item] + at, end + len(COMMA))
+        answer = np.frombuffer(self.answer, np.uint8)
+        begins = []
+        for begin in range(at, len(answer), SEARCHED_BYTES):
+            marks = answer[begin : begin + SEARCHED_BYTES + 2]
+            braces = np.flatnonzero(marks[:-2] == ord("{"))
+            is_item = (marks[braces + 1] == ord('"')) & (marks[braces + 2] == ord("m"))
+            begins.append(braces[is_item] + begin)
+        return np.concatenate([*begins, [len(answer) - len(ANSWER_END) + len(COMMA)]])
 
     def encoded_items(self, rows: MessageRows) -> list[bytes]:
         """Return the encoded items of these rows, as slices of `answer`."""
