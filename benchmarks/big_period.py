@@ -53,7 +53,7 @@ FIRST_BOUND: Final = 3
 NEW_SHARE_BOUND: Final = 0.25
 BYTES_PER_MESSAGE: Final = 700
 P99_BOUND_MS: Final = 20
-P99_BOUND: Final = 5
+P99_BOUND: Final = 3
 
 UNMEASURED: Final = (Missing, OSError, subprocess.SubprocessError)
 

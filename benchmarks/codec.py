@@ -20,7 +20,8 @@ from service.usage.snapshots.build import (
     encode_items,
 )
 from service.usage.snapshots.columns import ANSWER_BEGIN, ANSWER_END
-from service.usage.snapshots.messages import UpstreamPeriod, read_messages
+from service.usage.snapshots.decoding import read_messages
+from service.usage.snapshots.messages import UpstreamPeriod
 
 MESSAGES: Final = 100_000
 
@@ -56,6 +57,6 @@ def run() -> list[Result]:
     each_ns = f"{both / MESSAGES * 1e9:,.0f} ns a message"
     return [
         maximum("decode + encode, to msgspec alone", both / alone, 1.3, each_ns),
-        maximum("decode, checks included", decode_s / decode_alone_s, 1.3),
+        maximum("decode, checks included", decode_s / decode_alone_s, 1.2),
         maximum("encode, items included", encode_s / encode_alone_s, 1.3),
     ]

@@ -49,6 +49,7 @@ from service.usage.cache import SnapshotCache
 from service.usage.pricing import text
 from service.usage.readiness import UsageReadiness
 from service.usage.shared_store import open_store
+from service.usage.snapshots.memory_files import ReceivedBody
 from service.usage.sources import EventMessages, MessageSource, UpstreamMessages
 from service.vehicles import handlers as vehicles
 from service.vehicles import problems as vehicles_problems
@@ -155,7 +156,11 @@ async def _open_resources(
         await stack.enter_async_context(telemetry.tracing(settings.telemetry))
         effective = await stack.enter_async_context(with_sandbox(settings))
         client = await stack.enter_async_context(
-            open_client(effective.upstream, effective.breaker)
+            open_client(
+                effective.upstream,
+                effective.breaker,
+                new_body=partial(ReceivedBody, settings.usage.own_process_bytes),
+            )
         )
         store = await stack.enter_async_context(open_store(settings))
         source: MessageSource = UpstreamMessages(client)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from service.usage.pricing.plans import TEXT_RULES, Plan
 from service.usage.snapshots.build import Built, ReportPrice, ResolvedReports, build
 from service.usage.snapshots.columns import PricedMessages
+from service.usage.snapshots.decoding import read_messages
 from service.usage.snapshots.formats import to_json
-from service.usage.snapshots.messages import Messages, read_messages
+from service.usage.snapshots.messages import Messages
 
 Reports = Mapping[str, ReportPrice | None]
 """The report of each id; None, like an id without an entry, is one that is missing."""

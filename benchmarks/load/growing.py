@@ -34,16 +34,16 @@ class GrowingPeriod:
         self._size = messages
         self._tails: list[bytes] = []
         self._growths: Counter[str] = Counter()
+        # All at once, so that no caller waits for messages to be made.
+        while len(self._tails) < MOST_GROWTHS:
+            self._tails.append(self._next_tail())
 
     def next_body(self, prefix: str) -> bytes:
         """The base at first, then one percent more each time, for each prefix."""
         growths = min(self._growths[prefix], MOST_GROWTHS)
         self._growths[prefix] += 1
-        # One ahead, so that no caller waits for what it gets to be made.
-        while len(self._tails) <= growths:
-            self._tails.append(self._next_tail())
-        tails = self._tails[:growths]
-        return self.base.removesuffix(ENDING) + b"".join(tails) + ENDING
+        begin = memoryview(self.base)[: -len(ENDING)]
+        return b"".join([begin, *self._tails[:growths], ENDING])
 
     def _next_tail(self) -> bytes:
         """Messages that were never there, with texts of another seed."""

@@ -1,7 +1,8 @@
 """Bodies of an upstream: reading within a limit, a quick check, and decoding."""
 
 import codecs
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import aiohttp
 import msgspec
@@ -15,23 +16,42 @@ MAX_WHITE_SPACE_BYTES: Final = 1_024
 JSON_BRACKETS: Final = frozenset({b"{}", b"[]"})
 
 
+class Body(Protocol):
+    """A body that grows while it is received, such as a `bytearray`."""
+
+    def __len__(self) -> int:
+        """Return the size in bytes."""
+
+    def __iadd__(self, chunk: bytes, /) -> "Body":
+        """Append a chunk; the result takes the place of this body."""
+
+    def __getitem__(self, part: slice, /) -> bytes | bytearray:
+        """Return some bytes of the begin or of the end."""
+
+
+NewBody = Callable[[], Body]
+
+
 class UpstreamResponse(NamedTuple):
     """A JSON body that is not decoded yet, and the number of tries.
 
     The body is None if it still matches the `etag` of the call.
     """
 
-    body: bytearray | None
+    body: Any
+    """A `Body` of the kind that the client makes, by default a `bytearray`."""
     attempts: int
     etag: str | None = None
 
 
-async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytearray:
+async def read_bounded(
+    response: aiohttp.ClientResponse, limit_bytes: int, new_body: NewBody = bytearray
+) -> Body:
     """Return the decompressed body; raise `BodyTooLarge` once it passes the limit."""
     if (response.content_length or 0) > limit_bytes:
         raise errors.BodyTooLarge(limit_bytes)
     # `Content-Length` counts compressed bytes, so this counts decompressed ones.
-    body = bytearray()
+    body = new_body()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > limit_bytes:
@@ -39,17 +59,14 @@ async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> by
     return body
 
 
-def check_is_json(body: bytearray) -> None:
+def check_is_json(body: Body) -> None:
     """Raise `MalformedBody` for a truncated body, or one that is not JSON.
 
-    Checks only the first and the last character, in constant time. Removes a byte
-    order mark.
+    Checks only the first and the last character, in constant time.
     """
-    if body.startswith(codecs.BOM_UTF8):
-        del body[: len(codecs.BOM_UTF8)]
-    begin = bytes(body[:MAX_WHITE_SPACE_BYTES]).lstrip()[:1]
-    end = bytes(body[-MAX_WHITE_SPACE_BYTES:]).rstrip()[-1:]
-    if begin + end not in JSON_BRACKETS:
+    begin = bytes(body[:MAX_WHITE_SPACE_BYTES]).removeprefix(codecs.BOM_UTF8)
+    end = bytes(body[-MAX_WHITE_SPACE_BYTES:])
+    if begin.lstrip()[:1] + end.rstrip()[-1:] not in JSON_BRACKETS:
         raise errors.MalformedBody("the body is not a complete JSON document")
 
 
@@ -60,7 +77,7 @@ def decode(response: UpstreamResponse, decoder: msgspec.json.Decoder[T]) -> T:
     """
     assert response.body is not None  # noqa: S101 - the call had no etag
     try:
-        return lenient_json.decode(response.body, decoder)
+        return lenient_json.decode(response.body[:], decoder)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # JSON that is nested too deeply is complete. It must not count as the truncated
         # body of an overloaded upstream.

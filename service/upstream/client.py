@@ -25,13 +25,20 @@ from yarl import URL
 from service.observability import tracing as telemetry
 from service.settings import BreakerSettings, UpstreamSettings
 from service.upstream import errors, metrics
-from service.upstream.bodies import UpstreamResponse, check_is_json, read_bounded
+from service.upstream.bodies import (
+    Body,
+    NewBody,
+    UpstreamResponse,
+    check_is_json,
+    read_bounded,
+)
 from service.upstream.circuit_breaker import CircuitBreaker, MonotonicClock
 from service.upstream.guard import Turn, UpstreamGuard
 from service.upstream.profiles import COPILOT, UpstreamProfile
 from service.upstream.retries import Backoff, unexpected_status
 
-READ_SIZE_BYTES: Final = 256 * 1024
+READ_SIZE_BYTES: Final = 64 * 1024
+"""The event loop serves other requests between two reads."""
 IDLE_CONNECTION_S: Final = 30.0
 USER_AGENT: Final = "copilot-usage"
 
@@ -46,10 +53,12 @@ class UpstreamClient:
         upstream: UpstreamSettings,
         session: aiohttp.ClientSession,
         guard: UpstreamGuard,
+        new_body: NewBody = bytearray,
     ) -> None:
         self._upstream = upstream
         self._session = session
         self._guard = guard
+        self._new_body = new_body
 
     @property
     def breaker(self) -> CircuitBreaker:
@@ -72,6 +81,7 @@ class UpstreamClient:
         the rate limit in its `turn`. Raises `UpstreamError`.
         """
         call = _Call(self._upstream, self._guard, template or path, turn)
+        call.new_body = self._new_body
         headers = {"If-None-Match": etag} if etag else {}
         try:
             with translated():
@@ -107,7 +117,8 @@ class _Call:
         self._backoff = Backoff(upstream, guard.check_retry, guard.profile)
         self._template = template
         self._turn = turn
-        self._body: bytearray | None = None
+        self.new_body: NewBody = bytearray
+        self._body: Body | None = None
         self._is_conditional = False
         self.attempts = 0
 
@@ -193,7 +204,8 @@ class _Call:
                 profile = self._guard.profile
                 raise unexpected_status(response.status, retry_after, profile)
             self._check_type(response)
-            body = await read_bounded(response, self._upstream.max_body_bytes)
+            limit = self._upstream.max_body_bytes
+            body = await read_bounded(response, limit, self.new_body)
             check_is_json(body)
             self._body = body
         except BaseException:
@@ -250,10 +262,12 @@ async def open_client(
     breaker: BreakerSettings,
     clock: MonotonicClock = time.monotonic,
     profile: UpstreamProfile = COPILOT,
+    new_body: NewBody = bytearray,
 ) -> AsyncIterator[UpstreamClient]:
     """Open a client of one upstream, with its own connections.
 
-    `clock` returns seconds for the circuit breaker and the retry budget.
+    `clock` returns seconds for the circuit breaker and the retry budget. Each try reads
+    into a `new_body`.
     """
     connector = aiohttp.TCPConnector(
         limit=upstream.concurrency, keepalive_timeout=IDLE_CONNECTION_S
@@ -267,4 +281,4 @@ async def open_client(
     )
     guard = UpstreamGuard(upstream, breaker, clock, profile)
     async with session:
-        yield UpstreamClient(upstream, session, guard)
+        yield UpstreamClient(upstream, session, guard, new_body)

@@ -261,7 +261,7 @@ class Refresher:
         worker, loaded, etag = messages
         body = await worker.answer(run.number, self._plan.id, JSON)
         headers = answer_headers(priced.summary, run.revision)
-        answer = await Answer.of(body, JSON, headers)
+        answer = await Answer.of(body, JSON, headers, priced.answer_digest)
         return Snapshot(
             number=run.number,
             revision=run.revision,

@@ -1,5 +1,6 @@
 """Bodies are checked by their ends, and decoded with errors of their own."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -40,14 +41,9 @@ DECODER = msgspec.json.Decoder(Period)
     ids=lambda value: str(value)[:20],
 )
 def test_only_the_ends_of_a_body_are_looked_at(body: bytes, *, is_whole: bool) -> None:
-    """The first and the last character decide; a byte order mark is removed."""
-    read = bytearray(body)
-    if is_whole:
-        check_is_json(read)
-        assert read == body.removeprefix(b"\xef\xbb\xbf")
-    else:
-        with pytest.raises(errors.MalformedBody):
-            check_is_json(read)
+    """The first and the last character decide; a byte order mark is skipped."""
+    with nullcontext() if is_whole else pytest.raises(errors.MalformedBody):
+        check_is_json(bytearray(body))
 
 
 @pytest.mark.parametrize(

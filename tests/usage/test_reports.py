@@ -28,7 +28,7 @@ from service.usage.reports import (
     Resolved,
     log_invalid_id,
 )
-from service.usage.snapshots.messages import read_messages
+from service.usage.snapshots.decoding import read_messages
 from tests.clock import Clock
 from tests.conftest import MakeSettings, always, message, report
 from tests.usage.conftest import Until

@@ -54,16 +54,21 @@ def read_instants(timestamps: Sequence[str]) -> ExactInstants:
     """Parse timestamps; raises `ValueError` that quotes the first invalid one."""
     starts = range(0, len(timestamps), BATCH)
     batches = [_read_batch(timestamps[at : at + BATCH]) for at in starts]
-    if not batches:
+    return join(batches)
+
+
+def join(parts: Sequence[ExactInstants]) -> ExactInstants:
+    """Return the instants of all parts, in their order."""
+    if not parts:
         return ExactInstants(np.zeros(0, np.int64), None)
-    microseconds = np.concatenate([each.microseconds for each in batches])
-    if all(each.fractions is None for each in batches):
+    microseconds = np.concatenate([each.microseconds for each in parts])
+    if all(each.fractions is None or not each.fractions.any() for each in parts):
         return ExactInstants(microseconds, None)
     fractions = [
         np.zeros(len(each.microseconds), np.int64)
         if each.fractions is None
         else each.fractions
-        for each in batches
+        for each in parts
     ]
     return ExactInstants(microseconds, np.concatenate(fractions))
 

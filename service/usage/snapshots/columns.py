@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import UNSET
@@ -37,6 +37,9 @@ REPORT_STEP: Final = "report"
 ANSWER_BEGIN: Final = b'{"usage":['
 ANSWER_END: Final = b"]}"
 COMMA: Final = b","
+
+SEARCHED_BYTES: Final = 256 * 1024
+"""Larger arrays do not fit the processor's cache."""
 
 
 class Summary(NamedTuple):
@@ -81,9 +84,21 @@ class PricedMessages:
     """The refresh that last changed the order of messages that stayed."""
     answer: Buffer = b""
     """The whole period as the contract's JSON."""
+    hashed: Any = None
+    """The hash of `answer` without its end, to be continued by the next refresh."""
 
     def __len__(self) -> int:
         return len(self.name_of)
+
+    @property
+    def answer_digest(self) -> str | None:
+        """The digest of `answer`, as its ETag has it; None in an adopted snapshot."""
+        if self.hashed is None:
+            return None
+        hashed = self.hashed.copy()
+        hashed.update(ANSWER_END)
+        digest: str = hashed.hexdigest()
+        return digest
 
     @property
     def summary(self) -> Summary:
@@ -101,23 +116,31 @@ class PricedMessages:
         return f"{self.messages.instants.min().astype('datetime64[us]')}Z"
 
     @cached_property
-    def item_bounds(self) -> tuple[MessageRows, MessageRows]:
-        """The begin and end of each item in `answer`: two `(n_messages,)` columns."""
+    def item_begins(self) -> MessageRows:
+        """The begin of each item in `answer`, and of the one that would follow them.
+
+        `(n_messages + 1,)` intp, in bytes.
+        """
+        return self.find_items(len(ANSWER_BEGIN))
+
+    def find_items(self, at: int) -> MessageRows:
+        """Return the begins of the items from a byte of `answer` on, as above."""
         # An item begins with `{"m`. No string contains that, because JSON escapes
         # quotes, and a string's last quote precedes a comma or a brace.
-        marks = np.frombuffer(self.answer, np.uint8)
-        braces = np.flatnonzero(marks[:-2] == ord("{"))
-        is_item = (marks[braces + 1] == ord('"')) & (marks[braces + 2] == ord("m"))
-        begins = braces[is_item]
-        last_end = len(self.answer) - len(ANSWER_END)
-        ends = np.append(begins[1:] - len(COMMA), last_end)
-        return begins, ends[: len(begins)]
+        answer = np.frombuffer(self.answer, np.uint8)
+        begins = []
+        for begin in range(at, len(answer), SEARCHED_BYTES):
+            marks = answer[begin : begin + SEARCHED_BYTES + 2]
+            braces = np.flatnonzero(marks[:-2] == ord("{"))
+            is_item = (marks[braces + 1] == ord('"')) & (marks[braces + 2] == ord("m"))
+            begins.append(braces[is_item] + begin)
+        return np.concatenate([*begins, [len(answer) - len(ANSWER_END) + len(COMMA)]])
 
     def encoded_items(self, rows: MessageRows) -> list[bytes]:
         """Return the encoded items of these rows, as slices of `answer`."""
-        begins, ends = self.item_bounds
-        bounds = zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)
-        answer = self.answer
+        begins, answer = self.item_begins, self.answer
+        ends = begins[rows + 1] - len(COMMA)
+        bounds = zip(begins[rows].tolist(), ends.tolist(), strict=True)
         return [answer[begin:end] for begin, end in bounds]
 
     def items(self, rows: MessageRows | slice) -> list[UsageItem]:

@@ -39,6 +39,8 @@ class Priced(NamedTuple):
     """The first messages priced now, at most `PriceLogging.max_messages`."""
     omitted: int
     """The number of other messages priced now."""
+    answer_digest: str | None
+    """`PricedMessages.answer_digest`."""
 
 
 def describe(built: Built, max_logged: int) -> Priced:
@@ -50,6 +52,7 @@ def describe(built: Built, max_logged: int) -> Priced:
         reused=len(priced) - len(new),
         logged=logged,
         omitted=len(new) - len(logged),
+        answer_digest=priced.answer_digest,
     )
 
 

@@ -1,5 +1,6 @@
 """Matching of messages with those of the previous refresh."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from operator import eq
 from typing import Final, NamedTuple
@@ -8,7 +9,7 @@ import numpy as np
 
 from service.usage.pricing.text import Flags
 from service.usage.snapshots.columns import MessageRows
-from service.usage.snapshots.messages import Messages
+from service.usage.snapshots.messages import Message, Messages
 
 NO_ROW: Final = -1
 """Marks a message without a row among the previous messages."""
@@ -32,7 +33,8 @@ def match(messages: Messages, before: Messages) -> Matched:
     count, common = len(messages.ids), min(len(messages.ids), len(before.ids))
     same = _find_same(messages, before, common)
     rows = np.full(count, NO_ROW, np.intp)
-    rows[:common][same] = np.flatnonzero(same)
+    in_place = np.flatnonzero(same)
+    rows[in_place] = in_place
     same_time = np.zeros(count, np.bool_)
     same_time[:common] = same
     moved = [*np.flatnonzero(~same).tolist(), *range(common, len(before.ids))]
@@ -49,14 +51,25 @@ def match(messages: Messages, before: Messages) -> Matched:
 def _find_same(messages: Messages, before: Messages, common: int) -> Flags:
     """Return the rows with the same message in the same place: `(common,)` bool."""
     if messages.sent is not None and before.sent is not None:
-        return _equal(messages.sent, before.sent, common)
-    same_time = _equal(messages.timestamps, before.timestamps, common)
+        kept = count_kept(messages.sent, before.sent)
+        compared = slice(kept, common)
+        others = _equal(messages.sent[compared], before.sent[compared])
+        return np.concatenate([np.ones(kept, np.bool_), others])
+    same_time = _equal(messages.timestamps[:common], before.timestamps[:common])
     same: Flags = same_time & (messages.ids[:common] == before.ids[:common])
     return same
 
 
-def _equal(left: Sequence[object], right: Sequence[object], count: int) -> Flags:
-    return np.fromiter(map(eq, left[:count], right[:count]), np.bool_, count)
+def count_kept(sent: Sequence[Message], before: Sequence[Message]) -> int:
+    """Return how many of the first messages were taken over by the decoding."""
+    # These are the same objects, and no other message is. So a binary search finds the
+    # first other one.
+    rows = range(min(len(sent), len(before)))
+    return bisect_left(rows, 1, key=lambda row: int(sent[row] is not before[row]))
+
+
+def _equal(left: Sequence[object], right: Sequence[object]) -> Flags:
+    return np.fromiter(map(eq, left, right), np.bool_, len(left))
 
 
 def _has_same_text(messages: Messages, row: int, before: Messages, old: int) -> bool:

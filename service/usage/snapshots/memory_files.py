@@ -3,8 +3,55 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO
+from contextlib import ExitStack, contextmanager
+from typing import IO, Self
+
+
+class MemoryBody:
+    """A body that grows in a file in memory.
+
+    This process never maps it: to unmap a large body would delay the event loop.
+    """
+
+    def __init__(self, begin: bytes | bytearray) -> None:
+        self._closing = ExitStack()
+        self._file = self._closing.enter_context(memory_file())
+        self._size = self._file.write(begin)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iadd__(self, chunk: bytes, /) -> Self:
+        self._size += self._file.write(chunk)
+        return self
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        self._file.seek(start)
+        content = self._file.read(stop - start)
+        self._file.seek(0, os.SEEK_END)
+        return content
+
+    def __enter__(self) -> str:
+        """Return the path of the file for another process."""
+        self._file.flush()
+        return file_path(self._file)
+
+    def __exit__(self, *_: object) -> None:
+        """Free the memory, as far as no other process has mapped it."""
+        self._closing.close()
+
+
+class ReceivedBody(bytearray):
+    """A body that becomes a `MemoryBody` when it has `large_bytes`."""
+
+    def __init__(self, large_bytes: int) -> None:
+        super().__init__()
+        self._large_bytes = large_bytes
+
+    def __iadd__(self, chunk: bytes, /) -> Self | MemoryBody:  # type: ignore[override, misc]
+        super().__iadd__(chunk)
+        return self if len(self) < self._large_bytes else MemoryBody(self)
 
 
 @contextmanager

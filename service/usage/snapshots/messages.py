@@ -1,22 +1,22 @@
-"""Upstream's messages: decoded, validated, and converted to columns.
+"""Upstream's messages as columns; `decoding` makes them from a body.
 
 A column has one element for each message, in the upstream's order.
 """
 
 import mmap
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Struct
 from numpy.typing import NDArray
 
 from service.instants import ExactInstant
 from service.upstream import lenient_json
-from service.usage.pricing.timestamps import Fractions, Instants, read_instants
+from service.usage.pricing.timestamps import Fractions, Instants
 
-MessagesBody = bytes | bytearray | mmap.mmap
+MessagesBody = bytes | bytearray | memoryview | mmap.mmap
 
 ReportKey = str
 """A usable report id, as in the path of its request: 7 and "7" are the same."""
@@ -46,6 +46,18 @@ class UpstreamPeriod(Struct, frozen=True):
     messages: list[Message]
 
 
+class Checkpoint(NamedTuple):
+    """The begin of a message in a body, and what comes before it."""
+
+    begin: int
+    """In bytes."""
+    rows: int
+    report_keys: int
+    invalid_ids: int
+    digest: bytes
+    """The SHA-256 of all bytes before `begin`."""
+
+
 class Messages(NamedTuple):
     """The messages of one period, as columns of shape `(n_messages,)`."""
 
@@ -68,40 +80,13 @@ class Messages(NamedTuple):
     """The first report ids that cannot be sent to the upstream, at most 100."""
     digest: str
     """A digest of the body: equal bodies have equal messages."""
+    checkpoints: Sequence[Checkpoint] = ()
+    """Places of the body from which the next one can be decoded, in their order."""
 
     def instant_at(self, row: int) -> ExactInstant:
         """Return the exact instant of one message."""
         fraction = 0 if self.fractions is None else int(self.fractions[row])
         return int(self.instants[row]), fraction
-
-
-_decoder: Final = msgspec.json.Decoder(UpstreamPeriod)
-
-
-def read_messages(body: MessagesBody, digest: str | None = None) -> Messages:
-    """Decode a body of the upstream; `digest` is its digest, if it is known.
-
-    Raises `msgspec.DecodeError` for a body that violates the contract.
-    """
-    sent = lenient_json.decode(body, _decoder).messages
-    ids = np.fromiter([each.id for each in sent], np.int64, len(sent))
-    timestamps = [each.timestamp for each in sent]
-    report_of, keys, invalid_ids = _refer(sent)
-    try:
-        instants, fractions = read_instants(timestamps)
-    except ValueError as error:
-        raise msgspec.ValidationError(str(error)) from error
-    return Messages(
-        ids=ids,
-        timestamps=timestamps,
-        instants=instants,
-        fractions=fractions,
-        sent=sent,
-        report_of=report_of,
-        report_keys=keys,
-        invalid_ids=invalid_ids,
-        digest=digest or digest_of(body),
-    )
 
 
 def digest_of(body: MessagesBody) -> str:
@@ -126,33 +111,3 @@ def report_key(report_id: Any) -> ReportKey | None:
     if lenient_json.has_surrogate(key):
         return None
     return key
-
-
-def _refer(
-    sent: list[Message],
-) -> tuple[NDArray[np.int32], list[ReportKey], list[Any]]:
-    """Return `Messages.report_of`, `report_keys` and `invalid_ids`."""
-    rows: list[int] = []
-    indexes: list[int] = []
-    known: dict[int | str, int] = {}
-    index_of: dict[ReportKey, int] = {}
-    invalid_ids: list[Any] = []
-    for row, each in enumerate(sent):
-        report_id = each.report_id
-        if report_id is UNSET:
-            continue
-        # By type, because 1, 1.0 and true are equal, and a list has no hash.
-        kind = type(report_id)
-        index = known.get(report_id) if kind is int or kind is str else None
-        if index is None:
-            key = report_key(report_id)
-            if key is None:
-                if len(invalid_ids) < MAX_INVALID_IDS_LOGGED:
-                    invalid_ids.append(report_id)
-                continue
-            index = known[report_id] = index_of.setdefault(key, len(index_of))
-        rows.append(row)
-        indexes.append(index)
-    report_of = np.full(len(sent), NO_REPORT, np.int32)
-    report_of[rows] = indexes
-    return report_of, list(index_of), invalid_ids

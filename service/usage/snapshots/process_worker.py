@@ -18,13 +18,20 @@ import structlog
 from service.usage.errors import WorkerLost
 from service.usage.snapshots.child import PricingChild
 from service.usage.snapshots.columns import Buffer
-from service.usage.snapshots.memory_files import file_path, memory_file, shared_file
+from service.usage.snapshots.memory_files import (
+    MemoryBody,
+    file_path,
+    memory_file,
+    shared_file,
+)
 from service.usage.snapshots.selection import Selection
 from service.usage.snapshots.store import Extract, LoadedMessages, SnapshotStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
 StoreMethod = Callable[Concatenate[SnapshotStore, P], T]
+
+LoadedBody = bytearray | MemoryBody
 
 REFRESH_THREADS: Final = 3
 """Calls of refreshes: the current one, an abandoned one, and drops."""
@@ -71,7 +78,7 @@ class ProcessWorker:
         return child is not None and child.is_alive and number in child.numbers
 
     async def load(
-        self, number: int, body: bytearray | None, previous: int | None
+        self, number: int, body: LoadedBody | None, previous: int | None
     ) -> LoadedMessages:
         loaded: LoadedMessages = await self._run(self._load, number, body, previous)
         return loaded
@@ -193,11 +200,12 @@ class ProcessWorker:
             await asyncio.to_thread(child.end, 0.0)
 
     def _load(
-        self, number: int, body: bytearray | None, previous: int | None
+        self, number: int, body: LoadedBody | None, previous: int | None
     ) -> LoadedMessages:
         if body is None:
             return cast(LoadedMessages, self._call("load", number, None, previous))
-        with shared_file(body) as path:
+        # In this thread, because to free the memory of a large body takes long.
+        with body if isinstance(body, MemoryBody) else shared_file(body) as path:
             child = self._start_child()
             return cast(LoadedMessages, child.call("load_file", number, path, previous))
 

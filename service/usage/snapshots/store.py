@@ -24,6 +24,7 @@ from service.usage.snapshots.columns import (
     Summary,
 )
 from service.usage.snapshots.cursors import MessageCursor
+from service.usage.snapshots.decoding import read_messages
 from service.usage.snapshots.errors import RevisionGone, TextsMissing
 from service.usage.snapshots.formats import FORMATS, JSON
 from service.usage.snapshots.logged_prices import Priced, PriceLogging, describe
@@ -31,8 +32,6 @@ from service.usage.snapshots.messages import (
     Messages,
     MessagesBody,
     ReportKey,
-    digest_of,
-    read_messages,
 )
 from service.usage.snapshots.selection import Selection, select
 from service.usage.snapshots.shrink import KnownMessages, Shrink, find_shrink
@@ -243,15 +242,11 @@ class SnapshotStore:
 
 def _read(body: MessagesBody | None, before: Messages | None) -> Messages:
     """Return the messages of a body, or the previous ones if it is equal or None."""
-    known = before if before is not None and before.sent is not None else None
-    if body is None:
-        if known is None:
-            raise RevisionGone("the previous messages are gone")
-        return known
-    digest = digest_of(body)
-    if known is not None and digest == known.digest:
-        return known
-    return read_messages(body, digest)
+    if body is not None:
+        return read_messages(body, before)
+    if before is None or before.sent is None:
+        raise RevisionGone("the previous messages are gone")
+    return before
 
 
 def _known(snapshot: _StoredSnapshot) -> KnownMessages:

@@ -16,6 +16,7 @@ from service.usage.snapshots.cancellation import cancellable
 from service.usage.snapshots.columns import Buffer
 from service.usage.snapshots.process_worker import (
     QUERY_THREADS,
+    LoadedBody,
     ProcessWorker,
     StoreMethod,
 )
@@ -36,7 +37,7 @@ class PricingWorker(Protocol):
         """Return whether the snapshot of this number can be queried."""
 
     async def load(
-        self, number: int, body: bytearray | None, previous: int | None
+        self, number: int, body: LoadedBody | None, previous: int | None
     ) -> LoadedMessages:
         """Run `SnapshotStore.load`, for bodies of any size."""
 
@@ -86,9 +87,11 @@ class InlineWorker:
         return number in self._numbers
 
     async def load(
-        self, number: int, body: bytearray | None, previous: int | None
+        self, number: int, body: LoadedBody | None, previous: int | None
     ) -> LoadedMessages:
-        return self._store.load(number, body, previous)
+        # Only a body of the size for the child is a file in memory.
+        small = None if body is None else bytes(body[:])
+        return self._store.load(number, small, previous)
 
     async def answer(self, number: int, plan: str, media_type: str) -> Buffer:
         return self._store.answer(number, plan, media_type)

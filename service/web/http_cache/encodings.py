@@ -50,25 +50,36 @@ class Variant(NamedTuple):
 
 
 class Answer:
-    """An encoded answer in the codings that are ready, and its headers."""
+    """An encoded answer in the codings that are ready, and its headers.
+
+    `digest` is that of the body, if it is known; to hash a large body takes long.
+    """
 
     def __init__(
-        self, body: BodyBytes, media_type: str, headers: dict[str, str]
+        self,
+        body: BodyBytes,
+        media_type: str,
+        headers: dict[str, str],
+        digest: str | None = None,
     ) -> None:
         self.content_type = CONTENT_TYPES[media_type]
         self.headers = headers
-        self._digest = hashlib.blake2b(body, digest_size=_ETAG_BYTES).hexdigest()
+        self._digest = digest or digest_of(body)
         self._variants = {IDENTITY: self._variant(IDENTITY, body)}
         self._compressing: asyncio.Task[None] | None = None
 
     @classmethod
     async def of(
-        cls, body: BodyBytes, media_type: str, headers: dict[str, str]
+        cls,
+        body: BodyBytes,
+        media_type: str,
+        headers: dict[str, str],
+        digest: str | None = None,
     ) -> "Answer":
         """Return an answer; a small one is compressed now, a large one on first use."""
         if len(body) >= LARGE_BYTES:
-            return await asyncio.to_thread(cls, body, media_type, headers)
-        answer = cls(body, media_type, headers)
+            return await asyncio.to_thread(cls, body, media_type, headers, digest)
+        answer = cls(body, media_type, headers, digest)
         if len(body) >= MIN_COMPRESSED_BYTES:
             answer.compress()
         return answer
@@ -129,3 +140,8 @@ class Answer:
     def _variant(self, coding: Coding, body: BodyBytes) -> Variant:
         suffix = "" if coding == IDENTITY else f"-{coding}"
         return Variant(coding, body, f'"{self._digest}{suffix}"')
+
+
+def digest_of(body: BodyBytes) -> str:
+    """Return the digest of a body, of which its ETags are made."""
+    return hashlib.blake2b(body, digest_size=_ETAG_BYTES).hexdigest()

@@ -11,8 +11,8 @@ from service.usage.pricing.plans import TEXT_RULES
 from service.usage.snapshots.build import ReportPrice, ResolvedReports, build
 from service.usage.snapshots.columns import PricedMessages
 from service.usage.snapshots.cursors import MessageCursor, Sort
+from service.usage.snapshots.decoding import read_messages
 from service.usage.snapshots.errors import CursorExpired
-from service.usage.snapshots.messages import read_messages
 from service.usage.snapshots.selection import Selection, select
 
 TEXTS = ("", "Rent?", "rent rent", "What is the rent? " * 3)

@@ -8,12 +8,12 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from service.usage.snapshots.decoding import read_messages
 from service.usage.snapshots.messages import (
     MAX_INVALID_IDS_LOGGED,
     MAX_KEY_CHARACTERS,
     NO_REPORT,
     digest_of,
-    read_messages,
     report_key,
 )
 from tests.reference import body_of, items_of, message, priced_of, read

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from service.usage.pricing.plans import TEXT_RULES, TOKEN_ESTIMATE
+from service.usage.snapshots import decoding
 from service.usage.snapshots import store as module
 from service.usage.snapshots.answers import Explanation
 from service.usage.snapshots.build import ReportPrice, ResolvedReports
@@ -94,7 +95,7 @@ def test_same_body_is_not_decoded_again(
     store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upstream without tags sends the same again, which costs only a digest."""
-    monkeypatch.setattr(module, "read_messages", None)
+    monkeypatch.setattr(decoding, "lenient_json", None)
     assert store.load(2, body_of([message(1)]), 1).messages == 1
 
 
