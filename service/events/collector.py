@@ -13,7 +13,7 @@ from service.events.counting import Counting
 from service.events.errors import ReplayRefused
 from service.events.ingest import Ingest, result_of, running_ingest
 from service.events.model import EventFailure, EventResult, Receipt
-from service.events.parsing import EventParser, split_body
+from service.events.parsing import EventParser
 from service.events.queries import EventQueries
 from service.events.retention import Retention
 from service.events.schemas import load_types
@@ -82,8 +82,9 @@ class Collector:
         """
         reservation.resize(len(body))
         application = reservation.application
-        sources = split_body(body, content_type, self.settings.max_events)
-        items = [self._parser.parse(source, application) for source in sources]
+        items = self._parser.parse_body(
+            body, content_type, self.settings.max_events, application
+        )
         receipt = await self._ingest.accept(items, reservation)
         _log_receipt(receipt, application)
         return receipt

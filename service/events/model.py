@@ -1,6 +1,6 @@
 """Types of events: what applications send, and what the service answers."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -49,6 +49,23 @@ class EventError(Struct, frozen=True):
     message: str
 
 
+class EventTexts(Protocol):
+    """The texts of a request's events."""
+
+    def __getitem__(self, place: int, /) -> bytes:
+        """Return the JSON text of an event, as it was sent."""
+
+
+Source = tuple[EventTexts, int]
+"""The texts of a request, and the place of one event in them."""
+
+
+def text_of(source: Source) -> bytes:
+    """Return the JSON text of an event, as it was sent."""
+    texts, place = source
+    return texts[place]
+
+
 class Event(Struct, frozen=True, gc=False):
     """A valid event, ready to be stored.
 
@@ -66,7 +83,7 @@ class Event(Struct, frozen=True, gc=False):
     at: int
     timestamp: str
     data: str
-    source: bytes
+    source: Source
     """The whole event as it was sent."""
 
 

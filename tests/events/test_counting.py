@@ -47,7 +47,7 @@ def counted(number: int, **more: Any) -> ReceivedEvent:
         at=NOON,
         timestamp="2024-05-01T00:00:00Z",
         data="{}",
-        source=b"{}",
+        source=([b"{}"], 0),
     )
     return ReceivedEvent(replace(item, **more), NOON + number)
 

@@ -48,7 +48,7 @@ def stored(number: int, arrived_s: float, at: int = NOW) -> ReceivedEvent:
         at=at,
         timestamp="2024-05-01T00:00:00Z",
         data="{}",
-        source=b"{}",
+        source=([b"{}"], 0),
     )
     return ReceivedEvent(item, NOW - int(arrived_s * US_PER_S))
 

@@ -108,7 +108,7 @@ async def _fill(storage: StorageSettings) -> None:
                 at=arrived,
                 timestamp="2024-05-01T00:00:00Z",
                 data=DATA,
-                source=b"{}",
+                source=([b"{}"], 0),
             ),
             arrived + number,
         )
