@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -64,10 +64,8 @@ class Collector:
             return Unready("the database does not answer", PROBE_INTERVAL_S)
         return await self.check_writer()
 
-    def reserve(
-        self, application: str, size: int
-    ) -> AbstractContextManager[Reservation]:
-        """Reserve the bytes of a request's body before it is read.
+    def reserve(self, application: str, size: int) -> Reservation:
+        """Reserve the bytes of a request's body before it is read; end it as a context.
 
         Raises `BacklogFull` and `StorageUnavailable`.
         """
@@ -137,10 +135,13 @@ async def open_collector(
 
 def _log_receipt(receipt: Receipt, application: str) -> None:
     """Log and count the results of a request's events."""
-    results = receipt.results
-    codes = [error.code for each in results for error in each.errors or ()]
-    statuses: Counter[str] = Counter([each.status for each in results])
-    metrics.events_received(statuses, codes)
+    results = {"accepted": receipt.accepted, "duplicate": receipt.duplicates}
+    codes: list[str] = []
+    if receipt.failed:
+        failed = [each for each in receipt.results if each.errors]
+        results |= Counter(each.status for each in failed)
+        codes = [error.code for each in failed for error in each.errors or ()]
+    metrics.events_received(results, codes)
     log.info(
         "events.received",
         application=application,
