@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import count, islice
+from itertools import count, islice, repeat
 from typing import Final
 
 import structlog
@@ -168,7 +168,9 @@ class Ingest:
         is_far_ahead = next_free - now > MAX_AHEAD_S * US_PER_S
         first = now if is_far_ahead else max(next_free, now)
         self._last_received_at = first + len(items) - 1
-        return list(map(ReceivedEvent, items, count(first)))
+        # `ReceivedEvent` itself would be called in Python, for each event.
+        pairs = zip(items, count(first), strict=False)
+        return list(map(tuple.__new__, repeat(ReceivedEvent), pairs))
 
     def _check(self) -> None:
         """Refuse at once what could not be written."""

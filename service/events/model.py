@@ -56,14 +56,15 @@ class EventTexts(Protocol):
         """Return the JSON text of an event, as it was sent."""
 
 
-Source = tuple[EventTexts, int]
-"""The texts of a request, and the place of one event in them."""
+class Source(Struct, frozen=True, gc=False):
+    """The text of one event, in those of its request."""
 
+    texts: EventTexts
+    place: int
 
-def text_of(source: Source) -> bytes:
-    """Return the JSON text of an event, as it was sent."""
-    texts, place = source
-    return texts[place]
+    def read(self) -> bytes:
+        """Return the JSON text of the event, as it was sent."""
+        return self.texts[self.place]
 
 
 class Event(Struct, frozen=True, gc=False):

@@ -20,7 +20,7 @@ from service.events.model import (
     Event,
     EventError,
     EventFailure,
-    text_of,
+    Source,
 )
 from service.events.schemas import EventTypes
 from service.events.validation import (
@@ -32,7 +32,6 @@ from service.events.validation import (
 )
 from service.instants import US_PER_S, now_us
 
-JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 # 16 bytes keep the index small, whatever the ids look like.
 KEY_BYTES: Final = 16
@@ -45,6 +44,8 @@ _envelope_lists: Final = msgspec.json.Decoder(list[Envelope])
 _lists: Final = msgspec.json.Decoder(list[Raw])
 _items: Final = msgspec.json.Decoder(Raw)
 _values: Final = msgspec.json.Decoder()
+_DIGEST: Final = hashlib.blake2b(digest_size=DIGEST_BYTES)
+"""Copied for each digest: its arguments would cost more than the hashing."""
 # Sorted members: their order does not change the digest.
 _canonical: Final = msgspec.json.Encoder(order="sorted")
 
@@ -55,7 +56,7 @@ def split_body(body: bytes, content_type: str, max_events: int) -> list[bytes]:
     Raises `NotJson`, and `TooManyEvents` for more than `max_events`.
     """
     try:
-        body.decode()  # msgspec does not check the UTF-8 of what it does not decode
+        body.decode()
         if content_type == NDJSON:
             return [bytes(_items.decode(line)) for line in _lines(body, max_events)]
         if not _is_list(body):
@@ -74,12 +75,14 @@ def split_body(body: bytes, content_type: str, max_events: int) -> list[bytes]:
 def _decode_envelopes(
     body: bytes, content_type: str, max_events: int
 ) -> list[Envelope] | None:
-    """Return the envelopes of a body; None if one of them is invalid.
+    """Return the envelopes of a body; None if one of them may be invalid.
 
     Raises `TooManyEvents`.
     """
+    if _ESCAPED_NUL in body:
+        return None
     try:
-        body.decode()  # msgspec does not check the UTF-8 of `data`
+        body.decode()  # msgspec does not check the UTF-8 of what it does not decode
         if content_type == NDJSON:
             envelopes = [_envelopes.decode(line) for line in _lines(body, max_events)]
         elif _is_list(body):
@@ -107,8 +110,6 @@ class BodyTexts:
     """The texts of a body's events, which are split only if one is needed."""
 
     def __init__(self, body: bytes, content_type: str) -> None:
-        self.may_have_nul = _ESCAPED_NUL in body
-        """False if no event has a NUL in it."""
         self._body = body
         self._content_type = content_type
         self._texts: list[bytes] | None = None
@@ -118,9 +119,6 @@ class BodyTexts:
         if self._texts is None:
             self._texts = split_body(self._body, self._content_type, sys.maxsize)
         return self._texts[place]
-
-
-_Source = tuple[BodyTexts, int]
 
 
 class EventParser:
@@ -150,7 +148,7 @@ class EventParser:
         texts = BodyTexts(body, content_type)
         latest = self._clock() + self._skew_us
         return [
-            self._parse(envelope, (texts, place), application, latest)
+            self._parse(envelope, Source(texts, place), application, latest)
             for place, envelope in enumerate(envelopes)
         ]
 
@@ -160,12 +158,13 @@ class EventParser:
             envelope = _envelopes.decode(source)
         except (ValueError, RecursionError):
             return _failure_of(source, application)
-        texts = BodyTexts(source, JSON)
+        if _ESCAPED_NUL in source and (errors := find_errors(source)):
+            return failure_of(source, application, errors)
         latest = self._clock() + self._skew_us
-        return self._parse(envelope, (texts, 0), application, latest)
+        return self._parse(envelope, Source([source], 0), application, latest)
 
     def _parse(
-        self, envelope: Envelope, source: _Source, application: str, latest: int
+        self, envelope: Envelope, source: Source, application: str, latest: int
     ) -> Event | EventFailure:
         """Return the event of an envelope, whose time may be up to `latest`."""
         try:
@@ -174,13 +173,14 @@ class EventParser:
             value = _values.decode(data)
             digest = _digest_of(envelope, value)
         except (ValueError, OverflowError, RecursionError):
-            return _failure_of(text_of(source), application)
-        if _may_be_invalid(value, data, source) and (
-            errors := find_errors(text_of(source))
+            return _failure_of(source.read(), application)
+        # A cheap test for events that may be invalid; `find_errors` decides.
+        if (type(value) is not dict or len(data) > MAX_DATA_BYTES) and (
+            errors := find_errors(source.read())
         ):
-            return failure_of(text_of(source), application, errors)
+            return failure_of(source.read(), application, errors)
         if errors := self._check(envelope, value, is_too_early=at > latest):
-            return failure_of(text_of(source), application, errors)
+            return failure_of(source.read(), application, errors)
         event_id = digest.hex() if envelope.id is UNSET else envelope.id
         # By position, in the order of `Event`: keywords take twice the time.
         return Event(
@@ -218,13 +218,6 @@ def _failure_of(source: bytes, application: str) -> EventFailure:
     return failure_of(source, application, find_errors(source) or [too_deep])
 
 
-def _may_be_invalid(value: Any, data: bytes, source: _Source) -> bool:
-    """Return whether a decoded event may have errors, by a cheap test."""
-    if type(value) is not dict or len(data) > MAX_DATA_BYTES:
-        return True
-    return source[0].may_have_nul and _ESCAPED_NUL in text_of(source)
-
-
 def key_of(application: str, event_id: str) -> bytes:
     """Return the database key of an event: 16 bytes, unique for application and id.
 
@@ -247,8 +240,9 @@ def _digest_of(envelope: Envelope, value: Any) -> bytes:
         envelope.timestamp,
         value,
     )
-    text = _canonical.encode(content)
-    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
+    digest = _DIGEST.copy()
+    digest.update(_canonical.encode(content))
+    return digest.digest()
 
 
 def _check_number(number: int, max_events: int) -> None:

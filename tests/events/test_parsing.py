@@ -15,7 +15,6 @@ from service.events.model import (
     MAX_ERRORS,
     Event,
     EventFailure,
-    text_of,
 )
 from service.events.parsing import NDJSON, EventParser, key_of, split_body
 from service.events.schemas import load_types
@@ -159,7 +158,7 @@ def described(item: Event | EventFailure) -> Any:
     """Return an event's values and its text, however that is found."""
     if isinstance(item, EventFailure):
         return item
-    return (*msgspec.structs.astuple(item)[:-1], text_of(item.source))
+    return (*msgspec.structs.astuple(item)[:-1], item.source.read())
 
 
 @given(
@@ -460,7 +459,7 @@ def test_a_conflict_is_a_failure_with_the_whole_event() -> None:
     assert failure == conflict_of(taken)
     assert [each.code for each in failure.errors] == ["conflict"]
     assert (failure.event_id, failure.session_id) == ("a-1", SESSION)
-    assert failure.event.encode() == text_of(taken.source)
+    assert failure.event.encode() == taken.source.read()
 
 
 def test_failures_are_identified_by_application_and_content() -> None:
