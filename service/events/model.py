@@ -41,7 +41,7 @@ class Envelope(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     ] = UNSET
 
 
-class EventError(Struct, frozen=True):
+class EventError(Struct, frozen=True, gc=False):
     """One error of an event; `path` is a JSON Pointer into the event."""
 
     code: str
@@ -103,7 +103,7 @@ class EventFailure(Struct, frozen=True, gc=False):
     at: int | None = None
 
 
-class EventResult(Struct, frozen=True, omit_defaults=True):
+class EventResult(Struct, frozen=True, omit_defaults=True, gc=False):
     """The result of one event."""
 
     id: str | None

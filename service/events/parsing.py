@@ -8,6 +8,7 @@ does not affect the others.
 import hashlib
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -179,7 +180,9 @@ class EventParser:
             errors := find_errors(source.read())
         ):
             return failure_of(source.read(), application, errors)
-        if errors := self._check(envelope, value, is_too_early=at > latest):
+        if at > latest:
+            return failure_of(source.read(), application, [self._too_early()])
+        if errors := self._types.check(envelope.category, envelope.name, value):
             return failure_of(source.read(), application, errors)
         event_id = digest.hex() if envelope.id is UNSET else envelope.id
         # By position, in the order of `Event`: keywords take twice the time.
@@ -196,14 +199,6 @@ class EventParser:
             data.decode(),
             source,
         )
-
-    def _check(
-        self, envelope: Envelope, value: Any, *, is_too_early: bool
-    ) -> list[EventError]:
-        """Return the errors of a valid envelope's time and data."""
-        if is_too_early:
-            return [self._too_early()]
-        return self._types.check(envelope.category, envelope.name, value)
 
     def _too_early(self) -> EventError:
         allowed_s = self._skew_us / US_PER_S
@@ -223,8 +218,14 @@ def key_of(application: str, event_id: str) -> bytes:
 
     Neither of them contains the NUL that separates them.
     """
-    text = f"{application}{NUL}{event_id}".encode()
-    return hashlib.blake2b(text, digest_size=KEY_BYTES).digest()
+    key = _key_of_application(application).copy()
+    key.update(event_id.encode())
+    return key.digest()
+
+
+@lru_cache(maxsize=1_024)
+def _key_of_application(application: str) -> "hashlib.blake2b":
+    return hashlib.blake2b(f"{application}{NUL}".encode(), digest_size=KEY_BYTES)
 
 
 def _digest_of(envelope: Envelope, value: Any) -> bytes:
