@@ -37,6 +37,13 @@ NDJSON: Final = "application/x-ndjson"
 # 16 bytes keep the index small, whatever the ids look like.
 KEY_BYTES: Final = 16
 
+MAX_SHALLOW_BYTES: Final = 512
+"""Data of this size is not nested too deeply, wherever its body is split.
+
+The maximum depth depends on the stack, which the request and the writer of events do
+not share. So a body with larger data is split by its request, which can be refused.
+"""
+
 _ESCAPED_NUL: Final = rb"\u0000"
 """JSON has no other way to write a NUL."""
 
@@ -184,6 +191,8 @@ class EventParser:
             return failure_of(source.read(), application, [self._too_early()])
         if errors := self._types.check(envelope.category, envelope.name, value):
             return failure_of(source.read(), application, errors)
+        if len(data) > MAX_SHALLOW_BYTES:
+            source.read()
         event_id = digest.hex() if envelope.id is UNSET else envelope.id
         # By position, in the order of `Event`: keywords take twice the time.
         return Event(

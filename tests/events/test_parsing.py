@@ -1,6 +1,7 @@
 """Parsing: every JSON value becomes an event or a failure; none is dropped."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
@@ -448,6 +449,26 @@ def test_keys_of_applications_differ() -> None:
     assert keys == {"c"}
     assert key_of("a", "c") != key_of("b", "c")
     assert key_of("a", "bc") != key_of("ab", "c")
+
+
+def called_deeper(frames: int, call: Callable[[], Any]) -> Any:
+    """Call a function with this number of frames more on the stack."""
+    return call() if not frames else called_deeper(frames - 1, call)
+
+
+def test_the_text_of_a_deep_event_is_found_at_any_depth() -> None:
+    """A conflict is found by the writer, which has another stack than the request."""
+    deep = '{"a":' * 850 + "1" + "}" * 850
+    plain = [json.dumps(event(id=each, category="any", data=0)) for each in "ab"]
+    texts = [each.replace('"data": 0', f'"data": {deep}') for each in plain]
+
+    body = f"[{','.join(texts)}]".encode()
+    parsed = PARSER.parse_body(body, JSON, MAX_EVENTS, "shop")
+
+    taken = [each for each in parsed if isinstance(each, Event)]
+    assert len(taken) == 2
+    failures = called_deeper(120, lambda: [conflict_of(each) for each in taken])
+    assert [each.event for each in failures] == texts
 
 
 def test_a_conflict_is_a_failure_with_the_whole_event() -> None:
