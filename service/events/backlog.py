@@ -6,28 +6,33 @@ in the queue, so that the events of one do not wait behind all events of another
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
+from collections.abc import Callable
+from typing import Self
 
 from msgspec import Struct
 
-from service.events import metrics
 from service.events.store import ReceivedEvent, Stored
 
 
 class FairBound:
-    """An amount that applications reserve and release, such as bytes or events."""
+    """An amount that applications reserve and release, such as bytes or events.
 
-    def __init__(self, maximum: int) -> None:
+    `changed` is called after each change.
+    """
+
+    def __init__(self, maximum: int, changed: Callable[[], None]) -> None:
         self.total = 0
         self._maximum = maximum
-        self._by_application: Counter[str] = Counter()
+        self._changed = changed
+        self._by_application: dict[str, int] = {}
 
     def reserve(self, application: str, amount: int) -> bool:
         """Reserve an amount; return False if it is too much now.
 
         Any amount fits into an empty backlog: otherwise it could never be stored.
         """
-        own = self._by_application[application]
+        own = self._by_application.get(application, 0)
         if self.total and own + amount > self._maximum - self.total:
             return False
         self.change(application, amount)
@@ -36,17 +41,20 @@ class FairBound:
     def change(self, application: str, change: int) -> None:
         """Change a reserved amount; a negative change releases it."""
         self.total += change
-        self._by_application[application] += change
+        own = self._by_application.get(application, 0) + change
         # Without those that have nothing: the number of applications has no bound.
-        if not self._by_application[application]:
-            del self._by_application[application]
+        if own:
+            self._by_application[application] = own
+        else:
+            self._by_application.pop(application, None)
+        self._changed()
 
 
 class Reservation:
     """Bytes of the backlog that one request has reserved for its body.
 
-    The request has it from the start, and the queue while the request's events wait.
-    When both have left, the bytes are released.
+    The request has it from the start, as a context, and the queue while the request's
+    events wait. When both have left, the bytes are released.
     """
 
     def __init__(self, bound: FairBound, application: str, size: int) -> None:
@@ -54,13 +62,18 @@ class Reservation:
         self._size = size
         self._bound = bound
         self._holders = 1
-        metrics.backlog_bytes_changed(bound.total)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.remove_holder()
 
     def resize(self, size: int) -> None:
         """Correct the size after the body was read."""
-        self._bound.change(self.application, size - self._size)
-        self._size = size
-        metrics.backlog_bytes_changed(self._bound.total)
+        if size != self._size:
+            self._bound.change(self.application, size - self._size)
+            self._size = size
 
     def add_holder(self) -> None:
         """Add a holder."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -13,7 +13,7 @@ from service.events.counting import Counting
 from service.events.errors import ReplayRefused
 from service.events.ingest import Ingest, result_of, running_ingest
 from service.events.model import EventFailure, EventResult, Receipt
-from service.events.parsing import EventParser, split_body
+from service.events.parsing import EventParser
 from service.events.queries import EventQueries
 from service.events.retention import Retention
 from service.events.schemas import load_types
@@ -64,10 +64,8 @@ class Collector:
             return Unready("the database does not answer", PROBE_INTERVAL_S)
         return await self.check_writer()
 
-    def reserve(
-        self, application: str, size: int
-    ) -> AbstractContextManager[Reservation]:
-        """Reserve the bytes of a request's body before it is read.
+    def reserve(self, application: str, size: int) -> Reservation:
+        """Reserve the bytes of a request's body before it is read; end it as a context.
 
         Raises `BacklogFull` and `StorageUnavailable`.
         """
@@ -82,8 +80,9 @@ class Collector:
         """
         reservation.resize(len(body))
         application = reservation.application
-        sources = split_body(body, content_type, self.settings.max_events)
-        items = [self._parser.parse(source, application) for source in sources]
+        items = self._parser.parse_body(
+            body, content_type, self.settings.max_events, application
+        )
         receipt = await self._ingest.accept(items, reservation)
         _log_receipt(receipt, application)
         return receipt
@@ -136,10 +135,13 @@ async def open_collector(
 
 def _log_receipt(receipt: Receipt, application: str) -> None:
     """Log and count the results of a request's events."""
-    results = receipt.results
-    codes = [error.code for each in results for error in each.errors or ()]
-    statuses: Counter[str] = Counter([each.status for each in results])
-    metrics.events_received(statuses, codes)
+    results = {"accepted": receipt.accepted, "duplicate": receipt.duplicates}
+    codes: list[str] = []
+    if receipt.failed:
+        failed = [each for each in receipt.results if each.errors]
+        results |= Counter(each.status for each in failed)
+        codes = [error.code for each in failed for error in each.errors or ()]
+    metrics.events_received(results, codes)
     log.info(
         "events.received",
         application=application,

@@ -48,6 +48,7 @@ from service.web.routes import (
     NoParameters,
     RequestBody,
     json_answer,
+    json_block,
 )
 
 COLLECTOR: Final = web.AppKey("collector", Collector)
@@ -117,7 +118,7 @@ async def send_events(
         check_if_match(request, None)
         with stage("storage"):
             receipt = await collector.collect(body, request.content_type, reserved)
-    return _answer(receipt, status=HTTPStatus.ACCEPTED)
+    return json_block(request, receipt, status=HTTPStatus.ACCEPTED)
 
 
 @endpoints.get(
@@ -254,10 +255,7 @@ def _link(request: web.Request, cursor: ListCursor | None) -> dict[str, str]:
 
 
 def _answer(
-    value: object,
-    headers: Mapping[str, str] = MappingProxyType({}),
-    *,
-    status: HTTPStatus = HTTPStatus.OK,
+    value: object, headers: Mapping[str, str] = MappingProxyType({})
 ) -> web.Response:
     # A shared cache does not know that `X-API-Key` is a credential.
-    return json_answer(value, {**NO_STORE, **headers}, status=status)
+    return json_answer(value, {**NO_STORE, **headers})

@@ -1,12 +1,19 @@
-"""Metrics of collected events."""
+"""Metrics of collected events.
 
-from collections.abc import Iterable, Mapping
+What each request changes is only noted, and written within `WRITE_AFTER_S` or before
+the next scrape: writing it for each request would cost more than storing an event.
+"""
+
+import asyncio
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.observability.metrics import REGISTRY
 
+WRITE_AFTER_S: Final = 0.5
 COMMIT_BUCKETS_S: Final = (
     0.001,
     0.0025,
@@ -105,12 +112,50 @@ _maintenance: Final = REGISTRY.declare(MaintenanceMetrics)
 _commits: Final = REGISTRY.declare(CommitMetrics)
 
 
+_received: Final[Counts[str]] = Counts()
+_errors: Final[Counts[str]] = Counts()
+_unwritten: Final[dict[Callable[[], None], None]] = {}
+
+
+def write_later(write: Callable[[], None]) -> None:
+    """Call `write` once, within `WRITE_AFTER_S` or before the next scrape."""
+    is_first = not _unwritten
+    _unwritten[write] = None
+    if not is_first:
+        return
+    try:
+        asyncio.get_running_loop().call_later(WRITE_AFTER_S, write_now)
+    except RuntimeError:
+        write_now()
+
+
+def write_now() -> None:
+    """Write all that was noted into the metrics."""
+    writes = list(_unwritten)
+    _unwritten.clear()
+    for write in writes:
+        write()
+
+
+REGISTRY.before_scrape(write_now)
+
+
 def events_received(results: Mapping[str, int], error_codes: Iterable[str]) -> None:
     """Count the events of one request, by result, and the errors of the failed ones."""
     for result, events in results.items():
-        _events.current.received.labels(result).inc(events)
+        _received[result] += events
     for code in error_codes:
-        _events.current.errors.labels(code).inc()
+        _errors[code] += 1
+    write_later(_write_received)
+
+
+def _write_received() -> None:
+    for result, events in _received.items():
+        _events.current.received.labels(result).inc(events)
+    for code, errors in _errors.items():
+        _events.current.errors.labels(code).inc(errors)
+    _received.clear()
+    _errors.clear()
 
 
 def event_replayed(result: str) -> None:

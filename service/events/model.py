@@ -1,6 +1,6 @@
 """Types of events: what applications send, and what the service answers."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -41,12 +41,30 @@ class Envelope(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     ] = UNSET
 
 
-class EventError(Struct, frozen=True):
+class EventError(Struct, frozen=True, gc=False):
     """One error of an event; `path` is a JSON Pointer into the event."""
 
     code: str
     path: str
     message: str
+
+
+class EventTexts(Protocol):
+    """The texts of a request's events."""
+
+    def __getitem__(self, place: int, /) -> bytes:
+        """Return the JSON text of an event, as it was sent."""
+
+
+class Source(Struct, frozen=True, gc=False):
+    """The text of one event, in those of its request."""
+
+    texts: EventTexts
+    place: int
+
+    def read(self) -> bytes:
+        """Return the JSON text of the event, as it was sent."""
+        return self.texts[self.place]
 
 
 class Event(Struct, frozen=True, gc=False):
@@ -66,7 +84,7 @@ class Event(Struct, frozen=True, gc=False):
     at: int
     timestamp: str
     data: str
-    source: bytes
+    source: Source
     """The whole event as it was sent."""
 
 
@@ -85,7 +103,7 @@ class EventFailure(Struct, frozen=True, gc=False):
     at: int | None = None
 
 
-class EventResult(Struct, frozen=True, omit_defaults=True):
+class EventResult(Struct, frozen=True, omit_defaults=True, gc=False):
     """The result of one event."""
 
     id: str | None

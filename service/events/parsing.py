@@ -1,11 +1,14 @@
 """Parsing of a request's body into events and failures; no event is dropped.
 
-A body is first split into its events. Each event is parsed on its own, so an invalid
-event becomes a failure and does not affect the others.
+A body is decoded as a whole into envelopes. If one of its events is invalid, the body
+is split, and each event is decoded on its own: an invalid event becomes a failure and
+does not affect the others.
 """
 
 import hashlib
+import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +21,7 @@ from service.events.model import (
     Event,
     EventError,
     EventFailure,
+    Source,
 )
 from service.events.schemas import EventTypes
 from service.events.validation import (
@@ -33,13 +37,23 @@ NDJSON: Final = "application/x-ndjson"
 # 16 bytes keep the index small, whatever the ids look like.
 KEY_BYTES: Final = 16
 
+MAX_SHALLOW_BYTES: Final = 512
+"""Data of this size is not nested too deeply, wherever its body is split.
+
+The maximum depth depends on the stack, which the request and the writer of events do
+not share. So a body with larger data is split by its request, which can be refused.
+"""
+
 _ESCAPED_NUL: Final = rb"\u0000"
 """JSON has no other way to write a NUL."""
 
 _envelopes: Final = msgspec.json.Decoder(Envelope)
+_envelope_lists: Final = msgspec.json.Decoder(list[Envelope])
 _lists: Final = msgspec.json.Decoder(list[Raw])
 _items: Final = msgspec.json.Decoder(Raw)
 _values: Final = msgspec.json.Decoder()
+_DIGEST: Final = hashlib.blake2b(digest_size=DIGEST_BYTES)
+"""Copied for each digest: its arguments would cost more than the hashing."""
 # Sorted members: their order does not change the digest.
 _canonical: Final = msgspec.json.Encoder(order="sorted")
 
@@ -50,12 +64,10 @@ def split_body(body: bytes, content_type: str, max_events: int) -> list[bytes]:
     Raises `NotJson`, and `TooManyEvents` for more than `max_events`.
     """
     try:
-        body.decode()  # msgspec does not check the UTF-8 of what it does not decode
+        body.decode()
         if content_type == NDJSON:
-            lines = [line for line in body.split(b"\n") if line.strip()]
-            _check_number(len(lines), max_events)
-            return [bytes(_items.decode(line)) for line in lines]
-        if not body.lstrip().startswith(b"["):
+            return [bytes(_items.decode(line)) for line in _lines(body, max_events)]
+        if not _is_list(body):
             return [bytes(_items.decode(body))]
         raws = _lists.decode(body)
     except UnicodeDecodeError:
@@ -68,8 +80,57 @@ def split_body(body: bytes, content_type: str, max_events: int) -> list[bytes]:
     return [bytes(raw) for raw in raws]
 
 
+def _decode_envelopes(
+    body: bytes, content_type: str, max_events: int
+) -> list[Envelope] | None:
+    """Return the envelopes of a body; None if one of them may be invalid.
+
+    Raises `TooManyEvents`.
+    """
+    if _ESCAPED_NUL in body:
+        return None
+    try:
+        body.decode()  # msgspec does not check the UTF-8 of what it does not decode
+        if content_type == NDJSON:
+            envelopes = [_envelopes.decode(line) for line in _lines(body, max_events)]
+        elif _is_list(body):
+            envelopes = _envelope_lists.decode(body)
+        else:
+            envelopes = [_envelopes.decode(body)]
+    except (ValueError, RecursionError):
+        return None
+    _check_number(len(envelopes), max_events)
+    return envelopes
+
+
+def _is_list(body: bytes) -> bool:
+    return body.lstrip().startswith(b"[")
+
+
+def _lines(body: bytes, max_events: int) -> list[bytes]:
+    """Return the lines that are not blank; raises `TooManyEvents`."""
+    lines = [line for line in body.split(b"\n") if line.strip()]
+    _check_number(len(lines), max_events)
+    return lines
+
+
+class BodyTexts:
+    """The texts of a body's events, which are split only if one is needed."""
+
+    def __init__(self, body: bytes, content_type: str) -> None:
+        self._body = body
+        self._content_type = content_type
+        self._texts: list[bytes] | None = None
+
+    def __getitem__(self, place: int) -> bytes:
+        """Return the JSON text of an event, as it was sent."""
+        if self._texts is None:
+            self._texts = split_body(self._body, self._content_type, sys.maxsize)
+        return self._texts[place]
+
+
 class EventParser:
-    """Parses single events: checks the envelope, the type's schema and the time."""
+    """Parses events: checks the envelope, the type's schema and the time."""
 
     def __init__(
         self,
@@ -81,18 +142,57 @@ class EventParser:
         self._skew_us = int(future_skew_s * US_PER_S)
         self._clock = clock
 
+    def parse_body(
+        self, body: bytes, content_type: str, max_events: int, application: str
+    ) -> list[Event | EventFailure]:
+        """Return the events of a body in the order sent, each parsed or a failure.
+
+        Raises `NotJson`, and `TooManyEvents` for more than `max_events`.
+        """
+        envelopes = _decode_envelopes(body, content_type, max_events)
+        if envelopes is None:
+            sources = split_body(body, content_type, max_events)
+            return [self.parse(source, application) for source in sources]
+        texts = BodyTexts(body, content_type)
+        latest = self._clock() + self._skew_us
+        return [
+            self._parse(envelope, Source(texts, place), application, latest)
+            for place, envelope in enumerate(envelopes)
+        ]
+
     def parse(self, source: bytes, application: str) -> Event | EventFailure:
         """Return the event of a JSON text, or a failure that lists its errors."""
         try:
             envelope = _envelopes.decode(source)
+        except (ValueError, RecursionError):
+            return _failure_of(source, application)
+        if _ESCAPED_NUL in source and (errors := find_errors(source)):
+            return failure_of(source, application, errors)
+        latest = self._clock() + self._skew_us
+        return self._parse(envelope, Source([source], 0), application, latest)
+
+    def _parse(
+        self, envelope: Envelope, source: Source, application: str, latest: int
+    ) -> Event | EventFailure:
+        """Return the event of an envelope, whose time may be up to `latest`."""
+        try:
             at = parse_timestamp(envelope.timestamp)
             data = bytes(envelope.data)
             value = _values.decode(data)
             digest = _digest_of(envelope, value)
         except (ValueError, OverflowError, RecursionError):
-            return failure_of(source, application, find_errors(source) or [_too_deep()])
-        if errors := self._check(source, envelope, at, value):
-            return failure_of(source, application, errors)
+            return _failure_of(source.read(), application)
+        # A cheap test for events that may be invalid; `find_errors` decides.
+        if (type(value) is not dict or len(data) > MAX_DATA_BYTES) and (
+            errors := find_errors(source.read())
+        ):
+            return failure_of(source.read(), application, errors)
+        if at > latest:
+            return failure_of(source.read(), application, [self._too_early()])
+        if errors := self._types.check(envelope.category, envelope.name, value):
+            return failure_of(source.read(), application, errors)
+        if len(data) > MAX_SHALLOW_BYTES:
+            source.read()
         event_id = digest.hex() if envelope.id is UNSET else envelope.id
         # By position, in the order of `Event`: keywords take twice the time.
         return Event(
@@ -109,25 +209,17 @@ class EventParser:
             source,
         )
 
-    def _check(
-        self, source: bytes, envelope: Envelope, at: int, value: Any
-    ) -> list[EventError]:
-        """Return the errors of a decoded event; mostly none."""
-        # A cheap test for events that may be invalid; `find_errors` decides.
-        if (
-            not isinstance(value, dict)
-            or len(source) > MAX_DATA_BYTES
-            or (b"\\" in source and _ESCAPED_NUL in source)
-        ) and (errors := find_errors(source)):
-            return errors
-        if at > self._clock() + self._skew_us:
-            return [self._too_early()]
-        return self._types.check(envelope.category, envelope.name, value)
-
     def _too_early(self) -> EventError:
         allowed_s = self._skew_us / US_PER_S
         message = f"more than {allowed_s:g} s ahead of the service's clock"
         return EventError("future_timestamp", "/timestamp", message)
+
+
+def _failure_of(source: bytes, application: str) -> EventFailure:
+    """Return the failure of an event that could not be decoded."""
+    # Data may be shallow enough to be decoded, and too deep to be encoded.
+    too_deep = EventError("unreadable", "", "nested too deeply")
+    return failure_of(source, application, find_errors(source) or [too_deep])
 
 
 def key_of(application: str, event_id: str) -> bytes:
@@ -135,8 +227,14 @@ def key_of(application: str, event_id: str) -> bytes:
 
     Neither of them contains the NUL that separates them.
     """
-    text = f"{application}{NUL}{event_id}".encode()
-    return hashlib.blake2b(text, digest_size=KEY_BYTES).digest()
+    key = _key_of_application(application).copy()
+    key.update(event_id.encode())
+    return key.digest()
+
+
+@lru_cache(maxsize=1_024)
+def _key_of_application(application: str) -> "hashlib.blake2b":
+    return hashlib.blake2b(f"{application}{NUL}".encode(), digest_size=KEY_BYTES)
 
 
 def _digest_of(envelope: Envelope, value: Any) -> bytes:
@@ -152,13 +250,9 @@ def _digest_of(envelope: Envelope, value: Any) -> bytes:
         envelope.timestamp,
         value,
     )
-    text = _canonical.encode(content)
-    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
-
-
-def _too_deep() -> EventError:
-    # Data may be shallow enough to be decoded, and too deep to be encoded.
-    return EventError("unreadable", "", "nested too deeply")
+    digest = _DIGEST.copy()
+    digest.update(_canonical.encode(content))
+    return digest.digest()
 
 
 def _check_number(number: int, max_events: int) -> None:

@@ -68,7 +68,7 @@ def failure_of(
 def conflict_of(event: Event) -> EventFailure:
     """Return the failure of an event whose id belongs to other content."""
     error = EventError("conflict", "/id", "another event has this id")
-    return failure_of(event.source, event.application, [error])
+    return failure_of(event.source.read(), event.application, [error])
 
 
 def find_errors(source: bytes) -> list[EventError]:

@@ -81,12 +81,11 @@ async def read_body(
         raise _too_large(max_bytes)
     body = _BodyBuffer(coding, max_bytes)
     try:
-        lane = nullcontext() if is_urgent else _lane_of(request)
-        with stage("read_body"):
-            async with lane, asyncio.timeout(timeout_s):
-                await _ask_for_body(request)
-                async for chunk in request.content.iter_any():
-                    body.feed(chunk)
+        # Most bodies arrive with their headers, and wait for nobody.
+        if request.content.is_eof():
+            body.feed(request.content.read_nowait())
+        else:
+            await _receive(request, body, timeout_s, is_urgent=is_urgent)
         return body.finish()
     except TimeoutError:
         detail = f"the body did not arrive within {timeout_s:g} s"
@@ -97,6 +96,18 @@ async def read_body(
     ):
         detail = "the body is cut off, or not compressed as its headers say"
         raise RequestProblem(BODY_INCOMPLETE, detail) from None
+
+
+async def _receive(
+    request: web.Request, body: "_BodyBuffer", timeout_s: float, *, is_urgent: bool
+) -> None:
+    """Add the rest of the body to the buffer, as it arrives; raises `TimeoutError`."""
+    lane = nullcontext() if is_urgent else _lane_of(request)
+    with stage("read_body"):
+        async with lane, asyncio.timeout(timeout_s):
+            await _ask_for_body(request)
+            async for chunk in request.content.iter_any():
+                body.feed(chunk)
 
 
 async def read_json(
@@ -138,7 +149,7 @@ async def postpone_continue(_request: web.Request) -> None:
 
 async def _ask_for_body(request: web.Request) -> None:
     """Send `100 Continue` to a client that waits for it (RFC 9110 §10.1.1)."""
-    if hdrs.EXPECT not in request.headers or request.content.is_eof():
+    if hdrs.EXPECT not in request.headers:
         return
     if request.version == HttpVersion11:
         writer = request.writer
@@ -148,10 +159,7 @@ async def _ask_for_body(request: web.Request) -> None:
 
 def _lane_of(request: web.Request) -> AbstractAsyncContextManager[None]:
     lane = request.app.get(BODIES)
-    # Most bodies arrive with their headers, and wait for nobody.
-    if lane is None or request.content.is_eof():
-        return nullcontext()
-    return lane.enter(request)
+    return nullcontext() if lane is None else lane.enter(request)
 
 
 def max_size(request: web.Request, max_bytes: int) -> int:

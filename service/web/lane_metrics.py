@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from service.observability.http_metrics import BatchHistogram
 from service.observability.metrics import HTTP_BUCKETS_S, REGISTRY
 
 REASONS: Final = ("queue_full", "expected_wait", "waited", "displaced", "time_limit")
@@ -27,7 +28,7 @@ class _LaneMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self.wait = Histogram(
+        self.wait = BatchHistogram(
             "copilot_usage_lane_wait_seconds",
             "Wait of the requests that a lane has accepted.",
             ("lane",),
@@ -64,6 +65,12 @@ class LaneMetrics:
         """Observe the wait of a request that starts, and set the number that run."""
         metrics = _metrics.current
         metrics.wait.labels(self._lane).observe(wait_s)
+        metrics.running.labels(self._lane).set(running)
+
+    def started_all(self, waits_s: list[float], running: int) -> None:
+        """Observe the waits of many requests; sorts the list."""
+        metrics = _metrics.current
+        metrics.wait.labels(self._lane).observe_all(waits_s)
         metrics.running.labels(self._lane).set(running)
 
     def ended(self, running: int) -> None:

@@ -7,20 +7,26 @@ the OpenAPI document use the same declaration, so they cannot differ.
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.helpers import rfc822_formatted_time
 from multidict import MultiMapping
 
 from service.settings import Scope
 from service.web.auth import authorize
 from service.web.bodies import postpone_continue
+from service.web.http_cache.responses import BlockResponse, keeps_connection
+from service.web.large_answers import MAX_BLOCK_BYTES
+from service.web.limits import rate_lines
+from service.web.page_headers import NO_SNIFFING
 from service.web.parameters import InvalidParameter
 from service.web.problems import ProblemKind
+from service.web.request_context import REQUEST_ID, REQUEST_ID_HEADER
 
 ANNOTATIONS: Final = frozenset({"description", "examples", "title", "default"})
 """Members of a JSON Schema that constrain nothing."""
@@ -240,3 +246,32 @@ def json_answer(
         content_type="application/json",
         headers=headers,
     )
+
+
+def json_block(
+    request: web.Request, value: object, *, status: HTTPStatus
+) -> web.StreamResponse:
+    """Return a JSON answer that no cache may store, sent in one write if possible.
+
+    Its bytes are those of `json_answer` with `NO_STORE`, at a third of the cost.
+    """
+    body = msgspec.json.encode(value)
+    if len(body) > MAX_BLOCK_BYTES or not keeps_connection(request):
+        return web.Response(
+            status=status, body=body, content_type="application/json", headers=NO_STORE
+        )
+    lines = (
+        f"{hdrs.CONTENT_LENGTH}: {len(body)}\r\n"
+        f"{REQUEST_ID_HEADER}: {request[REQUEST_ID]}\r\n{rate_lines(request)}\r\n"
+    )
+    head = _block_head(status, rfc822_formatted_time())
+    return BlockResponse(status, head, lines.encode(), body, body_size=len(body))
+
+
+@lru_cache(maxsize=8)
+def _block_head(status: HTTPStatus, date: str) -> bytes:
+    """Return the head of a block, without the lines of the single request."""
+    headers = {hdrs.CONTENT_TYPE: "application/json", **NO_STORE, **NO_SNIFFING}
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    start = f"HTTP/1.1 {int(status)} {status.phrase}\r\n{hdrs.DATE}: {date}\r\n"
+    return (start + "".join(lines)).encode()

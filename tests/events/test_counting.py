@@ -16,7 +16,7 @@ from structlog.typing import EventDict
 
 from service.events import counting
 from service.events.counting import Counting
-from service.events.model import Event
+from service.events.model import Event, Source
 from service.events.queries import EventQueries
 from service.events.statements import CountedBy, EventFilter
 from service.events.store import EventStore, ReceivedEvent
@@ -47,7 +47,7 @@ def counted(number: int, **more: Any) -> ReceivedEvent:
         at=NOON,
         timestamp="2024-05-01T00:00:00Z",
         data="{}",
-        source=b"{}",
+        source=Source([b"{}"], 0),
     )
     return ReceivedEvent(replace(item, **more), NOON + number)
 

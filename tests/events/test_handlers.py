@@ -1,18 +1,25 @@
 """Endpoints of events over HTTP on each database: send, list, replay."""
 
 import gzip
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import pytest
+from msgspec.structs import replace
+from pytest_aiohttp.plugin import AiohttpClient
 from structlog.typing import EventDict
 from yarl import URL
 
+from service.app import create_app
 from service.events.handlers import COLLECTOR
+from service.keys.store import add_key
+from service.settings import Settings
+from service.storage.database import open_database
 from tests.conftest import Client
 from tests.events.conftest import (
+    OWN_EVENTS,
     PAGE,
     SESSION,
     Caller,
@@ -104,6 +111,43 @@ async def test_the_receipt_has_a_result_for_each_event(
         "application": "shop",
         **counted,
     }
+
+
+@on_sqlite
+@pytest.mark.parametrize("limits", [{}, {"rate_per_s": 1_000.0, "burst": 1_000}])
+async def test_a_receipt_has_the_headers_of_every_answer(
+    events_settings: Callable[..., Settings],
+    aiohttp_client: AiohttpClient,
+    limits: dict[str, Any],
+) -> None:
+    """It has them also where it is sent in one write, as on an open connection."""
+    settings = events_settings()
+    settings = replace(settings, limits=replace(settings.limits, **limits))
+    async with open_database(settings.storage) as database:
+        key = await add_key(database, "shop", OWN_EVENTS)
+    client = await aiohttp_client(create_app(settings))
+    seen = []
+    for connection in ("keep-alive", "close"):
+        headers = {
+            "Authorization": f"Bearer {key}",
+            "Connection": connection,
+            "X-Request-ID": "id",
+        }
+        answer = await client.post("/events", json=event(id="a"), headers=headers)
+        assert answer.status == 202
+        assert answer.reason == "Accepted"
+        assert len(await answer.read()) == int(answer.headers["Content-Length"])
+        seen.append(dict(answer.headers))
+
+    block, ordinary = seen
+    assert ordinary.pop("Connection") == "close"
+    # The server of the tests adds its name, and lets browsers guess the type.
+    del ordinary["Server"], block["X-Content-Type-Options"]
+    assert block.keys() == ordinary.keys()
+    for changing in ("Content-Length", "Date", "RateLimit"):
+        block.pop(changing, None)
+        ordinary.pop(changing, None)
+    assert block == ordinary
 
 
 @on_sqlite

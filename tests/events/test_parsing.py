@@ -1,6 +1,7 @@
 """Parsing: every JSON value becomes an event or a failure; none is dropped."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
@@ -10,7 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.events.errors import NotJson, TooManyEvents
-from service.events.model import MAX_DATA_BYTES, MAX_ERRORS, Event, EventFailure
+from service.events.model import (
+    MAX_DATA_BYTES,
+    MAX_ERRORS,
+    Event,
+    EventFailure,
+)
 from service.events.parsing import NDJSON, EventParser, key_of, split_body
 from service.events.schemas import load_types
 from service.events.validation import conflict_of
@@ -147,6 +153,73 @@ def test_any_json_values_are_split(values: list[Any]) -> None:
     assert [msgspec.json.decode(text) for text in in_list] == events
     assert in_lines == texts
     assert alone == [[text] for text in texts if not text.startswith(b"[")]
+
+
+def described(item: Event | EventFailure) -> Any:
+    """Return an event's values and its text, however that is found."""
+    if isinstance(item, EventFailure):
+        return item
+    return (*msgspec.structs.astuple(item)[:-1], item.source.read())
+
+
+@given(
+    values=st.lists(fields.map(lambda given: event() | given) | json_values, max_size=4)
+)
+@example(values=[event(id="a"), event(id="b", name="c")])
+@example(values=[event(data={"host": "a", "path": "\0"}), event(id="\0"), event()])
+@example(values=[event(), event(data={"host": "a", "path": "/", "n": 10**400})])
+def test_a_body_is_parsed_as_its_events_are(values: list[Any]) -> None:
+    """A list, and lines, give what each event gives on its own."""
+    texts = [json.dumps(value).encode() for value in values]
+    for body, content_type in (
+        (b" [" + b" , ".join(texts) + b"]", JSON),
+        (b"\r\n\n".join(texts), NDJSON),
+    ):
+        try:
+            alone = [parse(text) for text in split_body(body, content_type, 1_000)]
+        except NotJson:  # a number may be infinite
+            with pytest.raises(NotJson):
+                PARSER.parse_body(body, content_type, 1_000, "shop")
+            continue
+        found = PARSER.parse_body(body, content_type, 1_000, "shop")
+        assert list(map(described, found)) == list(map(described, alone))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b'{"a": "\xff"}', id="not UTF-8"),
+        pytest.param(b'{"a": "\\ud800"}', id="lone surrogate"),
+        pytest.param(b'{"a": NaN}', id="NaN"),
+        pytest.param(b'{"a": 1', id="cut off"),
+    ],
+)
+@pytest.mark.parametrize("frame", [b"%b", b"[%b]"])
+@pytest.mark.parametrize("content_type", [JSON, NDJSON])
+def test_data_that_is_not_json_refuses_the_whole_body(
+    data: bytes, frame: bytes, content_type: str
+) -> None:
+    """Such a body raises `NotJson`, though valid events are before it."""
+    valid = json.dumps(event(data=0)).encode()
+    broken = valid.replace(b'"data": 0', b'"data": ' + data)
+    separator = b"\n" if content_type == NDJSON else b","
+    body = frame % (valid + separator + broken)
+
+    with pytest.raises(NotJson, match="the body is"):
+        PARSER.parse_body(body, content_type, 1_000, "shop")
+
+
+@pytest.mark.parametrize("content_type", [JSON, NDJSON])
+def test_too_many_valid_events_are_refused(content_type: str) -> None:
+    """The number is checked before anything is stored."""
+    texts = [json.dumps(event()).encode()] * 4
+    body = b"\n".join(texts)
+    if content_type == JSON:
+        body = b"[" + b",".join(texts) + b"]"
+
+    with pytest.raises(TooManyEvents, match="4 events; 3 are allowed"):
+        PARSER.parse_body(body, content_type, MAX_EVENTS, "shop")
+    assert len(PARSER.parse_body(body, content_type, 4, "shop")) == 4
 
 
 @given(said=json_values | fields | fields.map(lambda given: event() | given))
@@ -378,6 +451,26 @@ def test_keys_of_applications_differ() -> None:
     assert key_of("a", "bc") != key_of("ab", "c")
 
 
+def called_deeper(frames: int, call: Callable[[], Any]) -> Any:
+    """Call a function with this number of frames more on the stack."""
+    return call() if not frames else called_deeper(frames - 1, call)
+
+
+def test_the_text_of_a_deep_event_is_found_at_any_depth() -> None:
+    """A conflict is found by the writer, which has another stack than the request."""
+    deep = '{"a":' * 850 + "1" + "}" * 850
+    plain = [json.dumps(event(id=each, category="any", data=0)) for each in "ab"]
+    texts = [each.replace('"data": 0', f'"data": {deep}') for each in plain]
+
+    body = f"[{','.join(texts)}]".encode()
+    parsed = PARSER.parse_body(body, JSON, MAX_EVENTS, "shop")
+
+    taken = [each for each in parsed if isinstance(each, Event)]
+    assert len(taken) == 2
+    failures = called_deeper(120, lambda: [conflict_of(each) for each in taken])
+    assert [each.event for each in failures] == texts
+
+
 def test_a_conflict_is_a_failure_with_the_whole_event() -> None:
     """The same conflict is the same failure."""
     taken = parse_valid(event(id="a-1"))
@@ -387,7 +480,7 @@ def test_a_conflict_is_a_failure_with_the_whole_event() -> None:
     assert failure == conflict_of(taken)
     assert [each.code for each in failure.errors] == ["conflict"]
     assert (failure.event_id, failure.session_id) == ("a-1", SESSION)
-    assert failure.event.encode() == taken.source
+    assert failure.event.encode() == taken.source.read()
 
 
 def test_failures_are_identified_by_application_and_content() -> None:

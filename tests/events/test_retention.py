@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.typing import EventDict
 
 from service.events import retention
-from service.events.model import Event, EventError, EventFailure
+from service.events.model import Event, EventError, EventFailure, Source
 from service.events.retention import Retention
 from service.events.store import EventStore, ReceivedEvent
 from service.events.tables import events, failed_events
@@ -48,7 +48,7 @@ def stored(number: int, arrived_s: float, at: int = NOW) -> ReceivedEvent:
         at=at,
         timestamp="2024-05-01T00:00:00Z",
         data="{}",
-        source=b"{}",
+        source=Source([b"{}"], 0),
     )
     return ReceivedEvent(item, NOW - int(arrived_s * US_PER_S))
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientSession
 from sqlalchemy.engine import make_url
 
-from service.events.model import Event
+from service.events.model import Event, Source
 from service.events.store import EventStore, ReceivedEvent
 from service.instants import US_PER_S, now_us
 from service.settings import StorageSettings
@@ -108,7 +108,7 @@ async def _fill(storage: StorageSettings) -> None:
                 at=arrived,
                 timestamp="2024-05-01T00:00:00Z",
                 data=DATA,
-                source=b"{}",
+                source=Source([b"{}"], 0),
             ),
             arrived + number,
         )
