@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# A child that is forked during the first look-up of a host name would never find it.
+import encodings.idna  # noqa: F401
 import http.client
 import ssl
 from typing import Final, NamedTuple
@@ -9,6 +11,9 @@ from urllib.parse import urlsplit
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """The receipt of a full request with the maximum number of errors has less."""
+
+# A host name that no encoding has raises the last two.
+FAILURES: Final = (OSError, http.client.HTTPException, LookupError, ValueError)
 
 
 class Answer(NamedTuple):
@@ -72,12 +77,12 @@ class Transport:
             except (http.client.RemoteDisconnected, ConnectionError):
                 # The service closes a connection that was idle for long.
                 self.close()
-            except (OSError, http.client.HTTPException) as error:
+            except FAILURES as error:
                 raise self._failed(error) from error
         try:
             self._connection = self._connect()
             return self._post(self._connection, body, headers)
-        except (OSError, http.client.HTTPException) as error:
+        except FAILURES as error:
             raise self._failed(error) from error
 
     def close(self) -> None:
