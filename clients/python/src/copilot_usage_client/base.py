@@ -130,7 +130,7 @@ class BaseClient:
                 event_id = new_id if event_id is None else event_id
                 timestamp = now if timestamp is None else timestamp
             # A mapping that is no dict, such as those of frameworks, has no JSON.
-            content = dict(data or {}) if _is_foreign(data) else data
+            content = data if type(data) is dict else _to_dict(data)
             line = encode_event(
                 event_id, session_id, category, name, timestamp, content
             )
@@ -205,8 +205,8 @@ class BaseClient:
         self._begin()
 
 
-def _is_foreign(data: Any) -> bool:
-    return data is None or (isinstance(data, Mapping) and not isinstance(data, dict))
+def _to_dict(data: Any) -> Any:
+    return dict(data or {}) if data is None or isinstance(data, Mapping) else data
 
 
 # --- forks and the end of the process -------------------------------------------------
