@@ -200,3 +200,26 @@ async def test_a_defect_does_not_end_the_delivery(
 
     assert server.accepted == ids
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+
+
+def test_one_client_serves_one_loop_after_another(
+    make_async: MakeAsync, server: Server
+) -> None:
+    """A loop that ends without `close` leaves its events to the next one."""
+    server.failures = iter([server.hang])
+    client = make_async()
+
+    async def track() -> list[str]:
+        ids = view_pages(client, range(10))
+        await asyncio.to_thread(server.hung.wait, GIVE_UP_S)
+        return ids
+
+    async def deliver() -> list[str]:
+        ids = view_pages(client, range(10))
+        assert await client.close(GIVE_UP_S)
+        return ids
+
+    ids = asyncio.run(track())
+    ids += asyncio.run(deliver())
+
+    assert sorted(server.accepted) == ids

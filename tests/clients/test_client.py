@@ -3,12 +3,15 @@
 import itertools
 import logging
 import os
+import ssl
 import subprocess
 import sys
 import textwrap
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aiohttp.test_utils import unused_port
@@ -16,6 +19,7 @@ from aiohttp.test_utils import unused_port
 from copilot_usage_client import Client, Problem
 from copilot_usage_client import transport as transport_module
 from copilot_usage_client.delivery import Delivery
+from copilot_usage_client.transport import NoAnswer, Transport, parse_url
 from tests.clients.answering import (
     Received,
     Reply,
@@ -29,6 +33,8 @@ from tests.patience import GIVE_UP_S
 from tests.running import ROOT
 
 SOURCE = ROOT / "clients" / "python" / "src"
+QUIET = ("-W", "ignore::DeprecationWarning")
+"""Newer versions of Python warn of forks beside threads."""
 
 
 def test_events_arrive_whole_and_in_order(
@@ -325,7 +331,7 @@ def test_the_default_spool_is_of_one_key(
 def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a program that uses the client, with these arguments."""
     return subprocess.run(  # noqa: S603
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        [sys.executable, *QUIET, "-c", textwrap.dedent(code), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
         capture_output=True,
         check=False,
@@ -494,3 +500,59 @@ def test_a_child_of_multiprocessing_delivers(server: Server, spool_dir: Path) ->
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(set(server.accepted)) == 300
+
+
+# --- transport ------------------------------------------------------------------------
+
+
+def test_an_answer_before_the_end_of_the_request_counts(
+    monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    """A service may refuse a request, and close, before it has read the body."""
+    server.failures = iter([always(413)])
+    send, body = HTTPConnection.send, b'{"id":"x"}\n'
+
+    def break_off(self: HTTPConnection, data: Any) -> None:
+        send(self, data)
+        if data == body:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(HTTPConnection, "send", break_off)
+    transport = Transport(parse_url(server.url), GIVE_UP_S, None)
+    answer = transport.post(body, {})
+    transport.close()
+
+    assert answer.status == 413
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:9", "a" * 64 + ".test", "a..test", "[::1]:9"]
+)
+def test_what_cannot_be_reached_is_no_answer(host: str) -> None:
+    """Neither a refused connection nor a name that cannot exist is anything else."""
+    transport = Transport(parse_url(f"http://{host}"), GIVE_UP_S, None)
+    with pytest.raises(NoAnswer):
+        transport.post(b"", {})
+
+
+def test_a_certificate_that_is_not_trusted_gets_no_key(server: Server) -> None:
+    """`https` needs a certificate that the context trusts."""
+    url = server.url.replace("http", "https")
+    transport = Transport(parse_url(url), GIVE_UP_S, ssl.create_default_context())
+    with pytest.raises(NoAnswer):
+        transport.post(b"{}", {})
+
+    assert server.received == []
+
+
+def test_without_threads_the_spool_takes_the_events(
+    make_client: MakeClient, spool_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that cannot start threads, as at its end, neither hangs nor loses."""
+    monkeypatch.setattr(Thread, "start", Mock(side_effect=RuntimeError))
+    client = make_client(max_memory_bytes=10_000)
+    view_pages(client, range(100))
+    assert not client.flush(GIVE_UP_S)
+    assert not client.close(GIVE_UP_S)
+
+    assert len(spooled(spool_dir)) == 100

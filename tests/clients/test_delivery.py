@@ -4,7 +4,6 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +172,7 @@ def test_results_of_events_are_reported(sender: Sender) -> None:
         ("3000", 2_000, 3_000),
         (" 3000 ", 2_000, 3_000),
         ("99999999999999999999", 2_000, 3_600),
-        (formatdate(time.time() + 100_000, usegmt=True), 2_000, 3_600),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 2_000, 3_600),
         ("Fri, 31 Dec 1999 23:59:59 GMT", 0, 1),
         ("-1", 0, 1),
         ("soon", 0, 1),

@@ -116,8 +116,17 @@ class AsyncClient(BaseClient):
             timeout=aiohttp.ClientTimeout(total=self._timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
-            while not self._is_closed:
-                await self._work_on(session)
+            try:
+                while not self._is_closed:
+                    await self._work_on(session)
+            finally:
+                self._stop()
+
+    def _stop(self) -> None:
+        """Let another event loop go on, when this one has ended."""
+        self._is_started = False
+        with self._delivery_lock:
+            self._delivery.give_back()
 
     async def _work_on(self, session: aiohttp.ClientSession) -> None:
         try:

@@ -66,7 +66,6 @@ class BaseClient:
         """Make all that belongs to one process."""
         options = self._options
         self._stamps = Stamps()
-        self._stamp_lock = threading.RLock()
         self._is_started = False
         self._outbox = Outbox(
             self.spool_dir, options.max_memory_bytes, options.max_spool_bytes
@@ -125,8 +124,7 @@ class BaseClient:
         """
         try:
             if event_id is None or timestamp is None:
-                with self._stamp_lock:
-                    new_id, now = self._stamps.next()
+                new_id, now = self._stamps.next()
                 event_id = new_id if event_id is None else event_id
                 timestamp = now if timestamp is None else timestamp
             # A mapping that is no dict, such as those of frameworks, has no JSON.
@@ -212,24 +210,24 @@ def _to_dict(data: Any) -> Any:
 # --- forks and the end of the process -------------------------------------------------
 
 _clients: weakref.WeakSet[BaseClient] = weakref.WeakSet()
-_paused: list[Any] = []
+_paused = threading.local()
+"""`locks`: those that a fork in this thread holds."""
 
 
 def _before_fork() -> None:
     """Let no thread be at work with files: a child would keep a lock that it sees."""
-    for client in tuple(_clients):
-        lock = client._outbox.io
-        if lock.acquire(timeout=FORK_WAIT_S):
-            _paused.append(lock)
+    locks = [client._outbox.io for client in tuple(_clients)]
+    _paused.locks = [lock for lock in locks if lock.acquire(timeout=FORK_WAIT_S)]
 
 
 def _after_fork_in_parent() -> None:
-    while _paused:
-        _paused.pop().release()
+    for lock in _paused.locks:
+        lock.release()
+    _paused.locks = []
 
 
 def _after_fork_in_child() -> None:
-    _paused.clear()
+    _paused.locks = []
     for client in tuple(_clients):
         client._forget_parent()
 

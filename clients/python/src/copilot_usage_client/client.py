@@ -68,6 +68,8 @@ class Client(BaseClient):
         if self._is_closed or threading.current_thread() is self._thread:
             return self._outbox.is_empty()
         self._start()
+        if not self._is_started:
+            return self._outbox.is_empty()
         with self._flushes:
             self._wanted += 1
             wanted = self._wanted

@@ -6,6 +6,7 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401
 import http.client
 import ssl
+from contextlib import suppress
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -109,7 +110,11 @@ class Transport:
         body: bytes,
         headers: dict[str, str],
     ) -> Answer:
-        connection.request("POST", self._target.path, body, headers)
+        if connection.sock is None:
+            connection.connect()
+        # A service that refuses a request may answer and close before it has the body.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request("POST", self._target.path, body, headers)
         response = connection.getresponse()
         with response:
             answered = response.read(MAX_ANSWER_BYTES)
