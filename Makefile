@@ -8,7 +8,7 @@ ARGS ?=
 BIN := .venv/bin
 SETUP := .venv/.set-up
 LOAD := .venv-load/.set-up
-SOURCES := service tests benchmarks scripts
+SOURCES := service tests benchmarks scripts clients
 PACKAGES := dashboard/node_modules/.set-up
 PAGE := service/web/static/dashboard/index.html
 # Folders too: they change when a file is removed.
@@ -26,7 +26,8 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help .venv run dashboard test test-page check check-code check-page
-.PHONY: check-page-types check-image check-locks format format-page bench soak load lock image
+.PHONY: check-page-types check-image check-locks format format-page bench soak load lock
+.PHONY: client image
 .PHONY: clean
 
 help: ## list the targets
@@ -134,11 +135,14 @@ soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, outages of SOAK_OUT
 load: $(LOAD) ## load on a server of this machine: ARGS="steady --serve", "--help"
 	@.venv-load/bin/python -m benchmarks.load $(or $(ARGS),mixed --serve)
 
+client: $(SETUP) ## build the Python client of applications in clients/python/dist
+	@cd clients/python && ../../$(BIN)/python -m hatchling build --clean
+
 image: ## build the image, tagged with the version and as latest; needs Docker
 	@docker build --build-arg VERSION=$(VERSION) \
 		--tag copilot-usage:$(VERSION) --tag copilot-usage:latest .
 
-MADE := dashboard/node_modules service/web/static .venv .venv-load .coverage .coverage.* \
+MADE := clients/python/dist dashboard/node_modules service/web/static .venv .venv-load .coverage .coverage.* \
 	.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 clean: ## remove all that these targets made

@@ -20,6 +20,7 @@ PAGES: Final = sorted(
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
         *ROOT.glob("benchmarks/**/*.md"),
+        *ROOT.glob("clients/*/*.md"),
     ]
 )
 SETTINGS_PAGE: Final = ROOT / "docs" / "settings.md"

@@ -36,7 +36,8 @@ PAGES: Final = (
     "docs/develop.md",
 )
 """In the order in which a reader meets them; one service answers all of them."""
-CLIENT_PAGE: Final = "docs/collect-events.md"
+CLIENT_PAGES: Final = ("docs/collect-events.md", "clients/python/README.md")
+"""Pages with examples in Python; each block sends an event."""
 RUN_ELSEWHERE: Final = {"docs/backup.md"}
 """Pages whose commands `tests/deploy` runs."""
 SERVER_COMMANDS: Final = ("make run", ".venv/bin/copilot-usage serve")
@@ -141,17 +142,23 @@ def test_an_example_prints_its_output(example: Example, service: Service) -> Non
         assert given
 
 
-def test_the_python_example_sends_an_event(service: Service) -> None:
+@pytest.mark.parametrize("page", CLIENT_PAGES)
+def test_a_python_example_sends_an_event(
+    page: str, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The client, used as the page shows it, has the service accept its event."""
-    (block,) = re.findall(r"```python\n(.*?)```", read(CLIENT_PAGE), re.DOTALL)
-    url = f"http://{service.address}"
-    code = block.replace("http://127.0.0.1:8000", url)
-    before = events_accepted(service)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    blocks = re.findall(r"```python\n(.*?)```", read(page), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        code = block.replace("http://127.0.0.1:8000", f"http://{service.address}")
+        before = events_accepted(service)
+        program = compile(code, page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        running = eval(program, {"key": "cu_sandbox"})  # noqa: S307
+        if running is not None:
+            asyncio.run(running)
 
-    program = compile(code, CLIENT_PAGE, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    asyncio.run(eval(program, {"key": "cu_sandbox"}))  # noqa: S307
-
-    assert events_accepted(service) == before + 1
+        assert events_accepted(service) == before + 1
 
 
 def events_accepted(service: Service) -> float:
@@ -174,12 +181,13 @@ def test_the_first_example_is_a_request() -> None:
 
 def test_every_page_with_examples_is_run() -> None:
     """No other page has a console block, or a Python one."""
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    folders = (ROOT / "docs", ROOT / "clients")
+    pages = [*ROOT.glob("*.md"), *(each for at in folders for each in at.rglob("*.md"))]
     names = {str(page.relative_to(ROOT)) for page in pages}
 
     others = {name for name in names - set(PAGES) if "```console" in read(name)}
     assert others == RUN_ELSEWHERE
-    assert {name for name in names if "```python" in read(name)} == {CLIENT_PAGE}
+    assert {name for name in names if "```python" in read(name)} == set(CLIENT_PAGES)
 
 
 def split_pipeline(command: str) -> list[list[str]]:

@@ -16,7 +16,6 @@ from aiohttp import web
 from msgspec.structs import replace
 from structlog.typing import EventDict
 
-from service.events.client import EventsClient
 from service.events.counting import Counting
 from service.events.ingest import Ingest
 from service.events.retention import Retention
@@ -248,12 +247,7 @@ async def cause_events(
         await Retention(settings, database).remove()
         away = Mock(side_effect=StorageUnavailable("away"))
         monkeypatch.setattr(Database, "writing", away)
-        url = str(mended.make_url("/"))
-        await cause_client(EventsClient(url, key, close_timeout_s=0.3))
-        upset = Mock(side_effect=ZeroDivisionError)
-        await cause_client(
-            EventsClient(url, key, close_timeout_s=0, on_undelivered=upset)
-        )
+        await mended.post("/events", json=event(), headers=headers)
         await cause_failures(settings)
     monkeypatch.undo()
 
@@ -335,12 +329,6 @@ async def cause_vehicles(
     sandbox.sandbox.faults = always("forbidden")
     await service.get("/vehicles/lookup", params={"vin": known})
     sandbox.sandbox.faults = Faults()
-
-
-async def cause_client(sender: EventsClient) -> None:
-    """The client cannot deliver its event."""
-    async with sender:
-        await sender.send("page interaction", "pageview", {}, session_id="1")
 
 
 async def cause_failures(settings: EventsSettings) -> None:

@@ -1,0 +1,558 @@
+"""The synchronous client over real sockets: threads, forks, the end of a process."""
+
+import itertools
+import logging
+import os
+import ssl
+import subprocess
+import sys
+import textwrap
+from http.client import HTTPConnection
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from aiohttp.test_utils import unused_port
+
+from copilot_usage_client import Client, Problem
+from copilot_usage_client import transport as transport_module
+from copilot_usage_client.delivery import Delivery
+from copilot_usage_client.transport import NoAnswer, Transport, parse_url
+from tests.clients.answering import (
+    Received,
+    Reply,
+    Server,
+    always,
+    answering,
+    receipt,
+)
+from tests.clients.conftest import MakeClient, spooled, view_pages
+from tests.patience import GIVE_UP_S
+from tests.running import ROOT
+
+SOURCE = ROOT / "clients" / "python" / "src"
+QUIET = ("-W", "ignore::DeprecationWarning")
+"""Newer versions of Python warn of forks beside threads."""
+
+
+def test_events_arrive_whole_and_in_order(
+    make_client: MakeClient, server: Server
+) -> None:
+    """Leaving the context delivers all events, in requests with the key."""
+    with make_client(key="cu_1", compress=False) as client:
+        ids = view_pages(client, range(2_500))
+
+    assert server.accepted == ids
+    assert [len(each.events) for each in server.received][-1] <= 1_000
+    headers = server.received[0].headers
+    assert headers["Authorization"] == "Bearer cu_1"
+    assert headers["Content-Type"] == "application/x-ndjson"
+    assert client.counts == (2_500, 0, 0, 0)
+
+
+def test_compressed_requests(make_client: MakeClient, server: Server) -> None:
+    """With `compress` the bodies are gzip."""
+    with make_client(compress=True) as client:
+        ids = view_pages(client, range(100))
+
+    assert server.accepted == ids
+    assert server.received[0].headers["Content-Encoding"] == "gzip"
+
+
+def test_flush_waits_for_what_was_tracked(
+    make_client: MakeClient, server: Server
+) -> None:
+    """It returns True once the service has accepted all events; the client goes on."""
+    client, ids = make_client(), list[str]()
+    for n in range(3):
+        ids += view_pages(client, range(10 * n, 10 * n + 10))
+        assert client.flush(GIVE_UP_S)
+        assert server.accepted == ids
+    assert client.flush(0) in {True, False}
+
+
+def test_flush_and_close_have_a_time_limit(
+    make_client: MakeClient, server: Server, spool_dir: Path
+) -> None:
+    """They return False, `close` keeps the events in flight in the spool."""
+    server.failures = itertools.repeat(server.hang)
+    client = make_client()
+    view_pages(client, range(10))
+    assert server.hung.wait(GIVE_UP_S)
+    assert not client.flush(0.01)
+    assert not client.close(0.01)
+    assert not client.close(0.01)
+
+    assert len(spooled(spool_dir)) == 10
+
+
+def test_the_next_client_sends_the_spool_first(
+    make_client: MakeClient, server: Server, spool_dir: Path
+) -> None:
+    """Events of a client that could not deliver come before new ones."""
+    ids = list[str]()
+    for _ in range(3):
+        away = make_client(url=f"http://127.0.0.1:{unused_port()}")
+        ids += view_pages(away, range(700))
+        assert not away.close(0)
+    with make_client() as client:
+        assert client.flush(GIVE_UP_S)
+        assert server.accepted == ids
+        ids += view_pages(client, range(1))
+
+    assert server.accepted == ids
+    assert not list(spool_dir.iterdir())
+
+
+def test_a_refused_key_keeps_the_events_for_a_valid_one(
+    make_client: MakeClient, server: Server, problems: list[Problem], spool_dir: Path
+) -> None:
+    """A refusal is reported once; a client with another key delivers what was kept."""
+    server.failures = iter([always(401)] * 3)
+    refused = make_client(key="revoked", max_spool_bytes=10**7)
+    ids = view_pages(refused, range(10))
+    while sum(1 for _ in server.failures) and not refused.flush(0.01):
+        pass
+    server.failures = itertools.repeat(always(401))
+    ids += view_pages(refused, range(10, 20))
+    assert not refused.close(0.05)
+    assert [each.code for each in problems] == ["refused"]
+    server.failures = iter(())
+    with make_client(key="valid"):
+        pass
+
+    assert server.accepted == ids
+
+
+def test_a_redirect_is_not_followed(
+    make_client: MakeClient, server: Server, problems: list[Problem]
+) -> None:
+    """No other server receives the key or the events."""
+    with answering() as other:
+        moved = always(307, Location=other.url + "/events")
+        server.failures = iter([moved, moved])
+        with make_client() as client:
+            ids = view_pages(client, range(10))
+        assert other.received == []
+
+    assert server.accepted == ids
+    assert [each.code for each in problems] == ["refused"]
+
+
+def test_a_connection_that_the_service_closes_is_opened_again(
+    make_client: MakeClient, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of an idle connection is no failure."""
+    with make_client() as client:
+        ids = view_pages(client, range(10))
+        assert client.flush(GIVE_UP_S)
+        server.failures = iter([lambda _: Reply(0)])
+        ids += view_pages(client, range(10, 20))
+        assert client.flush(GIVE_UP_S)
+
+    assert server.accepted == ids
+    assert not caplog.records
+
+
+def test_an_answer_without_end_is_cut_off(
+    make_client: MakeClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client reads no more than the largest receipt has, and sends again."""
+    monkeypatch.setattr(transport_module, "MAX_ANSWER_BYTES", 10_000)
+    server.failures = iter([always(202, b" " * 1_000_000)])
+    with make_client() as client:
+        ids = view_pages(client, range(10))
+
+    assert server.accepted == [*ids, *ids]
+
+
+def test_results_reach_on_error(
+    make_client: MakeClient, server: Server, problems: list[Problem]
+) -> None:
+    """Each failed event is reported with its content and the service's errors."""
+    error = {"code": "schema", "path": "/data", "message": "no path"}
+    failed = {"status": "failed", "errors": [error]}
+    server.failures = iter([lambda _: receipt(failed, {"status": "conflict"})])
+    with make_client() as client:
+        first, second = (
+            client.track("a", "b", {"n": n}, session_id="s") for n in (1, 2)
+        )
+        client.flush(GIVE_UP_S)
+        counts = client.counts
+
+    assert [(each.code, each.event_id) for each in problems] == [
+        ("failed", first),
+        ("conflict", second),
+    ]
+    assert problems[0].errors == (error,)
+    assert problems[0].event is not None
+    assert problems[0].event["data"] == {"n": 1}
+    assert (counts.delivered, counts.failed) == (0, 2)
+
+
+def test_without_on_error_problems_are_logged(
+    make_client: MakeClient, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has the codes, and neither the key nor the content of events."""
+    failed = {"status": "failed", "errors": [{"code": "schema"}]}
+    server.failures = iter([lambda _: receipt(failed)])
+    with make_client(on_error=None, key="cu_secret") as client:
+        client.track("a", "b", {"x": "private"}, session_id="s")
+
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("copilot_usage_client", logging.ERROR)
+    text = record.getMessage()
+    assert "failed" in text
+    assert "schema" in text
+    assert "private" not in text
+    assert "secret" not in text
+
+
+def test_on_error_may_do_anything(make_client: MakeClient, server: Server) -> None:
+    """It may raise, track, flush and close; nothing stops or waits for itself."""
+    codes, ids = list[str](), list[str | None]()
+
+    def refuse_empty(received: Received) -> Reply:
+        empty = [each["data"] == {} for each in received.events]
+        return receipt(
+            *({"status": "failed" if each else "accepted"} for each in empty)
+        )
+
+    server.failures = itertools.repeat(refuse_empty)
+
+    def on_error(problem: Problem) -> None:
+        codes.append(problem.code)
+        ids.append(client.track("a", "b", {"of": problem.code}, session_id="s"))
+        client.flush(GIVE_UP_S)
+        raise ZeroDivisionError
+
+    client = make_client(on_error=on_error)
+    client.track("a", "b", {}, session_id="s")
+    client.track("a", "b", {"x": object()}, session_id="s")
+    assert client.flush(GIVE_UP_S)
+
+    assert sorted(codes) == ["failed", "invalid"]
+    assert set(ids) <= set(server.accepted)
+
+
+def test_a_defect_does_not_end_the_delivery(
+    make_client: MakeClient,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The thread logs it and goes on."""
+    monkeypatch.setattr("copilot_usage_client.client.FAILED_PAUSE_S", 0.0)
+    real, failures = Delivery.next_request, iter([True, True])
+
+    def fail(self: Delivery) -> Any:
+        if next(failures, False):
+            raise ZeroDivisionError
+        return real(self)
+
+    monkeypatch.setattr(Delivery, "next_request", fail)
+    with make_client() as client:
+        ids = view_pages(client, range(10))
+
+    assert server.accepted == ids
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+
+
+def test_tracking_after_close_goes_to_the_spool(
+    make_client: MakeClient, server: Server, spool_dir: Path
+) -> None:
+    """An `atexit` function that runs later than the client's loses nothing."""
+    client = make_client()
+    ids = view_pages(client, range(3))
+    client.close()
+    ids += view_pages(client, range(3, 5))
+    assert len(spooled(spool_dir)) == 2
+    with make_client():
+        pass
+
+    assert server.accepted == ids
+
+
+def test_without_a_spool_close_reports_what_is_lost(
+    make_client: MakeClient, spool_dir: Path, problems: list[Problem]
+) -> None:
+    """Nothing is written; the events are counted and reported."""
+    url = f"http://127.0.0.1:{unused_port()}"
+    client = make_client(url=url, max_spool_bytes=0)
+    view_pages(client, range(10))
+    assert client.spool_dir is None
+    assert not client.close(0)
+
+    assert [(each.code, each.events) for each in problems] == [("dropped", 10)]
+    assert client.counts.dropped == 10
+    assert not spool_dir.exists()
+
+
+INVALID_URLS = "shop.test ftp://a.test http:// /x http://a:b@a.test http://a.test?x=1"
+
+
+@pytest.mark.parametrize("url", ["", *INVALID_URLS.split()])
+def test_an_invalid_url_is_refused(url: str) -> None:
+    """The constructor raises, instead of retrying for ever."""
+    with pytest.raises(ValueError, match="URL"):
+        Client(url, "key")
+
+
+@pytest.mark.parametrize("key", ["", "key\n", "k y", "schlüssel"])
+def test_an_invalid_key_is_refused(key: str) -> None:
+    """The constructor raises for a key no header can have, without repeating it."""
+    with pytest.raises(ValueError, match=r"^the key is empty, or has") as refused:
+        Client("http://shop.test", key)
+    assert not key or key not in str(refused.value)
+
+
+def test_the_default_spool_is_of_one_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Applications with different keys or services share no folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    made = [
+        Client(url, key, close_timeout_s=0)
+        for url, key in itertools.product(["http://a.test", "http://b.test"], "xyx")
+    ]
+    folders = [client.spool_dir for client in made]
+    for client in made:
+        client.close()
+
+    assert len(set(folders)) == 4
+    assert all(tmp_path in folder.parents for folder in folders if folder)
+
+
+# --- processes ------------------------------------------------------------------------
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a program that uses the client, with these arguments."""
+    return subprocess.run(  # noqa: S603
+        [sys.executable, *QUIET, "-c", textwrap.dedent(code), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=GIVE_UP_S,
+    )
+
+
+def test_the_end_of_a_process_delivers(server: Server, spool_dir: Path) -> None:
+    """A program that closes nothing, and ends with an error, loses no event."""
+    ended = run_python(
+        """
+        import sys
+        from copilot_usage_client import Client
+        client = Client(sys.argv[1], "key", spool_dir=sys.argv[2], close_timeout_s=100)
+        for n in range(1_500):
+            client.track("a", "b", {"n": n}, session_id="s")
+        raise SystemExit(3)
+        """,
+        *(server.url, spool_dir),
+    )
+
+    assert (ended.returncode, ended.stderr) == (3, "")
+    events = [event for each in server.received for event in each.events]
+    assert [event["data"]["n"] for event in events] == list(range(1_500))
+
+
+def test_the_end_of_a_process_has_a_time_limit(server: Server, spool_dir: Path) -> None:
+    """A service that never answers delays the end up to the limit; no event is lost."""
+    server.failures = itertools.repeat(server.hang)
+    ended = run_python(
+        """
+        import sys
+        from copilot_usage_client import Client
+        client = Client(sys.argv[1], "key", spool_dir=sys.argv[2], close_timeout_s=0.1)
+        for n in range(1_500):
+            client.track("a", "b", {"n": n}, session_id="s")
+        """,
+        *(server.url, spool_dir),
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(spooled(spool_dir)) == 1_500
+
+
+def test_a_killed_process_loses_no_spooled_event(
+    make_client: MakeClient, server: Server, spool_dir: Path
+) -> None:
+    """What has reached the spool is sent by the next process, but for a torn line."""
+    ended = run_python(
+        """
+        import os, signal, sys
+        from copilot_usage_client import Client
+        client = Client("http://127.0.0.1:9", "key", spool_dir=sys.argv[1])
+        for n in range(1_500):
+            client.track("a", "b", {"n": n}, session_id="s")
+        while client.counts.memory_bytes:
+            client.flush(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        spool_dir,
+    )
+    assert ended.returncode == -9, ended.stderr
+    last = max(spool_dir.iterdir())
+    os.truncate(last, last.stat().st_size - 5)
+    with make_client():
+        pass
+
+    assert len(set(server.accepted)) == len(server.accepted) == 1_499
+
+
+def test_several_processes_share_a_spool(
+    make_client: MakeClient, server: Server, spool_dir: Path
+) -> None:
+    """Processes that write and send at the same time lose and double nothing."""
+    program = """
+        import sys
+        from copilot_usage_client import Client
+        for url in sys.argv[2:]:
+            client = Client(url, "key", spool_dir=sys.argv[1], close_timeout_s=0.2)
+            for n in range(700):
+                client.track("a", "b", {"n": n}, session_id="s")
+            client.close()
+        """
+    urls = ["http://127.0.0.1:9", server.url, "http://127.0.0.1:9", server.url]
+    ended = list[subprocess.CompletedProcess[str]]()
+    threads = [
+        Thread(target=lambda: ended.append(run_python(program, spool_dir, *urls)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(GIVE_UP_S)
+    with make_client():
+        pass
+
+    assert [each.returncode for each in ended] == [0] * 3
+    assert len(set(server.accepted)) == 3 * 4 * 700
+
+
+FORKS = """
+    import os, sys
+    from copilot_usage_client import Client
+    client = Client(sys.argv[1], "key", spool_dir=sys.argv[2], close_timeout_s=100)
+    ids = [client.track("a", "parent", {}, session_id="s") for _ in range(100)]
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            ids = [client.track("a", "child", {}, session_id="s") for _ in range(100)]
+            sys.exit(0 if client.flush(100) else 1)
+        children.append(child)
+        ids += [client.track("a", "parent", {}, session_id="s") for _ in range(100)]
+    status = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    sys.exit(0 if client.close() and status == [0] * 3 else 1)
+    """
+
+
+def test_a_fork_takes_no_events_of_its_parent(server: Server, spool_dir: Path) -> None:
+    """Parent and children deliver their own events, each once and with its own id."""
+    ended = run_python(FORKS, server.url, spool_dir)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    names = [event["name"] for each in server.received for event in each.events]
+    assert (names.count("parent"), names.count("child")) == (400, 300)
+    assert len(set(server.accepted)) == 700
+
+
+def test_a_fork_leaves_the_files_of_its_parent(
+    make_client: MakeClient, server: Server, spool_dir: Path
+) -> None:
+    """During an outage both write files of their own, of which nothing is lost."""
+    program = FORKS.replace("close_timeout_s=100", "close_timeout_s=0.1").replace(
+        "client.flush(100)", "not client.flush(0.1)"
+    )
+    ended = run_python(program, f"http://127.0.0.1:{unused_port()}", spool_dir)
+    assert ended.stderr.count("events are not delivered") == 4
+    with make_client():
+        pass
+
+    assert len(server.accepted) == len(set(server.accepted)) == 700
+
+
+def test_a_child_of_multiprocessing_delivers(server: Server, spool_dir: Path) -> None:
+    """Its events are delivered at its end, which runs no `atexit` function."""
+    ended = run_python(
+        """
+        import multiprocessing, sys
+        from copilot_usage_client import Client
+        client = Client(sys.argv[1], "key", spool_dir=sys.argv[2], close_timeout_s=100)
+
+        def work():
+            for n in range(100):
+                client.track("a", "child", {"n": n}, session_id="s")
+
+        children = [multiprocessing.get_context("fork").Process(target=work)
+                    for _ in range(3)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        """,
+        *(server.url, spool_dir),
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(set(server.accepted)) == 300
+
+
+# --- transport ------------------------------------------------------------------------
+
+
+def test_an_answer_before_the_end_of_the_request_counts(
+    monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    """A service may refuse a request, and close, before it has read the body."""
+    server.failures = iter([always(413)])
+    send, body = HTTPConnection.send, b'{"id":"x"}\n'
+
+    def break_off(self: HTTPConnection, data: Any) -> None:
+        send(self, data)
+        if data == body:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(HTTPConnection, "send", break_off)
+    transport = Transport(parse_url(server.url), GIVE_UP_S, None)
+    answer = transport.post(body, {})
+    transport.close()
+
+    assert answer.status == 413
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:9", "a" * 64 + ".test", "a..test", "[::1]:9"]
+)
+def test_what_cannot_be_reached_is_no_answer(host: str) -> None:
+    """Neither a refused connection nor a name that cannot exist is anything else."""
+    transport = Transport(parse_url(f"http://{host}"), GIVE_UP_S, None)
+    with pytest.raises(NoAnswer):
+        transport.post(b"", {})
+
+
+def test_a_certificate_that_is_not_trusted_gets_no_key(server: Server) -> None:
+    """`https` needs a certificate that the context trusts."""
+    url = server.url.replace("http", "https")
+    transport = Transport(parse_url(url), GIVE_UP_S, ssl.create_default_context())
+    with pytest.raises(NoAnswer):
+        transport.post(b"{}", {})
+
+    assert server.received == []
+
+
+def test_without_threads_the_spool_takes_the_events(
+    make_client: MakeClient, spool_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that cannot start threads, as at its end, neither hangs nor loses."""
+    monkeypatch.setattr(Thread, "start", Mock(side_effect=RuntimeError))
+    client = make_client(max_memory_bytes=10_000)
+    view_pages(client, range(100))
+    assert not client.flush(GIVE_UP_S)
+    assert not client.close(GIVE_UP_S)
+
+    assert len(spooled(spool_dir)) == 100
