@@ -48,6 +48,7 @@ from service.storage.errors import (
     StorageUnusable,
 )
 from service.storage.migrations import (
+    build,
     current,
     downgrade,
     is_current,
@@ -363,6 +364,9 @@ async def _move(
     # Each has a transaction of its own: the locks of one are released, and its triggers
     # are in force, before the next one reads whole tables.
     for each in upgrades:
+        if not database.is_sqlite:
+            async with database.reading(Use.SCHEMA) as connection:
+                await build(connection, each)
         async with database.writing(Use.SCHEMA) as connection:
             reached = await connection.run_sync(upgrade, each)
     return reached

@@ -3,20 +3,27 @@
 Each revision is a file in `versions/`, and can be reverted.
 """
 
+import asyncio
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, inspect, literal, select, table
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.errors import StorageUnusable, UnknownRevision
 
 CONNECTION: Final = "connection"
 LOCK: Final = 0x636F70696C6F74
 """Key of the advisory lock of PostgreSQL for migrations: "copilot" in ASCII."""
+BUILD_LOCK: Final = 0x6275696C64
+"""Another one for `build`: "build" in ASCII. It is only tried, never waited for."""
+NEEDED: Final = "0007"
+"""The oldest revision that this version can use: 0008 only makes it faster."""
+BUILD_POLL_S: Final = 0.1
 BASE: Final = "base"
 """The revision of a database without our tables."""
 DERIVED: Final = {"event_changes", "category_counts", "name_counts"}
@@ -34,6 +41,24 @@ def upgrade(connection: Connection, revision: str = "head") -> str:
     _refuse_unknown(connection)
     command.upgrade(_config(connection), revision)
     return current(connection)
+
+
+async def build(connection: AsyncConnection, revision: str) -> None:
+    """Build what an upgrade of PostgreSQL needs, outside of a transaction.
+
+    Raises `StorageError`.
+    """
+    module = _module(revision)
+    if not hasattr(module, "build"):
+        return
+    await connection.execution_options(isolation_level="AUTOCOMMIT")
+    # Another process that builds must not be waited for in the database, because the
+    # build itself waits for all transactions. The end of the connection unlocks, too.
+    locked = select(func.pg_try_advisory_lock(BUILD_LOCK))
+    while not await connection.scalar(locked):  # noqa: ASYNC110 - by another process
+        await asyncio.sleep(BUILD_POLL_S)
+    await connection.run_sync(module.build)
+    await connection.execute(select(func.pg_advisory_unlock(BUILD_LOCK)))
 
 
 def downgrade(connection: Connection, revision: str, *, drop_rows: bool = False) -> str:
@@ -75,11 +100,12 @@ def current(connection: Connection) -> str:
 
 
 def is_current(connection: Connection) -> bool:
-    """Return True if the database has the newest revision.
+    """Return True if the database has a revision that this version can use.
 
     Raises `StorageUnusable` if this version does not know the revision.
     """
-    return upgrades_to(connection, None) == []
+    _refuse_unknown(connection)
+    return current(connection) in revisions()[revisions().index(NEEDED) :]
 
 
 def revisions() -> list[str]:
@@ -114,6 +140,10 @@ def _filled_tables(connection: Connection) -> set[str]:
         for name in _tables(connection) - DERIVED
         if connection.scalar(select(literal(1)).select_from(table(name)).limit(1))
     }
+
+
+def _module(revision: str) -> Any:
+    return _scripts().get_revision(revision).module
 
 
 def _scripts() -> ScriptDirectory:

@@ -22,6 +22,31 @@ CONTENT_ID: Final = {
 }
 
 
+IS_VALID: Final = sa.text(
+    "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
+)
+
+
+def build(connection: sa.Connection) -> None:
+    """Create the indexes in PostgreSQL while others write; this takes no transaction.
+
+    An attempt that failed leaves an invalid index, which is replaced.
+    """
+    for name, columns, comparison in INDEXES:
+        is_valid = connection.scalar(IS_VALID, {"name": name})
+        if is_valid:
+            continue
+        if is_valid is False:
+            connection.execute(sa.text(f"DROP INDEX CONCURRENTLY {name}"))
+        connection.execute(
+            sa.text(
+                f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON events "
+                f"({', '.join(columns)}) "
+                f"WHERE id {comparison} {CONTENT_ID['postgresql']}"
+            )
+        )
+
+
 def upgrade() -> None:
     """Create the indexes: by time and content, or by the application's own id."""
     for name, columns, comparison in INDEXES:
@@ -29,7 +54,10 @@ def upgrade() -> None:
             f"{dialect}_where": sa.text(f"id {comparison} {digest}")
             for dialect, digest in CONTENT_ID.items()
         }
-        op.create_index(name, "events", columns, unique=True, **conditions)
+        # In PostgreSQL they mostly exist: see `build`.
+        op.create_index(
+            name, "events", columns, unique=True, if_not_exists=True, **conditions
+        )
 
 
 def downgrade() -> None:
