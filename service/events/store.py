@@ -1,24 +1,32 @@
 """Writing events: a group of events in one transaction, each event exactly once.
 
-The unique key of the table decides which event came first, between processes too. A
+The unique indexes of the table decide which event came first, between processes too. A
 group is inserted as if it had no duplicates, which is nearly always true. Only after a
-collision are the stored keys looked up, and the duplicates left out.
+collision are the stored events looked up, and the duplicates left out.
 """
 
-from collections.abc import Iterable, Sequence
-from functools import cache
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from msgspec.structs import astuple
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.events.errors import FailedEventNotFound, ReplayRefused
 from service.events.model import Event, EventFailure, encode_errors
+from service.events.stored_digests import find_digests
 from service.events.tables import events, failed_events
 from service.events.validation import conflict_of
-from service.storage.bulk_inserts import append_rows, insert_by, insert_rows
+from service.storage.bulk_inserts import (
+    append_rows,
+    append_to_sqlite,
+    compiled_for_sqlite,
+    insert_by,
+    insert_rows,
+)
 from service.storage.database import Database
 from service.storage.errors import Collided, ConnectionLost, StorageUnavailable
 from service.storage.uses import Use
@@ -26,8 +34,8 @@ from service.storage.uses import Use
 MAX_COLLISIONS: Final = 20
 """Collisions of one group with other processes after which it is refused."""
 
-_FIND_DIGESTS: Final = select(events.c.key, events.c.digest).where(
-    events.c.key.in_(bindparam("keys", expanding=True))
+_BY_TIME: Final = itemgetter(
+    events.columns.keys().index("at"), events.columns.keys().index("id")
 )
 
 
@@ -67,9 +75,11 @@ class EventStore:
         event, in their order. Raises `StorageError`.
         """
         was_lost = False
-        # Only a second attempt needs the stored keys.
+        # Only a second attempt needs the stored events.
         for attempt in range(MAX_COLLISIONS):
             try:
+                if not attempt and self._database.is_sqlite:
+                    return await self._store_at_once(received)
                 async with self._database.writing(Use.EVENTS) as connection:
                     known = await _digests(connection, received) if attempt else {}
                     return await _insert(connection, received, known)
@@ -80,6 +90,17 @@ class EventStore:
                     raise
                 was_lost = True
         raise StorageUnavailable("other processes store the same events all the time")
+
+    async def _store_at_once(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
+        """Store a group in SQLite as if none of its events were stored."""
+        stored = _compare(received, {})
+        work = partial(
+            _insert_into_sqlite,
+            new_rows=list(_new_rows(received, stored)),
+            failed_rows=_failed_rows(received, stored),
+        )
+        await self._database.write_in_thread(Use.EVENTS, work)
+        return stored
 
     async def replay(self, failed_id: str, received: ReceivedEvent) -> Stored:
         """Store a failed event that is valid now, and delete the failed event.
@@ -114,9 +135,10 @@ async def _digests(
     connection: AsyncConnection, received: Iterable[ReceivedEvent]
 ) -> dict[bytes, bytes]:
     """Return the digests of the events that are stored already, by key."""
-    keys = [each.item.key for each in received if isinstance(each.item, Event)]
-    rows = await connection.execute(_FIND_DIGESTS, {"keys": keys})
-    return {row.key: row.digest for row in rows}
+    items = (each.item for each in received)
+    return await find_digests(
+        connection, [item for item in items if isinstance(item, Event)]
+    )
 
 
 async def _insert(
@@ -125,21 +147,44 @@ async def _insert(
     known: dict[bytes, bytes],
 ) -> list[Stored]:
     stored = _compare(received, known)
-    new_rows = [
-        _event_row(item, received_at)
-        for (item, received_at), outcome in zip(received, stored, strict=True)
-        if isinstance(item, Event) and outcome.is_new
-    ]
-    failed_rows = [
+    # Two processes with the same events insert them in this order, and so cannot
+    # deadlock. Rows in the order of time also cost the indexes least.
+    new_rows = sorted(_new_rows(received, stored), key=_BY_TIME)
+    await append_rows(connection, events, new_rows)
+    statement = _insert_failures(connection.dialect.name)
+    await insert_rows(connection, statement, _failed_rows(received, stored))
+    return stored
+
+
+def _insert_into_sqlite(
+    connection: sqlite3.Connection,
+    new_rows: Sequence[tuple[Any, ...]],
+    failed_rows: Sequence[tuple[Any, ...]],
+) -> None:
+    append_to_sqlite(connection, events, new_rows)
+    failures = compiled_for_sqlite(_insert_failures("sqlite"))
+    connection.executemany(failures, failed_rows)
+
+
+def _new_rows(
+    received: Iterable[ReceivedEvent], stored: Iterable[Stored]
+) -> Iterator[tuple[Any, ...]]:
+    for (item, received_at), outcome in zip(received, stored, strict=True):
+        if isinstance(item, Event) and outcome.is_new:
+            # The last field, `source`, is no column of the table.
+            yield (*astuple(item)[:-1], received_at)
+
+
+def _failed_rows(
+    received: Iterable[ReceivedEvent], stored: Iterable[Stored]
+) -> list[tuple[Any, ...]]:
+    """Return the rows of failures and conflicts, in the order of their ids."""
+    failed = (
         _failed_row(failure, received_at)
         for (item, received_at), outcome in zip(received, stored, strict=True)
         if isinstance(failure := outcome.conflict or item, EventFailure)
-    ]
-    # Sorted by key, so that two processes with the same events cannot deadlock.
-    await append_rows(connection, events, sorted(new_rows))
-    statement = _insert_failures(connection.dialect.name)
-    await insert_rows(connection, statement, sorted(failed_rows, key=itemgetter(0)))
-    return stored
+    )
+    return sorted(failed, key=itemgetter(0))
 
 
 @cache
@@ -167,11 +212,6 @@ def _compare(
         else:
             stored.append(Stored(is_new=False, conflict=conflict_of(item)))
     return stored
-
-
-def _event_row(event: Event, received_at: int) -> tuple[Any, ...]:
-    # The last field, `source`, is no column of the table.
-    return (*astuple(event)[:-1], received_at)
 
 
 def _failed_row(failure: EventFailure, received_at: int) -> tuple[Any, ...]:

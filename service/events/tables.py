@@ -10,6 +10,7 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
+    text,
 )
 
 from service.storage.tables import metadata
@@ -22,9 +23,20 @@ HOURS_PER_DAY: Final = 24
 OTHER_NAMES: Final = ""
 """`name` of the count of all names that have none; no event has an empty name."""
 
+HAS_CONTENT_ID: Final = {
+    "sqlite": text("id = lower(hex(digest))"),
+    "postgresql": text("id = encode(digest, 'hex')"),
+}
+HAS_OWN_ID: Final = {
+    "sqlite": text("id <> lower(hex(digest))"),
+    "postgresql": text("id <> encode(digest, 'hex')"),
+}
+"""Conditions of the unique indexes: the id is the digest of the content, or not."""
+
 events: Final = Table(
     "events",
     metadata,
+    # A digest of application and id, by which the previous version finds duplicates.
     Column("key", LargeBinary, nullable=False),
     Column("application", Text, nullable=False),
     Column("id", Text, nullable=False),
@@ -38,7 +50,22 @@ events: Final = Table(
     Column("data", Text, nullable=False),
     # Microseconds since 1970, unique within a process: the order of arrival.
     Column("received_at", BigInteger, nullable=False),
-    Index("ux_events_key", "key", unique=True),
+    # Begin with a time, or with an id that mostly begins with one: so new entries are
+    # neighbours, and share the pages that a transaction writes.
+    Index(
+        "ux_events_content",
+        *("at", "digest", "application"),
+        unique=True,
+        sqlite_where=HAS_CONTENT_ID["sqlite"],
+        postgresql_where=HAS_CONTENT_ID["postgresql"],
+    ),
+    Index(
+        "ux_events_id",
+        *("id", "application"),
+        unique=True,
+        sqlite_where=HAS_OWN_ID["sqlite"],
+        postgresql_where=HAS_OWN_ID["postgresql"],
+    ),
     Index("ix_events_session", "application", "session_id", "at", "received_at"),
     Index("ix_events_category", "application", "category", "at", "received_at"),
     Index("ix_events_time", "application", "at", "received_at"),

@@ -1,13 +1,21 @@
 """Inserts of many rows, by the fastest way of each database."""
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from sqlalchemy import Dialect, Insert, Table, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.engines import SQLITE
+from service.storage.interruption import InterruptibleConnection
+
+MAX_INSERT_ROWS: Final = 512
+"""Rows of one statement; SQLite permits 32,766 values in all of them."""
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     import asyncpg
@@ -31,7 +39,7 @@ async def insert_rows(
     # Directly by the driver: SQLAlchemy's handling of parameters would take as long as
     # the database itself.
     if rows:
-        sql = _compiled(statement, connection.dialect)
+        sql = compiled(statement, connection.dialect)
         await connection.exec_driver_sql(sql, list(rows))
 
 
@@ -42,26 +50,67 @@ async def append_rows(
 
     After an error, the transaction must be rolled back.
     """
-    if not rows or connection.dialect.name == SQLITE:
-        await insert_rows(connection, _insert_into(table), rows)
+    if not rows:
+        return
+    if connection.dialect.name == SQLITE:
+        work = partial(append_to_sqlite, table=table, rows=rows)
+        await run_in_thread(connection, work)
         return
     # COPY costs both sides a third less than INSERT. SQLAlchemy has no COPY, and begins
     # its transaction with its first statement.
     await connection.exec_driver_sql("SELECT 1")
     raw = await connection.get_raw_connection()
-    driver: asyncpg.Connection = raw.driver_connection
-    await driver.copy_records_to_table(
+    server = cast("asyncpg.Connection", raw.driver_connection)
+    await server.copy_records_to_table(
         table.name, records=rows, columns=table.columns.keys()
     )
 
 
+async def run_in_thread(
+    connection: AsyncConnection, work: Callable[[sqlite3.Connection], T]
+) -> T:
+    """Return the result of statements of SQLite, in one call of its thread."""
+    raw = await connection.get_raw_connection()
+    return await cast(InterruptibleConnection, raw.driver_connection).run(work)
+
+
+def append_to_sqlite(
+    connection: sqlite3.Connection, table: Table, rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert rows that do not exist yet, in the thread of a connection to SQLite.
+
+    After an error, the transaction must be rolled back.
+    """
+    # A thread gives the interpreter up for each statement, and then waits for it. Sizes
+    # are powers of two, so that the driver keeps all statements prepared.
+    start, size = 0, MAX_INSERT_ROWS
+    while start < len(rows):
+        while size > len(rows) - start:
+            size //= 2
+        values = chain.from_iterable(rows[start : start + size])
+        connection.execute(_insert_into(table, size), tuple(values))
+        start += size
+
+
 @lru_cache(maxsize=64)
-def _insert_into(table: Table) -> Insert:
+def _insert_into(table: Table, rows: int) -> str:
+    """Return the statement that inserts this number of rows into SQLite."""
     # Without OR FAIL, SQLite saves pages before each row, to undo its triggers. That
     # costs more than the triggers.
-    return insert(table).prefix_with("OR FAIL", dialect=SQLITE)
+    one_row = insert(table).prefix_with("OR FAIL")
+    head, values, row = compiled_for_sqlite(one_row).partition(" VALUES ")
+    return head + values + ", ".join([row] * rows)
 
 
 @lru_cache(maxsize=64)
-def _compiled(statement: Insert, dialect: Dialect) -> str:
+def compiled(statement: Insert, dialect: Dialect) -> str:
+    """Return the SQL of an insert, with the placeholders of the driver."""
     return str(statement.compile(dialect=dialect))
+
+
+@lru_cache(maxsize=64)
+def compiled_for_sqlite(statement: Insert) -> str:
+    """Return the SQL of an insert, for the driver of SQLite."""
+    from sqlalchemy.dialects import sqlite
+
+    return compiled(statement, sqlite.dialect())

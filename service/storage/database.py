@@ -7,6 +7,7 @@ writer that cannot get the lock fails before its first statement.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -26,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.settings import StorageSettings
 from service.storage import free_space, metrics
 from service.storage.breaker import StorageBreaker
+from service.storage.bulk_inserts import run_in_thread
 from service.storage.engines import (
     SQLITE,
     Connections,
@@ -46,6 +48,7 @@ from service.storage.errors import (
     StorageUnusable,
 )
 from service.storage.migrations import (
+    build,
     current,
     downgrade,
     is_current,
@@ -57,6 +60,7 @@ from service.storage.transactions import (
     counted,
     discarded_if_broken,
     log_failure,
+    transaction,
     within,
 )
 from service.storage.translation import translate, translated
@@ -133,6 +137,24 @@ class Database:
 
         Raises `StorageError`.
         """
+        async with self._writer(use) as connection:
+            await connection.begin()
+            yield connection
+            await connection.commit()
+
+    async def write_in_thread(
+        self, use: Use, work: Callable[[sqlite3.Connection], T]
+    ) -> T:
+        """Return the result of a transaction of SQLite, without a switch of threads.
+
+        Raises `StorageError`; then nothing was written.
+        """
+        async with self._writer(use) as connection:
+            return await run_in_thread(connection, partial(transaction, work=work))
+
+    @asynccontextmanager
+    async def _writer(self, use: Use) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for writing, when it is the turn of this use."""
         async with AsyncExitStack() as stack:
             stack.enter_context(self._judged(use, "write"))
             with counted(use, "waiting"):
@@ -143,9 +165,7 @@ class Database:
                 )
             stack.enter_context(counted(use, "running"))
             async with discarded_if_broken(connection):
-                await connection.begin()
                 yield connection
-                await connection.commit()
 
     @asynccontextmanager
     async def reading(self, use: Use = Use.OTHER) -> AsyncIterator[AsyncConnection]:
@@ -344,6 +364,9 @@ async def _move(
     # Each has a transaction of its own: the locks of one are released, and its triggers
     # are in force, before the next one reads whole tables.
     for each in upgrades:
+        if not database.is_sqlite:
+            async with database.reading(Use.SCHEMA) as connection:
+                await build(connection, each)
         async with database.writing(Use.SCHEMA) as connection:
             reached = await connection.run_sync(upgrade, each)
     return reached

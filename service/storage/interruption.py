@@ -8,16 +8,27 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiosqlite
 
 CHUNK_ROWS: Final = 64
 INTERRUPT_AGAIN_S: Final = 0.01
 
+T = TypeVar("T")
+
 
 class InterruptibleConnection(aiosqlite.Connection):
     """Connection that interrupts the call of a cancelled task."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the result of a function of several statements in the thread.
+
+        Each call costs a switch of threads, so a function is cheaper than its
+        statements. Raises what it raises.
+        """
+        done: T = await self._execute(work, self._conn)
+        return done
 
     # aiosqlite offers no way to follow a call, so this overrides a private method. A
     # test shows that cancelled statements end.

@@ -1,7 +1,8 @@
 """Parts of a transaction: its connection, its metrics and the log of its failure."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
@@ -9,7 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.storage import metrics
-from service.storage.engines import SQLITE
+from service.storage.engines import BEGIN_WRITING, SQLITE
 from service.storage.errors import (
     Collided,
     ConnectionLost,
@@ -59,7 +60,21 @@ async def _discard(connection: AsyncConnection) -> None:
         # This cancels the running statement; in a failure the connection is aborted.
         with suppress(Exception):
             await driver.close(timeout=DISCARD_S)
-        await connection.invalidate()
+    await connection.invalidate()
+
+
+def transaction(
+    connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]
+) -> T:
+    """Return the result of a transaction, in the thread of a connection to SQLite."""
+    connection.execute(BEGIN_WRITING)
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+    return result
 
 
 async def within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:

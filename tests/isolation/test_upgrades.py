@@ -22,7 +22,7 @@ from tests.launcher import Forked, Launcher, forked
 from tests.running import ROOT, Running, exit_status, variables
 
 FORMER_SCHEMA: Final = "0002"
-SCHEMA: Final = "0006"
+SCHEMA: Final = "0008"
 
 
 class Ran(NamedTuple):

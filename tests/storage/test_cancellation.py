@@ -1,6 +1,7 @@
 """Statements end with their task, and the connection is of use afterwards."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from sqlalchemy import text
 
 from service.storage.breaker import MAX_TIMEOUTS
 from service.storage.database import Database
-from service.storage.errors import CircuitOpen, StorageTimeout
+from service.storage.errors import CircuitOpen, StorageTimeout, StorageUnusable
 from service.storage.uses import Use
 from tests.metric_samples import Read
 from tests.patience import GIVE_UP_S
@@ -75,6 +76,32 @@ async def test_a_cancelled_task_ends_its_statement(
     async with database.writing(Use.EVENTS) as connection:
         # The cancelled writes were rolled back.
         await connection.execute(text("CREATE TABLE never (x INTEGER)"))
+
+
+def write_without_end(connection: sqlite3.Connection) -> None:
+    """Run a write that never ends, in the thread of the connection."""
+    connection.execute("CREATE TABLE never (x INTEGER)")
+    connection.execute("INSERT INTO never " + ENDLESS.format("x", 1))
+
+
+@pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
+async def test_a_cancelled_task_ends_its_transaction_in_the_thread(
+    database: Database,
+) -> None:
+    """Whenever it is cancelled, the transaction is undone and the lock is free."""
+    for delay_s in DELAYS_S:
+        work = database.write_in_thread(Use.EVENTS, write_without_end)
+        task = asyncio.create_task(work)
+        await asyncio.wait([task], timeout=delay_s)
+        task.cancel()
+        await asyncio.wait([task], timeout=GIVE_UP_S)
+        assert task.cancelled()
+    created = "CREATE TABLE never (x INTEGER)"
+    await database.write_in_thread(Use.EVENTS, lambda file: file.execute(created))
+    with pytest.raises(StorageUnusable, match="already exists"):
+        await database.write_in_thread(Use.EVENTS, lambda file: file.execute(created))
+    async with database.writing(Use.EVENTS) as connection:
+        await connection.execute(text("INSERT INTO never VALUES (1)"))
 
 
 @pytest.mark.services

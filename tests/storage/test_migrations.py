@@ -21,7 +21,7 @@ from service.keys.store import add_key, list_keys
 from service.keys.tables import keys
 from service.settings import SCOPES, StorageSettings
 from service.storage.database import Database, Migrated, migrate, open_database
-from service.storage.errors import StorageUnusable, UnknownRevision
+from service.storage.errors import Collided, StorageUnusable, UnknownRevision
 from service.storage.free_space import is_shrinkable
 from service.storage.migrations import downgrade, is_current, revisions, upgrade
 from service.storage.tables import metadata
@@ -233,6 +233,85 @@ async def test_events_are_stored_while_others_are_counted(
         assert sum(await connection.scalars(changes)) == -3
         counted = select(category_counts.c.events)
         assert set(await connection.scalars(counted)) == {10, 4, 3}
+
+
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+@pytest.mark.services
+async def test_events_are_stored_while_an_index_is_built(
+    bare: Database, storage: StorageSettings
+) -> None:
+    """Writers do not wait for the unique indexes of 0007 while these are built."""
+    await migrate(storage, "0006")
+    building = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        "AND query LIKE 'CREATE UNIQUE INDEX CONCURRENTLY%'"
+    )
+    async with bare.writing() as unfinished:
+        await unfinished.execute(delete(events).where(events.c.id == "none"))
+        migrations = [asyncio.create_task(migrate(storage)) for _ in range(2)]
+        async with asyncio.timeout(GIVE_UP_S):
+            while True:
+                async with bare.reading() as connection:
+                    if await connection.scalar(building):
+                        break
+            await stored_events(bare, 10)
+    assert await asyncio.gather(*migrations) == [Migrated(STEPS[-1])] * 2
+    with pytest.raises(Collided):
+        await stored_events(bare, 1)
+
+
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+@pytest.mark.services
+async def test_an_index_whose_build_failed_is_built_again(
+    bare: Database, storage: StorageSettings
+) -> None:
+    """A migration after a failed one leaves no invalid index."""
+    await migrate(storage, "0007")
+    async with bare.writing() as connection:
+        await connection.execute(
+            text(
+                "UPDATE pg_index SET indisvalid = false "
+                "WHERE indexrelid = to_regclass('ux_events_id')"
+            )
+        )
+        await connection.execute(
+            text("UPDATE alembic_version SET version_num = '0006'")
+        )
+    await migrate(storage)
+    async with bare.reading() as connection:
+        invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+        assert await connection.scalar(text(invalid)) == 0
+    await stored_events(bare, 1)
+    with pytest.raises(Collided):
+        await stored_events(bare, 1)
+
+
+async def test_a_start_needs_no_more_than_the_unique_indexes(
+    bare: Database, storage: StorageSettings
+) -> None:
+    """The old index may stay until no process of the previous version runs."""
+    await migrate(storage, "0007")
+    async with open_database(storage), bare.reading() as connection:
+        assert "ux_events_key" in str(await connection.run_sync(shape))
+    await migrate(storage)
+    async with bare.reading() as connection:
+        assert "ux_events_key" not in str(await connection.run_sync(shape))
+
+
+async def test_events_keep_their_rows_down_and_up(
+    database: Database, storage: StorageSettings
+) -> None:
+    """Rows are the same after the unique indexes were changed back and forth."""
+    await stored_events(database, 5_000)
+    rows = select(events).order_by(events.c.received_at)
+    async with database.reading() as connection:
+        before = (await connection.execute(rows)).all()
+    for revision in ("0006", STEPS[-1]):
+        await migrate(storage, revision)
+        with pytest.raises(Collided):
+            await stored_events(database, 1)
+        async with database.reading() as connection:
+            assert (await connection.execute(rows)).all() == before
 
 
 async def test_keys_keep_the_powers_that_they_had(

@@ -4,10 +4,12 @@ Each revision is a file in `versions/`, and can be reverted. Only a migration lo
 Alembic: a start that finds the newest revision does without.
 """
 
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, column, func, inspect, literal, select, table
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.errors import StorageUnusable, UnknownRevision
 
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 CONNECTION: Final = "connection"
 LOCK: Final = 0x636F70696C6F74
 """Key of the advisory lock of PostgreSQL for migrations: "copilot" in ASCII."""
+BUILD_LOCK: Final = 0x6275696C64
+"""Another one for `build`: "build" in ASCII. It is only tried, never waited for."""
+NEEDED: Final = "0007"
+"""The oldest revision that this version can use: 0008 only makes it faster."""
+BUILD_POLL_S: Final = 0.1
 BASE: Final = "base"
 """The revision of a database without our tables."""
 DERIVED: Final = {"event_changes", "category_counts", "name_counts"}
@@ -38,6 +45,24 @@ def upgrade(connection: Connection, revision: str = "head") -> str:
     _refuse_unknown(connection)
     command.upgrade(_config(connection), revision)
     return current(connection)
+
+
+async def build(connection: AsyncConnection, revision: str) -> None:
+    """Build what an upgrade of PostgreSQL needs, outside of a transaction.
+
+    Raises `StorageError`.
+    """
+    module = _module(revision)
+    if not hasattr(module, "build"):
+        return
+    await connection.execution_options(isolation_level="AUTOCOMMIT")
+    # Another process that builds must not be waited for in the database, because the
+    # build itself waits for all transactions. The end of the connection unlocks, too.
+    locked = select(func.pg_try_advisory_lock(BUILD_LOCK))
+    while not await connection.scalar(locked):  # noqa: ASYNC110 - by another process
+        await asyncio.sleep(BUILD_POLL_S)
+    await connection.run_sync(module.build)
+    await connection.execute(select(func.pg_advisory_unlock(BUILD_LOCK)))
 
 
 def downgrade(connection: Connection, revision: str, *, drop_rows: bool = False) -> str:
@@ -83,11 +108,12 @@ def current(connection: Connection) -> str:
 
 
 def is_current(connection: Connection) -> bool:
-    """Return True if the database has the newest revision.
+    """Return True if the database has a revision that this version can use.
 
     Raises `StorageUnusable` if this version does not know the revision.
     """
-    return upgrades_to(connection, None) == []
+    _refuse_unknown(connection)
+    return current(connection) in revisions()[revisions().index(NEEDED) :]
 
 
 def revisions() -> list[str]:
@@ -123,6 +149,12 @@ def _filled_tables(connection: Connection) -> set[str]:
         for name in _tables(connection) - DERIVED
         if connection.scalar(select(literal(1)).select_from(table(name)).limit(1))
     }
+
+
+def _module(revision: str) -> Any:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(_FOLDER)).get_revision(revision).module
 
 
 def _config(connection: Connection) -> "Config":

@@ -98,7 +98,7 @@ async def test_without_the_unique_index_events_are_duplicated(
 ) -> None:
     """Without the unique index of the database each event is stored twice."""
     async with database.writing() as connection:
-        await connection.execute(text("DROP INDEX ux_events_key"))
+        await connection.execute(text("DROP INDEX ux_events_id"))
     body = [event(id=each) for each in IDS]
     statuses = await post_all(two, [body] * len(two))
     assert statuses == every(accepted=len(two))
