@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from threading import Lock
@@ -34,6 +35,11 @@ from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S, ROOT, Answer, Running, ask_once, variables
 
 OUTPUTS: Final = (1, 2)
+LOADED_ON_USE: Final = (
+    *("alembic.command", "asyncpg", "gunicorn.arbiter", "jsonschema_rs"),
+    *("redis.asyncio", "service.server.workers", "sqlalchemy.dialects.postgresql"),
+)
+"""Modules that each fork would load again, though a start alone needs none of them."""
 MAX_BYTES: Final = 1 << 16
 
 
@@ -256,6 +262,8 @@ def launch(descriptor: str) -> None:
 
 def _warm_up() -> None:
     """Do what each start would do again: imports, tables, and a look at all memory."""
+    for name in LOADED_ON_USE:
+        import_module(name)
     # On a slow machine Redis is slow.
     vars(redis_store).update(CONNECT_S=GIVE_UP_S, COMMAND_S=GIVE_UP_S)
     text.prepare()

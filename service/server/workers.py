@@ -6,12 +6,14 @@ again, which starts new workers; these replace the old ones, so that some always
 """
 
 import asyncio
+import gc
 import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,8 +65,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         listeners = listen_all(settings.server, inherited)
         is_same = set(inherited) & set(listeners.sockets)
         predecessors.are_moved = bool(inherited) and not is_same
-        # Once here, because each worker would fail by itself.
-        asyncio.run(check_storage(settings))
+        _prepare(settings)
         metrics.prepare_workers()
         log_output.STDOUT.lock.share()
         application = ServiceApplication(settings, listeners, predecessors, announce)
@@ -226,6 +227,17 @@ class JoinedLogger(glogging.Logger):
         """Pass all records to the root logger."""
         super().setup(cfg)
         self.error_log.propagate = True
+
+
+def _prepare(settings: Settings) -> None:
+    """Do once what each worker would do by itself."""
+    asyncio.run(check_storage(settings))
+    # The workers share the memory of modules that are loaded before they are forked.
+    if settings.cache.redis_url:
+        import_module("redis.asyncio")
+    if settings.telemetry.traces:
+        import_module("service.observability.span_export")
+    gc.freeze()
 
 
 def _worker_started(worker: Any) -> None:

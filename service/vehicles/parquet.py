@@ -7,6 +7,7 @@ standard input is closed, since its parent has died then.
 It starts for each export, so it imports little, and nothing of the service.
 """
 
+import gc
 import json
 import os
 import sys
@@ -20,13 +21,12 @@ from queue import SimpleQueue
 from typing import BinaryIO, Final, NamedTuple
 
 if __name__ == "__main__":
+    # It has few objects of Python, and ends soon.
+    gc.disable()
     # pyarrow imports numpy if it can, which would double the time to start.
     sys.modules["numpy"] = None  # type: ignore[assignment]
 
-import adbc_driver_postgresql  # type: ignore[import-untyped]
-import adbc_driver_sqlite
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # noqa: TID253 - nothing else imports this program
 from adbc_driver_manager import AdbcConnection, AdbcDatabase, AdbcStatement
 
 BLOCK_ROWS: Final = 65_536
@@ -136,6 +136,8 @@ def export(job: ExportJob, sink: BinaryIO) -> int:
 
 def _read_sqlite(job: ExportJob, pool: ThreadPoolExecutor) -> PendingTables:
     """Read blocks in parallel: reading SQLite is slower than writing Parquet."""
+    import adbc_driver_sqlite
+
     database = adbc_driver_sqlite.connect(job.uri)
     options = {"adbc.sqlite.query.batch_rows": str(BLOCK_ROWS)}
     finder = ExportConnection(job, database, **options)
@@ -167,6 +169,8 @@ def _end_of_block(connection: ExportConnection, after: str) -> str:
 
 def _read_postgresql(job: ExportJob, pool: ThreadPoolExecutor) -> PendingTables:
     """Read the batches of one stream, as the server sends them."""
+    import adbc_driver_postgresql  # type: ignore[import-untyped]
+
     database = adbc_driver_postgresql.connect(job.uri)
     options = {"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
     # The only reading thread changes it and reads `batches`, so neither needs a lock.
@@ -196,6 +200,9 @@ def _in_order(reads: PendingTables) -> Iterator[pa.Table]:
 
 
 def _write(tables: Iterable[pa.Table], sink: BinaryIO) -> int:
+    # Threads read the first blocks meanwhile.
+    import pyarrow.parquet as pq
+
     rows = 0
     writer = pq.ParquetWriter(sink, SCHEMA, use_dictionary=DICTIONARY_COLUMNS)
     for table in tables:
