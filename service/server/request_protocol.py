@@ -1,6 +1,6 @@
 """The attributes of aiohttp's protocol that are no part of its interface.
 
-Only this module uses them. A minor version of aiohttp may change them, so
+The connections use no other but `_loop`. A minor version of aiohttp may change them, so
 `pyproject.toml` pins it, and `tests/server/test_request_protocol.py` names them.
 """
 
@@ -58,11 +58,9 @@ class RequestProtocol(web.RequestHandler):
 
     def answer_at_once(self, data: bytes) -> Sequence[bytes] | None:
         """Return the parts of an answer; None if the bytes have to be parsed."""
-        raise NotImplementedError
 
     def receive(self, data: bytes) -> None:
         """Receive bytes that were not answered at once."""
-        raise NotImplementedError
 
     @property
     def remote(self) -> str | None:

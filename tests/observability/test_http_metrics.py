@@ -74,6 +74,25 @@ async def test_cache_results_are_counted_with_the_request(
     assert added("copilot_usage_cache_results_total", result=result) == 2
 
 
+async def test_a_tally_counts_as_single_answers_do(added: Read) -> None:
+    """Quick answers and slow ones count in their buckets and in the sum."""
+    numbers: list[int] = []
+    tally = http_metrics.tally_of("/usage/some", 200, numbers.append)
+    for duration_s in (0.001, 0.005, 0.006, 100.0):
+        tally.add(duration_s)
+
+    fine = labels_of("/usage/some", "200")
+    counts = {
+        bound: added(f"{DURATION}_bucket", **fine, le=bound)
+        for bound in ("0.005", "0.01", "10.0", "+Inf")
+    }
+    assert counts == {"0.005": 2, "0.01": 3, "10.0": 3, "+Inf": 4}
+    assert added(f"{DURATION}_sum", **fine) == pytest.approx(100.012)
+    assert added("copilot_usage_cache_results_total", result="hit") == 4
+    assert added("copilot_usage_answers_total", domain="usage", outcome="ok") == 4
+    assert numbers == [4]
+
+
 async def test_durations_are_written_without_a_scrape(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,10 +17,12 @@ from service.sandbox.server import RunningSandbox
 from service.server import fast_path
 from service.server.connections import ClientConnection
 from service.server.fast_path import Heads, RememberedHead, split_id
+from service.usage import repeats
 from service.usage.handlers import SNAPSHOTS
 from service.vehicles.handlers import LOOKUP_PATH
 from service.web.client_identity import Caller
 from service.web.http_cache.responses import MAX_BUFFERED_BYTES
+from service.web.large_answers import MAX_BLOCK_BYTES
 from tests.clock import Clock, LoopTime, drive_periods
 from tests.conftest import MakeSettings, message
 from tests.metric_samples import Read
@@ -286,6 +288,27 @@ async def test_a_known_tag_is_compared_with_each_snapshot(
     await service.app[SNAPSHOTS].start_refresh()
     assert (await peer.ask(conditional)).startswith(b"HTTP/1.1 200")
     assert len(service.repeated) == 2
+
+
+async def test_a_large_snapshot_is_not_repeated(
+    service: Repeating, sandbox: RunningSandbox, peer: Peer
+) -> None:
+    """An answer that has become too large for one block is sent by aiohttp."""
+    sandbox.sandbox.set_messages([message(n) for n in range(2_000)])
+    await service.app[SNAPSHOTS].start_refresh()
+    answer = await peer.ask(GET)
+    assert len(answer) > MAX_BLOCK_BYTES
+    assert service.repeated == []
+
+
+async def test_more_kinds_of_requests_than_prepared_answers(
+    service: Repeating, peer: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room for a further answer, requests take the ordinary way."""
+    monkeypatch.setattr(repeats, "MAX_PREPARED", 0)
+    clock.pass_s(1.0)
+    assert (await peer.ask(GET)).startswith(b"HTTP/1.1 200")
+    assert service.repeated == []
 
 
 async def test_ages_follow_the_clock(peer: Peer, clock: Clock) -> None:
