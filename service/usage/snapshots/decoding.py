@@ -57,7 +57,6 @@ _list_decoder: Final = msgspec.json.Decoder(list[Message])
 _id_of: Final = attrgetter("id")
 _timestamp_of: Final = attrgetter("timestamp")
 _report_id_of: Final = attrgetter("report_id")
-_KEY_TYPES: Final = frozenset({int, str, type(UNSET)})
 
 
 def read_messages(body: MessagesBody, before: Messages | None = None) -> Messages:
@@ -216,21 +215,20 @@ class _ReportKeys(dict[Any, int]):
 
     def __init__(self, listed: list[ReportKey], invalid_ids: list[Any]) -> None:
         super().__init__({key: index for index, key in enumerate(listed)})
-        self[UNSET] = NO_REPORT
         self.listed, self.invalid_ids = listed, invalid_ids
 
     def find(self, report_ids: list[Any]) -> NDArray[np.int32]:
         """Return the index of each id, or `NO_REPORT`: `(n_ids,)` int32."""
         # By type, because 1, 1.0 and true are equal, and a list has no hash.
-        if _KEY_TYPES.issuperset(map(type, report_ids)):
-            indexes = map(self.__getitem__, report_ids)
-        else:
-            indexes = map(self._find_any, report_ids)
-        return np.fromiter(indexes, np.int32, len(report_ids))
-
-    def _find_any(self, report_id: Any) -> int:
-        is_key = type(report_id) in _KEY_TYPES
-        return self[report_id] if is_key else self.__missing__(report_id)
+        indexes = [
+            NO_REPORT
+            if each is UNSET
+            else self[each]
+            if type(each) is int or type(each) is str
+            else self.__missing__(each)
+            for each in report_ids
+        ]
+        return np.fromiter(indexes, np.int32, len(indexes))
 
     def __missing__(self, report_id: Any) -> int:
         key = report_key(report_id)

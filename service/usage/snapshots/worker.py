@@ -14,6 +14,7 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 from service.usage.snapshots.cancellation import cancellable
 from service.usage.snapshots.columns import Buffer
+from service.usage.snapshots.memory_files import MemoryBody
 from service.usage.snapshots.process_worker import (
     QUERY_THREADS,
     LoadedBody,
@@ -89,9 +90,8 @@ class InlineWorker:
     async def load(
         self, number: int, body: LoadedBody | None, previous: int | None
     ) -> LoadedMessages:
-        # Only a body of the size for the child is a file in memory.
-        small = None if body is None else bytes(body[:])
-        return self._store.load(number, small, previous)
+        content = body[:] if isinstance(body, MemoryBody) else body
+        return self._store.load(number, content, previous)
 
     async def answer(self, number: int, plan: str, media_type: str) -> Buffer:
         return self._store.answer(number, plan, media_type)
