@@ -82,6 +82,7 @@ def test_flush_and_close_have_a_time_limit(
     view_pages(client, range(10))
     assert server.hung.wait(GIVE_UP_S)
     assert not client.flush(0.01)
+    assert not client._delivery.hurries
     assert not client.close(0.01)
     assert not client.close(0.01)
 
