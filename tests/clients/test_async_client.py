@@ -133,6 +133,7 @@ async def test_closing_has_a_time_limit(
     async with client:
         view_pages(client, range(600))
         assert not await client.flush(0.01)
+        assert not client._delivery.hurries
         assert not await client.close(0.01)
     assert not await client.close()
     assert not await client.flush()

@@ -14,7 +14,7 @@ from tests.patience import GIVE_UP_S
 
 
 def test_ids_are_ascending_uuids_of_version_7() -> None:
-    """More ids than a millisecond has counts for ascend and differ, in valid form."""
+    """Ids ascend with time and differ, and have the form of RFC 9562."""
     stamps = Stamps()
     ids = [stamps.next()[0] for _ in range(20_000)]
 
@@ -25,6 +25,18 @@ def test_ids_are_ascending_uuids_of_version_7() -> None:
             UUID(int=2 << 62).variant,
         )
         assert str(UUID(each)) == each
+
+
+def test_a_millisecond_that_is_used_up_borrows_from_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More ids than the counter has room for ascend and differ all the same."""
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)
+    stamps = Stamps()
+    ids = [stamps.next()[0] for _ in range(10_000)]
+
+    assert ids == sorted(set(ids))
+    assert {UUID(each).int >> 80 for each in ids} == {10**12, 10**12 + 1, 10**12 + 2}
 
 
 def test_ids_ascend_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from threading import Event, Thread
+from unittest.mock import Mock
 
 import pytest
 
@@ -165,3 +166,33 @@ def test_threads_lose_nothing(spool_dir: Path) -> None:
     delivering.join(GIVE_UP_S)
 
     assert sorted(taken) == lines(range(8_000))
+
+
+def test_a_system_without_file_locks_has_no_spool(
+    spool_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported, and memory holds what it can."""
+    monkeypatch.setattr(outbox_module, "IS_SUPPORTED", False)
+    outbox = Outbox(spool_dir, MIB, MIB)
+    outbox.put(lines(range(1))[0])
+    outbox.spill()
+
+    assert codes(outbox) == [("spool_failed", 0)]
+    assert take_all(outbox) == lines(range(1))
+    assert not spool_dir.exists()
+
+
+def test_files_that_cannot_be_listed_are_not_delivered(
+    spool_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told that everything was delivered while the spool fails."""
+    outbox = Outbox(spool_dir, MIB, MIB)
+    outbox.put(lines(range(1))[0])
+    outbox.spill()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", Mock(side_effect=PermissionError))
+        assert not outbox.is_empty()
+        assert outbox.take() is None
+
+    assert take_all(outbox) == lines(range(1))
+    assert outbox.is_empty()

@@ -64,11 +64,16 @@ class AsyncClient(BaseClient):
         self._start()
         self._wanted += 1
         done = asyncio.get_running_loop().create_future()
-        self._flushes.append((self._wanted, done))
+        waiting = (self._wanted, done)
+        self._flushes.append(waiting)
         self._delivery.hurries = True
         self._delivery.hurry()
         self._wake()
-        await asyncio.wait([done], timeout=timeout)
+        try:
+            await asyncio.wait([done], timeout=timeout)
+        finally:
+            self._flushes.remove(waiting)
+            self._delivery.hurries = bool(self._flushes)
         return done.done()
 
     async def close(self, timeout: float | None = None) -> bool:
@@ -183,8 +188,6 @@ class AsyncClient(BaseClient):
         for number, done in self._flushes:
             if number <= wanted and not done.done():
                 done.set_result(None)
-        self._flushes = [each for each in self._flushes if each[0] > wanted]
-        self._delivery.hurries = bool(self._flushes)
 
     # --- the process ------------------------------------------------------------------
 

@@ -72,11 +72,16 @@ class Client(BaseClient):
             return self._outbox.is_empty()
         with self._flushes:
             self._wanted += 1
+            self._waiting += 1
             wanted = self._wanted
             self._delivery.hurries = True
             self._delivery.hurry()
             self._wake()
-            return self._flushes.wait_for(lambda: self._flushed >= wanted, timeout)
+            try:
+                return self._flushes.wait_for(lambda: self._flushed >= wanted, timeout)
+            finally:
+                self._waiting -= 1
+                self._delivery.hurries = self._waiting > 0
 
     def close(self, timeout: float | None = None) -> bool:
         """Deliver for at most `timeout` seconds; keep the rest in files.
@@ -97,7 +102,7 @@ class Client(BaseClient):
     def _begin(self) -> None:
         self._woken = threading.Event()
         self._flushes = threading.Condition()
-        self._wanted = self._flushed = 0
+        self._wanted = self._flushed = self._waiting = 0
         self._thread: threading.Thread | None = None
         self._start_lock = threading.RLock()
         super()._begin()
@@ -157,7 +162,6 @@ class Client(BaseClient):
             self._report_problems()
             with self._flushes:
                 self._flushed = wanted
-                self._delivery.hurries = wanted < self._wanted
                 self._flushes.notify_all()
 
     # --- the process ------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from copilot_usage_client.problems import Problem
-from copilot_usage_client.spool import Spool, SpoolFile
+from copilot_usage_client.spool import IS_SUPPORTED, Spool, SpoolFile
 
 MAX_BATCH_EVENTS: Final = 1_000
 MAX_BATCH_BYTES: Final = 900_000
@@ -73,7 +73,9 @@ class Outbox:
         self._dropped = self._unreported = 0
         self._drops_again_at = 0.0
         self._spool: Spool | None = None
-        if folder is not None:
+        if folder is not None and not IS_SUPPORTED:
+            self.note(Problem("spool_failed", "this system has no flock", 0))
+        elif folder is not None:
             sizes = max_spool_bytes, self.batch_bytes
             self._spool = Spool(folder, *sizes, self._note_damage)
             self._with_spool(Spool.open)
@@ -158,9 +160,7 @@ class Outbox:
         with self.io:
             if self._lines or self._in_flight:
                 return False
-            return (
-                self._spool is None or self._with_spool(Spool.is_drained) is not False
-            )
+            return not self.has_files
 
     def next_problems(self, *, is_last: bool = False) -> list[Problem]:
         """Return the problems since the last call; dropped events make a single one.

@@ -9,7 +9,6 @@ ascend with time.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -31,6 +30,7 @@ EVENT_END: Final = b"}"
 SCAN_SHARE: Final = 20
 """The folder is scanned only if this many times as long has passed as a scan takes."""
 
+IS_SUPPORTED: Final = fcntl is not None
 OnDamage = Callable[[str, int], None]
 
 
@@ -73,8 +73,6 @@ class Spool:
 
     def open(self) -> None:
         """Create the folder, and remember the files of former processes."""
-        if fcntl is None:
-            raise OSError(errno.ENOSYS, "files need flock, which this system lacks")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._own.update(self._names())
 
