@@ -247,7 +247,8 @@ async def cause_events(
         await Counting(database).add_changes()
         await Retention(settings, database).remove()
         away = Mock(side_effect=StorageUnavailable("away"))
-        monkeypatch.setattr(Database, "writing", away)
+        for write in ("writing", "write_in_thread"):
+            monkeypatch.setattr(Database, write, away)
         url = str(mended.make_url("/"))
         await cause_client(EventsClient(url, key, close_timeout_s=0.3))
         upset = Mock(side_effect=ZeroDivisionError)
