@@ -60,8 +60,8 @@ async def filled(database: Database, parser: EventParser) -> Database:
     if not database.is_sqlite:
         async with database.writing() as connection:
             # Not of all tables: those of other tests may be locked.
-            tables = "events, failed_events, event_changes, category_counts, name_counts"
-            await connection.execute(text(f"ANALYZE {tables}"))
+            own = "events, failed_events, event_changes, category_counts, name_counts"
+            await connection.execute(text(f"ANALYZE {own}"))
     return database
 
 
