@@ -62,8 +62,8 @@ class Target(NamedTuple):
 
 
 TARGETS: Final = {
-    "SQLite": Target(2_500, 40_000),
-    "PostgreSQL": Target(2_000, 30_000),
+    "SQLite": Target(5_000, 45_000),
+    "PostgreSQL": Target(5_000, 45_000),
 }
 
 

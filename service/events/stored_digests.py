@@ -35,10 +35,13 @@ def _in_sqlite(columns: Sequence[str], condition: object) -> str:
 
 def _in_postgresql(columns: Sequence[str], condition: object) -> TextClause:
     arrays = (f"CAST(:{column} AS {_TYPES[column]}[])" for column in columns)
-    names = ", ".join(columns)
+    wanted = " AND ".join(f"events.{column} = wanted.{column}" for column in columns)
+    # The limit changes no result. It lets the planner look up each event in the index,
+    # instead of joining all events.
     return text(
-        f"SELECT key, digest FROM unnest({', '.join(arrays)}) AS wanted ({names}) "
-        f"JOIN events USING ({names}) WHERE {condition}"
+        f"SELECT found.key, found.digest FROM unnest({', '.join(arrays)}) "
+        f"AS wanted ({', '.join(columns)}), LATERAL (SELECT key, digest FROM events "
+        f"WHERE {wanted} AND {condition} LIMIT 1) AS found"
     )
 
 

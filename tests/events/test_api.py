@@ -312,6 +312,7 @@ async def test_an_outage_of_the_database_is_reported(
     away = Mock(side_effect=StorageUnavailable("/var/secret: disk I/O error"))
     monkeypatch.setattr(collector.queries._database, "reading", away)
     monkeypatch.setattr(collector.queries._database, "writing", away)
+    monkeypatch.setattr(collector.queries._database, "write_in_thread", away)
 
     answer = await client.request(method, path, json=event())
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 from msgspec.structs import astuple
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, func, select, text
 
 from service.events import stored_digests
 from service.events.model import Event
@@ -229,3 +229,25 @@ def test_a_look_up_reads_one_entry_of_an_index(database: Database) -> None:
             detail = plan.fetchone()[-1]
             assert f"SEARCH events USING INDEX {index}" in detail
             assert "application=?" in detail
+
+
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+@pytest.mark.services
+async def test_a_look_up_in_postgresql_joins_no_table(database: Database) -> None:
+    """PostgreSQL searches a unique index by all of its columns, for each event."""
+    values: dict[str, list[Any]] = {
+        "at": [1],
+        "digest": [b""],
+        "id": [""],
+        "application": [""],
+    }
+    async with database.reading() as connection:
+        # Of an empty table, it would read all rows.
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        for columns, statement in stored_digests._POSTGRESQL:
+            explained = text(f"EXPLAIN {statement}")
+            arrays = {name: values[name] for name in columns}
+            plan = str((await connection.execute(explained, arrays)).all())
+            assert "Index Scan using ux_events_" in plan
+            for column in columns:
+                assert f"({column} = wanted.{column})" in plan

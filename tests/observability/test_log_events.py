@@ -246,7 +246,8 @@ async def cause_events(
         await Counting(database).add_changes()
         await Retention(settings, database).remove()
         away = Mock(side_effect=StorageUnavailable("away"))
-        monkeypatch.setattr(Database, "writing", away)
+        for write in ("writing", "write_in_thread"):
+            monkeypatch.setattr(Database, write, away)
         await mended.post("/events", json=event(), headers=headers)
         await cause_failures(settings)
     monkeypatch.undo()

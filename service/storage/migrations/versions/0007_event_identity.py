@@ -22,6 +22,7 @@ CONTENT_ID: Final = {
 }
 
 
+IS_FILLED: Final = sa.text("SELECT EXISTS (SELECT 1 FROM events)")
 IS_VALID: Final = sa.text(
     "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
 )
@@ -32,19 +33,22 @@ def build(connection: sa.Connection) -> None:
 
     An attempt that failed leaves an invalid index, which is replaced.
     """
+    is_filled = connection.scalar(IS_FILLED)
     for name, columns, comparison in INDEXES:
         is_valid = connection.scalar(IS_VALID, {"name": name})
         if is_valid:
             continue
         if is_valid is False:
             connection.execute(sa.text(f"DROP INDEX CONCURRENTLY {name}"))
-        connection.execute(
-            sa.text(
-                f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON events "
-                f"({', '.join(columns)}) "
-                f"WHERE id {comparison} {CONTENT_ID['postgresql']}"
+        # It waits for all transactions. The upgrade takes no time for an empty table.
+        if is_filled:
+            connection.execute(
+                sa.text(
+                    f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON events "
+                    f"({', '.join(columns)}) "
+                    f"WHERE id {comparison} {CONTENT_ID['postgresql']}"
+                )
             )
-        )
 
 
 def upgrade() -> None:
