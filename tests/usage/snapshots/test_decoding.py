@@ -17,9 +17,10 @@ from service.usage.snapshots.formats import CSV, JSON
 from service.usage.snapshots.logged_prices import PriceLogging
 from service.usage.snapshots.matching import count_kept
 from service.usage.snapshots.messages import MAX_INVALID_IDS_LOGGED, Messages
+from service.usage.snapshots.sharing import pack, unpack
 from service.usage.snapshots.store import SnapshotStore
 from service.web.http_cache.encodings import digest_of
-from tests.reference import body_of, message, read
+from tests.reference import body_of, message, priced_of, read
 
 FEW_BYTES: Final = 100
 """The size of a chunk: one message, or two short ones."""
@@ -208,6 +209,14 @@ def test_an_equal_body_is_not_decoded() -> None:
     """The previous messages are returned."""
     before = read(MANY)
     assert read_messages(body_of(MANY), before) is before
+
+
+def test_adopted_columns_have_nothing_to_take_over() -> None:
+    """Without the texts of another process, the whole body is decoded."""
+    adopted = unpack(pack(priced_of(MANY))).messages
+    for sent in (MANY, [*MANY, message(99)]):
+        body = body_of(sent)
+        assert outcome_of(read_messages(body, adopted)) == outcome_of(read_alone(body))
 
 
 def test_many_small_additions_are_taken_over() -> None:

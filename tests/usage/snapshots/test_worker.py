@@ -100,6 +100,26 @@ async def test_both_workers_answer_alike(worker: ProcessWorker) -> None:
         assert each.has(1)
 
 
+async def test_a_period_that_grows_in_the_child_is_answered_alike(
+    worker: ProcessWorker,
+) -> None:
+    """What is taken over of a body of several chunks shows in no answer."""
+    inline, many = InlineWorker(), MESSAGES * 100
+    grown = [*many[:3_000], message(99, "corrected"), *many[3_001:], message(98)]
+    await add(worker, 2, many)
+    await worker.load(3, bytearray(body_of(grown)), 2)
+    await worker.compute(SnapshotStore.build, 3, 2, REPORTS, LOGGING, plan=DEFAULT)
+    await add(inline, 3, grown)
+
+    for media_type in FORMATS:
+        expected = await inline.answer(3, DEFAULT, media_type)
+        assert bytes(await worker.answer(3, DEFAULT, media_type)) == bytes(expected)
+    page = Selection(limit=3)
+    extracts = [await each.extract(3, DEFAULT, JSON, page) for each in (worker, inline)]
+    assert extracts[0].body == extracts[1].body
+    await inline.close()
+
+
 async def test_both_workers_adopt_alike(worker: ProcessWorker) -> None:
     """Packed columns of either worker are answered from in the other."""
     inline = InlineWorker()
