@@ -3,9 +3,11 @@
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Self
+from uuid import UUID
 
 import aiohttp
 import structlog
@@ -103,7 +105,7 @@ class EventsClient:
         if self._sender is None or self._is_closing:
             raise RuntimeError("the client is not open")
         # Every event needs an id, by which the service recognises a retry.
-        event_id = event_id or secrets.token_hex(16)
+        event_id = event_id or _make_id()
         fields = {
             "session_id": session_id,
             "category": category,
@@ -181,6 +183,14 @@ class EventsClient:
             except Exception as error:
                 # The callback belongs to the application; delivery goes on.
                 log.error("events.callback_failed", event_id=each.id, exc_info=error)
+
+
+def _make_id() -> str:
+    """Return a UUIDv7 (RFC 9562), because the service stores ordered ids fastest."""
+    milliseconds = time.time_ns() // 1_000_000
+    high, low = secrets.randbits(12), secrets.randbits(62)
+    number = milliseconds << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
+    return str(UUID(int=number))
 
 
 def _encode(event: dict[str, Any]) -> bytes:

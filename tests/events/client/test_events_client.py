@@ -3,10 +3,12 @@
 import asyncio
 import itertools
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -118,6 +120,23 @@ async def test_events_arrive_whole_and_in_order(service_with: MakeService) -> No
         "timestamp": "2021-01-01T09:15:27.243860-05:00",
     }
     assert [each["data"]["path"] for each in others] == [f"/{n}" for n in range(1_200)]
+
+
+async def test_ids_are_in_the_order_of_time(service_with: MakeService) -> None:
+    """An event without an id gets a UUIDv7, which begins with the time."""
+    service = await service_with()
+    before_ms = time.time_ns() // 1_000_000
+    async with service.running(), service.sending() as events:
+        sent = [
+            await events.send("page interaction", "pageview", PAGE, session_id=SESSION)
+            for _ in range(100)
+        ]
+        after_ms = time.time_ns() // 1_000_000
+
+    ids = list(map(UUID, sent))
+    assert {each.version for each in ids} == {7}
+    assert len(set(ids)) == len(ids)
+    assert before_ms <= ids[0].int >> 80 <= ids[-1].int >> 80 <= after_ms
 
 
 async def test_concurrent_senders_keep_their_order(service_with: MakeService) -> None:
