@@ -186,7 +186,9 @@ def sqlite_engines(
     url: URL, settings: StorageSettings, sizes: Mapping[Use, int]
 ) -> Engines:
     """Create the engines of SQLite."""
-    writer = _sqlite_engine(url, settings, connections=1)
+    # Every transaction ends before its connection is returned, so that a rollback then
+    # would only cost another call of the thread.
+    writer = _sqlite_engine(url, settings, connections=1, pool_reset_on_return=None)
     event.listen(writer.sync_engine, "begin", _begin_writing)
     readers = {}
     for use, size in sizes.items():
@@ -196,7 +198,7 @@ def sqlite_engines(
 
 
 def _sqlite_engine(
-    url: URL, settings: StorageSettings, *, connections: int
+    url: URL, settings: StorageSettings, *, connections: int, **pool: Any
 ) -> AsyncEngine:
     wait_s = settings.lock_timeout_s
     engine = create_async_engine(
@@ -204,6 +206,7 @@ def _sqlite_engine(
         pool_size=connections,
         max_overflow=0,
         pool_timeout=wait_s,
+        **pool,
         connect_args={
             "timeout": wait_s,
             "isolation_level": None,
