@@ -4,12 +4,12 @@ The former version runs from its own code, which is taken from the history of gi
 """
 
 import asyncio
+import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import pytest
 from aiohttp import ClientSession
@@ -19,7 +19,15 @@ from service.storage.database import migrate
 from tests.events.conftest import event
 from tests.isolation.history import former_revision
 from tests.launcher import Forked, Launcher, forked
-from tests.running import ROOT, Running, exit_status, variables
+from tests.running import (
+    ROOT,
+    SERVE,
+    SERVICE,
+    Running,
+    exit_status,
+    started,
+    variables,
+)
 
 FORMER_SCHEMA: Final = "0002"
 SCHEMA: Final = "0008"
@@ -33,20 +41,59 @@ class Ran(NamedTuple):
     stderr: str
 
 
-class Version:
-    """The code of a version, imported once, with a database."""
+class Version(Protocol):
+    """The code of a version, with a database."""
+
+    def run(self, *command: str) -> Ran:
+        """Run a command of this version to its end."""
+
+    def serving(self) -> AbstractContextManager[Running]:
+        """Serve this version."""
+
+
+def settings_of(storage: str) -> dict[str, object]:
+    return {
+        "sandbox__enabled": False,
+        # The former version has no such setting.
+        "health__warm_up": None,
+        "events__enabled": True,
+        "storage__url": storage,
+        "server__drain_s": 0.0,
+    }
+
+
+class FormerVersion:
+    """The former version, of which only the command line is known."""
+
+    def __init__(self, code: Path, folder: Path, storage: str) -> None:
+        self._code = code
+        self._log = folder / "former.log"
+        self._settings = settings_of(storage)
+
+    def run(self, *command: str) -> Ran:
+        """Run a command of this version to its end."""
+        ran = subprocess.run(  # noqa: S603 - our own command
+            [*SERVICE, *command],
+            check=False,
+            cwd=self._code,
+            env={**os.environ, **variables(self._settings)},
+            capture_output=True,
+            text=True,
+        )
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+    def serving(self) -> AbstractContextManager[Running]:
+        """Serve this version."""
+        return started(self._log, SERVE, self._settings, self._code)
+
+
+class ThisVersion:
+    """This version, in forks that start at once."""
 
     def __init__(self, launcher: Launcher, folder: Path, storage: str) -> None:
         self._launcher = launcher
-        self._log = folder / "log"
-        self._settings = {
-            "sandbox__enabled": False,
-            # The former version has no such setting.
-            "health__warm_up": None,
-            "events__enabled": True,
-            "storage__url": storage,
-            "server__drain_s": 0.0,
-        }
+        self._log = folder / "this.log"
+        self._settings = settings_of(storage)
 
     def run(self, *command: str) -> Ran:
         """Run a command of this version to its end."""
@@ -115,8 +162,8 @@ class Caller:
 
 
 @pytest.fixture(scope="session")
-def former_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    """Start processes of the former version, from its own code."""
+def former_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code of the former version."""
     folder = tmp_path_factory.mktemp("former")
     revision = former_revision()
     assert revision is not None  # or this module is not collected
@@ -127,21 +174,18 @@ def former_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
         capture_output=True,
     )
     subprocess.run(["tar", "-x"], check=True, cwd=folder, input=archived.stdout)  # noqa: S607
-    launcher = Launcher(folder)
-    yield launcher
-    launcher.close()
+    return folder
 
 
 @pytest.fixture
 def versions(
-    former_code: Launcher, launcher: Launcher, storage: StorageSettings, tmp_path: Path
+    former_code: Path, launcher: Launcher, storage: StorageSettings, tmp_path: Path
 ) -> tuple[Version, Version]:
     """The former version and this one, on the same database."""
-    folders = tmp_path / "former", tmp_path / "this"
-    for each in folders:
-        each.mkdir()
-    former = Version(former_code, folders[0], storage.url)
-    return former, Version(launcher, folders[1], storage.url)
+    return (
+        FormerVersion(former_code, tmp_path, storage.url),
+        ThisVersion(launcher, tmp_path, storage.url),
+    )
 
 
 async def test_upgrade_and_rollback(
@@ -150,7 +194,7 @@ async def test_upgrade_and_rollback(
     """No event is lost or miscounted by an upgrade, a rollback and another upgrade."""
     former, this = versions
     await migrate(storage, "base")
-    assert former.run("migrate").stdout.strip().endswith(f"{FORMER_SCHEMA}.")
+    assert f" {FORMER_SCHEMA}." in former.run("migrate").stdout
     key = former.run("keys", "add", "shop").stdout.split()[-1]
     async with ClientSession(headers={"X-API-Key": key}) as session:
         caller = Caller(session)
@@ -185,9 +229,7 @@ async def _upgrade(former: Version, this: Version, caller: Caller) -> None:
 async def _roll_back(former: Version, this: Version, caller: Caller) -> None:
     refused = former.run("serve", "--port", "0")
     assert refused.status == 1
-    assert (
-        f"it has revision {SCHEMA}, which this version does not know" in refused.stderr
-    )
+    assert f"{SCHEMA}, which this version does not know" in refused.stderr
 
     migrated = this.run("migrate", "--to", FORMER_SCHEMA)
     assert (migrated.status, migrated.stderr) == (0, "")
