@@ -75,6 +75,9 @@ class ConnectionServer(web.Server):
     ) -> None:
         """Keep a new connection, if necessary in place of one that is idle."""
         super().connection_made(handler, transport)
+        if self._queue.is_draining and isinstance(handler, ClientConnection):
+            # It was accepted before, in the same turn of the event loop.
+            handler.close_after_next(self.request_factory)
         if self._addresses is not None and not self._addresses.admit(transport):
             closed("address", 1, len(self._connections))
             transport.abort()

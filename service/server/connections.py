@@ -185,7 +185,7 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
 
     def _refuse(self, shed: Shed) -> None:
         assert self.transport is not None  # noqa: S101 - it has just received data
-        self.received_at = self._loop.time()
+        self.received_at = self.answered_at = self._loop.time()
         self._stop_header_timer()
         self.transport.write(shed.answer)
         if shed.closes:

@@ -21,15 +21,15 @@ Of more pipelined requests in one read, a malformed one drops those behind the l
 class RequestProtocol(web.RequestHandler):
     """aiohttp's protocol of one connection, with the state that ours needs."""
 
-    __slots__ = ("_answered_at", "_unparsed_end", "received_at")
+    __slots__ = ("_unparsed_end", "answered_at", "received_at")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._unparsed_end = b""
         self.received_at = 0.0
         """When bytes were last received, by the time of the event loop."""
-        # The same, of requests that were answered at once.
-        self._answered_at = 0.0
+        self.answered_at = 0.0
+        """The same, of requests that were answered or refused at once."""
 
     @property
     def is_idle(self) -> bool:
@@ -52,7 +52,7 @@ class RequestProtocol(web.RequestHandler):
             parts = self.answer_at_once(data)
             if parts is not None:
                 self.transport.writelines(parts)
-                self.received_at = self._answered_at = self._loop.time()
+                self.received_at = self.answered_at = self._loop.time()
                 return
         self.receive(data)
 
@@ -87,7 +87,7 @@ class RequestProtocol(web.RequestHandler):
 
     def _process_keepalive(self) -> None:
         """Close an idle connection, unless it was answered in the meantime."""
-        close_at = self._answered_at + self._keepalive_timeout
+        close_at = self.answered_at + self._keepalive_timeout
         # aiohttp's timer starts again if the connection is to be closed later.
         self._next_keepalive_close_time = max(self._next_keepalive_close_time, close_at)
         super()._process_keepalive()

@@ -44,8 +44,20 @@ class UsageRepeats:
             snapshots.current is not self._prepared_of
             or snapshots.clock() >= self._prepared_until
         ):
-            self._prepared.clear()
+            self._start_again()
         return self._prepared.get(kind) or self._prepare(kind)
+
+    def _start_again(self) -> None:
+        # Also if nothing can be prepared: a former snapshot must not stay in memory.
+        self._prepared.clear()
+        cached = self._prepared_of = self._snapshots.current
+        fetched_at = cached.fetched_at if cached else 0.0
+        # Before the first answer: what is prepared late prolongs no second.
+        now = self._snapshots.clock()
+        # The cache has a monotonic clock, while `Date` follows the wall clock.
+        date_until = now + 1 - time.time() % 1
+        age_until = now + 1 - (now - fetched_at) % 1
+        self._prepared_until = min(date_until, age_until)
 
     def _prepare(self, kind: RequestKind) -> PreparedAnswer | None:
         cached, fresh = self._snapshots.current, self._snapshots.fresh_answer()
@@ -57,12 +69,7 @@ class UsageRepeats:
             return None
         # As answers are prepared, so that each answer costs nothing.
         self._snapshots.note_answer(cached)
-        now = self._snapshots.clock()
-        # The cache has a monotonic clock, while `Date` follows the wall clock.
-        date_until = now + 1 - time.time() % 1
-        age_until = now + 1 - (now - cached.fetched_at) % 1
-        self._prepared_until = min(date_until, age_until, fresh_until)
-        self._prepared_of = cached
+        self._prepared_until = min(self._prepared_until, fresh_until)
         status, head, body = block
         prepared = PreparedAnswer(
             head, bytes(body), tally_of(kind.route, status), cached.snapshot.log_values

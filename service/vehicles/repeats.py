@@ -40,15 +40,17 @@ class RepeatedLookup:
         entry = self._lookups.find_cached(self._vin)
         if entry is None:
             self._entry = self._prepared = None
-        elif entry is not self._entry or time.time() >= self._prepared_until:
+        elif entry is not self._entry or time.monotonic() >= self._prepared_until:
             self._prepare_again(entry)
         return self._prepared
 
     def _prepare_again(self, entry: Entry) -> None:
+        # `Date` and `Age` have whole seconds of the wall clock. That may be set back,
+        # so the end of the second is a time of the monotonic clock.
+        left_s = 1 - max(time.time() % 1, age_s(entry) % 1)
+        self._prepared_until = time.monotonic() + left_s
+        # Not before: what is prepared late prolongs no second.
         status, head, body = self._make(self._vin, entry)
         tally = tally_of(self._route, status, vehicles_found)
         self._prepared = PreparedAnswer(head, bytes(body), tally)
         self._entry = entry
-        # `Date` and `Age` have whole seconds.
-        now = time.time()
-        self._prepared_until = min(now + 1 - now % 1, now + 1 - age_s(entry) % 1)

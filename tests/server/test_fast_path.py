@@ -4,7 +4,10 @@
 """
 
 import asyncio
+import gc
 import re
+import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -15,13 +18,15 @@ from structlog.typing import EventDict
 from service.sandbox.fake_vpic import VPIC_PATH
 from service.sandbox.server import RunningSandbox
 from service.server import fast_path
+from service.server.connection_server import ConnectionServer
 from service.server.connections import ClientConnection
 from service.server.fast_path import Heads, RememberedHead, split_id
+from service.server.load_shedding import Shed
 from service.usage import repeats
 from service.usage.handlers import SNAPSHOTS
 from service.vehicles.handlers import LOOKUP_PATH
 from service.web.client_identity import Caller
-from service.web.http_cache.responses import MAX_BUFFERED_BYTES
+from service.web.http_cache.responses import MAX_BUFFERED_BYTES, prepare_block
 from service.web.large_answers import MAX_BLOCK_BYTES
 from tests.clock import Clock, LoopTime, drive_periods
 from tests.conftest import MakeSettings, message
@@ -320,6 +325,59 @@ async def test_ages_follow_the_clock(peer: Peer, clock: Clock) -> None:
     assert ages == [0, 0, 1]
 
 
+async def test_an_age_that_changes_meanwhile_is_used_once(
+    peer: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer whose second ends while it is prepared is not used in the next one."""
+
+    def prepare_slowly(*arguments: Any) -> Any:
+        block = prepare_block(*arguments)
+        clock.pass_s(0.002)
+        return block
+
+    monkeypatch.setattr(repeats, "prepare_block", prepare_slowly)
+    clock.pass_s(0.999)
+    assert b"\r\nAge: 0\r\n" in await peer.ask(GET)
+    assert b"\r\nAge: 1\r\n" in await peer.ask(GET)
+
+
+async def test_two_kinds_of_answers_keep_to_one_second(
+    service: Repeating,
+    peer: Peer,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer that is prepared late does not prolong the use of another one."""
+    other = adding("Accept-Encoding: gzip")
+    await remember(service, peer, other)
+
+    def prepare_slowly(*arguments: Any) -> Any:
+        clock.pass_s(0.002)
+        return prepare_block(*arguments)
+
+    clock.pass_s(1.9)
+    assert b"\r\nAge: 1\r\n" in await peer.ask(GET)
+    clock.pass_s(0.099)
+    monkeypatch.setattr(repeats, "prepare_block", prepare_slowly)
+    assert await peer.ask(other)
+    assert b"\r\nAge: 2\r\n" in await peer.ask(GET)
+
+
+async def test_a_replaced_snapshot_is_released(
+    service: Repeating, sandbox: RunningSandbox, peer: Peer
+) -> None:
+    """A small snapshot is dropped when a large one, which is not repeated, follows."""
+    assert await peer.ask(GET) in service.repeated
+    cache = service.app[SNAPSHOTS]
+    assert cache.current is not None
+    former = weakref.ref(cache.current.snapshot)
+    sandbox.sandbox.set_messages([message(n) for n in range(2_000)])
+    await cache.start_refresh()
+    assert len(await peer.ask(GET)) > MAX_BLOCK_BYTES
+    gc.collect()
+    assert former() is None
+
+
 async def test_a_stale_snapshot_is_not_repeated(
     service: Repeating, peer: Peer, clock: Clock
 ) -> None:
@@ -489,6 +547,22 @@ async def test_a_repeated_answer_postpones_the_idle_timeout(
     assert await peer.receive() == b""
 
 
+@pytest.mark.parametrize("options", [{"server": {"keepalive_s": KEEPALIVE_S}}])
+async def test_a_refusal_postpones_the_idle_timeout(
+    peer: Peer,
+    connection: ClientConnection,
+    loop_time: LoopTime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client whose requests are shed is not idle."""
+    refusal = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    shed = Shed(refusal, closes=False)
+    monkeypatch.setattr(connection._queue, "shed", lambda _data: shed)
+    for _ in range(3):
+        await loop_time.pass_s(KEEPALIVE_S * 0.9)
+        assert await peer.ask(adding("X-New: 1")) == refusal
+
+
 @pytest.mark.usefixtures("peer")
 async def test_the_first_request_may_be_a_repeated_one(
     service: Repeating, loop_time: LoopTime
@@ -516,6 +590,26 @@ async def test_a_draining_server_repeats_nothing(
     assert service.repeated == []
     closing.cancel()
     await asyncio.wait([closing])
+
+
+async def test_a_connection_accepted_just_before_the_drain_closes_too(
+    service: Repeating, peer: Peer
+) -> None:
+    """The event loop may report it only when the drain has begun."""
+    assert await peer.ask(GET) in service.repeated
+    service.repeated.clear()
+    server = service.runner.server
+    assert isinstance(server, ConnectionServer)
+    protocol = server()
+    server.drain()
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    await loop.connect_accepted_socket(lambda: protocol, ours)
+    late = Peer(*await asyncio.open_connection(sock=theirs))
+    service.peers.append(late)
+    assert b"\r\nConnection: close\r\n" in await late.ask(GET)
+    assert await late.receive() == b""
+    assert service.repeated == []
 
 
 # Remembered heads.
