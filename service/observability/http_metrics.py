@@ -227,7 +227,7 @@ class Tally:
             self._total_s += duration_s
         self._answered += 1
         if self._answered == 1:
-            _flush_soon()
+            _timer.start()
 
     def flush(self) -> None:
         """Write the counted answers into the metrics."""
@@ -290,14 +290,34 @@ def _start_batch(key: _Key, duration_s: float) -> None:
     is_first = not _pending
     _pending[key] = [duration_s]
     if is_first:
-        _flush_soon()
+        _timer.start()
 
 
-def _flush_soon() -> None:
-    """Flush in a while; at once without an event loop, where nothing could do it."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
+class FlushTimer:
+    """Flushes in a while, once for everything that is counted meanwhile.
+
+    A timer for each kind of answers would have the others start anew, ever more often.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop in which the timer runs."""
+
+    def start(self) -> None:
+        """Flush soon; at once without an event loop, where nothing could do it."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            flush()
+            return
+        # A loop that has ended may have left its timer behind.
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(FLUSH_AFTER_S, self._end)
+
+    def _end(self) -> None:
+        self._loop = None
         flush()
-        return
-    loop.call_later(FLUSH_AFTER_S, flush)
+
+
+_timer: Final = FlushTimer()

@@ -10,6 +10,7 @@ from service.app import create_app
 from service.observability import http_metrics, metrics
 from service.sandbox.server import RunningSandbox
 from service.server.runner import listening
+from tests.clock import LoopTime
 from tests.conftest import MakeSettings, message
 from tests.metric_samples import Read, samples, value
 from tests.patience import GIVE_UP_S
@@ -111,6 +112,31 @@ async def test_durations_are_written_without_a_scrape(
     http_metrics.request_answered("GET", "/some", 200, 0.1)
 
     await asyncio.wait_for(flushed.wait(), GIVE_UP_S)
+
+
+async def test_mixed_answers_are_flushed_together(
+    monkeypatch: pytest.MonkeyPatch, loop_time: LoopTime
+) -> None:
+    """Answers of several kinds, and single ones, are written by one timer."""
+    flushes = 0
+    flush = http_metrics.flush
+
+    def note() -> None:
+        nonlocal flushes
+        flushes += 1
+        flush()
+
+    monkeypatch.setattr(http_metrics, "flush", note)
+    tallies = [http_metrics.tally_of(path, 200) for path in ("/usage/a", "/usage/b")]
+    step_s = http_metrics.FLUSH_AFTER_S / 5
+    for _ in range(20):
+        for tally in tallies:
+            tally.add(0.001)
+            await loop_time.pass_s(step_s)
+        http_metrics.request_answered("GET", "/some", 200, 0.1)
+        await loop_time.pass_s(step_s)
+    # 60 steps, of which each flush waits for five.
+    assert 1 <= flushes <= 60 / 5
 
 
 def test_without_a_loop_durations_are_written_at_once(
