@@ -29,8 +29,7 @@ from service.upstream.bodies import (
     Body,
     NewBody,
     UpstreamResponse,
-    check_is_json,
-    read_bounded,
+    read_json,
 )
 from service.upstream.circuit_breaker import CircuitBreaker, MonotonicClock
 from service.upstream.guard import Turn, UpstreamGuard
@@ -205,9 +204,7 @@ class _Call:
                 raise unexpected_status(response.status, retry_after, profile)
             self._check_type(response)
             limit = self._upstream.max_body_bytes
-            body = await read_bounded(response, limit, self.new_body)
-            check_is_json(body)
-            self._body = body
+            self._body = await read_json(response, limit, self.new_body)
         except BaseException:
             # aiohttp-retry keeps a reference, by which the connection would stay open.
             response.release()

@@ -1,7 +1,9 @@
 """The client over real sockets: every fault, what comes of it, and what it leaves."""
 
 import asyncio
+import gc
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -155,6 +157,39 @@ async def test_a_bomb_is_not_unpacked(
         tracemalloc.stop()
 
     assert peak_bytes < MEMORY_LIMIT_BYTES
+
+
+class KeptBody(bytearray):
+    """A body of which it can be seen whether it is still in memory."""
+
+
+@pytest.mark.parametrize("fault", ["truncated", "html"])
+async def test_a_failed_try_keeps_no_body(
+    settings: MakeSettings, sandbox: RunningSandbox, fault: str
+) -> None:
+    """What a failed try has read is freed at once, without the garbage collector."""
+    bodies: list[weakref.ref[KeptBody]] = []
+
+    def new_body() -> KeptBody:
+        body = KeptBody()
+        bodies.append(weakref.ref(body))
+        return body
+
+    options = {"base_url": sandbox.url, "attempts": ATTEMPTS, "retry_after_max_s": 0}
+    upstream, breaker = sections(
+        settings(upstream={**options, "max_body_bytes": MAX_BODY_BYTES})
+    )
+    async with open_client(upstream, breaker, new_body=new_body) as client:
+        sandbox.sandbox.faults = Faults(**{fault: 1})
+        gc.disable()
+        try:
+            await fail(client)
+            kept = [each() for each in bodies]
+        finally:
+            gc.enable()
+
+    assert kept
+    assert set(kept) == {None}
 
 
 async def test_the_limit_is_exact(
