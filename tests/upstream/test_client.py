@@ -163,9 +163,9 @@ class KeptBody(bytearray):
     """A body of which it can be seen whether it is still in memory."""
 
 
-@pytest.mark.parametrize("fault", ["truncated", "html"])
+@pytest.mark.parametrize("faults", [Faults(truncated=1), Faults(html=1)])
 async def test_a_failed_try_keeps_no_body(
-    settings: MakeSettings, sandbox: RunningSandbox, fault: str
+    settings: MakeSettings, sandbox: RunningSandbox, faults: Faults
 ) -> None:
     """What a failed try has read is freed at once, without the garbage collector."""
     bodies: list[weakref.ref[KeptBody]] = []
@@ -180,7 +180,7 @@ async def test_a_failed_try_keeps_no_body(
         settings(upstream={**options, "max_body_bytes": MAX_BODY_BYTES})
     )
     async with open_client(upstream, breaker, new_body=new_body) as client:
-        sandbox.sandbox.faults = Faults(**{fault: 1})
+        sandbox.sandbox.faults = faults
         gc.disable()
         try:
             await fail(client)
