@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.events.errors import FailedEventNotFound, ReplayRefused
 from service.events.model import Event, EventFailure, encode_errors
-from service.events.stored_digests import StoredDigests, find_digests, has_content_id
+from service.events.stored_digests import StoredDigests, find_digests
 from service.events.tables import events, failed_events
 from service.events.validation import conflict_of
 from service.storage.bulk_inserts import (
@@ -210,11 +210,13 @@ def _compare(
         if isinstance(item, EventFailure):
             stored.append(NEW)
             continue
-        # As the unique indexes do, or that of keys.
-        place = item.key if by_key else (item.key, has_content_id(item))
-        first = None if known is None else known.find(item)
-        if first is None:
+        place: Any = item.key
+        first = digests.get(place)
+        if first is not None and not by_key and _are_apart(item, first):
+            place = item.key, "other index"
             first = digests.get(place)
+        if first is None and known is not None:
+            first = known.find(item)
         if first is None:
             digests[place] = item.digest
             stored.append(NEW)
@@ -223,6 +225,13 @@ def _compare(
         else:
             stored.append(Stored(is_new=False, conflict=conflict_of(item)))
     return stored
+
+
+def _are_apart(event: Event, first: bytes) -> bool:
+    """Return whether the first event with this key is in another unique index."""
+    # The id is the digest of one of them, and the own id of the other.
+    digests = event.digest, first
+    return digests[0] != digests[1] and event.id in map(bytes.hex, digests)
 
 
 def _failed_row(failure: EventFailure, received_at: int) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ class StoredDigests(NamedTuple):
     def find(self, event: Event) -> bytes | None:
         """Return the digest of the stored event that has the place of this one."""
         # By key at last: a downgrade changes the key of an event that shares an id.
-        place = event.application, event.id, has_content_id(event)
+        place = event.application, event.id, _has_content_id(event)
         found = self.by_index.get(place)
         if found is None and self.by_key is not None:
             return self.by_key.get(event.key)
@@ -94,7 +94,7 @@ async def find_digests(
         return await run_in_thread(connection, work)
     by_columns: dict[Sequence[str], list[Event]] = {_CONTENT: [], _OWN: []}
     for event in wanted:
-        by_columns[_CONTENT if has_content_id(event) else _OWN].append(event)
+        by_columns[_CONTENT if _has_content_id(event) else _OWN].append(event)
     found = StoredDigests({}, {} if by_key else None)
     for columns, statement in _POSTGRESQL:
         events = by_columns[columns]
@@ -114,7 +114,7 @@ def _find_in_sqlite(
     for event in wanted:
         values: tuple[Any, ...] = (event.id, event.application)
         statement = _SQLITE_OWN
-        if has_content_id(event):
+        if _has_content_id(event):
             values = (event.at, event.digest, event.application)
             statement = _SQLITE_CONTENT
         found.by_index.update(_by_index(connection.execute(statement, values)))
@@ -128,6 +128,5 @@ def _by_index(rows: Iterable[Any]) -> Iterator[tuple[Any, bytes]]:
         yield (application, event_id, event_id == digest.hex()), digest
 
 
-def has_content_id(event: Event) -> bool:
-    """Return whether the event is in the index of contents, or in that of ids."""
+def _has_content_id(event: Event) -> bool:
     return event.id == event.digest.hex()
