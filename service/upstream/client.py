@@ -140,7 +140,9 @@ class _Call:
         )
         async with request as response:
             etag = response.headers.get("ETag")
-            return UpstreamResponse(self._body, self.attempts, etag)
+            # The error of an earlier try is in a cycle with this call.
+            body, self._body = self._body, None
+            return UpstreamResponse(body, self.attempts, etag)
 
     async def _try(
         self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
