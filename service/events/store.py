@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.events.errors import FailedEventNotFound, ReplayRefused
 from service.events.model import Event, EventFailure, encode_errors
-from service.events.stored_digests import find_digests
+from service.events.stored_digests import StoredDigests, find_digests
 from service.events.tables import events, failed_events
 from service.events.validation import conflict_of
 from service.storage.bulk_inserts import (
@@ -74,17 +74,19 @@ class EventStore:
         may be stored already, and are duplicates then. Returns one `Stored` for each
         event, in their order. Raises `StorageError`.
         """
-        was_lost = False
+        was_lost = by_key = False
         # Only a second attempt needs the stored events.
         for attempt in range(MAX_COLLISIONS):
             try:
                 if not attempt and self._database.is_sqlite:
                     return await self._store_at_once(received)
                 async with self._database.writing(Use.EVENTS) as connection:
-                    known = await _digests(connection, received) if attempt else {}
+                    known = None
+                    if attempt:
+                        known = await _digests(connection, received, by_key=by_key)
                     return await _insert(connection, received, known)
-            except Collided:
-                continue
+            except Collided as error:
+                by_key |= _is_by_key(error)
             except ConnectionLost:
                 if was_lost:
                     raise
@@ -93,7 +95,7 @@ class EventStore:
 
     async def _store_at_once(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
         """Store a group in SQLite as if none of its events were stored."""
-        stored = _compare(received, {})
+        stored = _compare(received, None)
         work = partial(
             _insert_into_sqlite,
             new_rows=list(_new_rows(received, stored)),
@@ -108,43 +110,47 @@ class EventStore:
         Raises `FailedEventNotFound`, also if another request replays it first. Raises
         `ReplayRefused` if another event has its id, and `StorageError`.
         """
+        by_key = False
         for _ in range(MAX_COLLISIONS):
             try:
                 async with self._database.writing() as connection:
-                    return await _replay(connection, failed_id, received)
-            except Collided:
-                continue
+                    await _delete(connection, failed_id)
+                    known = await _digests(connection, [received], by_key=by_key)
+                    (stored,) = await _insert(connection, [received], known)
+                    if stored.conflict is not None:
+                        raise ReplayRefused("another event has this id")
+                    return stored
+            except Collided as error:
+                by_key |= _is_by_key(error)
         raise StorageUnavailable("other processes store the same event all the time")
 
 
-async def _replay(
-    connection: AsyncConnection, failed_id: str, received: ReceivedEvent
-) -> Stored:
-    # The delete comes first: its row count decides which of two requests replays.
+def _is_by_key(error: Collided) -> bool:
+    """Return whether the unique index of the previous version refused an event."""
+    # SQLite names the column, PostgreSQL the index.
+    return "events.key" in str(error) or "ux_events_key" in str(error)
+
+
+async def _delete(connection: AsyncConnection, failed_id: str) -> None:
+    # It comes first: its row count decides which of two requests replays.
     statement = delete(failed_events).where(failed_events.c.id == failed_id)
     if not (await connection.execute(statement)).rowcount:
         raise FailedEventNotFound(f"no failed event {failed_id!r}")
-    known = await _digests(connection, [received])
-    (stored,) = await _insert(connection, [received], known)
-    if stored.conflict is not None:
-        raise ReplayRefused("another event has this id")
-    return stored
 
 
 async def _digests(
-    connection: AsyncConnection, received: Iterable[ReceivedEvent]
-) -> dict[bytes, bytes]:
-    """Return the digests of the events that are stored already, by key."""
+    connection: AsyncConnection, received: Iterable[ReceivedEvent], *, by_key: bool
+) -> StoredDigests:
+    """Return the digests of the events that are stored already."""
     items = (each.item for each in received)
-    return await find_digests(
-        connection, [item for item in items if isinstance(item, Event)]
-    )
+    wanted = [item for item in items if isinstance(item, Event)]
+    return await find_digests(connection, wanted, by_key=by_key)
 
 
 async def _insert(
     connection: AsyncConnection,
     received: Sequence[ReceivedEvent],
-    known: dict[bytes, bytes],
+    known: StoredDigests | None,
 ) -> list[Stored]:
     stored = _compare(received, known)
     # Two processes with the same events insert them in this order, and so cannot
@@ -194,24 +200,38 @@ def _insert_failures(dialect: str) -> Any:
 
 
 def _compare(
-    received: Iterable[ReceivedEvent], known: dict[bytes, bytes]
+    received: Iterable[ReceivedEvent], known: StoredDigests | None
 ) -> list[Stored]:
-    """Compare events with the stored digests and with the events before them."""
-    digests = dict(known)
+    """Compare events with the stored ones and with the events before them."""
+    by_key = known is not None and known.by_key is not None
+    digests: dict[Any, bytes] = {}
     stored: list[Stored] = []
     for item, _ in received:
         if isinstance(item, EventFailure):
             stored.append(NEW)
             continue
-        first = digests.get(item.key)
+        place: Any = item.key
+        first = digests.get(place)
+        if first is not None and not by_key and _are_apart(item, first):
+            place = item.key, "other index"
+            first = digests.get(place)
+        if first is None and known is not None:
+            first = known.find(item)
         if first is None:
-            digests[item.key] = item.digest
+            digests[place] = item.digest
             stored.append(NEW)
         elif first == item.digest:
             stored.append(DUPLICATE)
         else:
             stored.append(Stored(is_new=False, conflict=conflict_of(item)))
     return stored
+
+
+def _are_apart(event: Event, first: bytes) -> bool:
+    """Return whether the first event with this key is in another unique index."""
+    # The id is the digest of one of them, and the own id of the other.
+    digests = event.digest, first
+    return digests[0] != digests[1] and event.id in map(bytes.hex, digests)
 
 
 def _failed_row(failure: EventFailure, received_at: int) -> tuple[Any, ...]:

@@ -51,21 +51,10 @@ events: Final = Table(
     # Microseconds since 1970, unique within a process: the order of arrival.
     Column("received_at", BigInteger, nullable=False),
     # Begin with a time, or with an id that mostly begins with one: so new entries are
-    # neighbours, and share the pages that a transaction writes.
-    Index(
-        "ux_events_content",
-        *("at", "digest", "application"),
-        unique=True,
-        sqlite_where=HAS_CONTENT_ID["sqlite"],
-        postgresql_where=HAS_CONTENT_ID["postgresql"],
-    ),
-    Index(
-        "ux_events_id",
-        *("id", "application"),
-        unique=True,
-        sqlite_where=HAS_OWN_ID["sqlite"],
-        postgresql_where=HAS_OWN_ID["postgresql"],
-    ),
+    # neighbours, and share the pages that a transaction writes. The conditions above
+    # are no options here, because these load the dialects of both databases.
+    Index("ux_events_content", "at", "digest", "application", unique=True),
+    Index("ux_events_id", "id", "application", unique=True),
     Index("ix_events_session", "application", "session_id", "at", "received_at"),
     Index("ix_events_category", "application", "category", "at", "received_at"),
     Index("ix_events_time", "application", "at", "received_at"),

@@ -44,30 +44,37 @@ class UpstreamResponse(NamedTuple):
     etag: str | None = None
 
 
-async def read_bounded(
+async def read_json(
     response: aiohttp.ClientResponse, limit_bytes: int, new_body: NewBody = bytearray
 ) -> Body:
-    """Return the decompressed body; raise `BodyTooLarge` once it passes the limit."""
+    """Return the decompressed body of a JSON document.
+
+    Raises `BodyTooLarge` once it passes the limit, and `MalformedBody` for a truncated
+    body, or one that is not JSON.
+    """
     if (response.content_length or 0) > limit_bytes:
         raise errors.BodyTooLarge(limit_bytes)
     # `Content-Length` counts compressed bytes, so this counts decompressed ones.
     body = new_body()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise errors.BodyTooLarge(limit_bytes)
+    try:
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise errors.BodyTooLarge(limit_bytes)
+        if not is_json(body):
+            raise errors.MalformedBody("the body is not a complete JSON document")
+    except BaseException:
+        # The traceback, which has cycles, would keep the body until a full collection.
+        del body
+        raise
     return body
 
 
-def check_is_json(body: Body) -> None:
-    """Raise `MalformedBody` for a truncated body, or one that is not JSON.
-
-    Checks only the first and the last character, in constant time.
-    """
+def is_json(body: Body) -> bool:
+    """Return whether a body begins and ends as a JSON document, in constant time."""
     begin = bytes(body[:MAX_WHITE_SPACE_BYTES]).removeprefix(codecs.BOM_UTF8)
     end = bytes(body[-MAX_WHITE_SPACE_BYTES:])
-    if begin.lstrip()[:1] + end.rstrip()[-1:] not in JSON_BRACKETS:
-        raise errors.MalformedBody("the body is not a complete JSON document")
+    return begin.lstrip()[:1] + end.rstrip()[-1:] in JSON_BRACKETS
 
 
 def decode(response: UpstreamResponse, decoder: msgspec.json.Decoder[T]) -> T:

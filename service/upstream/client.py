@@ -29,8 +29,7 @@ from service.upstream.bodies import (
     Body,
     NewBody,
     UpstreamResponse,
-    check_is_json,
-    read_bounded,
+    read_json,
 )
 from service.upstream.circuit_breaker import CircuitBreaker, MonotonicClock
 from service.upstream.guard import Turn, UpstreamGuard
@@ -141,7 +140,9 @@ class _Call:
         )
         async with request as response:
             etag = response.headers.get("ETag")
-            return UpstreamResponse(self._body, self.attempts, etag)
+            # The error of an earlier try is in a cycle with this call.
+            body, self._body = self._body, None
+            return UpstreamResponse(body, self.attempts, etag)
 
     async def _try(
         self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
@@ -205,9 +206,7 @@ class _Call:
                 raise unexpected_status(response.status, retry_after, profile)
             self._check_type(response)
             limit = self._upstream.max_body_bytes
-            body = await read_bounded(response, limit, self.new_body)
-            check_is_json(body)
-            self._body = body
+            self._body = await read_json(response, limit, self.new_body)
         except BaseException:
             # aiohttp-retry keeps a reference, by which the connection would stay open.
             response.release()

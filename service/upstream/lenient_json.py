@@ -39,7 +39,10 @@ def decode(body: JsonBody, decoder: msgspec.json.Decoder[T]) -> T:
         is_invalid = isinstance(error, msgspec.ValidationError)
         if is_invalid and OUT_OF_RANGE not in str(error):
             raise
-        value = _decode_any(view, error)
+        try:
+            value = _decode_any(view)
+        except (ValueError, RecursionError):
+            raise error from None
         try:
             return msgspec.convert(value, decoder.type)
         except UnicodeEncodeError:
@@ -58,17 +61,14 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _decode_any(view: memoryview, refusal: msgspec.DecodeError) -> Any:
-    """Decode by the standard library; raise msgspec's error where that fails too."""
-    try:
-        return json.loads(
-            str(view, "utf-8"),
-            object_pairs_hook=_object,
-            parse_int=_parse_int,
-            parse_constant=_refuse,
-        )
-    except (ValueError, RecursionError):
-        raise refusal from None
+def _decode_any(view: memoryview) -> Any:
+    """Decode by the standard library; raises `ValueError` and `RecursionError`."""
+    return json.loads(
+        str(view, "utf-8"),
+        object_pairs_hook=_object,
+        parse_int=_parse_int,
+        parse_constant=_refuse,
+    )
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

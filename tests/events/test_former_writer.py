@@ -200,21 +200,60 @@ async def test_a_large_group_with_duplicates(
     assert await number(database) == LARGE_GROUP + 7
 
 
+@pytest.fixture
+def sharing(received: Make) -> tuple[ReceivedEvent, ReceivedEvent]:
+    """Two events: the id of the second is the digest of the first one's content."""
+    first = received()
+    assert isinstance(first.item, Event)
+    return first, received(id=first.item.id, name="other")
+
+
 async def test_a_downgrade_keeps_events_that_share_an_id(
-    database: Database, storage: StorageSettings, received: Make
+    database: Database,
+    storage: StorageSettings,
+    sharing: tuple[ReceivedEvent, ReceivedEvent],
 ) -> None:
     """The id of a content may be sent as the id of another event; none is lost."""
     store = EventStore(database)
-    first = received()
-    assert isinstance(first.item, Event)
-    second = received(id=first.item.id, name="other")
-    assert kinds(await store.store([first])) == "N"
-    assert kinds(await store.store([second])) == "N"
+    for each in sharing:
+        assert kinds(await store.store([each])) == "N"
 
-    for revision in ("0006", "0008"):
+    for revision in ("0007", "0006", "0008"):
         await migrate(storage, revision)
         assert await number(database) == 2
-        assert kinds(await store.store([first])) == "D"
+        assert kinds(await store.store(sharing)) == "DD"
+
+
+@pytest.mark.parametrize("revision", ["0006", "0007"])
+async def test_an_id_is_shared_by_no_events_beside_the_index_of_keys(
+    database: Database,
+    storage: StorageSettings,
+    received: Make,
+    sharing: tuple[ReceivedEvent, ReceivedEvent],
+    revision: str,
+) -> None:
+    """While there is the former index, the second event is a conflict, as before.
+
+    The other events of its group are stored.
+    """
+    await migrate(storage, revision)
+    store = EventStore(database)
+    first, second = sharing
+
+    assert kinds(await store.store([*sharing, first])) == "NCD"
+    assert kinds(await store.store([second, received(id="a")])) == "CN"
+    assert kinds(await store.store(sharing)) == "DC"
+
+
+async def test_events_that_share_an_id_are_known_in_one_group(
+    database: Database, sharing: tuple[ReceivedEvent, ReceivedEvent]
+) -> None:
+    """A group may have both events, of which one or both are stored."""
+    store = EventStore(database)
+
+    assert kinds(await store.store(sharing[1:])) == "N"
+    assert kinds(await store.store(sharing)) == "ND"
+    assert kinds(await store.store([*sharing, *sharing])) == "DDDD"
 
 
 @pytest.mark.parametrize("storage", ["sqlite"], indirect=True)

@@ -143,8 +143,8 @@ async def test_repeated_collisions_end_with_an_error(
     """After `MAX_COLLISIONS` the store raises; a later retry works."""
     await store.store([received(id="a")])
 
-    async def see_nothing(*_: object) -> dict[bytes, bytes]:
-        return {}
+    async def see_nothing(*_: object, **__: object) -> None:
+        pass
 
     with monkeypatch.context() as patched:
         patched.setattr(store_module, "_digests", see_nothing)

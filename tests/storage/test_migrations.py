@@ -290,6 +290,21 @@ async def test_an_index_whose_build_failed_is_built_again(
         await stored_events(bare, 1)
 
 
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+@pytest.mark.services
+async def test_a_long_reader_does_not_stop_the_events(
+    bare: Database, storage: StorageSettings
+) -> None:
+    """The migration fails while a backup reads the events, which can be stored."""
+    await migrate(storage, "0007")
+    async with bare.reading() as backup:
+        await backup.execute(select(events))
+        with pytest.raises(StorageUnusable, match="lock timeout"):
+            await migrate(storage)
+        await stored_events(bare, 1)
+    assert await migrate(storage) == Migrated(STEPS[-1])
+
+
 async def test_a_start_needs_no_more_than_the_unique_indexes(
     bare: Database, storage: StorageSettings
 ) -> None:

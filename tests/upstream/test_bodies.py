@@ -1,6 +1,5 @@
 """Bodies are checked by their ends, and decoded with errors of their own."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -10,8 +9,8 @@ from service.upstream import errors
 from service.upstream.bodies import (
     MAX_WHITE_SPACE_BYTES,
     UpstreamResponse,
-    check_is_json,
     decode,
+    is_json,
 )
 
 
@@ -42,8 +41,7 @@ DECODER = msgspec.json.Decoder(Period)
 )
 def test_only_the_ends_of_a_body_are_looked_at(body: bytes, *, is_whole: bool) -> None:
     """The first and the last character decide; a byte order mark is skipped."""
-    with nullcontext() if is_whole else pytest.raises(errors.MalformedBody):
-        check_is_json(bytearray(body))
+    assert is_json(bytearray(body)) == is_whole
 
 
 @pytest.mark.parametrize(

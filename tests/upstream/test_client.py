@@ -1,8 +1,11 @@
 """The client over real sockets: every fault, what comes of it, and what it leaves."""
 
 import asyncio
+import gc
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -155,6 +158,39 @@ async def test_a_bomb_is_not_unpacked(
         tracemalloc.stop()
 
     assert peak_bytes < MEMORY_LIMIT_BYTES
+
+
+class KeptBody(bytearray):
+    """A body of which it can be seen whether it is still in memory."""
+
+
+@pytest.mark.parametrize("faults", [Faults(truncated=1), Faults(html=1)])
+@pytest.mark.parametrize("attempts", [1, ATTEMPTS])
+async def test_a_failed_try_keeps_no_body(
+    settings: MakeSettings, sandbox: RunningSandbox, faults: Faults, attempts: int
+) -> None:
+    """Bodies are freed at once, without the garbage collector: also the last one."""
+    bodies: list[weakref.ref[KeptBody]] = []
+
+    def new_body() -> KeptBody:
+        sandbox.sandbox.faults = Faults()  # the next try succeeds
+        body = KeptBody()
+        bodies.append(weakref.ref(body))
+        return body
+
+    options = {"base_url": sandbox.url, "attempts": attempts, "retry_after_max_s": 0}
+    upstream = sections(settings(upstream=options))
+    async with open_client(*upstream, new_body=new_body) as client:
+        sandbox.sandbox.faults = faults
+        gc.disable()
+        try:
+            with suppress(errors.MalformedBody):
+                await client.fetch(PATH)
+            kept = [each() for each in bodies]
+        finally:
+            gc.enable()
+
+    assert kept == [None] * min(attempts, 2)
 
 
 async def test_the_limit_is_exact(

@@ -7,7 +7,8 @@ only the rest is decoded.
 
 The ends of chunks are guessed, and then proved: a chunk that is a list of messages by
 itself is one within the body too. Where a guess is wrong, and for a body that violates
-the contract, the whole body is decoded at once. So errors do not depend on chunks.
+the contract, the whole body is decoded at once. So errors do not depend on chunks, but
+for bytes that are not UTF-8 in a field that is not used.
 """
 
 import re

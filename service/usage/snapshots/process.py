@@ -15,6 +15,8 @@ from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import msgspec
+
 from service.usage.snapshots.cancellation import cancellable
 from service.usage.snapshots.cursors import MessageCursor
 from service.usage.snapshots.selection import Selection
@@ -72,7 +74,13 @@ class FileStore(SnapshotStore):
 
     def load_file(self, number: int, path: str, previous: int | None) -> LoadedMessages:
         """Run `load` on the body in a file."""
-        return self.load(number, map_file(path), previous)
+        try:
+            return self.load(number, map_file(path), previous)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            # The server keeps an error until the next call of its connection, and with
+            # its frames and causes the body, also as text.
+            error.__cause__ = error.__context__ = None
+            raise error.with_traceback(None) from None
 
     def answer_file(self, path: str, number: int, plan: str, media_type: str) -> int:
         """Write an answer into a file; return its size in bytes."""

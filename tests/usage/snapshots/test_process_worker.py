@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from structlog.typing import EventDict
 
@@ -46,6 +47,11 @@ def child_of(worker: ProcessWorker) -> int:
     return worker._child.pid
 
 
+def mapped_by(process_id: int) -> int:
+    """Return the number of shared files in memory that a process has mapped."""
+    return Path(f"/proc/{process_id}/maps").read_text().count("/memfd")
+
+
 async def test_an_answer_of_the_child_is_shared_memory(worker: ProcessWorker) -> None:
     """A large answer is not copied, and outlives its snapshot."""
     answer = await worker.answer(1, DEFAULT, JSON)
@@ -63,6 +69,18 @@ async def test_a_large_period_may_be_empty(worker: ProcessWorker) -> None:
 
     assert bytes(await worker.answer(2, DEFAULT, JSON)) == b'{"usage":[]}'
     assert await worker.answer(2, DEFAULT, "application/x-ndjson") == b""
+
+
+@pytest.mark.parametrize("end", [b"]", b'],"x":"\\ud800\xff"}'])
+async def test_a_child_frees_a_body_that_it_refuses(
+    worker: ProcessWorker, end: bytes
+) -> None:
+    """The memory of the body is free when the error has come, not one call later."""
+    mapped = mapped_by(child_of(worker))
+    with pytest.raises(msgspec.DecodeError):
+        await worker.load(2, MANY[:-2] + end, 1)
+
+    assert mapped_by(child_of(worker)) == mapped
 
 
 async def test_a_drop_takes_no_lock(worker: ProcessWorker) -> None:
