@@ -430,6 +430,8 @@ async def test_a_closed_terminal_ends_the_service(tmp_path: Path) -> None:
     process_id, terminal = pty.fork()
     if not process_id:
         os.chdir(ROOT)
+        # As in a terminal, also if the tests run under nohup(1).
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         variables = os.environ | environment(tmp_path)
         os.execve(SERVE[0], [*SERVE, "--sandbox"], variables)  # noqa: S606
     shown = b""
