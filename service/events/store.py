@@ -168,8 +168,9 @@ def _insert_into_sqlite(
     failed_rows: Sequence[tuple[Any, ...]],
 ) -> None:
     append_to_sqlite(connection, events, new_rows)
-    failures = compiled_for_sqlite(_insert_failures("sqlite"))
-    connection.executemany(failures, failed_rows)
+    if failed_rows:
+        failures = compiled_for_sqlite(_insert_failures("sqlite"))
+        connection.executemany(failures, failed_rows)
 
 
 def _new_rows(
