@@ -1,7 +1,7 @@
 """Parsing of a request's body into events and failures; no event is dropped.
 
 A body is decoded as a whole into envelopes. If one of its events is invalid, the body
-is split, and each event is decoded on its own: an invalid event becomes a failure and
+is split, and each event is decoded on its own. An invalid event becomes a failure and
 does not affect the others.
 """
 

@@ -34,10 +34,10 @@ from service.web.request_context import (
 
 MAX_HEAD_BYTES: Final = 4 * 1024
 MAX_HEADS: Final = 1_024
-"""Heads that are remembered in one of the two generations."""
+"""Heads in one of the two dictionaries."""
 MAX_BYTES: Final = 1024 * 1024
-"""Bytes of the heads of one generation."""
-GENERATION_S: Final = 30.0
+"""Bytes of the heads in one of them."""
+ROTATE_AFTER_S: Final = 30.0
 """Unused heads, which may contain credentials, are forgotten after twice this time."""
 
 GET: Final = b"GET "
@@ -61,7 +61,7 @@ ORDINARY: Final = (
 
 
 class RememberedHead(NamedTuple):
-    """What the bytes of a request mean."""
+    """The meaning of the bytes of a request."""
 
     prepare: Callable[[], PreparedAnswer | None]
     """`RepeatableAnswer.prepare`."""
@@ -86,7 +86,7 @@ class Client(Protocol):
 class Heads:
     """Remembered heads: those used last, bounded in number, bytes and time.
 
-    There are two generations. What is used moves to the young one; the old one is
+    There are two dictionaries. What is used moves to the young one; the old one is
     dropped as a whole.
     """
 
@@ -111,22 +111,22 @@ class Heads:
         if head not in self.young:
             is_full = len(self.young) >= MAX_HEADS
             if is_full or self._young_bytes + len(head) > MAX_BYTES:
-                self._start_generation()
+                self._rotate()
             self._young_bytes += len(head)
         self.young[head] = meaning
         if self._timer is None:
             self._start_timer()
 
-    def _start_generation(self) -> None:
+    def _rotate(self) -> None:
         self._old, self.young, self._young_bytes = self.young, {}, 0
 
     def _start_timer(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(GENERATION_S, self._expire)
+        self._timer = loop.call_later(ROTATE_AFTER_S, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        self._start_generation()
+        self._rotate()
         if self._old:
             self._start_timer()
 

@@ -21,7 +21,7 @@ def take_all(outbox: Outbox) -> list[bytes]:
     taken: list[bytes] = []
     while batch := outbox.take():
         taken += batch.lines
-        outbox.settle(batch)
+        outbox.finish(batch)
     return taken
 
 
@@ -118,7 +118,7 @@ def test_the_rest_of_a_batch_is_sent_again(spool_dir: Path) -> None:
         assert batch is not None
         assert batch.lines == lines(expected)
         rest = batch.lines[4 if expected.start < 8 else 0 :]
-        outbox.settle(batch, rest)
+        outbox.finish(batch, rest)
         assert spooled(spool_dir) == b"".join(rest).splitlines()
         assert outbox.memory_bytes == 0
 
@@ -134,7 +134,7 @@ def test_a_batch_fits_into_a_request(spool_dir: Path) -> None:
     sizes = []
     while batch := outbox.take():
         sizes.append((len(batch.lines), sum(map(len, batch.lines))))
-        outbox.settle(batch)
+        outbox.finish(batch)
 
     assert sizes[0][0] == MAX_BATCH_EVENTS
     assert max(size for _, size in sizes) <= 900_000

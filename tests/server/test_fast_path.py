@@ -644,12 +644,12 @@ async def test_heads_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_unused_heads_are_forgotten_in_time(loop_time: LoopTime) -> None:
-    """A head that is not used for two generations is dropped."""
+    """A head that is not used for two rotations is dropped."""
     heads = Heads()
     heads.put(b"used", meaning())
     heads.put(b"unused", meaning())
     for _ in range(3):
-        await loop_time.pass_s(1.1 * fast_path.GENERATION_S)
+        await loop_time.pass_s(1.1 * fast_path.ROTATE_AFTER_S)
         assert heads.find(b"used") is not None
     assert heads.find(b"unused") is None
     assert len(heads) == 1

@@ -1,4 +1,4 @@
-"""What both clients share: `track`, the queue, the end of the process, and forks."""
+"""The base of both clients: `track`, the queue, the end of the process, and forks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Counts(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How a client works."""
+    """The options of a client."""
 
     url: str
     key: str

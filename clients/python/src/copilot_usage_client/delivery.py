@@ -199,7 +199,7 @@ class Delivery:
         self._is_refused = False
         self._retry_at = self._not_before = 0.0
         if not self._parts and self._batch is not None:
-            self._outbox.settle(self._batch)
+            self._outbox.finish(self._batch)
             self._batch = None
 
     def _refuse(self, reason: str, answer: Answer) -> None:
@@ -227,7 +227,7 @@ class Delivery:
         rest = [line for part in reversed(self._parts) for line in part]
         batch, self._batch, self._parts = self._batch, None, []
         if batch is not None:
-            self._outbox.settle(batch, rest)
+            self._outbox.finish(batch, rest)
 
 
 def _split(lines: Sequence[bytes], max_bytes: int) -> list[list[bytes]]:

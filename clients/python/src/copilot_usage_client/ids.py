@@ -19,7 +19,7 @@ MAX_COUNT: Final = 0xFFF
 
 
 class _Millisecond(NamedTuple):
-    """What the ids of a millisecond share, as text, and their counter."""
+    """The common part of the ids of a millisecond, as text, and their counter."""
 
     ms: int
     head: str

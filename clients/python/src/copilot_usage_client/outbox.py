@@ -130,11 +130,11 @@ class Outbox:
                 self._in_flight = _memory_of(lines)
         return Batch(lines, None) if lines else None
 
-    def settle(self, batch: Batch, rest: Sequence[bytes] = ()) -> None:
+    def finish(self, batch: Batch, rest: Sequence[bytes] = ()) -> None:
         """End a batch, of which the rest was not delivered and is to be sent again."""
         with self.io:
             if batch.file is not None:
-                self._settle_file(batch.file, rest)
+                self._finish_file(batch.file, rest)
                 return
             with self._lock:
                 self._in_flight = 0
@@ -263,7 +263,7 @@ class Outbox:
                 self._room.notify_all()
         return bool(lines) and written == len(lines)
 
-    def _settle_file(self, file: SpoolFile, rest: Sequence[bytes]) -> None:
+    def _finish_file(self, file: SpoolFile, rest: Sequence[bytes]) -> None:
         is_whole = len(rest) == len(file.lines)
         if not is_whole and self._write(rest) == len(rest):
             self._with_spool(lambda spool: spool.remove(file))

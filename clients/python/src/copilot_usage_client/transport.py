@@ -30,7 +30,7 @@ class NoAnswer(Exception):
 
 
 class Target(NamedTuple):
-    """Where events are sent."""
+    """The address to which events are sent."""
 
     scheme: str
     host: str

@@ -1,6 +1,6 @@
 """Unique indexes of events in the order of time, beside the one by random keys.
 
-They need no column of their own, so events of every version are in them: processes of
+They need no column of their own, so events of every version are in them. Processes of
 the previous and of this version store an event once, whichever of them has it first.
 """
 

@@ -33,8 +33,8 @@ MAX_WAIT: Final = "SET LOCAL lock_timeout = '5s'"
 def upgrade() -> None:
     """Drop the index. The column stays: the previous version reads and writes it."""
     if op.get_bind().dialect.name == "postgresql":
-        # Whoever writes or reads events meanwhile waits behind this statement. Without
-        # the limit, that would be until the end of a backup.
+        # Readers and writers of events wait behind this statement. Without the limit,
+        # they would wait until the end of a backup.
         op.execute(MAX_WAIT)
     op.drop_index("ux_events_key", "events")
 
