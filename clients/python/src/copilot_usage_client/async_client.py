@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import ssl
 from typing import Final
 
 import aiohttp
 
-from copilot_usage_client.base import MIB, BaseClient, Options
+from copilot_usage_client.base import BaseClient
 from copilot_usage_client.client import FAILED_PAUSE_S
-from copilot_usage_client.problems import OnError
 from copilot_usage_client.transport import MAX_ANSWER_BYTES, Answer, NoAnswer
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -26,26 +23,6 @@ class AsyncClient(BaseClient):
     Use it as an asynchronous context manager. Work with files runs in threads.
     `on_error` runs in the event loop, or in the thread that called `track`.
     """
-
-    def __init__(  # noqa: PLR0913 - each has a default
-        self,
-        url: str,
-        key: str,
-        *,
-        on_error: OnError | None = None,
-        max_memory_bytes: int = 16 * MIB,
-        spool_dir: str | os.PathLike[str] | None = None,
-        max_spool_bytes: int = 256 * MIB,
-        compress: bool = False,
-        timeout_s: float = 10.0,
-        close_timeout_s: float = 5.0,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> None:
-        self._timeout_s = timeout_s
-        self._ssl_context = ssl_context
-        sizes = max_memory_bytes, spool_dir, max_spool_bytes
-        options = Options(url, key, *sizes, compress, close_timeout_s)
-        super().__init__(options, on_error)
 
     async def __aenter__(self) -> AsyncClient:
         self._start()
@@ -118,7 +95,7 @@ class AsyncClient(BaseClient):
 
     async def _run(self) -> None:
         async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+            timeout=aiohttp.ClientTimeout(total=self._options.timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
             try:
@@ -160,13 +137,14 @@ class AsyncClient(BaseClient):
     async def _post(
         self, session: aiohttp.ClientSession, body: bytes, headers: dict[str, str]
     ) -> Answer | NoAnswer:
+        context = self._options.ssl_context
         # A redirect is not followed: another server would receive the key.
         posting = session.post(
             self._target.url,
             data=body,
             headers=headers,
             allow_redirects=False,
-            ssl=True if self._ssl_context is None else self._ssl_context,
+            ssl=True if context is None else context,
         )
         try:
             async with posting as response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import ssl
 import threading
 import weakref
 from collections.abc import Mapping
@@ -41,7 +42,9 @@ class Options(NamedTuple):
     spool_dir: str | os.PathLike[str] | None
     max_spool_bytes: int
     compress: bool
+    timeout_s: float
     close_timeout_s: float
+    ssl_context: ssl.SSLContext | None
 
 
 class BaseClient:
@@ -49,18 +52,39 @@ class BaseClient:
 
     The process that has made a client and those that it forks use it alike: each sends
     its own events.
+
+    `Client` describes the arguments.
     """
 
-    def __init__(self, options: Options, on_error: OnError | None) -> None:
-        self._target = parse_url(options.url)
-        check_key(options.key)
-        if options.max_memory_bytes < 1 or options.max_spool_bytes < 0:
+    def __init__(  # noqa: PLR0913 - each has a default
+        self,
+        url: str,
+        key: str,
+        *,
+        on_error: OnError | None = None,
+        max_memory_bytes: int = 16 * MIB,
+        spool_dir: str | os.PathLike[str] | None = None,
+        max_spool_bytes: int = 256 * MIB,
+        compress: bool = False,
+        timeout_s: float = 10.0,
+        close_timeout_s: float = 5.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._target = parse_url(url)
+        check_key(key)
+        if max_memory_bytes < 1 or max_spool_bytes < 0:
             raise ValueError("a client needs memory, and a spool of 0 bytes or more")
-        self._options = options
+        sizes = max_memory_bytes, spool_dir, max_spool_bytes
+        limits = timeout_s, close_timeout_s
+        self._options = Options(url, key, *sizes, compress, *limits, ssl_context)
         self._report = reporter(on_error)
         self._is_closed = False
         self._begin()
         _clients.add(self)
+        self._send_spooled()
+
+    def _send_spooled(self) -> None:
+        """Start to send the events of former processes, if that needs no event loop."""
 
     def _begin(self) -> None:
         """Make all that belongs to one process."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import ssl
 import sys
 import threading
 import time
 from typing import Final
 
-from copilot_usage_client.base import MIB, BaseClient, Options
-from copilot_usage_client.problems import OnError
+from copilot_usage_client.base import BaseClient
 from copilot_usage_client.transport import NoAnswer, Transport
 
 FAILED_PAUSE_S: Final = 1.0
@@ -30,28 +27,6 @@ class Client(BaseClient):
     `close_timeout_s` the delivery at the end of the process. Raises `ValueError` for an
     invalid URL, key or bound.
     """
-
-    def __init__(  # noqa: PLR0913 - each has a default
-        self,
-        url: str,
-        key: str,
-        *,
-        on_error: OnError | None = None,
-        max_memory_bytes: int = 16 * MIB,
-        spool_dir: str | os.PathLike[str] | None = None,
-        max_spool_bytes: int = 256 * MIB,
-        compress: bool = False,
-        timeout_s: float = 10.0,
-        close_timeout_s: float = 5.0,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> None:
-        self._timeout_s = timeout_s
-        self._ssl_context = ssl_context
-        sizes = max_memory_bytes, spool_dir, max_spool_bytes
-        options = Options(url, key, *sizes, compress, close_timeout_s)
-        super().__init__(options, on_error)
-        if self._outbox.has_files:
-            self._start()
 
     def __enter__(self) -> Client:
         return self
@@ -107,6 +82,10 @@ class Client(BaseClient):
         self._start_lock = threading.RLock()
         super()._begin()
 
+    def _send_spooled(self) -> None:
+        if self._outbox.has_files:
+            self._start()
+
     def _start(self) -> None:
         with self._start_lock:
             if self._is_started:
@@ -126,7 +105,9 @@ class Client(BaseClient):
         self._woken.set()
 
     def _run(self) -> None:
-        transport = Transport(self._target, self._timeout_s, self._ssl_context)
+        transport = Transport(
+            self._target, self._options.timeout_s, self._options.ssl_context
+        )
         while not self._is_closed:
             self._work_on(transport)
         transport.close()
