@@ -45,7 +45,7 @@ from service.web.problems import NOT_JSON, STORAGE_UNAVAILABLE
 from service.web.routes import (
     NO_STORE,
     Endpoints,
-    NoParameters,
+    PublicKeyParameters,
     RequestBody,
     json_answer,
     json_block,
@@ -77,7 +77,7 @@ endpoints = Endpoints()
 
 @endpoints.post(
     "/events",
-    parameters=NoParameters,
+    parameters=PublicKeyParameters,
     body=RequestBody(
         {"application/json": Envelope | list[Envelope], NDJSON: None, TEXT: None},
         "One event, a list of events, or one event per line; gzip is accepted. "
@@ -96,7 +96,7 @@ endpoints = Endpoints()
     ),
 )
 async def send_events(
-    request: web.Request, _parameters: NoParameters
+    request: web.Request, _parameters: PublicKeyParameters
 ) -> web.StreamResponse:
     """Send events; they are on disk when the answer is sent, each of them once.
 

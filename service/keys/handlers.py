@@ -29,7 +29,7 @@ from service.storage.database import Database
 from service.storage.uses import Use
 from service.web.auth import AUTHENTICATOR, KEY, ApiKey, unauthorized
 from service.web.bodies import JSON_PROBLEMS, JSON_TYPE, read_json
-from service.web.client_identity import credential_of
+from service.web.credentials import credential_of
 from service.web.http_cache.conditional import check_if_match
 from service.web.problems import (
     CSRF_TOKEN_MISSING,

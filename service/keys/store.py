@@ -17,11 +17,10 @@ from service.settings import SCOPES, Scope
 from service.storage.database import Database
 from service.storage.uses import Use
 from service.web.auth import ApiKey
+from service.web.credentials import KEY_PREFIX
 
 SANDBOX_KEY: Final = "cu_sandbox"
 SANDBOX_APPLICATION: Final = "sandbox"
-KEY_PREFIX: Final = "cu_"
-"""Scanners for leaked secrets recognise keys by it."""
 ID_CHARS: Final = 12
 MAX_NAME_CHARS: Final = 200
 MAX_RATE_PER_S: Final = 1_000_000

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from service.settings import Scope, Settings
 from service.web import auth_metrics
-from service.web.client_identity import ClientIdentifier, credential_of
+from service.web.client_identity import ClientIdentifier
+from service.web.credentials import PUBLIC_SCOPE, credential_of, public_key_of
 from service.web.cross_origin import is_cross_origin
 from service.web.limits import RateLimited
 from service.web.problems import (
@@ -46,6 +47,11 @@ class ApiKey(Struct, frozen=True):
     def permits(self, scope: str) -> bool:
         """Return whether the key has a scope, or another one that includes it."""
         return scope in self.scopes or IMPLIED.get(scope) in self.scopes
+
+    @property
+    def may_be_public(self) -> bool:
+        """Return whether everybody may know the key."""
+        return self.scopes == {PUBLIC_SCOPE}
 
 
 class KeySource(Protocol):
@@ -134,11 +140,20 @@ class Authenticator:
     async def _required_key(
         self, request: web.Request, credential: str | None, scope: Scope
     ) -> ApiKey:
-        if not credential and (found := await self.session_of(request)):
+        if credential:
+            return await self._known_key(credential, scope)
+        if scope == PUBLIC_SCOPE and (public := public_key_of(request)):
+            key = await self._known_key(public, scope)
+            check_is_public(key, scope)
+            return key
+        if found := await self.session_of(request):
             session, key = found
             self.check_csrf_token(request, session, scope)
             return key
-        known = await self._keys.find(credential) if credential else None
+        raise unauthorized(scope)
+
+    async def _known_key(self, text: str, scope: Scope) -> ApiKey:
+        known = await self._keys.find(text)
         if known is None:
             raise unauthorized(scope)
         return known
@@ -187,6 +202,13 @@ def check_scope(key: ApiKey, scope: Scope) -> None:
     """Raise `RequestProblem` if a key lacks a scope."""
     if not key.permits(scope):
         raise refused(FORBIDDEN, scope, f"this API key lacks the scope {scope}")
+
+
+def check_is_public(key: ApiKey, scope: Scope) -> None:
+    """Raise `RequestProblem` if a key that everybody can see has other scopes."""
+    if not key.may_be_public:
+        detail = f"send a key with other scopes than {PUBLIC_SCOPE} in a header"
+        raise refused(FORBIDDEN, scope, detail)
 
 
 def application_for(key: ApiKey, requested: str | None) -> str:

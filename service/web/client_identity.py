@@ -10,11 +10,11 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from service.settings import LimitsSettings
+from service.web.credentials import credential_of
 
 FORWARDED_FOR: Final = "X-Forwarded-For"
 FORWARDED_HOST: Final = "X-Forwarded-Host"
 FORWARDED_PROTO: Final = "X-Forwarded-Proto"
-API_KEY: Final = "X-API-Key"
 UNKNOWN_ADDRESS: Final = "unknown"
 """For connections without an address, such as those of Unix sockets."""
 IPV6_PREFIX_BITS: Final = 64
@@ -34,6 +34,7 @@ class ClientIdentifier:
 
     def identify(self, request: web.BaseRequest) -> str | bytes:
         """Return an id that is equal for all requests of a client."""
+        # Not by a public key, which all browsers share.
         key_id = self._key_id_of(credential_of(request))
         return key_id or self.group_of(request)
 
@@ -149,14 +150,3 @@ def address_group(text: str) -> str:
 def forwarded_for(request: web.BaseRequest) -> str:
     """Return `X-Forwarded-For`: the hops before the proxy, the nearest one last."""
     return ",".join(request.headers.getall(FORWARDED_FOR, ()))
-
-
-def credential_of(request: web.BaseRequest) -> str | None:
-    """Return the API key of a request: its bearer token, or its `X-API-Key`."""
-    # Each request pays for this, and most have neither.
-    authorization = request.headers.get(hdrs.AUTHORIZATION)
-    if authorization is not None:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            return token.strip()
-    return request.headers.get(API_KEY)

@@ -15,7 +15,7 @@ from typing import Final
 from aiohttp import web
 
 from service.web import docs
-from service.web.client_identity import API_KEY
+from service.web.credentials import API_KEY, PUBLIC_SCOPE
 from service.web.docs_page import JsonObject
 from service.web.openapi_problems import (
     EXAMPLE_ID,
@@ -36,7 +36,15 @@ SECURITY_SCHEMES: Final[dict[str, JsonObject]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": API_KEY},
 }
-"""The two ways to send an API key."""
+"""The ways to send any API key."""
+PUBLIC_SCHEMES: Final[dict[str, JsonObject]] = {
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "The key is the user; the password is ignored.",
+    },
+}
+"""Further ways to send a key that everybody may know, beside the query's `key`."""
 
 _PRELUDE: Final = (
     f"Every `GET` also supports `HEAD`. Every answer has `{REQUEST_ID_HEADER}`. "
@@ -129,7 +137,9 @@ def _operation(
         operation["x-scope"] = endpoint.scope
     if needs_key:
         # The list has the roles that a key needs.
-        operation["security"] = [{name: [endpoint.scope]} for name in SECURITY_SCHEMES]
+        is_public = endpoint.scope == PUBLIC_SCOPE
+        names = (*SECURITY_SCHEMES, *(PUBLIC_SCHEMES if is_public else ()))
+        operation["security"] = [{name: [endpoint.scope]} for name in names]
     if endpoint.body is not None:
         operation["requestBody"] = _request_body(endpoint.body, schemas)
     operation["responses"] = {
@@ -242,7 +252,7 @@ def _request_body(body: RequestBody, schemas: Schemas) -> JsonObject:
 def _components(schemas: Schemas, kinds: list[ProblemKind]) -> JsonObject:
     return {
         "schemas": schemas.published(),
-        "securitySchemes": SECURITY_SCHEMES,
+        "securitySchemes": SECURITY_SCHEMES | PUBLIC_SCHEMES,
         "parameters": {REQUEST_ID_HEADER: _request_id_parameter()},
         "headers": {
             REQUEST_ID_HEADER: {

@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from service.storage import errors as storage
+from service.web.credentials import redacted
 from service.web.page_headers import NO_SNIFFING
 from service.web.parameters import InvalidParameter
 
@@ -224,7 +225,8 @@ def _detail(error: BaseException, kind: ProblemKind) -> str:
         return "the log has the error under this request id"
     if kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return kind.consequence + TRY_AGAIN
-    return str(error)
+    # A parameter may be a key that was put into a wrong place.
+    return redacted(str(error))
 
 
 def _headers(error: BaseException, kind: ProblemKind) -> dict[str, str]:

@@ -28,6 +28,7 @@ from service.web.client_stream import (
     ClientDisconnected,
     has_disconnected,
 )
+from service.web.credentials import redacted
 from service.web.http_cache.conditional import handle_if_match
 from service.web.large_answers import send_large
 from service.web.problems import (
@@ -201,7 +202,7 @@ def log_answer(
         **{
             "http.request.method": method,
             "http.route": answered.route,
-            "url.path": path,
+            "url.path": redacted(path),
             "http.response.status_code": answered.status,
             "http.response.body.size": answered.body_size,
             "duration_s": round(answered.duration_s, 6),
@@ -262,7 +263,7 @@ def _refusal(error: Exception, kind: ProblemKind) -> dict[str, str]:
         return {}
     if kind.status != HTTPStatus.SERVICE_UNAVAILABLE:
         return {"code": kind.code}
-    return {"code": kind.code, "reason": str(error)}
+    return {"code": kind.code, "reason": redacted(str(error))}
 
 
 def _answer_error(

@@ -8,6 +8,7 @@ from opentelemetry.trace import SpanKind
 from service.observability import tracing as telemetry
 from service.observability.metrics import METHODS, OTHER
 from service.web.client_stream import DISCONNECTED_STATUS, ClientDisconnected
+from service.web.credentials import redacted, redacted_query
 
 
 @web.middleware
@@ -41,8 +42,8 @@ def attributes_of(request: web.Request) -> dict[str, str]:
         "http.request.method_original": "" if method != OTHER else request.method,
         "http.route": resource.canonical if resource else "",
         "url.scheme": request.scheme,
-        "url.path": request.rel_url.raw_path,
-        "url.query": request.query_string,
+        "url.path": redacted(request.rel_url.raw_path),
+        "url.query": redacted_query(request.query_string),
         "network.protocol.version": f"{request.version.major}.{request.version.minor}",
         "user_agent.original": request.headers.get(hdrs.USER_AGENT, ""),
     }

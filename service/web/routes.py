@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import cache, lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypedDict, TypeVar, Unpack, cast
+from typing import Annotated, Any, Final, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 from aiohttp import hdrs, web
@@ -41,6 +41,21 @@ EndpointHandler = Callable[[web.Request, P], Awaitable[web.StreamResponse]]
 
 class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The parameters of an endpoint that has none."""
+
+
+class PublicKeyParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of an endpoint that accepts a key in its query."""
+
+    key: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                description="An API key with the scope `events:write` alone. "
+                "Send any other key in a header."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class RequestBody(NamedTuple):

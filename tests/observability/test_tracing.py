@@ -241,6 +241,19 @@ async def test_an_unreachable_upstream_is_a_failed_span(
                 "http.response.status_code": 200,
             },
         ),
+        (
+            "POST /events?%6Bey=secret&limit=cu_one",
+            "POST",
+            {
+                "url.query": "key=REDACTED&limit=REDACTED",
+                "http.response.status_code": 404,
+            },
+        ),
+        (
+            "GET /events/cu_one",
+            "GET",
+            {"url.path": "/events/REDACTED", "http.response.status_code": 404},
+        ),
         ("GET /nowhere", "GET", {"http.response.status_code": 404}),
         (
             "PROPFIND /usage",
@@ -252,7 +265,7 @@ async def test_an_unreachable_upstream_is_a_failed_span(
             },
         ),
     ],
-    ids=["route", "no route", "no method"],
+    ids=["route", "key in query", "key in path", "no route", "no method"],
 )
 async def test_attributes_of_a_request(
     traced: MakeClient,
