@@ -18,7 +18,7 @@ from service.storage.errors import CircuitOpen, StorageError
 from service.upstream.errors import ContractBroken, UpstreamError
 from service.vehicles.errors import LookupsFull, VehicleUnavailable
 from service.vehicles.memory_cache import MemoryCache
-from service.vehicles.model import Entry, Vin
+from service.vehicles.model import Entry, Query
 from service.vehicles.pending import Fetch, Outcome
 from service.vehicles.shared_lookups import LookupLocks
 from service.vehicles.store import VehicleStore
@@ -46,7 +46,7 @@ class VpicBatches:
         self._storage_wait_s = settings.storage_wait_s
         self.memory = MemoryCache(settings)
 
-    async def ask(self, fetch: Fetch, vins: Sequence[Vin]) -> None:
+    async def ask(self, fetch: Fetch, vins: Sequence[Query]) -> None:
         """Ask for VINs whose locks this process has; finish them, and release these.
 
         Raises `LookupsFull` if not even the first batch may wait for its turn.
@@ -61,7 +61,7 @@ class VpicBatches:
                     group.create_task(self._ask_in_turn(fetch, batch))
                 await self._ask(slot, fetch, first)
 
-    async def _ask_in_turn(self, fetch: Fetch, vins: Sequence[Vin]) -> None:
+    async def _ask_in_turn(self, fetch: Fetch, vins: Sequence[Query]) -> None:
         async with AsyncExitStack() as slot:
             try:
                 await self._enter(slot, fetch, vins, is_first=False)
@@ -71,7 +71,12 @@ class VpicBatches:
             await self._ask(slot, fetch, vins)
 
     async def _enter(
-        self, slot: AsyncExitStack, fetch: Fetch, vins: Sequence[Vin], *, is_first: bool
+        self,
+        slot: AsyncExitStack,
+        fetch: Fetch,
+        vins: Sequence[Query],
+        *,
+        is_first: bool,
     ) -> None:
         """Wait for the turn of a batch; raise `LookupsFull`."""
         try:
@@ -83,10 +88,10 @@ class VpicBatches:
             raise
 
     async def _ask(
-        self, slot: AsyncExitStack, fetch: Fetch, vins: Sequence[Vin]
+        self, slot: AsyncExitStack, fetch: Fetch, vins: Sequence[Query]
     ) -> None:
         """Ask for a batch in its slot, store the result, and finish all its VINs."""
-        failed: list[Vin] = []
+        failed: list[Query] = []
         has_failed = True
         try:
             async with slot:
@@ -112,8 +117,8 @@ class VpicBatches:
             await self._locks.release(failed, failed=has_failed)
 
     async def _announce(
-        self, fetch: Fetch, vins: Sequence[Vin]
-    ) -> Mapping[Vin, int] | None:
+        self, fetch: Fetch, vins: Sequence[Query]
+    ) -> Mapping[Query, int] | None:
         """Return the number of removals of each VIN; None if they cannot be stored."""
         if not fetch.is_read:
             return None
@@ -127,7 +132,7 @@ class VpicBatches:
             return None
 
     async def _decode(
-        self, fetch: Fetch, vins: Sequence[Vin]
+        self, fetch: Fetch, vins: Sequence[Query]
     ) -> tuple[DecodedVins, VehicleUnavailable]:
         """Return the VINs that vPIC decoded, and the error of the others."""
         decoded: DecodedVins = {}
@@ -144,13 +149,13 @@ class VpicBatches:
         return decoded, VehicleUnavailable(str(error), error.retry_after_s)
 
     @asynccontextmanager
-    async def _turn(self, fetch: Fetch, vins: Sequence[Vin]) -> AsyncIterator[None]:
+    async def _turn(self, fetch: Fetch, vins: Sequence[Query]) -> AsyncIterator[None]:
         async with fetch.while_wanted(vins), self._turns.try_(fetch.client):
             yield
 
     async def _save(
-        self, entries: Mapping[Vin, Entry], removals: Mapping[Vin, int] | None
-    ) -> set[Vin]:
+        self, entries: Mapping[Query, Entry], removals: Mapping[Query, int] | None
+    ) -> set[Query]:
         """Store entries except of VINs removed meanwhile; return the stored VINs."""
         if removals is None:
             return set()
@@ -166,7 +171,7 @@ class VpicBatches:
         return stored
 
 
-def _new_entries(decoded: DecodedVins) -> dict[Vin, Entry]:
+def _new_entries(decoded: DecodedVins) -> dict[Query, Entry]:
     now = now_us()
     for vin, vehicle in decoded.items():
         if vehicle is None:
@@ -176,12 +181,12 @@ def _new_entries(decoded: DecodedVins) -> dict[Vin, Entry]:
     return {vin: Entry(vehicle, now) for vin, vehicle in decoded.items()}
 
 
-def _log_not_kept(vins: Collection[Vin], error: StorageError) -> None:
+def _log_not_kept(vins: Collection[Query], error: StorageError) -> None:
     # The open circuit was logged when it opened.
     if not isinstance(error, CircuitOpen):
         log.warning("vehicle.not_kept", vins=len(vins), reason=str(error))
 
 
-def _batches(vins: Sequence[Vin]) -> Iterator[Sequence[Vin]]:
+def _batches(vins: Sequence[Query]) -> Iterator[Sequence[Query]]:
     for start in range(0, len(vins), MAX_BATCH):
         yield vins[start : start + MAX_BATCH]

@@ -14,7 +14,7 @@ from service.settings import VehiclesSettings
 from service.storage.errors import CircuitOpen, StorageError
 from service.vehicles.asking import VpicBatches
 from service.vehicles.errors import Cause, VehicleUnavailable
-from service.vehicles.model import Entry, Vin
+from service.vehicles.model import Entry, Query
 from service.vehicles.pending import Fetch, Outcome, PendingVin
 from service.vehicles.shared_lookups import LookupLocks
 from service.vehicles.store import VehicleStore
@@ -38,12 +38,12 @@ class Fetcher:
         self._batches = batches
         self.memory = batches.memory
 
-    def find_cached(self, vin: Vin) -> Entry | None:
+    def find_cached(self, vin: Query) -> Entry | None:
         """Return the entry of a VIN if it is in memory and fresh."""
         entry = self.memory.find(vin)
         return entry if entry and self._is_fresh(entry) else None
 
-    async def fetch(self, vins: Mapping[Vin, PendingVin], client: Hashable) -> None:
+    async def fetch(self, vins: Mapping[Query, PendingVin], client: Hashable) -> None:
         """Fetch VINs within the deadline, and finish each of them.
 
         vPIC is asked in the turns of `client`.
@@ -68,7 +68,7 @@ class Fetcher:
         finally:
             fetch.fail(list(fetch.pending), error)
 
-    async def _read(self, fetch: Fetch, vins: Collection[Vin]) -> None:
+    async def _read(self, fetch: Fetch, vins: Collection[Query]) -> None:
         """Read VINs from the database, and finish those that are fresh.
 
         If it is unavailable, finish those that memory still has.
@@ -91,7 +91,7 @@ class Fetcher:
                 self.memory.put(vin, entry, removals)
                 fetch.finish(vin, Outcome(entry))
 
-    def _finish_by_memory(self, fetch: Fetch, vins: Collection[Vin]) -> None:
+    def _finish_by_memory(self, fetch: Fetch, vins: Collection[Query]) -> None:
         error = VehicleUnavailable("the database is unavailable", cause="storage")
         for vin in vins:
             entry = self.memory.find_outdated(vin)
@@ -108,12 +108,12 @@ class Fetcher:
             await self._batches.ask(fetch, fetch.pending_of(acquired))
             await self._wait_for_others(fetch, list(fetch.pending))
 
-    async def _read_again(self, fetch: Fetch, acquired: Collection[Vin]) -> None:
+    async def _read_again(self, fetch: Fetch, acquired: Collection[Query]) -> None:
         """Finish VINs that another process stored before this one had the lock."""
         await self._read(fetch, acquired)
         await self._locks.release([vin for vin in acquired if vin not in fetch.pending])
 
-    async def _wait_for_others(self, fetch: Fetch, vins: Sequence[Vin]) -> None:
+    async def _wait_for_others(self, fetch: Fetch, vins: Sequence[Query]) -> None:
         """Wait for the processes that are asking for VINs; read what they stored."""
         if not vins:
             return

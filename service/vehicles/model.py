@@ -1,11 +1,14 @@
 """Vehicles, and the answers about them."""
 
-from typing import Literal, NamedTuple, NewType
+from typing import Literal, NamedTuple, NewType, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 
 Vin = NewType("Vin", str)
 """A valid VIN: 17 upper-case letters and digits (ISO 3779)."""
+
+Query: TypeAlias = Vin
+"""The key of a look-up: equal queries share one call, one entry and one lock."""
 
 VehicleSource = NewType("VehicleSource", str)
 """The address of vPIC, or the sandbox, whose invented vehicles are never real ones."""

@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from typing import NamedTuple
 
 from service.vehicles.errors import LookupAbandoned, VehicleUnavailable
-from service.vehicles.model import Entry, Vin
+from service.vehicles.model import Entry, Query
 from service.vehicles.store import NOT_STORED, StoredEntry
 
 
@@ -86,22 +86,22 @@ class PendingVin:
 class Fetch:
     """The VINs that one client fetches together, and what the database has of them."""
 
-    def __init__(self, vins: Mapping[Vin, PendingVin], client: Hashable) -> None:
+    def __init__(self, vins: Mapping[Query, PendingVin], client: Hashable) -> None:
         self.client = client
         self.pending = dict(vins)
         self.is_read = True
         """False if the database could not be read, so that nothing can be stored."""
         self._vins = vins
-        self._stored: dict[Vin, StoredEntry] = {}
-        self._waits: dict[asyncio.Timeout, Sequence[Vin]] = {}
+        self._stored: dict[Query, StoredEntry] = {}
+        self._waits: dict[asyncio.Timeout, Sequence[Query]] = {}
         for each in vins.values():
             each.on_unwanted = self._end_unwanted_waits
 
-    def stored(self, vin: Vin) -> StoredEntry:
+    def stored(self, vin: Query) -> StoredEntry:
         """Return what the database has of a VIN, as far as it was read."""
         return self._stored.get(vin, NOT_STORED)
 
-    def add_stored(self, stored: Mapping[Vin, StoredEntry]) -> None:
+    def add_stored(self, stored: Mapping[Query, StoredEntry]) -> None:
         """Add what was read from the database."""
         self._stored |= stored
 
@@ -110,21 +110,21 @@ class Fetch:
         for vin, each in self.pending.items():
             each.set_read(self.stored(vin).entry)
 
-    def finish(self, vin: Vin, outcome: Outcome) -> None:
+    def finish(self, vin: Query, outcome: Outcome) -> None:
         """Finish a pending VIN."""
         self.pending.pop(vin).finish(outcome)
 
-    def fail(self, vins: Collection[Vin], error: Exception) -> None:
+    def fail(self, vins: Collection[Query], error: Exception) -> None:
         """Finish pending VINs with an error, and their expired entries."""
         for vin in vins:
             self.finish(vin, Outcome(self.stored(vin).entry, error=error))
 
-    def pending_of(self, vins: Collection[Vin]) -> list[Vin]:
+    def pending_of(self, vins: Collection[Query]) -> list[Query]:
         """Return the VINs that are pending."""
         return [vin for vin in vins if vin in self.pending]
 
     @asynccontextmanager
-    async def while_wanted(self, vins: Sequence[Vin]) -> AsyncIterator[None]:
+    async def while_wanted(self, vins: Sequence[Query]) -> AsyncIterator[None]:
         """Run the body while a VIN is wanted; otherwise raise `LookupAbandoned`."""
         abandoned = LookupAbandoned("no client waits for it any more")
         if not self._are_wanted(vins):
@@ -146,7 +146,7 @@ class Fetch:
             if not self._are_wanted(vins) and not wait.expired():
                 wait.reschedule(now)
 
-    def _are_wanted(self, vins: Sequence[Vin]) -> bool:
+    def _are_wanted(self, vins: Sequence[Query]) -> bool:
         return any(self._vins[vin].is_wanted for vin in vins)
 
 

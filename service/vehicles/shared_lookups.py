@@ -11,7 +11,7 @@ from typing import Final
 from service.settings import Settings
 from service.storage.redis_lock import RedisLocks
 from service.storage.redis_store import RedisStore, RedisUnavailable
-from service.vehicles.model import VehicleSource, Vin
+from service.vehicles.model import Query, VehicleSource
 
 TTL_SHARE: Final = 0.5
 """Expiry of a lock, as a share of a look-up's deadline.
@@ -35,7 +35,7 @@ class LookupLocks:
         """True if other processes may look up the same VINs."""
         return self._locks is not None
 
-    async def acquire(self, vins: Collection[Vin]) -> set[Vin]:
+    async def acquire(self, vins: Collection[Query]) -> set[Query]:
         """Lock the VINs that are free, and return them; all of them without Redis."""
         if self._locks is None:
             return set(vins)
@@ -46,17 +46,17 @@ class LookupLocks:
             return set(vins)
         return {names[name] for name in acquired}
 
-    async def release(self, vins: Collection[Vin], *, failed: bool = False) -> None:
+    async def release(self, vins: Collection[Query], *, failed: bool = False) -> None:
         """Release the locks of this process; with `failed`, waiting processes fail."""
         if self._locks is not None:
             await self._locks.release(list(self._names(vins)), failed=failed)
 
-    async def wait(self, vins: Collection[Vin]) -> set[Vin]:
+    async def wait(self, vins: Collection[Query]) -> set[Query]:
         """Wait until none of the VINs is locked; return those that failed."""
         if self._locks is None:
             return set()
         names = self._names(vins)
         return {names[name] for name in await self._locks.wait(list(names))}
 
-    def _names(self, vins: Collection[Vin]) -> dict[str, Vin]:
+    def _names(self, vins: Collection[Query]) -> dict[str, Query]:
         return {f"vehicle:{self._source}:{vin}": vin for vin in vins}
