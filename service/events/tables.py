@@ -13,7 +13,7 @@ from sqlalchemy import (
     text,
 )
 
-from service.storage.tables import metadata
+from service.storage.tables import ASSIGNED, metadata
 
 TOTAL: Final = "total"
 DAY: Final = "day"
@@ -50,6 +50,8 @@ events: Final = Table(
     Column("data", Text, nullable=False),
     # Microseconds since 1970, unique within a process: the order of arrival.
     Column("received_at", BigInteger, nullable=False),
+    # The place in the feed, which the database assigns; see docs/decisions/events.md.
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), info=ASSIGNED),
     # Begin with a time, or with an id that mostly begins with one: so new entries are
     # neighbours, and share the pages that a transaction writes. The conditions above
     # are no options here, because these load the dialects of both databases.

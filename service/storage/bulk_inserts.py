@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.engines import SQLITE
 from service.storage.interruption import InterruptibleConnection
+from service.storage.tables import ASSIGNED
 
 MAX_INSERT_ROWS: Final = 512
 """Rows of one statement; SQLite permits 32,766 values in all of them."""
@@ -62,7 +63,7 @@ async def append_rows(
     raw = await connection.get_raw_connection()
     server = cast("asyncpg.Connection", raw.driver_connection)
     await server.copy_records_to_table(
-        table.name, records=rows, columns=table.columns.keys()
+        table.name, records=rows, columns=written_columns(table)
     )
 
 
@@ -97,9 +98,15 @@ def _insert_into(table: Table, rows: int) -> str:
     """Return the statement that inserts this number of rows into SQLite."""
     # Without OR FAIL, SQLite saves pages before each row, to undo its triggers. That
     # costs more than the triggers.
-    one_row = insert(table).prefix_with("OR FAIL")
-    head, values, row = compiled_for_sqlite(one_row).partition(" VALUES ")
-    return head + values + ", ".join([row] * rows)
+    values = dict.fromkeys(written_columns(table))
+    one_row = insert(table).prefix_with("OR FAIL").values(values)
+    head, keyword, row = compiled_for_sqlite(one_row).partition(" VALUES ")
+    return head + keyword + ", ".join([row] * rows)
+
+
+def written_columns(table: Table) -> list[str]:
+    """Return the columns of a table that the database does not assign, in order."""
+    return [each.name for each in table.columns if each.info != ASSIGNED]
 
 
 @lru_cache(maxsize=64)

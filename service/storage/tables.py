@@ -1,6 +1,6 @@
 """Metadata of all tables; each domain adds its own, and migrations create them."""
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import MetaData
 
@@ -12,3 +12,6 @@ metadata: Final = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+ASSIGNED: Final[dict[Any, Any]] = {"is_assigned": True}
+"""Information of a column whose value the database assigns to each new row."""

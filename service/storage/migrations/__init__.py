@@ -21,8 +21,8 @@ LOCK: Final = 0x636F70696C6F74
 """Key of the advisory lock of PostgreSQL for migrations: "copilot" in ASCII."""
 BUILD_LOCK: Final = 0x6275696C64
 """Another one for `build`: "build" in ASCII. It is only tried, never waited for."""
-NEEDED: Final = "0007"
-"""The oldest revision that this version can use: 0008 only makes it faster."""
+NEEDED: Final = "0009"
+"""The oldest revision that this version can use."""
 BUILD_POLL_S: Final = 0.1
 BASE: Final = "base"
 """The revision of a database without our tables."""
