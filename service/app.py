@@ -60,6 +60,7 @@ from service.vehicles.lookup import open_lookups, source_of
 from service.vehicles.readiness import check_vehicles
 from service.web import bodies, health, problems, static_pages, system
 from service.web.auth import AUTHENTICATOR, ApiKey, Authenticator, KeySource
+from service.web.cors import add_cors
 from service.web.limits import LIMITS, Limits, add_rate_headers, limit_requests
 from service.web.openapi import add_documentation
 from service.web.openapi_problems import problems_of
@@ -109,6 +110,8 @@ def create_app(
     endpoints = Endpoints(each for module in declared for each in module.endpoints)
     app.add_routes(endpoints.routes())
     _expect_answers(endpoints, settings.auth.required)
+    if settings.events.cors_origins:
+        add_cors(app, endpoints, settings.events.cors_origins)
     app.add_routes(static_pages.file_routes())
     add_documentation(app, endpoints, settings.auth.required)
     app.cleanup_ctx.append(

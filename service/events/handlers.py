@@ -55,7 +55,10 @@ COLLECTOR: Final = web.AppKey("collector", Collector)
 QUERIES: Final = web.AppKey("event_queries", Lane)
 TEXT: Final = "text/plain"
 """Read as JSON: pages send it where they may send no other type."""
-MEDIA_TYPES: Final = ("application/json", NDJSON, TEXT)
+FORM: Final = "application/x-www-form-urlencoded"
+UNTYPED: Final = "application/octet-stream"
+"""Read as JSON, too; without `Content-Type` this one counts, as for untyped Blobs."""
+MEDIA_TYPES: Final = ("application/json", NDJSON, TEXT, FORM, UNTYPED)
 
 QUERY_PROBLEMS: Final = (
     STORAGE_UNAVAILABLE,
@@ -79,9 +82,12 @@ endpoints = Endpoints()
     "/events",
     parameters=PublicKeyParameters,
     body=RequestBody(
-        {"application/json": Envelope | list[Envelope], NDJSON: None, TEXT: None},
+        {
+            "application/json": Envelope | list[Envelope],
+            **dict.fromkeys((NDJSON, TEXT, FORM, UNTYPED)),
+        },
         "One event, a list of events, or one event per line; gzip is accepted. "
-        "Plain text is read as JSON.",
+        "All other types are read as JSON.",
         example=EXAMPLE,
     ),
     answer=Receipt,

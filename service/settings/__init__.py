@@ -6,7 +6,7 @@ them. Each section is a module of this package; `loader` reads and checks them.
 
 from service.settings.auth import SCOPES, AuthSettings, Scope
 from service.settings.cache import CacheSettings
-from service.settings.events import EventsSettings
+from service.settings.events import EVERY_ORIGIN, EventsSettings
 from service.settings.health import HealthSettings
 from service.settings.limits import LimitsSettings
 from service.settings.loader import LoadedSettings, SettingsError, config_folder, load
@@ -21,6 +21,7 @@ from service.settings.usage import UsageSettings
 from service.settings.vehicles import VehiclesSettings
 
 __all__ = [
+    "EVERY_ORIGIN",
     "SCOPES",
     "AuthSettings",
     "BreakerSettings",

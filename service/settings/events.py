@@ -1,6 +1,6 @@
 """Settings of the section `events`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -10,7 +10,10 @@ from service.settings.types import (
     PositiveCount,
     Seconds,
     WaitSeconds,
+    check_origin,
 )
+
+EVERY_ORIGIN: Final = "*"
 
 
 class EventsSettings(Struct, frozen=True, kw_only=True):
@@ -32,5 +35,11 @@ class EventsSettings(Struct, frozen=True, kw_only=True):
     key_ttl_s: WaitSeconds
     key_grace_s: LongSeconds
     key_rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)]
+    cors_origins: tuple[str, ...]
     retention_s: LongSeconds
     retention_interval_s: Seconds
+
+    def __post_init__(self) -> None:
+        if self.cors_origins != (EVERY_ORIGIN,):
+            for each in self.cors_origins:
+                check_origin(each)

@@ -22,6 +22,7 @@ NAMED_SETTINGS: Final = {
     "upstream": "upstream.base_url",
     "vehicles": "vehicles.base_url",
     "cache": "cache.redis_url",
+    "events": "events.cors_origins",
     "storage": "storage.url",
 }
 """The setting to name in an error of a whole section."""

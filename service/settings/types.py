@@ -1,7 +1,8 @@
 """Types of settings with their bounds; times are in seconds."""
 
 import importlib.util
-from typing import Annotated
+import re
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from msgspec import Meta
@@ -18,6 +19,16 @@ Threshold = Annotated[float, Meta(gt=0, le=1)]
 Bytes = Annotated[int, Meta(ge=1)]
 HeaderBytes = Annotated[int, Meta(ge=256, le=1_048_576)]
 
+MAX_PORT: Final = 65_535
+DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+# A browser sends lower case, and no default port.
+ORIGIN: Final = re.compile(
+    r"(?P<scheme>https?)://"
+    r"(?:[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*"
+    r"|\[[0-9a-f:.]+\])"
+    r"(?::(?P<port>[1-9][0-9]{0,4}))?"
+)
+
 
 def check_base_url(url: str) -> None:
     """Raise `ValueError` for a URL to which no path can be appended."""
@@ -27,6 +38,17 @@ def check_base_url(url: str) -> None:
     if parts.query or parts.fragment:
         raise ValueError("expected a URL to which paths can be appended")
     _ = parts.port  # raises for an invalid port
+
+
+def check_origin(text: str) -> None:
+    """Raise `ValueError` for an origin that no browser sends in this form."""
+    expected = "as browsers send it, such as https://www.example.com"
+    found = ORIGIN.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not an origin {expected}")
+    port = found["port"]
+    if port == DEFAULT_PORTS[found["scheme"]] or int(port or 1) > MAX_PORT:
+        raise ValueError(f"{text!r} is not an origin {expected}")
 
 
 def is_installed(module: str) -> bool:

@@ -13,7 +13,7 @@ from service.settings import Scope, Settings
 from service.web import auth_metrics
 from service.web.client_identity import ClientIdentifier
 from service.web.credentials import PUBLIC_SCOPE, credential_of, public_key_of
-from service.web.cross_origin import is_cross_origin
+from service.web.cross_origin import is_cross_origin, is_permitted
 from service.web.limits import RateLimited
 from service.web.problems import (
     CROSS_ORIGIN,
@@ -78,6 +78,7 @@ class Authenticator:
         self._keys = keys
         self._required = settings.auth.required
         self._may_peek = settings.events.key_ttl_s > 0
+        self._origins = settings.events.cors_origins
         self._events_per_s = settings.events.key_rate_per_s
         self._buckets = TokenBuckets(settings.limits)
 
@@ -89,12 +90,14 @@ class Authenticator:
         """
         credential = credential_of(request)
         # A page of another origin cannot send a key in a header without permission.
-        if request.method not in SAFE_METHODS and not credential:
-            self._check_origin(request, scope)
+        is_safe = request.method in SAFE_METHODS or credential
+        is_own = is_safe or self._is_of_own_page(request, scope)
         if scope is None:
             return
         if scope in self._required:
-            key = await self._required_key(request, credential, scope)
+            key = await self._required_key(
+                request, credential, scope, may_sign_in=bool(is_own)
+            )
             self._charge(key, scope)
             check_scope(key, scope)
             request[KEY] = key
@@ -138,7 +141,12 @@ class Authenticator:
         return (session, key) if session and key else None
 
     async def _required_key(
-        self, request: web.Request, credential: str | None, scope: Scope
+        self,
+        request: web.Request,
+        credential: str | None,
+        scope: Scope,
+        *,
+        may_sign_in: bool,
     ) -> ApiKey:
         if credential:
             return await self._known_key(credential, scope)
@@ -146,7 +154,7 @@ class Authenticator:
             key = await self._known_key(public, scope)
             check_is_public(key, scope)
             return key
-        if found := await self.session_of(request):
+        if may_sign_in and (found := await self.session_of(request)):
             session, key = found
             self.check_csrf_token(request, session, scope)
             return key
@@ -158,10 +166,14 @@ class Authenticator:
             raise unauthorized(scope)
         return known
 
-    def _check_origin(self, request: web.Request, scope: Scope | None) -> None:
-        if is_cross_origin(request, self.clients.own_hosts(request)):
-            detail = "a browser sent this request from a page of another origin"
-            raise refused(CROSS_ORIGIN, scope, detail)
+    def _is_of_own_page(self, request: web.Request, scope: Scope | None) -> bool:
+        """Return false for a page of a permitted origin; raises for another one."""
+        if not is_cross_origin(request, self.clients.own_hosts(request)):
+            return True
+        if scope == PUBLIC_SCOPE and is_permitted(request, self._origins):
+            return False
+        detail = "a browser sent this request from a page of another origin"
+        raise refused(CROSS_ORIGIN, scope, detail)
 
     def check_csrf_token(
         self, request: web.Request, session: Session, scope: Scope | None = None

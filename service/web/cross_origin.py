@@ -1,10 +1,13 @@
 """Recognition of requests that a browser sends from a page of another origin."""
 
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
+
+from service.settings import EVERY_ORIGIN
 
 FETCH_SITE: Final = "Sec-Fetch-Site"
 OWN: Final = frozenset({"same-origin", "none"})
@@ -29,6 +32,12 @@ def is_cross_origin(request: web.BaseRequest, own_hosts: AbstractSet[str]) -> bo
     port = DEFAULT_PORTS.get(scheme, "")
     own = {each.lower().removesuffix(port) for each in own_hosts}
     return not host or host.removesuffix(port) not in own
+
+
+def is_permitted(request: web.BaseRequest, origins: Collection[str]) -> bool:
+    """Return whether a page has one of these origins; `*` stands for all of them."""
+    origin = request.headers.get(hdrs.ORIGIN)
+    return origin is not None and (origin in origins or EVERY_ORIGIN in origins)
 
 
 def _split(origin: str) -> tuple[str, str]:

@@ -271,7 +271,10 @@ def json_block(
     Its bytes are those of `json_answer` with `NO_STORE`, at a third of the cost.
     """
     body = msgspec.json.encode(value)
-    if len(body) > MAX_BLOCK_BYTES or not keeps_connection(request):
+    is_large = len(body) > MAX_BLOCK_BYTES
+    # An answer to a page has headers that the application adds.
+    is_for_page = hdrs.ORIGIN in request.headers
+    if is_large or is_for_page or not keeps_connection(request):
         return web.Response(
             status=status, body=body, content_type="application/json", headers=NO_STORE
         )

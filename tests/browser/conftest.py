@@ -97,7 +97,7 @@ def built() -> None:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser(chromium: str, built: None) -> AsyncIterator[Browser]:
+async def browser(chromium: str) -> AsyncIterator[Browser]:
     """The browser of all tests."""
     expect.set_options(timeout=WAIT_MS)
     async with async_playwright() as playwright:
