@@ -13,7 +13,7 @@ from service.storage.engines import SQLITE
 from service.storage.interruption import InterruptibleConnection
 from service.storage.tables import ASSIGNED
 
-MAX_INSERT_ROWS: Final = 512
+MAX_INSERT_ROWS: Final = 1_000
 """Rows of one statement; SQLite permits 32,766 values in all of them."""
 
 T = TypeVar("T")
@@ -82,15 +82,22 @@ def append_to_sqlite(
 
     After an error, the transaction must be rolled back.
     """
-    # A thread gives the interpreter up for each statement, and then waits for it. Sizes
-    # are powers of two, so that the driver keeps all statements prepared.
-    start, size = 0, MAX_INSERT_ROWS
+    # A thread gives the interpreter up for each statement, and then waits for it.
+    start = 0
     while start < len(rows):
-        while size > len(rows) - start:
-            size //= 2
+        size = _rows_of_next(len(rows) - start)
         values = chain.from_iterable(rows[start : start + size])
         connection.execute(_insert_into(table, size), tuple(values))
         start += size
+
+
+def _rows_of_next(rows: int) -> int:
+    """Return how many of the rows the next statement inserts: 700 of 789.
+
+    So a group takes few statements, and the driver keeps all 28 of them prepared.
+    """
+    unit: int = 10 ** (len(str(rows)) - 1)
+    return min(rows // unit * unit, MAX_INSERT_ROWS)
 
 
 @lru_cache(maxsize=64)
