@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from msgspec.structs import replace
+from yarl import URL
 
 from service.admin import handlers as admin
 from service.admin import problems as admin_problems
@@ -62,6 +63,7 @@ from service.web import bodies, health, problems, static_pages, system
 from service.web.auth import AUTHENTICATOR, ApiKey, Authenticator, KeySource
 from service.web.cors import add_cors
 from service.web.limits import LIMITS, Limits, add_rate_headers, limit_requests
+from service.web.links import PUBLIC_URL
 from service.web.openapi import add_documentation
 from service.web.openapi_problems import problems_of
 from service.web.problems import Kinds
@@ -96,6 +98,7 @@ def create_app(
     )
     app[ACCESS_LOG] = settings.logging.access
     app[LIMITS] = limits
+    app[PUBLIC_URL] = str(URL(settings.server.public_url)).rstrip("/")
     app[UNSENT] = UnsentBytes(settings.server.max_unsent_bytes)
     app[bodies.BODIES] = bodies.open_lane(limits, settings)
     app[usage.QUERIES] = usage.open_lane(limits, settings)

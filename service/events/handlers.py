@@ -40,7 +40,8 @@ from service.web.bodies import BODY_PROBLEMS, max_size, read_body
 from service.web.http_cache.conditional import check_if_match
 from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.limits import Limits
-from service.web.parameters import encode_cursor, parse_cursor
+from service.web.links import next_link
+from service.web.parameters import parse_cursor
 from service.web.problems import NOT_JSON, STORAGE_UNAVAILABLE
 from service.web.routes import (
     NO_STORE,
@@ -254,10 +255,7 @@ async def _queries(request: web.Request, key: ApiKey) -> AsyncIterator[EventQuer
 
 
 def _link(request: web.Request, cursor: ListCursor | None) -> dict[str, str]:
-    if cursor is None:
-        return {}
-    target = request.rel_url.update_query(cursor=encode_cursor(cursor))
-    return {"Link": f'<{target}>; rel="next"'}
+    return {} if cursor is None else next_link(request, cursor)
 
 
 def _answer(

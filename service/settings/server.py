@@ -12,6 +12,7 @@ from service.settings.types import (
     PositiveCount,
     Seconds,
     WaitSeconds,
+    check_base_url,
 )
 
 
@@ -20,6 +21,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 
     host: Annotated[str, Meta(min_length=1)]
     port: Port
+    public_url: str
     admin_host: Annotated[str, Meta(min_length=1)]
     admin_port: Port
     workers: Annotated[int, Meta(ge=1, le=256)]
@@ -40,6 +42,11 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     reload_check_s: Seconds
 
     def __post_init__(self) -> None:
+        if self.public_url:
+            try:
+                check_base_url(self.public_url)
+            except ValueError as error:
+                raise ValueError(f"public_url: {error}") from error
         # The grace period includes the drain. Requests in flight need the rest of it.
         if self.drain_s >= self.shutdown_grace_s:
             drain, grace = f"{self.drain_s:g}", f"{self.shutdown_grace_s:g}"

@@ -42,10 +42,10 @@ from service.web.http_cache.responses import (
 from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.large_answers import answer_buffer
 from service.web.limits import Limits
+from service.web.links import next_link
 from service.web.negotiation import choose
 from service.web.parameters import (
     InvalidParameter,
-    encode_cursor,
     parse_cursor,
     parse_exact_instant,
 )
@@ -180,7 +180,7 @@ async def read_usage(
         extract = await view.extract(media_type, selection)
     headers = cache_headers(view.headers, view.freshness)
     if extract.next is not None:
-        headers["Link"] = _link_to_next(request, extract.next)
+        headers |= next_link(request, extract.next)
     request[CACHE_RESULT] = view.freshness.result
     headers["Content-Type"] = CONTENT_TYPES[media_type]
     return answer_buffer(extract.body, headers, owner=extract)
@@ -320,11 +320,6 @@ def _check_cursor(view: SnapshotView, selection: Selection) -> None:
     if selection.cursor.query != query:
         expected = "expected the plan, sort, from and to of the page before"
         raise InvalidParameter("cursor", expected)
-
-
-def _link_to_next(request: web.Request, cursor: MessageCursor) -> str:
-    target = request.rel_url.update_query(cursor=encode_cursor(cursor))
-    return f'<{target}>; rel="next"'
 
 
 def _message_id(text: str) -> int:

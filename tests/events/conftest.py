@@ -59,9 +59,20 @@ def events_settings(
 ) -> Callable[..., Settings]:
     """A factory of settings with events on, in an empty database."""
 
-    def make(**events: Any) -> Settings:
-        url = {"url": storage.url}
-        return settings(events={"enabled": True, **events}, storage=url)
+    def make(
+        *,
+        server: Json | None = None,
+        upstream: Json | None = None,
+        auth: Json | None = None,
+        **events: Any,
+    ) -> Settings:
+        return settings(
+            events={"enabled": True, **events},
+            storage={"url": storage.url},
+            server=server or {},
+            upstream=upstream or {},
+            auth=auth or {},
+        )
 
     return make
 
