@@ -17,29 +17,41 @@ Instants = NDArray[np.int64]
 Fractions = NDArray[np.int64]
 """Attoseconds beyond the microseconds of instants."""
 
-BATCH: Final = 4096
-"""Timestamps in a batch: larger arrays do not fit the processor's cache."""
+BATCH: Final = 2048
+"""Timestamps in a batch: larger arrays do not fit the processor's cache.
+
+OpenBLAS also starts threads for larger products (262,144), which takes longer.
+"""
 
 _COMMON_FORM: Final = "0000-00-00T00:00:00.000Z"
 _ROW: Final = np.frombuffer(f"{_COMMON_FORM}\n".encode(), np.uint8)
-_HIGHEST: Final = np.frombuffer(b"9999-19-39T29:59:59.999Z\n", np.uint8) - _ROW
+_HIGHEST_ROW: Final = np.frombuffer(b"9999-19-39T29:59:59.999Z\n", np.uint8) - _ROW
 """The highest digit at each position; 0 for a character that must be the same."""
+# As long as a batch: numpy would loop over each row of 25 bytes by itself.
+_ROWS: Final = np.tile(_ROW, BATCH)
+_HIGHEST: Final = np.tile(_HIGHEST_ROW, BATCH)
+_US_PER_MINUTE: Final = 60_000_000
+_US_PER_DAY: Final = 86_400_000_000
+_MINUTES_PER_DAY: Final = 1_440
+_MONTHS_OF_YEAR: Final = 20
+"""Values that the two digits of a month can have; the first year is 0."""
 _FIELDS: Final = (
-    {(0, 4): 12, (5, 7): 1},
-    {(5, 7): 1},
+    {(0, 4): _MONTHS_OF_YEAR, (5, 7): 1},
     {(8, 10): 1},
-    {(11, 13): 1},
-    {(14, 16): 60_000, (17, 19): 1_000, (20, 23): 1},
+    {(11, 13): 60, (14, 16): 1},
+    {
+        (8, 10): _US_PER_DAY,
+        (11, 13): 60 * _US_PER_MINUTE,
+        (14, 16): _US_PER_MINUTE,
+        (17, 19): 1_000_000,
+        (20, 23): 1_000,
+    },
 )
 """Positions of digits with their weights.
 
-The fields are months (12 for each year), month, day, hour, milliseconds of the hour.
+The fields are the month, the day, the minute of the day, and the microseconds since the
+day before the month.
 """
-_MONTHS: Final = np.arange("0001-01", "10000-02", dtype="datetime64[M]")
-_MONTH_STARTS: Final = _MONTHS.astype("datetime64[D]").view(np.int64)
-"""Days from 1970-01-01 to each month of the years from 1."""
-_FIRST_MONTH: Final = 13
-"""The months that the fields have for January of the year 1."""
 
 
 class ExactInstants(NamedTuple):
@@ -98,33 +110,44 @@ def _read_common_form(timestamps: Sequence[str]) -> Instants | None:
     laid_out = "\n".join([*timestamps, ""]).encode("utf-8", "surrogatepass")
     if len(laid_out) != len(timestamps) * len(_ROW):
         return None
-    digits = np.frombuffer(laid_out, np.uint8).reshape(-1, len(_ROW)) - _ROW
-    if (digits > _HIGHEST).any():
+    digits = np.frombuffer(laid_out, np.uint8) - _ROWS[: len(laid_out)]
+    if (digits > _HIGHEST[: len(laid_out)]).any():
         return None
-    return _instants_of(*(digits.astype(np.float32) @ _WEIGHTS).T.astype(np.int64))
-
-
-def _instants_of(*fields: NDArray[np.int64]) -> Instants | None:
-    """Return instants of the five fields; None if a date or time does not exist."""
-    months, month, day, hour, milliseconds = fields
-    months = months - _FIRST_MONTH
-    if np.any((months < 0) | (month < 1) | (month > 12) | (day < 1) | (hour > 23)):
+    fields = _WEIGHTS @ digits.reshape(-1, len(_ROW)).astype(np.float64).T
+    month, day, minute = fields[:3].astype(np.intp)
+    if (minute >= _MINUTES_PER_DAY).any() or (day < 1).any():
         return None
-    days = _MONTH_STARTS[months] + (day - 1)
-    if np.any(days >= _MONTH_STARTS[months + 1]):
+    if (day > _DAYS_OF_MONTH[month]).any():
         return None
-    instants: Instants = ((days * 24 + hour) * 3_600_000 + milliseconds) * 1_000
+    instants: Instants = fields[3].astype(np.int64) + _MONTH_BEGINS[month]
     return instants
 
 
-def _weights() -> NDArray[np.float32]:
-    """Return the weight of each digit: `(n_characters, n_fields)` float32."""
-    # The largest sum is 3,599,999; float32 has all integers up to 2**24 exactly.
-    weights = np.zeros((len(_ROW), len(_FIELDS)), np.float32)
+def _weights() -> NDArray[np.float64]:
+    """Return the weight of each digit: `(n_fields, n_characters)` float64."""
+    # All sums are integers below 2**53, which float64 has exactly.
+    weights = np.zeros((len(_FIELDS), len(_ROW)))
     for field, numbers in enumerate(_FIELDS):
         for (begin, end), weight in numbers.items():
-            weights[begin:end, field] = weight * 10.0 ** np.arange(end - begin)[::-1]
+            weights[field, begin:end] = weight * 10.0 ** np.arange(end - begin)[::-1]
     return weights
 
 
+def _months() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the day before each month in microseconds, and the days that it has.
+
+    Both are `(n_months,)` int64, by the field of the month. Months that do not exist
+    have no day.
+    """
+    years = np.arange("0001", "10000", dtype="datetime64[Y]").astype("datetime64[M]")
+    begins = years[:, np.newaxis] + np.arange(13)
+    days = begins.astype("datetime64[D]").view(np.int64)
+    shape = len(years) + 1, _MONTHS_OF_YEAR
+    before, lengths = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    before[1:, 1:13] = (days[:, :-1] - 1) * _US_PER_DAY
+    lengths[1:, 1:13] = np.diff(days)
+    return before.ravel(), lengths.ravel()
+
+
 _WEIGHTS: Final = _weights()
+_MONTH_BEGINS, _DAYS_OF_MONTH = _months()

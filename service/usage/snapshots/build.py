@@ -26,6 +26,7 @@ from service.usage.snapshots.columns import (
 from service.usage.snapshots.errors import TextsMissing
 from service.usage.snapshots.matching import NO_ROW, Matched, match
 from service.usage.snapshots.messages import Message, Messages
+from service.usage.snapshots.parts import Parts
 
 MAX_INT32: Final = 2**31 - 1
 RATED_AT_ONCE: Final = 16 * MAX_BATCH
@@ -147,13 +148,13 @@ def _count_in_place(rows: MessageRows) -> int:
     return int(others[0]) if len(others) else len(rows)
 
 
-def _rate(priced: PricedMessages, sent: Sequence[Message], needed: Flags) -> None:
+def _rate(priced: PricedMessages, sent: Parts[Message], needed: Flags) -> None:
     """Price the texts of the `needed` rows by the plan."""
     # Batches bound the memory of the measures.
     all_rows = np.flatnonzero(needed)
     for at in range(0, len(all_rows), RATED_AT_ONCE):
         rows = all_rows[at : at + RATED_AT_ONCE]
-        amounts = priced.plan.amounts([sent[row].text for row in rows.tolist()])
+        amounts = priced.plan.amounts([each.text for each in sent.take(rows)])
         priced.hundredths[rows] = amounts.sum(axis=0)
         priced.steps = _widen(priced.steps, amounts)
         priced.steps[:, rows] = amounts

@@ -151,9 +151,7 @@ class PricedMessages:
             map(
                 UsageItem,
                 self.messages.ids[rows].tolist(),
-                timestamps[rows]
-                if isinstance(rows, slice)
-                else map(timestamps.__getitem__, rows.tolist()),
+                timestamps[rows] if isinstance(rows, slice) else timestamps.take(rows),
                 names[self.name_of[rows]].tolist(),
                 (self.hundredths[rows] / HUNDREDTHS_PER_CREDIT).tolist(),
             )

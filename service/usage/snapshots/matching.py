@@ -1,6 +1,5 @@
 """Matching of messages with those of the previous refresh."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from operator import eq
 from typing import Final, NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 
 from service.usage.pricing.text import Flags
 from service.usage.snapshots.columns import MessageRows
-from service.usage.snapshots.messages import Message, Messages
+from service.usage.snapshots.messages import Messages
 
 NO_ROW: Final = -1
 """Marks a message without a row among the previous messages."""
@@ -51,21 +50,13 @@ def match(messages: Messages, before: Messages) -> Matched:
 def _find_same(messages: Messages, before: Messages, common: int) -> Flags:
     """Return the rows with the same message in the same place: `(common,)` bool."""
     if messages.sent is not None and before.sent is not None:
-        kept = count_kept(messages.sent, before.sent)
+        kept = messages.sent.count_shared(before.sent)
         compared = slice(kept, common)
         others = _equal(messages.sent[compared], before.sent[compared])
         return np.concatenate([np.ones(kept, np.bool_), others])
     same_time = _equal(messages.timestamps[:common], before.timestamps[:common])
     same: Flags = same_time & (messages.ids[:common] == before.ids[:common])
     return same
-
-
-def count_kept(sent: Sequence[Message], before: Sequence[Message]) -> int:
-    """Return how many of the first messages were taken over by the decoding."""
-    # These are the same objects, and no other message is. So a binary search finds the
-    # first other one.
-    rows = range(min(len(sent), len(before)))
-    return bisect_left(rows, 1, key=lambda row: int(sent[row] is not before[row]))
 
 
 def _equal(left: Sequence[object], right: Sequence[object]) -> Flags:

@@ -5,7 +5,6 @@ A column has one element for each message, in the upstream's order.
 
 import mmap
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from service.instants import ExactInstant
 from service.upstream import lenient_json
 from service.usage.pricing.timestamps import Fractions, Instants
+from service.usage.snapshots.body_hashes import BodyHashes
+from service.usage.snapshots.parts import Parts
 
 MessagesBody = bytes | bytearray | memoryview | mmap.mmap
 
@@ -54,21 +55,19 @@ class Checkpoint(NamedTuple):
     rows: int
     report_keys: int
     invalid_ids: int
-    digest: bytes
-    """The SHA-256 of all bytes before `begin`."""
 
 
 class Messages(NamedTuple):
     """The messages of one period, as columns of shape `(n_messages,)`."""
 
     ids: NDArray[np.int64]
-    timestamps: list[str]
+    timestamps: Parts[str]
     """As upstream sent them."""
     instants: Instants
     """int64, microseconds since 1970-01-01T00:00:00Z."""
     fractions: Fractions | None
     """int64, attoseconds beyond the instants; None where all are 0."""
-    sent: list[Message] | None
+    sent: Parts[Message] | None
     """The decoded messages; None where the snapshot came from another process."""
     # Whole messages, not only texts: freeing their other fields would fragment the
     # memory, so that dropping a large period would return none of it.
@@ -80,6 +79,8 @@ class Messages(NamedTuple):
     """The first report ids that cannot be sent to the upstream, at most 100."""
     digest: str
     """A digest of the body: equal bodies have equal messages."""
+    hashes: BodyHashes | None = None
+    """Hashes of the body; None where the snapshot came from another process."""
     checkpoints: Sequence[Checkpoint] = ()
     """Places of the body from which the next one can be decoded, in their order."""
 
@@ -87,12 +88,6 @@ class Messages(NamedTuple):
         """Return the exact instant of one message."""
         fraction = 0 if self.fractions is None else int(self.fractions[row])
         return int(self.instants[row]), fraction
-
-
-def digest_of(body: MessagesBody) -> str:
-    """Return the digest of a body: 64 hexadecimal digits."""
-    # Processors compute SHA-256 in hardware, twice as fast as BLAKE2 in software.
-    return sha256(body).hexdigest()
 
 
 def report_key(report_id: Any) -> ReportKey | None:

@@ -20,6 +20,7 @@ from service.usage.snapshots.columns import (
     PricedMessages,
 )
 from service.usage.snapshots.messages import NO_REPORT, Messages
+from service.usage.snapshots.parts import Parts
 
 
 class PackedColumns(Struct, frozen=True, array_like=True):
@@ -52,7 +53,7 @@ def pack(priced: PricedMessages) -> bytes:
             plan=priced.plan.id,
             digest=messages.digest,
             ids=_pack(messages.ids, "<i8"),
-            timestamps=messages.timestamps,
+            timestamps=list(messages.timestamps),
             hundredths=_pack(priced.hundredths, "<i8"),
             steps=_pack(priced.steps, "<i8"),
             names=priced.names,
@@ -101,7 +102,7 @@ def _unpack_messages(columns: PackedColumns) -> Messages:
     instants, fractions = read_instants(columns.timestamps)
     return Messages(
         ids=np.frombuffer(columns.ids, "<i8").reshape(count),
-        timestamps=columns.timestamps,
+        timestamps=Parts([columns.timestamps]),
         instants=instants,
         fractions=fractions,
         sent=None,

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from service.upstream import lenient_json
 from service.usage.pricing.plans import TEXT_RULES
-from service.usage.snapshots import decoding
+from service.usage.snapshots import body_hashes, decoding
 from service.usage.snapshots.build import ReportPrice, ResolvedReports
 from service.usage.snapshots.decoding import read_messages
 from service.usage.snapshots.formats import CSV, JSON
 from service.usage.snapshots.logged_prices import PriceLogging
-from service.usage.snapshots.matching import count_kept
 from service.usage.snapshots.messages import MAX_INVALID_IDS_LOGGED, Messages
 from service.usage.snapshots.sharing import pack, unpack
 from service.usage.snapshots.store import SnapshotStore
@@ -30,6 +29,7 @@ FEW_BYTES: Final = 100
 def _chunks_are_small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "CHUNK_BYTES", FEW_BYTES)
+        patch.setattr(body_hashes, "BLOCK_BYTES", FEW_BYTES)
         yield
 
 
@@ -192,7 +192,7 @@ def count_decoded(messages: list[dict[str, Any]], before: Messages) -> int:
     assert outcome_of(read_now) == outcome_of(read_alone(body_of(messages)))
     assert read_now.sent is not None
     assert before.sent is not None
-    return len(messages) - count_kept(read_now.sent, before.sent)
+    return len(messages) - read_now.sent.count_shared(before.sent)
 
 
 def test_only_the_rest_after_the_first_change_is_decoded() -> None:
