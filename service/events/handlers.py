@@ -19,7 +19,7 @@ from service.events.model import (
     Session,
     Stats,
 )
-from service.events.parsing import NDJSON
+from service.events.parsing import LINE_TYPES
 from service.events.queries import EventQueries
 from service.events.query_parameters import (
     ApplicationParameters,
@@ -59,7 +59,7 @@ TEXT: Final = "text/plain"
 FORM: Final = "application/x-www-form-urlencoded"
 UNTYPED: Final = "application/octet-stream"
 """Read as JSON, too; without `Content-Type` this one counts, as for untyped Blobs."""
-MEDIA_TYPES: Final = ("application/json", NDJSON, TEXT, FORM, UNTYPED)
+MEDIA_TYPES: Final = ("application/json", *sorted(LINE_TYPES), TEXT, FORM, UNTYPED)
 
 QUERY_PROBLEMS: Final = (
     STORAGE_UNAVAILABLE,
@@ -81,11 +81,12 @@ endpoints = Endpoints()
 
 @endpoints.post(
     "/events",
+    "/events/",
     parameters=PublicKeyParameters,
     body=RequestBody(
         {
             "application/json": Envelope | list[Envelope],
-            **dict.fromkeys((NDJSON, TEXT, FORM, UNTYPED)),
+            **dict.fromkeys((*sorted(LINE_TYPES), TEXT, FORM, UNTYPED)),
         },
         "One event, a list of events, or one event per line; gzip is accepted. "
         "All other types are read as JSON.",
@@ -130,6 +131,7 @@ async def send_events(
 
 @endpoints.get(
     "/events",
+    "/events/",
     parameters=ListParameters,
     answer=EventList,
     headers=LINK_HEADER,

@@ -154,7 +154,10 @@ class FailedEvent(Struct, frozen=True):
     """An event that failed validation: as it was sent, with its errors."""
 
     id: str
-    event: Raw
+    event: Annotated[
+        Raw,
+        Meta(description="The event; its text if not every JSON reader accepts it."),
+    ]
     errors: list[EventError]
     received_at: str
     application: str

@@ -2,7 +2,7 @@
 
 A body is decoded as a whole into envelopes. If one of its events is invalid, the body
 is split, and each event is decoded on its own. An invalid event becomes a failure and
-does not affect the others.
+does not affect the others. Only a body that cannot be split is refused.
 """
 
 import hashlib
@@ -13,8 +13,10 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from service.events.errors import NotJson, TooManyEvents
+from service.events.exact_numbers import decode_exactly, has_inexact
 from service.events.model import (
     MAX_DATA_BYTES,
     Envelope,
@@ -24,9 +26,17 @@ from service.events.model import (
     Source,
 )
 from service.events.schemas import EventTypes
+from service.events.splitting import (
+    BLANKS,
+    NOT_JSON,
+    UNREADABLE,
+    read_error,
+    split_list,
+)
 from service.events.validation import (
     DIGEST_BYTES,
     NUL,
+    compacted,
     failure_of,
     find_errors,
     parse_timestamp,
@@ -34,6 +44,9 @@ from service.events.validation import (
 from service.instants import US_PER_S, now_us
 
 NDJSON: Final = "application/x-ndjson"
+LINE_TYPES: Final = frozenset({NDJSON, "application/ndjson"})
+"""Media types of one event per line."""
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 # 16 bytes keep the index small, whatever the ids look like.
 KEY_BYTES: Final = 16
 
@@ -50,7 +63,6 @@ _ESCAPED_NUL: Final = rb"\u0000"
 _envelopes: Final = msgspec.json.Decoder(Envelope)
 _envelope_lists: Final = msgspec.json.Decoder(list[Envelope])
 _lists: Final = msgspec.json.Decoder(list[Raw])
-_items: Final = msgspec.json.Decoder(Raw)
 _values: Final = msgspec.json.Decoder()
 _DIGEST: Final = hashlib.blake2b(digest_size=DIGEST_BYTES)
 """Copied for each digest: its arguments would cost more than the hashing."""
@@ -59,25 +71,31 @@ _canonical: Final = msgspec.json.Encoder(order="sorted")
 
 
 def split_body(body: bytes, content_type: str, max_events: int) -> list[bytes]:
-    """Return the events of a body, each as its own JSON text.
+    """Return the events of a body, each as its own text, which may be invalid.
 
     Raises `NotJson`, and `TooManyEvents` for more than `max_events`.
     """
+    body = body.removeprefix(BYTE_ORDER_MARK)
+    if content_type in LINE_TYPES:
+        return [line for _, line in _lines(body, max_events)]
+    if _is_list(body):
+        items = _split_list(body)
+        _check_number(len(items), max_events)
+        return items
+    error = read_error(body)
+    if error is not None and error.code == NOT_JSON:
+        raise NotJson(f"the body is {error.message}")
+    return [body.strip(BLANKS)]
+
+
+def _split_list(body: bytes) -> list[bytes]:
     try:
-        body.decode()
-        if content_type == NDJSON:
-            return [bytes(_items.decode(line)) for line in _lines(body, max_events)]
-        if not _is_list(body):
-            return [bytes(_items.decode(body))]
-        raws = _lists.decode(body)
-    except UnicodeDecodeError:
-        raise NotJson("the body is not UTF-8") from None
-    except msgspec.DecodeError as error:
-        raise NotJson(f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise NotJson("the body is nested too deeply") from None
-    _check_number(len(raws), max_events)
-    return [bytes(raw) for raw in raws]
+        return [bytes(raw) for raw in _lists.decode(body)]
+    except (ValueError, RecursionError) as error:
+        items = split_list(body)
+        if items is None:
+            raise NotJson(f"the body is not JSON: {error}") from None
+        return items
 
 
 def _decode_envelopes(
@@ -87,12 +105,13 @@ def _decode_envelopes(
 
     Raises `TooManyEvents`.
     """
-    if _ESCAPED_NUL in body:
+    if _ESCAPED_NUL in body or has_inexact(body):
         return None
     try:
         body.decode()  # msgspec does not check the UTF-8 of what it does not decode
-        if content_type == NDJSON:
-            envelopes = [_envelopes.decode(line) for line in _lines(body, max_events)]
+        if content_type in LINE_TYPES:
+            lines = _lines(body, max_events)
+            envelopes = [_envelopes.decode(line) for _, line in lines]
         elif _is_list(body):
             envelopes = _envelope_lists.decode(body)
         else:
@@ -107,9 +126,18 @@ def _is_list(body: bytes) -> bool:
     return body.lstrip().startswith(b"[")
 
 
-def _lines(body: bytes, max_events: int) -> list[bytes]:
-    """Return the lines that are not blank; raises `TooManyEvents`."""
-    lines = [line for line in body.split(b"\n") if line.strip()]
+def _lines(body: bytes, max_events: int) -> list[tuple[int, bytes]]:
+    """Return the lines that are not blank with their numbers from 1 on.
+
+    Raises `TooManyEvents`.
+    """
+    every = enumerate(body.split(b"\n"), 1)
+    # Files that are joined have a byte order mark at each beginning.
+    lines = [
+        (number, text)
+        for number, line in every
+        if (text := line.strip(BLANKS).removeprefix(BYTE_ORDER_MARK))
+    ]
     _check_number(len(lines), max_events)
     return lines
 
@@ -149,10 +177,15 @@ class EventParser:
 
         Raises `NotJson`, and `TooManyEvents` for more than `max_events`.
         """
+        body = body.removeprefix(BYTE_ORDER_MARK)
         envelopes = _decode_envelopes(body, content_type, max_events)
         if envelopes is None:
             sources = split_body(body, content_type, max_events)
-            return [self.parse(source, application) for source in sources]
+            items = [self.parse(source, application) for source in sources]
+            if content_type in LINE_TYPES:
+                numbers = (number for number, _ in _lines(body, max_events))
+                return list(map(_with_line, items, numbers))
+            return items
         texts = BodyTexts(body, content_type)
         latest = self._clock() + self._skew_us
         return [
@@ -169,17 +202,25 @@ class EventParser:
         if _ESCAPED_NUL in source and (errors := find_errors(source)):
             return failure_of(source, application, errors)
         latest = self._clock() + self._skew_us
-        return self._parse(envelope, Source([source], 0), application, latest)
+        text = Source([source], 0)
+        exactly = has_inexact(source)
+        return self._parse(envelope, text, application, latest, exactly=exactly)
 
     def _parse(
-        self, envelope: Envelope, source: Source, application: str, latest: int
+        self,
+        envelope: Envelope,
+        source: Source,
+        application: str,
+        latest: int,
+        *,
+        exactly: bool = False,
     ) -> Event | EventFailure:
         """Return the event of an envelope, whose time may be up to `latest`."""
         try:
             at = parse_timestamp(envelope.timestamp)
             data = bytes(envelope.data)
             value = _values.decode(data)
-            digest = _digest_of(envelope, value)
+            digest = _digest_of(envelope, decode_exactly(data) if exactly else value)
         except (ValueError, OverflowError, RecursionError):
             return _failure_of(source.read(), application)
         # A cheap test for events that may be invalid; `find_errors` decides.
@@ -187,6 +228,8 @@ class EventParser:
             errors := find_errors(source.read())
         ):
             return failure_of(source.read(), application, errors)
+        if len(data) > MAX_DATA_BYTES:
+            data = compacted(data)
         if at > latest:
             return failure_of(source.read(), application, [self._too_early()])
         if errors := self._types.check(envelope.category, envelope.name, value):
@@ -218,8 +261,17 @@ class EventParser:
 def _failure_of(source: bytes, application: str) -> EventFailure:
     """Return the failure of an event that could not be decoded."""
     # Data may be shallow enough to be decoded, and too deep to be encoded.
-    too_deep = EventError("unreadable", "", "nested too deeply")
+    too_deep = EventError(UNREADABLE, "", "nested too deeply")
     return failure_of(source, application, find_errors(source) or [too_deep])
+
+
+def _with_line(item: Event | EventFailure, number: int) -> Event | EventFailure:
+    """Return the failure of a line that is not JSON with the number of the line."""
+    if isinstance(item, Event) or item.errors[0].code != NOT_JSON:
+        return item
+    error = item.errors[0]
+    error = EventError(error.code, error.path, f"line {number}: {error.message}")
+    return replace(item, errors=(error,))
 
 
 def key_of(application: str, event_id: str) -> bytes:
@@ -240,8 +292,8 @@ def _key_of_application(application: str) -> "hashlib.blake2b":
 def _digest_of(envelope: Envelope, value: Any) -> bytes:
     """Return a digest of the content: the values count, not their layout.
 
-    Members may come in any order. Numbers count as parsed: 1 and 1.0 differ, as an
-    integer and a float; 1.0 and 1.00 do not.
+    Members may come in any order. Numbers count by their exact value: 1.0 and 1.00 are
+    equal; 1 and 1.0 differ, as an integer and a float.
     """
     content = (
         envelope.session_id,

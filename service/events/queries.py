@@ -19,6 +19,7 @@ from service.events.model import (
     Session,
     StoredEvent,
 )
+from service.events.splitting import read_error
 from service.events.statements import (
     MAX_SESSION_EVENTS,
     CountedBy,
@@ -226,11 +227,17 @@ def _stored_event(row: Row[Any]) -> StoredEvent:
 def _failed_event(row: Row[Any]) -> FailedEvent:
     return FailedEvent(
         id=row.id,
-        event=Raw(row.content.encode()),
+        event=_as_json(row.content),
         errors=msgspec.json.decode(row.errors, type=list[EventError]),
         received_at=format_instant(row.received_at),
         application=row.application,
     )
+
+
+def _as_json(event: str) -> Raw:
+    """Return the text of a failed event, as a JSON string if no reader accepts it."""
+    text = event.encode()
+    return Raw(msgspec.json.encode(event) if read_error(text) else text)
 
 
 def _split_codes(groups: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:

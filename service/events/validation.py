@@ -5,7 +5,7 @@ naming every error costs many times what decoding a valid event costs.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +19,7 @@ from service.events.model import (
     EventFailure,
     Name,
 )
+from service.events.splitting import NOT_JSON, read_error, split_object
 from service.instants import read_instant
 
 DIGEST_BYTES: Final = 16
@@ -29,7 +30,6 @@ NUL: Final = "\0"
 _NAMES: Final = ("session_id", "category", "name", "id")
 _REQUIRED: Final = ("session_id", "category", "name", "data", "timestamp")
 _KNOWN: Final = frozenset({*_NAMES, *_REQUIRED})
-_UNREADABLE: Final = object()
 
 _objects: Final = msgspec.json.Decoder(dict[str, Raw])
 _values: Final = msgspec.json.Decoder()
@@ -42,7 +42,7 @@ def parse_timestamp(timestamp: str) -> int:
     time.
     """
     # The standard library also accepts dates without a time, and any separator.
-    if "T" not in timestamp and " " not in timestamp:
+    if not ("T" in timestamp or " " in timestamp or "t" in timestamp):
         raise ValueError("expected a date and a time")
     return read_instant(timestamp)
 
@@ -55,7 +55,7 @@ def failure_of(
     return EventFailure(
         id=_failure_id(source, application),
         application=application,
-        event=source.decode(),
+        event=_storable(source),
         errors=tuple(errors),
         event_id=_name_or_none(fields.get("id")),
         session_id=_name_or_none(fields.get("session_id")),
@@ -76,9 +76,12 @@ def find_errors(source: bytes) -> list[EventError]:
 
     The list is empty for a valid envelope.
     """
+    error = read_error(source)
+    if error is not None and error.code == NOT_JSON:
+        return [error]
     fields = _parse_fields(source)
     if fields is None:
-        return [EventError("wrong_type", "", "expected an object")]
+        return [error or EventError("wrong_type", "", "expected an object")]
     errors = [
         EventError("unknown_field", _pointer(name), "the envelope has no such field")
         for name in fields
@@ -94,7 +97,14 @@ def find_errors(source: bytes) -> list[EventError]:
     for name, check in checks.items():
         if name in fields:
             errors += check(f"/{name}", fields[name])
+    if error is not None and not errors:
+        return [error]
     return errors[:MAX_ERRORS]
+
+
+def compacted(data: bytes) -> bytes:
+    """Return valid JSON without the white space between its values."""
+    return msgspec.json.format(data, indent=-1)
 
 
 def _failure_id(source: bytes, application: str) -> str:
@@ -102,26 +112,37 @@ def _failure_id(source: bytes, application: str) -> str:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
 
 
+def _storable(source: bytes) -> str:
+    """Return the text of an event: bytes that no database stores become `\\xff`."""
+    text = source.decode(errors="backslashreplace")
+    return text.replace(NUL, r"\x00")
+
+
 def _parse_fields(source: bytes) -> dict[str, Any] | None:
-    """Return the members of an event, `data` as raw JSON; None if it is no object."""
+    """Return the members of an event, `data` as raw JSON; None if it is no object.
+
+    A member that cannot be read is an `EventError`.
+    """
+    members: Mapping[str, Any] | None
     try:
         members = _objects.decode(source)
     except (ValueError, RecursionError):
+        members = split_object(source)
+    if members is None:
         return None
     return {
-        name: raw if name == "data" else _parse_value(raw)
+        name: raw if name == "data" else _parse_value(name, raw)
         for name, raw in members.items()
     }
 
 
-def _parse_value(raw: Raw) -> Any:
-    try:
-        return _values.decode(raw)
-    except (ValueError, RecursionError):
-        return _UNREADABLE
+def _parse_value(name: str, raw: Any) -> Any:
+    return read_error(bytes(raw), _pointer(name)) or _values.decode(raw)
 
 
 def _name_errors(path: str, value: Any) -> list[EventError]:
+    if isinstance(value, EventError):
+        return [value]
     if not isinstance(value, str):
         return [EventError("wrong_type", path, "expected a string")]
     try:
@@ -132,6 +153,8 @@ def _name_errors(path: str, value: Any) -> list[EventError]:
 
 
 def _timestamp_errors(path: str, value: Any) -> list[EventError]:
+    if isinstance(value, EventError):
+        return [value]
     if not isinstance(value, str):
         return [EventError("wrong_type", path, "expected a string")]
     if NUL in value:
@@ -142,16 +165,14 @@ def _timestamp_errors(path: str, value: Any) -> list[EventError]:
     return []
 
 
-def _data_errors(path: str, raw: Raw) -> list[EventError]:
-    size = len(bytes(raw))
-    if size > MAX_DATA_BYTES:
-        message = f"{size} bytes; {MAX_DATA_BYTES} are allowed"
+def _data_errors(path: str, raw: Raw | bytes) -> list[EventError]:
+    data = bytes(raw)
+    if error := read_error(data, path):
+        return [error]
+    if len(data) > MAX_DATA_BYTES and (size := len(compacted(data))) > MAX_DATA_BYTES:
+        message = f"{size} bytes without white space; {MAX_DATA_BYTES} are allowed"
         return [EventError("data_too_large", path, message)]
-    value = _parse_value(raw)
-    if value is _UNREADABLE:
-        message = "a number too large, or nested too deeply"
-        return [EventError("unreadable", path, message)]
-    if not isinstance(value, dict):
+    if not data.startswith(b"{"):
         return [EventError("wrong_type", path, "expected an object")]
     return []
 

@@ -7,6 +7,7 @@ the OpenAPI document use the same declaration, so they cannot differ.
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import cache, lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
@@ -183,16 +184,26 @@ def read_parameters(request: web.Request, struct: type[P]) -> P:
     if struct is IgnoredQuery or not (required or request.query_string):
         return cast("P", _defaults(struct))
     _check_names(request.query, known, required)
-    for name in _integers(struct):
-        # msgspec takes 2.0 and 1e1 for integers too.
-        if not _INTEGER.fullmatch(request.query.get(name, "0")):
-            raise InvalidParameter(name, _expectation(struct, name))
+    values = {
+        name: value if name in _texts(struct) else _convert(struct, name, value)
+        for name, value in request.query.items()
+    }
     try:
-        return msgspec.convert(dict(request.query), struct, strict=False)
+        return msgspec.convert(values, struct)
     except msgspec.ValidationError as error:
         # msgspec reports the field only as a path in its message.
         name = str(error).partition(" - at `$.")[2].rstrip("`")
         raise InvalidParameter(name, _expectation(struct, name)) from None
+
+
+def _convert(struct: type[msgspec.Struct], name: str, value: str) -> Any:
+    """Return the number or the truth value of a parameter that is no text."""
+    # msgspec takes 2.0 and 1e1 for integers too, and null for an absent value.
+    is_wrong = name in _integers(struct) and not _INTEGER.fullmatch(value)
+    if not is_wrong and value.lower() != "null":
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(value, _types(struct)[name], strict=False)
+    raise InvalidParameter(name, _expectation(struct, name))
 
 
 def _check_names(
@@ -207,9 +218,8 @@ def _check_names(
             raise InvalidParameter(name, f"unknown parameter; known: {known_names}")
         if count > 1:
             raise InvalidParameter(name, "more than one value")
-        # msgspec would take null for an absent value. Required ones are checked by
-        # handlers.
-        if name not in required and query[name].lower() in {"", "null"}:
+        # Required parameters are checked by handlers.
+        if name not in required and not query[name]:
             raise InvalidParameter(name, "no value")
 
 
@@ -228,13 +238,31 @@ def _defaults(struct: type[msgspec.Struct]) -> msgspec.Struct:
 
 
 @cache
-def _integers(struct: type[msgspec.Struct]) -> tuple[str, ...]:
+def _types(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the types of the parameters."""
+    return {each.encode_name: each.type for each in msgspec.structs.fields(struct)}
+
+
+@cache
+def _texts(struct: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the names of the parameters that are texts: `null` is one, too."""
+    return _named(struct, lambda schema: schema.get("type") in {"string", None})
+
+
+@cache
+def _integers(struct: type[msgspec.Struct]) -> frozenset[str]:
     """Return the names of the parameters that are integers."""
+    return _named(struct, lambda schema: schema.get("type") == "integer")
+
+
+def _named(
+    struct: type[msgspec.Struct], is_wanted: Callable[[dict[str, Any]], bool]
+) -> frozenset[str]:
     definition = msgspec.json.schema(struct)["$defs"][struct.__name__]
-    return tuple(
+    return frozenset(
         name
         for name, schema in definition["properties"].items()
-        if schema.get("anyOf", [schema])[0].get("type") == "integer"
+        if is_wanted(schema.get("anyOf", [schema])[0])
     )
 
 

@@ -1,6 +1,7 @@
 """Endpoints of events over HTTP on each database: send, list, replay."""
 
 import gzip
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -369,3 +370,57 @@ async def test_a_body_without_a_known_size_reserves_the_maximum(caller: Caller) 
         plain = (await client.post("/events", data=body, headers=headers)).status
         assert (plain, await post_chunked(), await post_compressed()) == (202, 503, 503)
     assert (await post_chunked(), await post_compressed()) == (202, 202)
+
+
+@pytest.mark.parametrize("word", ["null", "NULL", "true", "0", "1e1", "(other)"])
+async def test_any_word_that_is_stored_can_be_asked_for(
+    caller: Caller, word: str
+) -> None:
+    """No session, category, name or application is a value of another type."""
+    client = await caller(word)
+    stored = event(session_id=word, category=word, name=word)
+    await send(client, stored, {**stored, "data": 1}, event())
+
+    for name in ("session_id", "category", "name"):
+        query = {name: word, "application": word}
+        (found,) = (await ask(client, "/events", **query))["events"]
+        assert found[name] == found["application"] == word
+        (failed,) = (await ask(client, "/events/failed", **query))["failed"]
+        assert failed["event"] == {**stored, "data": 1}
+        for by in ("category", "name", "hour"):
+            (count,) = (await ask(client, "/events/stats", by=by, **query))["counts"]
+            assert count["events"] == 1
+    assert (await ask(client, f"/sessions/{word}"))["number_of_events"] == 1
+
+
+@on_sqlite
+@pytest.mark.parametrize("path", ["/events", "/events/"])
+@pytest.mark.parametrize("content_type", ["application/x-ndjson", "application/ndjson"])
+async def test_lines_that_are_not_json_fail_alone(
+    caller: Caller, path: str, content_type: str
+) -> None:
+    """The others are accepted; a failed line is listed as the text that was sent."""
+    client = await caller()
+    lines = [
+        b'{"a',
+        json.dumps(event()).encode(),
+        b'"\xff"',
+        b'{"id": "\\ud800"}',
+        b"1",
+    ]
+    body = b"\xef\xbb\xbf" + b"\n\n".join(lines)
+
+    headers = {"Content-Type": content_type}
+    async with client.post(path, data=body, headers=headers) as answer:
+        assert answer.status == 202
+        receipt = await answer.json()
+
+    assert (receipt["accepted"], receipt["failed"]) == (1, 4)
+    errors = [each["errors"][-1] for each in receipt["results"] if "errors" in each]
+    codes = ["not_json", "not_json", "unreadable", "wrong_type"]
+    assert [each["code"] for each in errors] == codes
+    assert errors[1]["message"] == "line 5: not UTF-8"
+    failed = (await ask(client, "/events/failed"))["failed"]
+    texts = ['{"a', '"\\xff"', '{"id": "\\ud800"}', 1]
+    assert [each["event"] for each in failed] == texts
+    assert len((await ask(client, path))["events"]) == 1

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.events.errors import NotJson, TooManyEvents
 from service.events.model import (
@@ -91,24 +92,26 @@ def test_bodies_are_split(body: bytes, content_type: str, texts: list[bytes]) ->
     "body",
     [
         pytest.param(b"", id="nothing"),
+        pytest.param(b" \n", id="blanks"),
+        pytest.param(b"none", id="text"),
         pytest.param(b'[{"a": 1},]', id="comma too many"),
+        pytest.param(b'[{"a": 1},,{}]', id="comma in between"),
+        pytest.param(b'[{"a": 1}', id="list cut off"),
+        pytest.param(b'[{"a": "\\ud800}, 1]', id="text cut off"),
+        pytest.param(b'[{"a": 1}]]', id="bracket too many"),
+        pytest.param(b'[{"a": 1}] 2', id="value after the list"),
         pytest.param(b'{"a": NaN}', id="NaN"),
-        pytest.param(b'["\\ud800 "]', id="lone surrogate"),
-        pytest.param(b'["\xff"]', id="not UTF-8"),
+        pytest.param(b'{"a": "\\ud8zz"}', id="no escape"),
+        pytest.param(b'"\xff"', id="not UTF-8"),
         pytest.param(b"[" * 100_000, id="deep"),
-        pytest.param(b'{"a":' * 50_000 + b"1" + b"}" * 50_000, id="deep object"),
-        pytest.param(b"\xef\xbb\xbf[]", id="byte order mark"),
+        pytest.param(b'{"a":' * 50_000 + b"1", id="deep object, cut off"),
         pytest.param(b'{"a": 1}\n{"a": ', id="second line cut off"),
     ],
 )
-@pytest.mark.parametrize("content_type", [JSON, NDJSON])
-def test_a_body_that_is_not_json_is_refused(body: bytes, content_type: str) -> None:
-    """Such a body raises `NotJson` and nothing else, also as lines."""
-    if content_type == NDJSON and not body:
-        assert split_body(body, content_type, MAX_EVENTS) == []
-        return
-    with pytest.raises(NotJson, match="the body is"):
-        split_body(body, content_type, MAX_EVENTS)
+def test_a_body_that_cannot_be_split_is_refused(body: bytes) -> None:
+    """Such a body raises `NotJson` and nothing else."""
+    with pytest.raises(NotJson, match="the body is not"):
+        split_body(body, JSON, MAX_EVENTS)
 
 
 @pytest.mark.parametrize(
@@ -122,18 +125,21 @@ def test_too_many_events_are_refused(body: bytes, content_type: str) -> None:
 
 
 @given(
-    body=st.binary() | st.text().map(str.encode) | json_values.map(msgspec.json.encode)
+    body=st.binary()
+    | st.text(st.sampled_from('[]{},:" \\\\1ed.\\n')).map(str.encode)
+    | json_values.map(msgspec.json.encode)
 )
-def test_any_body_is_split_or_refused(body: bytes) -> None:
-    """Any body is split into valid JSON texts, or raises `NotJson`."""
+def test_any_body_is_parsed_or_refused(body: bytes) -> None:
+    """Any body becomes events and failures, which can be stored, or is refused."""
     for content_type in (JSON, NDJSON):
         try:
-            texts = split_body(body, content_type, 1_000)
+            items = PARSER.parse_body(body, content_type, 1_000, "shop")
         except NotJson:
             continue
-        for text in texts:
-            json.loads(text.decode())
-            parse(text)
+        for item in items:
+            assert isinstance(item, EventFailure)
+            assert "\0" not in item.event
+            assert msgspec.json.encode([item.event, item.errors])
 
 
 @given(values=st.lists(json_values, max_size=4))
@@ -158,7 +164,8 @@ def test_any_json_values_are_split(values: list[Any]) -> None:
 def described(item: Event | EventFailure) -> Any:
     """Return an event's values and its text, however that is found."""
     if isinstance(item, EventFailure):
-        return item
+        errors = [(each.code, each.path) for each in item.errors]
+        return replace(item, errors=()), errors
     return (*msgspec.structs.astuple(item)[:-1], item.source.read())
 
 
@@ -169,44 +176,102 @@ def described(item: Event | EventFailure) -> Any:
 @example(values=[event(data={"host": "a", "path": "\0"}), event(id="\0"), event()])
 @example(values=[event(), event(data={"host": "a", "path": "/", "n": 10**400})])
 def test_a_body_is_parsed_as_its_events_are(values: list[Any]) -> None:
-    """A list, and lines, give what each event gives on its own."""
+    """A list, and lines, give what each event gives on its own, but for the line."""
     texts = [json.dumps(value).encode() for value in values]
     for body, content_type in (
         (b" [" + b" , ".join(texts) + b"]", JSON),
         (b"\r\n\n".join(texts), NDJSON),
     ):
-        try:
-            alone = [parse(text) for text in split_body(body, content_type, 1_000)]
-        except NotJson:  # a number may be infinite
-            with pytest.raises(NotJson):
-                PARSER.parse_body(body, content_type, 1_000, "shop")
-            continue
+        alone = [parse(text) for text in split_body(body, content_type, 1_000)]
         found = PARSER.parse_body(body, content_type, 1_000, "shop")
         assert list(map(described, found)) == list(map(described, alone))
 
 
+BAD_DATA: Final = [
+    pytest.param(b'{"a": "\\ud800"}', "unreadable", id="lone surrogate"),
+    pytest.param(b'{"a": "\\ud800\\\\"}', "unreadable", id="surrogate, backslash"),
+    pytest.param(b'{"a": "\\uDC00 ]}"}', "unreadable", id="low surrogate"),
+    pytest.param(b'{"\\ud83d": 1}', "unreadable", id="lone surrogate as a name"),
+    pytest.param(b'{"a": 1e400}', "unreadable", id="large number"),
+    pytest.param(b'{"a": -1E999999999}', "unreadable", id="huge exponent"),
+    pytest.param(b'{"a": %b}' % (b"1" * 5_000), "unreadable", id="long integer"),
+    pytest.param(
+        b'{"a": %b1%b}' % (b"[" * 5_000, b"]" * 5_000), "unreadable", id="deep"
+    ),
+    pytest.param(b'{"a": NaN}', "not_json", id="NaN"),
+    pytest.param(b'{"a": "\xff"}', "not_json", id="not UTF-8"),
+    pytest.param(b'{"a": "\x00"}', "not_json", id="NUL"),
+    pytest.param(b"{'a': 1}", "not_json", id="other quotes"),
+    pytest.param(b'{"a": 1,}', "not_json", id="comma too many"),
+]
+
+
+@pytest.mark.parametrize("data, code", BAD_DATA)
+@pytest.mark.parametrize("content_type", [JSON, NDJSON, "application/ndjson"])
+def test_an_item_that_cannot_be_read_fails_alone(
+    data: bytes, code: str, content_type: str
+) -> None:
+    """Its neighbours are accepted; its text and the fields that can be read stay."""
+    valid = json.dumps(event()).encode()
+    broken = json.dumps(event(id="a", data=0)).encode().replace(b": 0", b": " + data)
+    body = b"\r\n\n".join([valid, broken, valid])
+    if content_type == JSON:
+        body = b"[%b , %b,%b]" % (valid, broken, valid)
+
+    first, failed, last = PARSER.parse_body(body, content_type, 3, "shop")
+
+    assert isinstance(first, Event)
+    assert isinstance(last, Event)
+    assert isinstance(failed, EventFailure)
+    text = broken.decode(errors="backslashreplace").replace("\0", "\\x00")
+    assert failed.event == text
+    assert [error.code for error in failed.errors] == [code]
+    if code == "unreadable":
+        assert failed.errors[0].path == "/data"
+        assert (failed.session_id, failed.event_id) == (SESSION, "a")
+    elif content_type != JSON:
+        assert failed.errors[0].message.startswith("line 3: not ")
+
+
+@pytest.mark.parametrize("data, code", BAD_DATA)
+def test_a_single_event_that_cannot_be_read(data: bytes, code: str) -> None:
+    """It fails if it is JSON; otherwise the body is refused."""
+    body = json.dumps(event(data=0)).encode().replace(b": 0", b": " + data)
+
+    if code == "not_json":
+        with pytest.raises(NotJson):
+            PARSER.parse_body(body, JSON, 1, "shop")
+    else:
+        (failed,) = PARSER.parse_body(body, JSON, 1, "shop")
+        assert isinstance(failed, EventFailure)
+        assert [error.path for error in failed.errors] == ["/data"]
+
+
 @pytest.mark.parametrize(
-    "data",
+    "text, path",
     [
-        pytest.param(b'{"a": "\xff"}', id="not UTF-8"),
-        pytest.param(b'{"a": "\\ud800"}', id="lone surrogate"),
-        pytest.param(b'{"a": NaN}', id="NaN"),
-        pytest.param(b'{"a": 1', id="cut off"),
+        ({"name": "\ud800"}, "/name"),
+        ({"timestamp": "\udfff"}, "/timestamp"),
+        ({"\ud800": 1}, ""),
     ],
 )
-@pytest.mark.parametrize("frame", [b"%b", b"[%b]"])
-@pytest.mark.parametrize("content_type", [JSON, NDJSON])
-def test_data_that_is_not_json_refuses_the_whole_body(
-    data: bytes, frame: bytes, content_type: str
-) -> None:
-    """Such a body raises `NotJson`, though valid events are before it."""
-    valid = json.dumps(event(data=0)).encode()
-    broken = valid.replace(b'"data": 0', b'"data": ' + data)
-    separator = b"\n" if content_type == NDJSON else b","
-    body = frame % (valid + separator + broken)
+def test_a_field_that_cannot_be_read_is_named(text: Any, path: str) -> None:
+    """A surrogate without a partner is reported at its field."""
+    assert errors_of(event(**text)) == [("unreadable", path)]
 
-    with pytest.raises(NotJson, match="the body is"):
-        PARSER.parse_body(body, content_type, 1_000, "shop")
+
+@pytest.mark.parametrize("content_type", [JSON, NDJSON])
+def test_a_byte_order_mark_is_skipped(content_type: str) -> None:
+    """It may begin a body, also one that is split, and each joined file of lines."""
+    for one in (event(), event(name="")):
+        text = b"\xef\xbb\xbf" + json.dumps(one).encode()
+        body = text if content_type == JSON else text + b"\n" + text
+        (first, *others) = PARSER.parse_body(body, content_type, 3, "shop")
+        assert isinstance(first, Event if one == event() else EventFailure)
+        assert len(others) == (content_type == NDJSON)
+        for each in (first, *others):
+            if isinstance(each, EventFailure):
+                assert each.event == json.dumps(one)
 
 
 @pytest.mark.parametrize("content_type", [JSON, NDJSON])
@@ -314,7 +379,7 @@ def test_all_errors_are_reported_at_once() -> None:
 @pytest.mark.parametrize("said", [None, True, 5, 1.5, "text", [], [event()]])
 def test_an_event_that_is_no_object_fails(said: Any) -> None:
     """Any other JSON value is a failure of type."""
-    assert errors_of(said) == [("wrong_type", "")]
+    assert errors_of(json.dumps(said)) == [("wrong_type", "")]
 
 
 def test_a_failure_has_the_fields_of_filters() -> None:
@@ -342,13 +407,23 @@ def test_a_nul_in_data_is_valid() -> None:
 
 
 def test_data_has_a_maximum_size() -> None:
-    """The maximum counts bytes as sent."""
+    """The maximum counts bytes without white space, and the rest is not stored."""
     frame = len('{"host":"a","path":"/","more":""}')
     largest = {"host": "a", "path": "/", "more": "x" * (MAX_DATA_BYTES - frame)}
-    compact = msgspec.json.encode(event(data=largest))
 
-    assert isinstance(parse(compact), Event)
-    assert errors_of(event(data=largest)) == [("data_too_large", "/data")]
+    for text in (json.dumps(event(data=largest), indent=8), event(data=largest)):
+        found = parse_valid(text)
+        assert len(found.data) == MAX_DATA_BYTES
+        assert json.loads(found.data) == largest
+        assert (
+            found.digest == parse_valid(msgspec.json.encode(event(data=largest))).digest
+        )
+    larger = largest | {"more": largest["more"] + "x"}
+    assert errors_of(event(data=larger)) == [("data_too_large", "/data")]
+
+
+def test_an_event_has_a_maximum_number_of_errors() -> None:
+    """Twenty errors are enough to find the cause."""
     many = {f"{number:x}": 0 for number in range(10_000)}
     assert len(errors_of(event() | many)) == MAX_ERRORS
 
@@ -378,7 +453,7 @@ def test_deep_data_is_an_event_or_a_failure(levels: int, host: object) -> None:
     | st.integers(-1439, 1439).map(
         lambda minutes: timezone(timedelta(minutes=minutes))
     ),
-    separator=st.sampled_from("T "),
+    separator=st.sampled_from("Tt "),
 )
 @example(moment=datetime(1, 1, 1), offset=timezone(timedelta(hours=14)), separator=" ")  # noqa: DTZ001
 def test_timestamps_of_any_year_and_offset_are_valid(
@@ -412,6 +487,22 @@ def test_an_event_may_be_ahead_by_the_allowed_skew() -> None:
         pytest.param('{"a":1.0}', '{"a":1.00}', True, id="zeros"),
         pytest.param('{"a":1,"a":2}', '{"a":2}', True, id="member twice: the last"),
         pytest.param('{"a":1}', '{"a":1.0}', False, id="integer and float"),
+        pytest.param(
+            '{"a":9007199254740993.0}', '{"a":9007199254740992.0}', False, id="2⁵³.0"
+        ),
+        pytest.param(
+            '{"a":90071992547409930e-1}',
+            '{"a":9007199254740993.0}',
+            True,
+            id="exponents",
+        ),
+        pytest.param('{"a":0.1}', '{"a":0.10000000000000001}', False, id="17 digits"),
+        pytest.param('{"a":0.1}', '{"a":0.1000000000000000000}', True, id="many zeros"),
+        pytest.param('{"a":0.0}', '{"a":1e-400}', False, id="nearly zero"),
+        pytest.param('{"a":1e-401}', '{"a":1E-400}', False, id="nearly zero, both"),
+        pytest.param('{"a":0.0}', '{"a":0e-400}', True, id="zero"),
+        pytest.param('{"a":0.0}', '{"a":-0.0}', False, id="negative zero"),
+        pytest.param('{"a":1e2}', '{"a":100.0}', True, id="exponent"),
         pytest.param('{"a":1}', '{"a":true}', False, id="1 and true"),
         pytest.param('{"a":[1,2]}', '{"a":[2,1]}', False, id="order of a list"),
         pytest.param('{"a":null}', "{}", False, id="null and nothing"),

@@ -34,6 +34,8 @@ def read(query: str) -> Parameters:
         ("?word=x", Parameters(word="x")),
         ("?word=a%20b+c%26", Parameters(word="a b c&")),
         ("?number=7", Parameters(number=7)),
+        ("?word=null", Parameters(word="null")),
+        ("?word=true&from=1", Parameters(word="true", since="1")),
         ("?from=now&number=1&word=x", Parameters("x", 1, "now")),
     ],
 )
@@ -50,7 +52,7 @@ def test_parameters_are_decoded(query: str, expected: Parameters) -> None:
         ("?word=1&word=1", "word: more than one value"),
         ("?word=", "word: no value"),
         ("?number=", "number: no value"),
-        ("?number=null", "number: no value"),
+        ("?number=null", "number: expected type integer"),
         ("?number=x", "number: expected type integer"),
         ("?number=1.5", "number: expected type integer"),
         ("?number=" + "9" * 5000, "number: expected type integer"),
