@@ -9,6 +9,7 @@ import structlog
 
 from service.events import metrics
 from service.events.backlog import Reservation
+from service.events.clock_skew import UNKNOWN, Clocks
 from service.events.counting import Counting
 from service.events.errors import ReplayRefused
 from service.events.ingest import Ingest, result_of, running_ingest
@@ -72,16 +73,25 @@ class Collector:
         return self._ingest.reserve(application, size)
 
     async def collect(
-        self, body: bytes, content_type: str, reservation: Reservation
+        self,
+        body: bytes,
+        content_type: str,
+        reservation: Reservation,
+        clocks: Clocks = UNKNOWN,
     ) -> Receipt:
         """Store the events of a request's body; they are on disk when this returns.
 
-        Raises `BadBody`, `BacklogFull` and `StorageError`; then no event is stored.
+        `clocks` correct the times of the events. Raises `BadBody`, `BacklogFull` and
+        `StorageError`; then no event is stored.
         """
         reservation.resize(len(body))
         application = reservation.application
         items = self._parser.parse_body(
-            body, content_type, self.settings.max_events, application
+            body,
+            content_type,
+            self.settings.max_events,
+            application,
+            clocks.skew_us(self.settings),
         )
         receipt = await self._ingest.accept(items, reservation)
         _log_receipt(receipt, application)
@@ -92,8 +102,8 @@ class Collector:
 
         Raises `FailedEventNotFound`, `ReplayRefused` and `StorageError`.
         """
-        source = await self.queries.find_failed(application, failed_id)
-        event = self._parser.parse(source.encode(), application)
+        source, origin = await self.queries.find_failed(application, failed_id)
+        event = self._parser.parse(source.encode(), application, origin)
         if isinstance(event, EventFailure):
             reasons = "; ".join(
                 f"{each.path or '/'}: {each.message}" for each in event.errors

@@ -9,6 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from service.events import problems
+from service.events.clock_skew import Clocks
 from service.events.collector import Collector
 from service.events.model import (
     Envelope,
@@ -110,9 +111,11 @@ async def send_events(
 
     An invalid event is stored as a failed event, with its errors. The same `id` with
     the same content is a duplicate, with other content a conflict. Without an `id`, the
-    content identifies the event.
+    content identifies the event. `X-Sent-At`, the time of the sender's clock, corrects
+    the timestamps if that clock is wrong.
     """
     key = request[KEY]
+    clocks = Clocks.of(request.headers)
     collector = request.app[COLLECTOR]
     settings = collector.settings
     max_bytes = settings.max_body_bytes
@@ -125,7 +128,9 @@ async def send_events(
         )
         check_if_match(request, None)
         with stage("storage"):
-            receipt = await collector.collect(body, request.content_type, reserved)
+            receipt = await collector.collect(
+                body, request.content_type, reserved, clocks
+            )
     return json_block(request, receipt, status=HTTPStatus.ACCEPTED)
 
 

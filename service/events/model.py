@@ -1,6 +1,6 @@
 """Types of events: what applications send, and what the service answers."""
 
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -9,6 +9,9 @@ MAX_NAME_CHARS: Final = 200
 MAX_DATA_BYTES: Final = 32 * 1024
 MAX_ERRORS: Final = 20
 """Errors stored and answered for one event: enough to find the cause."""
+
+NOT_SENT: Final = 0
+"""`sent_at` of an event without a timestamp, whose time is that of its arrival."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Status = Literal["accepted", "duplicate", "conflict", "failed"]
@@ -49,6 +52,18 @@ class EventError(Struct, frozen=True, gc=False):
     message: str
 
 
+class Origin(NamedTuple):
+    """How an event arrived; a replay reads it in the same way."""
+
+    format: str | None = None
+    """The format of a stock client; None for that of `POST /events`."""
+    skew_us: int = 0
+    """The correction of the sender's clock, in microseconds."""
+
+
+OURS: Final = Origin()
+
+
 class EventTexts(Protocol):
     """The texts of a request's events."""
 
@@ -86,6 +101,12 @@ class Event(Struct, frozen=True, gc=False):
     data: str
     source: Source
     """The whole event as it was sent."""
+    sent_at: int | None = None
+    """The timestamp as it was sent, if it was corrected; `NOT_SENT` for none."""
+    sent_timestamp: str | None = None
+    context: str | None = None
+    """What a stock client has sent besides, as JSON."""
+    origin: Origin = OURS
 
 
 class EventFailure(Struct, frozen=True, gc=False):
@@ -101,6 +122,7 @@ class EventFailure(Struct, frozen=True, gc=False):
     category: str | None = None
     name: str | None = None
     at: int | None = None
+    origin: Origin = OURS
 
 
 class EventResult(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -131,6 +153,20 @@ class StoredEvent(Struct, frozen=True):
     timestamp: str
     received_at: str
     application: str
+    sent_timestamp: Annotated[
+        str | UnsetType | None,
+        Meta(
+            description="The timestamp as it was sent, if the sender's clock was wrong "
+            "and `timestamp` is corrected; null if none was sent."
+        ),
+    ] = UNSET
+    context: Annotated[
+        Raw | UnsetType,
+        Meta(
+            description="What a stock client has sent besides.",
+            extra_json_schema={"type": "object"},
+        ),
+    ] = UNSET
 
 
 class EventList(Struct, frozen=True):
@@ -161,6 +197,14 @@ class FailedEvent(Struct, frozen=True):
     errors: list[EventError]
     received_at: str
     application: str
+    corrected_timestamp: Annotated[
+        str | UnsetType,
+        Meta(description="The time of the event, if the sender's clock was wrong."),
+    ] = UNSET
+    format: Annotated[
+        str | UnsetType,
+        Meta(description="The format of `event`, if a stock client has sent it."),
+    ] = UNSET
 
 
 class FailedList(Struct, frozen=True):

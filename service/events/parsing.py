@@ -15,14 +15,17 @@ import msgspec
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
+from service.events.clock_skew import corrected
 from service.events.errors import NotJson, TooManyEvents
 from service.events.exact_numbers import decode_exactly, has_inexact
 from service.events.model import (
     MAX_DATA_BYTES,
+    OURS,
     Envelope,
     Event,
     EventError,
     EventFailure,
+    Origin,
     Source,
 )
 from service.events.schemas import EventTypes
@@ -171,37 +174,53 @@ class EventParser:
         self._clock = clock
 
     def parse_body(
-        self, body: bytes, content_type: str, max_events: int, application: str
+        self,
+        body: bytes,
+        content_type: str,
+        max_events: int,
+        application: str,
+        skew_us: int = 0,
     ) -> list[Event | EventFailure]:
         """Return the events of a body in the order sent, each parsed or a failure.
 
-        Raises `NotJson`, and `TooManyEvents` for more than `max_events`.
+        The sender's clock is `skew_us` behind the service's. Raises `NotJson`, and
+        `TooManyEvents` for more than `max_events`.
         """
         body = body.removeprefix(BYTE_ORDER_MARK)
         envelopes = _decode_envelopes(body, content_type, max_events)
         if envelopes is None:
             sources = split_body(body, content_type, max_events)
-            items = [self.parse(source, application) for source in sources]
+            origin = Origin(skew_us=skew_us)
+            items = [self.parse(source, application, origin) for source in sources]
             if content_type in LINE_TYPES:
                 numbers = (number for number, _ in _lines(body, max_events))
                 return list(map(_with_line, items, numbers))
             return items
         texts = BodyTexts(body, content_type)
-        latest = self._clock() + self._skew_us
-        return [
+        # Times are compared by the sender's clock, and corrected at last.
+        latest = self._clock() + self._skew_us - skew_us
+        parsed = [
             self._parse(envelope, Source(texts, place), application, latest)
             for place, envelope in enumerate(envelopes)
         ]
+        return [corrected(each, skew_us) for each in parsed] if skew_us else parsed
 
-    def parse(self, source: bytes, application: str) -> Event | EventFailure:
+    def parse(
+        self, source: bytes, application: str, origin: Origin = OURS
+    ) -> Event | EventFailure:
         """Return the event of a JSON text, or a failure that lists its errors."""
+        return corrected(self._parse_text(source, application, origin), origin.skew_us)
+
+    def _parse_text(
+        self, source: bytes, application: str, origin: Origin
+    ) -> Event | EventFailure:
         try:
             envelope = _envelopes.decode(source)
         except (ValueError, RecursionError):
             return _failure_of(source, application)
         if _ESCAPED_NUL in source and (errors := find_errors(source)):
             return failure_of(source, application, errors)
-        latest = self._clock() + self._skew_us
+        latest = self._clock() + self._skew_us - origin.skew_us
         text = Source([source], 0)
         exactly = has_inexact(source)
         return self._parse(envelope, text, application, latest, exactly=exactly)

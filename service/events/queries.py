@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
-from msgspec import Raw
+from msgspec import UNSET, Raw
 from sqlalchemy import Row, Select
 
 from service.events.count_statements import select_counts
@@ -16,6 +16,7 @@ from service.events.model import (
     EventCount,
     EventError,
     FailedEvent,
+    Origin,
     Session,
     StoredEvent,
 )
@@ -112,15 +113,18 @@ class EventQueries:
         found = await self._fetch(query, limit, _failed_event, FAILED_ROWS)
         return _page(found, FailedCursor)
 
-    async def find_failed(self, application: str, failed_id: str) -> str:
-        """Return a failed event as it was sent; raises `FailedEventNotFound`."""
-        event = None
+    async def find_failed(self, application: str, failed_id: str) -> tuple[str, Origin]:
+        """Return a failed event as it was sent, and how it arrived.
+
+        Raises `FailedEventNotFound`.
+        """
+        row = None
         if _is_storable(failed_id):
             query = select_failed_event(application, failed_id)
-            event = await retry_lost(partial(self._scalar, query))
-        if event is None:
+            row = await retry_lost(partial(self._first, query))
+        if row is None:
             raise FailedEventNotFound(f"no failed event {quoted(failed_id)!r}")
-        return str(event)
+        return row.event, Origin(row.format, row.skew or 0)
 
     async def session(self, application: str, session_id: str) -> Session:
         """Return a session: first and last time, number of events, and its events.
@@ -165,10 +169,11 @@ class EventQueries:
         async with self._database.reading(Use.EVENT_QUERIES) as connection:
             return [(row[0], row[1]) for row in await connection.execute(query)]
 
-    async def _scalar(self, query: Select[Any]) -> Any:
+    async def _first(self, query: Select[Any]) -> Row[Any] | None:
         # Replays have no lane, so they must not take the connections of the queries.
         async with self._database.reading(Use.OTHER) as connection:
-            return await connection.scalar(query)
+            found: Row[Any] | None = (await connection.execute(query)).first()
+            return found
 
     async def _fetch(
         self,
@@ -221,6 +226,8 @@ def _stored_event(row: Row[Any]) -> StoredEvent:
         timestamp=row.timestamp,
         received_at=format_instant(row.received_at),
         application=row.application,
+        sent_timestamp=UNSET if row.sent_at is None else row.sent_timestamp,
+        context=UNSET if row.context is None else Raw(row.context.encode()),
     )
 
 
@@ -231,6 +238,8 @@ def _failed_event(row: Row[Any]) -> FailedEvent:
         errors=msgspec.json.decode(row.errors, type=list[EventError]),
         received_at=format_instant(row.received_at),
         application=row.application,
+        corrected_timestamp=format_instant(row.at) if row.skew and row.at else UNSET,
+        format=row.format or UNSET,
     )
 
 

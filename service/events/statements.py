@@ -19,11 +19,13 @@ MAX_SESSION_EVENTS: Final = 10_000
 _EVENT_COLUMNS: Final = [
     *(events.c.id, events.c.session_id, events.c.category, events.c.name),
     *(events.c.timestamp, events.c.received_at, events.c.application, events.c.at),
+    *(events.c.sent_at, events.c.sent_timestamp, events.c.context),
     events.c.data.label("content"),
 ]
 _FAILED_COLUMNS: Final = [
     *(failed_events.c.id, failed_events.c.errors, failed_events.c.received_at),
-    failed_events.c.application,
+    *(failed_events.c.application, failed_events.c.at),
+    *(failed_events.c.format, failed_events.c.skew),
     failed_events.c.event.label("content"),
 ]
 _EVENT_ORDER: Final = (events.c.at, events.c.received_at, events.c.id)
@@ -89,8 +91,9 @@ def select_failed_events(
 
 
 def select_failed_event(application: str, failed_id: str) -> Select[Any]:
-    """Select the text of one failed event."""
-    return select(failed_events.c.event).where(
+    """Select the text of one failed event, and how it arrived."""
+    columns = failed_events.c.event, failed_events.c.format, failed_events.c.skew
+    return select(*columns).where(
         failed_events.c.id == failed_id,
         failed_events.c.application == application,
     )

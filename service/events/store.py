@@ -26,6 +26,7 @@ from service.storage.bulk_inserts import (
     compiled_for_sqlite,
     insert_by,
     insert_rows,
+    written_columns,
 )
 from service.storage.database import Database
 from service.storage.errors import Collided, ConnectionLost, StorageUnavailable
@@ -34,9 +35,12 @@ from service.storage.uses import Use
 MAX_COLLISIONS: Final = 20
 """Collisions of one group with other processes after which it is refused."""
 
-_BY_TIME: Final = itemgetter(
-    events.columns.keys().index("at"), events.columns.keys().index("id")
-)
+_COLUMNS: Final = written_columns(events)
+_ID: Final = _COLUMNS.index("id")
+_AT: Final = _COLUMNS.index("at")
+_SENT_AT: Final = _COLUMNS.index("sent_at")
+_SOURCE: Final = Event.__struct_fields__.index("source")
+_ORIGIN: Final = Event.__struct_fields__.index("origin")
 
 
 class ReceivedEvent(NamedTuple):
@@ -74,7 +78,7 @@ class EventStore:
         may be stored already, and are duplicates then. Returns one `Stored` for each
         event, in their order. Raises `StorageError`.
         """
-        was_lost = by_key = False
+        was_lost = False
         # Only a second attempt needs the stored events.
         for attempt in range(MAX_COLLISIONS):
             try:
@@ -83,10 +87,10 @@ class EventStore:
                 async with self._database.writing(Use.EVENTS) as connection:
                     known = None
                     if attempt:
-                        known = await _digests(connection, received, by_key=by_key)
+                        known = await _digests(connection, received)
                     return await _insert(connection, received, known)
-            except Collided as error:
-                by_key |= _is_by_key(error)
+            except Collided:
+                continue
             except ConnectionLost:
                 if was_lost:
                     raise
@@ -110,25 +114,18 @@ class EventStore:
         Raises `FailedEventNotFound`, also if another request replays it first. Raises
         `ReplayRefused` if another event has its id, and `StorageError`.
         """
-        by_key = False
         for _ in range(MAX_COLLISIONS):
             try:
                 async with self._database.writing() as connection:
                     await _delete(connection, failed_id)
-                    known = await _digests(connection, [received], by_key=by_key)
+                    known = await _digests(connection, [received])
                     (stored,) = await _insert(connection, [received], known)
                     if stored.conflict is not None:
                         raise ReplayRefused("another event has this id")
                     return stored
-            except Collided as error:
-                by_key |= _is_by_key(error)
+            except Collided:
+                continue
         raise StorageUnavailable("other processes store the same event all the time")
-
-
-def _is_by_key(error: Collided) -> bool:
-    """Return whether the unique index of the previous version refused an event."""
-    # SQLite names the column, PostgreSQL the index.
-    return "events.key" in str(error) or "ux_events_key" in str(error)
 
 
 async def _delete(connection: AsyncConnection, failed_id: str) -> None:
@@ -139,12 +136,12 @@ async def _delete(connection: AsyncConnection, failed_id: str) -> None:
 
 
 async def _digests(
-    connection: AsyncConnection, received: Iterable[ReceivedEvent], *, by_key: bool
+    connection: AsyncConnection, received: Iterable[ReceivedEvent]
 ) -> StoredDigests:
     """Return the digests of the events that are stored already."""
     items = (each.item for each in received)
     wanted = [item for item in items if isinstance(item, Event)]
-    return await find_digests(connection, wanted, by_key=by_key)
+    return await find_digests(connection, wanted)
 
 
 async def _insert(
@@ -155,7 +152,7 @@ async def _insert(
     stored = _compare(received, known)
     # Two processes with the same events insert them in this order, and so cannot
     # deadlock. Rows in the order of time also cost the indexes least.
-    new_rows = sorted(_new_rows(received, stored), key=_BY_TIME)
+    new_rows = sorted(_new_rows(received, stored), key=_by_sent_time)
     await append_rows(connection, events, new_rows)
     statement = _insert_failures(connection.dialect.name)
     await insert_rows(connection, statement, _failed_rows(received, stored))
@@ -178,8 +175,15 @@ def _new_rows(
 ) -> Iterator[tuple[Any, ...]]:
     for (item, received_at), outcome in zip(received, stored, strict=True):
         if isinstance(item, Event) and outcome.is_new:
-            # The last field, `source`, is no column of the table.
-            yield (*astuple(item)[:-1], received_at)
+            # `source` and `origin` are no columns of the table.
+            fields = astuple(item)
+            yield (*fields[:_SOURCE], received_at, *fields[_SOURCE + 1 : _ORIGIN])
+
+
+def _by_sent_time(row: tuple[Any, ...]) -> tuple[int, str]:
+    """Return the key of the order of inserts: that of the unique indexes."""
+    sent_at = row[_SENT_AT]
+    return (row[_AT] if sent_at is None else sent_at), row[_ID]
 
 
 def _failed_rows(
@@ -204,7 +208,6 @@ def _compare(
     received: Iterable[ReceivedEvent], known: StoredDigests | None
 ) -> list[Stored]:
     """Compare events with the stored ones and with the events before them."""
-    by_key = known is not None and known.by_key is not None
     digests: dict[Any, bytes] = {}
     stored: list[Stored] = []
     for item, _ in received:
@@ -213,7 +216,7 @@ def _compare(
             continue
         place: Any = item.key
         first = digests.get(place)
-        if first is not None and not by_key and _are_apart(item, first):
+        if first is not None and _are_apart(item, first):
             place = item.key, "other index"
             first = digests.get(place)
         if first is None and known is not None:
@@ -247,4 +250,6 @@ def _failed_row(failure: EventFailure, received_at: int) -> tuple[Any, ...]:
         ",".join(sorted({error.code for error in failure.errors})),
         encode_errors(failure.errors),
         received_at,
+        failure.origin.format,
+        failure.origin.skew_us or None,
     )

@@ -5,9 +5,9 @@ PostgreSQL permits 32,767 values.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,47 +17,51 @@ from service.events.tables import HAS_CONTENT_ID, HAS_OWN_ID
 from service.storage.bulk_inserts import run_in_thread
 from service.storage.engines import SQLITE
 
-Digests = dict[Any, bytes]
 
+class StoredDigests:
+    """The digests of stored events, by application, id and unique index."""
 
-class StoredDigests(NamedTuple):
-    """The digests of stored events."""
+    def __init__(self) -> None:
+        self._found: dict[Any, bytes] = {}
 
-    by_index: Digests
-    """By application, id, and whether the id is the digest."""
-    by_key: Digests | None
-    """By key, if the unique index of the previous version has refused an event."""
+    def add(self, rows: Iterable[Any]) -> None:
+        """Add rows of application, id and digest."""
+        for application, event_id, digest in rows:
+            self._found[application, event_id, event_id == digest.hex()] = digest
 
     def find(self, event: Event) -> bytes | None:
         """Return the digest of the stored event that has the place of this one."""
-        # By key at last: a downgrade changes the key of an event that shares an id.
-        place = event.application, event.id, _has_content_id(event)
-        found = self.by_index.get(place)
-        if found is None and self.by_key is not None:
-            return self.by_key.get(event.key)
-        return found
+        return self._found.get((event.application, event.id, _has_content_id(event)))
 
 
-_CONTENT: Final = ("at", "digest", "application")
+_CONTENT: Final = ("sent_at", "digest", "application")
 _OWN: Final = ("id", "application")
 _FOUND: Final = "application, id, digest"
 _TYPES: Final = {
-    "at": "BIGINT",
+    "sent_at": "BIGINT",
     "digest": "BYTEA",
     "id": "TEXT",
     "application": "TEXT",
 }
 
 
+def _indexed(column: str) -> str:
+    """Return the expression of a column in its unique index."""
+    table = column.removesuffix("sent_at")
+    return column if table == column else f"coalesce({table}sent_at, {table}at)"
+
+
 def _in_sqlite(columns: Sequence[str], condition: object) -> str:
-    wanted = " AND ".join(f"{column} = ?" for column in columns)
+    wanted = " AND ".join(f"{_indexed(column)} = ?" for column in columns)
     # Without the condition, the index is not used, because it has not all events.
     return f"SELECT {_FOUND} FROM events WHERE {wanted} AND {condition}"
 
 
 def _in_postgresql(columns: Sequence[str], condition: object) -> TextClause:
     arrays = (f"CAST(:{column} AS {_TYPES[column]}[])" for column in columns)
-    wanted = " AND ".join(f"events.{column} = wanted.{column}" for column in columns)
+    wanted = " AND ".join(
+        f"{_indexed(f'events.{column}')} = wanted.{column}" for column in columns
+    )
     # The limit changes no result. It lets the planner look up each event in the index,
     # instead of joining all events.
     return text(
@@ -75,57 +79,40 @@ _POSTGRESQL: Final = (
 )
 
 
-_SQLITE_KEY: Final = "SELECT key, digest FROM events WHERE key = ?"
-_POSTGRESQL_KEY: Final = text(
-    "SELECT key, digest FROM events WHERE key = ANY(CAST(:keys AS BYTEA[]))"
-)
-
-
 async def find_digests(
-    connection: AsyncConnection, wanted: Sequence[Event], *, by_key: bool
+    connection: AsyncConnection, wanted: Sequence[Event]
 ) -> StoredDigests:
-    """Return the digests of those events that are stored already.
-
-    With `by_key` also of events with their keys, which the previous version's index of
-    keys refuses; without this index, all events would be read.
-    """
+    """Return the digests of those events that are stored already."""
     if connection.dialect.name == SQLITE:
-        work = partial(_find_in_sqlite, wanted=wanted, by_key=by_key)
+        work = partial(_find_in_sqlite, wanted=wanted)
         return await run_in_thread(connection, work)
     by_columns: dict[Sequence[str], list[Event]] = {_CONTENT: [], _OWN: []}
     for event in wanted:
         by_columns[_CONTENT if _has_content_id(event) else _OWN].append(event)
-    found = StoredDigests({}, {} if by_key else None)
+    found = StoredDigests()
     for columns, statement in _POSTGRESQL:
         events = by_columns[columns]
-        arrays = {name: [getattr(each, name) for each in events] for name in columns}
-        found.by_index.update(_by_index(await connection.execute(statement, arrays)))
-    if found.by_key is not None:
-        keys = {"keys": [each.key for each in wanted]}
-        rows = await connection.execute(_POSTGRESQL_KEY, keys)
-        found.by_key.update(map(tuple, rows))
+        arrays = {name: [_value(each, name) for each in events] for name in columns}
+        found.add(await connection.execute(statement, arrays))
     return found
 
 
 def _find_in_sqlite(
-    connection: sqlite3.Connection, wanted: Iterable[Event], *, by_key: bool
+    connection: sqlite3.Connection, wanted: Iterable[Event]
 ) -> StoredDigests:
-    found = StoredDigests({}, {} if by_key else None)
+    found = StoredDigests()
     for event in wanted:
-        values: tuple[Any, ...] = (event.id, event.application)
-        statement = _SQLITE_OWN
-        if _has_content_id(event):
-            values = (event.at, event.digest, event.application)
-            statement = _SQLITE_CONTENT
-        found.by_index.update(_by_index(connection.execute(statement, values)))
-        if found.by_key is not None:
-            found.by_key.update(connection.execute(_SQLITE_KEY, (event.key,)))
+        has_content_id = _has_content_id(event)
+        columns = _CONTENT if has_content_id else _OWN
+        values = tuple(_value(event, name) for name in columns)
+        statement = _SQLITE_CONTENT if has_content_id else _SQLITE_OWN
+        found.add(connection.execute(statement, values))
     return found
 
 
-def _by_index(rows: Iterable[Any]) -> Iterator[tuple[Any, bytes]]:
-    for application, event_id, digest in rows:
-        yield (application, event_id, event_id == digest.hex()), digest
+def _value(event: Event, column: str) -> Any:
+    value = getattr(event, column)
+    return event.at if value is None else value
 
 
 def _has_content_id(event: Event) -> bool:

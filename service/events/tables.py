@@ -52,10 +52,23 @@ events: Final = Table(
     Column("received_at", BigInteger, nullable=False),
     # The place in the feed, which the database assigns; see docs/decisions/events.md.
     Column("position", BigInteger().with_variant(Integer, "sqlite"), info=ASSIGNED),
+    # The timestamp as it was sent, as microseconds and verbatim, if it was corrected.
+    # An event that was sent without one has 0, and no text.
+    Column("sent_at", BigInteger),
+    Column("sent_timestamp", Text),
+    # What a stock client has sent besides, as JSON.
+    Column("context", Text),
     # Begin with a time, or with an id that mostly begins with one: so new entries are
     # neighbours, and share the pages that a transaction writes. The conditions above
     # are no options here, because these load the dialects of both databases.
-    Index("ux_events_content", "at", "digest", "application", unique=True),
+    # By the time as it was sent: a corrected one is another one in each attempt.
+    Index(
+        "ux_events_sent",
+        text("coalesce(sent_at, at)"),
+        "digest",
+        "application",
+        unique=True,
+    ),
     Index("ux_events_id", "id", "application", unique=True),
     Index("ix_events_session", "application", "session_id", "at", "received_at"),
     Index("ix_events_category", "application", "category", "at", "received_at"),
@@ -119,6 +132,10 @@ failed_events: Final = Table(
     Column("codes", Text, nullable=False),
     Column("errors", Text, nullable=False),
     Column("received_at", BigInteger, nullable=False),
+    # The stock client's format of `event`; null for that of `POST /events`.
+    Column("format", Text),
+    # The correction of the sender's clock, in microseconds; null for none.
+    Column("skew", BigInteger),
     Index("ix_failed_events_application", "application", "received_at"),
     Index("ix_failed_events_arrival", "received_at"),
 )

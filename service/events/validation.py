@@ -68,7 +68,19 @@ def failure_of(
 def conflict_of(event: Event) -> EventFailure:
     """Return the failure of an event whose id belongs to other content."""
     error = EventError("conflict", "/id", "another event has this id")
-    return failure_of(event.source.read(), event.application, [error])
+    source = event.source.read()
+    return EventFailure(
+        id=_failure_id(source, event.application),
+        application=event.application,
+        event=source.decode(),
+        errors=(error,),
+        event_id=event.id,
+        session_id=event.session_id,
+        category=event.category,
+        name=event.name,
+        at=event.at,
+        origin=event.origin,
+    )
 
 
 def find_errors(source: bytes) -> list[EventError]:

@@ -23,6 +23,7 @@ class EventsSettings(Struct, frozen=True, kw_only=True):
     types_folder: str
     unknown_types: Literal["accept", "fail"]
     future_skew_s: WaitSeconds
+    max_clock_skew_s: WaitSeconds
     max_events: PositiveCount
     max_body_bytes: Bytes
     body_timeout_s: Seconds

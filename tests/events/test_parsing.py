@@ -166,7 +166,7 @@ def described(item: Event | EventFailure) -> Any:
     if isinstance(item, EventFailure):
         errors = [(each.code, each.path) for each in item.errors]
         return replace(item, errors=()), errors
-    return (*msgspec.structs.astuple(item)[:-1], item.source.read())
+    return replace(item, source=item.source.read())
 
 
 @given(
