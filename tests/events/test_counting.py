@@ -221,7 +221,7 @@ async def test_a_writer_needs_no_right_to_the_counts(database: Database) -> None
         user = await asyncpg.connect(
             host="127.0.0.1", user=schema, database="test", password="none"
         )
-        row = (b"k", "shop", "i", b"d", "s", "c", "n", 0, "t", "{}", 0)
+        row = (b"k", "shop", "i", b"d", "s", "c", "n", 0, "t", "{}", 0, *[None] * 3)
         columns = written_columns(events)
         await user.copy_records_to_table(
             "events", schema_name=schema, records=[row], columns=columns
