@@ -9,7 +9,7 @@ import math
 from collections.abc import Awaitable, Iterator
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from service.server.connection_limit import AddressLimit, closed, find_limit
 from service.server.connections import BaseHandler, Bounds, ClientConnection
@@ -17,6 +17,7 @@ from service.server.fast_path import FastPath
 from service.server.http_rules import find_violation
 from service.server.load_shedding import LoopQueue
 from service.server.refusals import refuse
+from service.web.bodies import postpone_continue
 from service.web.page_headers import protect_answer
 from service.web.problems import RequestProblem
 from service.web.unsent_bytes import UnsentBytes
@@ -177,6 +178,8 @@ def with_http_rules(handle: BaseHandler) -> BaseHandler:
             request.protocol.start_request()
         protect_answer(request)
         violation = find_violation(request)
+        if hdrs.EXPECT in request.headers:
+            postpone_continue(request)
         # No coroutine of its own, which each request would pay for.
         return handle(request) if violation is None else _refuse(request, violation)
 

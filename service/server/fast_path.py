@@ -20,6 +20,7 @@ from service.observability import tracing as telemetry
 from service.server.request_protocol import HEAD_END
 from service.settings import Scope
 from service.web.auth import AUTHENTICATOR, Authenticator
+from service.web.bodies import EXPECTS_CONTINUE
 from service.web.client_identity import Caller
 from service.web.http_cache.responses import keeps_connection
 from service.web.limits import LIMITS, Limits
@@ -52,7 +53,6 @@ VALID_ID: Final = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}\r\n")
 ORDINARY: Final = (
     hdrs.CONTENT_LENGTH,
     hdrs.TRANSFER_ENCODING,
-    hdrs.EXPECT,
     hdrs.UPGRADE,
     hdrs.IF_MATCH,
     telemetry.TRACEPARENT,
@@ -198,7 +198,7 @@ class FastPath:
         headers = request.headers
         if request.method != hdrs.METH_GET or not keeps_connection(request):
             return
-        if any(name in headers for name in ORDINARY):
+        if EXPECTS_CONTINUE in request or any(name in headers for name in ORDINARY):
             return
         ids = headers.getall(REQUEST_ID_HEADER, ())
         if ids:

@@ -4,7 +4,7 @@
 read. A handler finds the key of its request in `request[KEY]`.
 """
 
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from aiohttp import web
 from msgspec import Struct
@@ -83,7 +83,7 @@ class Authenticator:
         self._buckets = TokenBuckets(settings.limits)
 
     async def authorize(self, request: web.Request, scope: Scope | None) -> None:
-        """Set `request[KEY]` to the key of the request, if it has one.
+        """Set `request[KEY]` to the key of the request, if the scope needs one.
 
         Raises `RequestProblem` for a request that is refused, `RateLimited` over the
         rate of its key, and `StorageError` if the keys cannot be read.
@@ -101,10 +101,15 @@ class Authenticator:
             self._charge(key, scope)
             check_scope(key, scope)
             request[KEY] = key
+            request[SCOPE] = scope
         # An endpoint that is open never waits for the keys.
         elif credential and (known := self._keys.peek(credential)):
             self._charge(known, scope)
-            request[KEY] = known
+
+    async def authorize_again(self, key: ApiKey, scope: Scope) -> None:
+        """Raise `RequestProblem` if a key has been revoked; raises `StorageError`."""
+        if await self._keys.find_by_id(key.id) is None:
+            raise unauthorized(scope)
 
     def is_open(self, scope: Scope) -> bool:
         """Return whether endpoints of a scope need no key."""
@@ -200,7 +205,9 @@ class Authenticator:
 
 AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
 KEY: Final = web.RequestKey("api_key", ApiKey)
-"""The valid key of a request; always present where the scope needs a key."""
+"""The valid key of a request; present where the scope needs a key."""
+SCOPE: Final = web.RequestKey("scope", str)
+"""The scope for which the key is needed."""
 
 
 async def authorize(request: web.Request, scope: Scope | None) -> None:
@@ -208,6 +215,14 @@ async def authorize(request: web.Request, scope: Scope | None) -> None:
     if scope is None and request.method in SAFE_METHODS:
         return
     await request.app[AUTHENTICATOR].authorize(request, scope)
+
+
+async def authorize_again(request: web.Request) -> None:
+    """Check again that the key of a request is valid, after its body has arrived."""
+    if (key := request.get(KEY)) is not None:
+        await request.app[AUTHENTICATOR].authorize_again(
+            key, cast("Scope", request[SCOPE])
+        )
 
 
 def check_scope(key: ApiKey, scope: Scope) -> None:

@@ -8,9 +8,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import BadHttpMessage
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from service.observability.stages import stage
 from service.settings import Settings
+from service.web.auth import authorize_again
 from service.web.header_values import joined
 from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.limits import Limits
@@ -46,6 +48,8 @@ JSON_PROBLEMS: Final = (NOT_JSON, INVALID_BODY, *BODY_PROBLEMS)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+EXPECTS_CONTINUE: Final = web.RequestKey("expects_continue", bool)
+"""Whether the client waits for `100 Continue` before it sends the body."""
 BODIES: Final = web.AppKey("bodies", Lane)
 """The lane of bodies that have not arrived as a whole."""
 
@@ -73,7 +77,8 @@ async def read_body(
 
     `max_bytes` bounds the decompressed size: reading stops as soon as it is exceeded.
     An urgent body does not enter the lane of bodies. Raises `RequestProblem` for
-    another type or coding, and for a body that is too large, too slow or incomplete.
+    another type or coding, for a body that is too large, too slow or incomplete, and
+    for a key that was revoked meanwhile.
     """
     coding = _check_form(request, media_types)
     # Refuse a declared length before reading anything.
@@ -86,6 +91,7 @@ async def read_body(
             body.feed(request.content.read_nowait())
         else:
             await _receive(request, body, timeout_s, is_urgent=is_urgent)
+            await authorize_again(request)
         return body.finish()
     except TimeoutError:
         detail = f"the body did not arrive within {timeout_s:g} s"
@@ -140,16 +146,30 @@ async def read_json(
         raise RequestProblem(NOT_JSON, str(error)) from None
 
 
-async def postpone_continue(_request: web.Request) -> None:
-    """Leave `Expect: 100-continue` to `read_body`; for aiohttp's `expect_handler`.
+def postpone_continue(request: web.BaseRequest) -> None:
+    """Leave `Expect: 100-continue` to `read_body`.
 
-    So a client that is refused sends no body.
+    So a client that is refused sends no body. aiohttp would send 100 before it calls
+    any handler, also that of a path that does not exist.
     """
+    request[EXPECTS_CONTINUE] = True
+    headers = CIMultiDict(request.headers)
+    headers.popall(hdrs.EXPECT)
+    request._headers = CIMultiDictProxy(headers)
+    request._cache.pop("headers", None)  # a copy of what was just replaced
+
+
+def may_send_body(request: web.BaseRequest) -> bool:
+    """Return whether a refused client may still send its body.
+
+    It may also send the next request instead, so its connection has to close.
+    """
+    return EXPECTS_CONTINUE in request and not request.content.is_eof()
 
 
 async def _ask_for_body(request: web.Request) -> None:
     """Send `100 Continue` to a client that waits for it (RFC 9110 §10.1.1)."""
-    if hdrs.EXPECT not in request.headers:
+    if EXPECTS_CONTINUE not in request:
         return
     if request.version == HttpVersion11:
         writer = request.writer

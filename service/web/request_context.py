@@ -21,6 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from service.observability import http_metrics
 from service.observability.stages import NO_STAGES, collect
+from service.web.bodies import may_send_body
 from service.web.client_stream import (
     CLIENT_DISCONNECTED,
     DISCONNECTED_STATUS,
@@ -150,8 +151,7 @@ async def _answer(
     if response.prepared:
         return response  # a stream, which has sent its head
     response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
-    if hdrs.EXPECT in request.headers and not request.content.is_eof():
-        # The client may still send the body, in place of the next request.
+    if may_send_body(request):
         response.force_close()
     return await send_large(request, response)
 

@@ -20,7 +20,6 @@ from multidict import MultiMapping
 
 from service.settings import Scope
 from service.web.auth import authorize
-from service.web.bodies import postpone_continue
 from service.web.http_cache.responses import BlockResponse, keeps_connection
 from service.web.large_answers import MAX_BLOCK_BYTES
 from service.web.limits import rate_lines
@@ -169,9 +168,7 @@ class Endpoints(list[Endpoint]):
         return [
             web.get(path, each.serve)
             if each.method == "GET"
-            else web.route(
-                each.method, path, each.serve, expect_handler=postpone_continue
-            )
+            else web.route(each.method, path, each.serve)
             for each in self
             for path in each.paths
         ]

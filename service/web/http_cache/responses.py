@@ -10,6 +10,7 @@ from aiohttp import ClientConnectionResetError, HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 
+from service.web.bodies import may_send_body
 from service.web.header_values import joined
 from service.web.http_cache.conditional import check_if_match, is_not_modified
 from service.web.http_cache.encodings import IDENTITY, Answer, BodyBytes, Variant
@@ -138,7 +139,9 @@ def choose_variant(
 
 def keeps_connection(request: web.BaseRequest) -> bool:
     """Return whether HTTP/1.1 keeps the connection open after this request."""
-    return request.keep_alive and request.version == HttpVersion11
+    if not request.keep_alive or request.version != HttpVersion11:
+        return False
+    return not may_send_body(request)
 
 
 def _headers(
