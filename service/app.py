@@ -40,6 +40,7 @@ from service.sandbox.server import running_sandbox
 from service.settings import EventsSettings, Settings
 from service.storage.database import Database, open_database
 from service.storage.maintenance import in_background
+from service.storage.redis_holds import share_holds
 from service.storage.redis_store import RedisStore
 from service.storage.uses import UseLimits
 from service.upstream.client import UpstreamClient, open_client
@@ -161,14 +162,8 @@ async def _open_resources(
         stack.callback(http_metrics.flush)
         await stack.enter_async_context(telemetry.tracing(settings.telemetry))
         effective = await stack.enter_async_context(with_sandbox(settings))
-        client = await stack.enter_async_context(
-            open_client(
-                effective.upstream,
-                effective.breaker,
-                new_body=partial(ReceivedBody, settings.usage.own_process_bytes),
-            )
-        )
         store = await stack.enter_async_context(open_store(settings))
+        client = await stack.enter_async_context(_open_copilot(effective, store))
         source: MessageSource = UpstreamMessages(client)
         fixed = [sandbox_key()] if settings.sandbox.enabled else []
         known_keys: KeySource = FixedKeys(fixed)
@@ -282,13 +277,26 @@ async def _open_stored_domains(
         yield
 
 
+@asynccontextmanager
+async def _open_copilot(
+    settings: Settings, store: RedisStore | None
+) -> AsyncIterator[UpstreamClient]:
+    """Open the client of messages and reports."""
+    new_body = partial(ReceivedBody, settings.usage.own_process_bytes)
+    async with open_client(
+        settings.upstream, settings.breaker, new_body=new_body
+    ) as client:
+        share_holds(client.guard, store, COPILOT.name)
+        yield client
+
+
 def _parts(
     app: web.Application, client: UpstreamClient, database: Database | None
 ) -> Parts:
     """Return the parts that an operator sees and changes."""
-    circuits: dict[str, Circuit] = {COPILOT.name: UpstreamCircuit(client.breaker)}
+    circuits: dict[str, Circuit] = {COPILOT.name: UpstreamCircuit(client.guard)}
     lanes = [app[bodies.BODIES], app[usage.QUERIES], app[events.QUERIES]]
-    if vehicles.LOOKUPS in app and (vpic := app[vehicles.LOOKUPS].circuit):
+    if vehicles.LOOKUPS in app and (vpic := app[vehicles.LOOKUPS].guard):
         circuits["vpic"] = UpstreamCircuit(vpic)
     if database is not None:
         circuits["database"] = DatabaseCircuit(database.breaker)

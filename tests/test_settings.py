@@ -335,7 +335,7 @@ def test_errors_contain_no_secrets() -> None:
         ),
         (
             {"vehicles": {"deadline_s": 1.0}},
-            "vehicles.timeout_s (6) is above vehicles.deadline_s (1)",
+            "vehicles.timeout_s (15) is above vehicles.deadline_s (1)",
         ),
     ],
 )

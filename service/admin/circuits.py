@@ -3,11 +3,13 @@
 import time
 from typing import Final, Literal, Protocol
 
+from msgspec import UNSET
+
 from service.admin.model import CircuitState
 from service.admin.process import utc
 from service.storage.breaker import StorageBreaker
 from service.upstream import circuit_breaker
-from service.upstream.circuit_breaker import CircuitBreaker
+from service.upstream.guard import UpstreamGuard
 
 Forced = Literal["open", "close", "auto"]
 STATES: Final = {
@@ -30,22 +32,26 @@ class Circuit(Protocol):
 
 
 class UpstreamCircuit:
-    """The circuit of an upstream."""
+    """The circuit of an upstream, and the waits that it has asked for."""
 
-    def __init__(self, breaker: CircuitBreaker) -> None:
-        self._breaker = breaker
+    def __init__(self, guard: UpstreamGuard) -> None:
+        self._guard = guard
 
     @property
     def state(self) -> CircuitState:
         """The present state."""
-        breaker = self._breaker
+        breaker, now = self._guard.breaker, time.time()
         left_s = 0.0 if breaker.is_forced else breaker.refuses_for_s
-        until = utc(time.time() + left_s) if left_s else None
-        return CircuitState(breaker.state.value, breaker.is_forced, until)
+        until = utc(now + left_s) if left_s else None
+        held = self._guard.held_endpoints()
+        endpoints = {name: utc(now + wait_s) for name, wait_s in held.items()}
+        return CircuitState(
+            breaker.state.value, breaker.is_forced, until, endpoints or UNSET
+        )
 
     def force(self, state: Forced) -> None:
         """Keep the circuit in a state; `auto` gives it back."""
-        self._breaker.force(STATES[state])
+        self._guard.force(STATES[state])
 
 
 class DatabaseCircuit:

@@ -5,7 +5,7 @@ They are the bodies of the API, and what the workers send each other.
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -73,6 +73,8 @@ class CircuitState(Struct, frozen=True):
     """Set by an operator."""
     until: str | None
     """When an open circuit permits calls again, unless an operator keeps it open."""
+    held_endpoints: dict[str, str] | UnsetType = UNSET
+    """Endpoints that a `Retry-After` has closed, and when they permit calls again."""
 
 
 class CircuitSet(Struct, frozen=True):

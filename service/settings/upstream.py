@@ -44,6 +44,7 @@ class BreakerSettings(Struct, frozen=True, kw_only=True):
     slow_rate: Threshold
     slow_call_s: Seconds
     open_s: Seconds
+    max_open_s: Seconds
     half_open_calls: PositiveCount
 
     def __post_init__(self) -> None:

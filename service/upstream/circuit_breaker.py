@@ -2,7 +2,8 @@
 
 A closed circuit counts the last calls. If too many failed or were slow, it opens and
 refuses all calls for `open_s`. Then it is half-open and permits a few calls as probes,
-which close it or open it again. docs/decisions/breaker.md explains each choice.
+which close it or open it again. A `Retry-After` of upstream opens it for that time.
+docs/decisions/breaker.md explains each choice.
 """
 
 import asyncio
@@ -30,6 +31,8 @@ Permit = NewType("Permit", int)
 Each change of the state begins a period.
 """
 
+HOLD_TOLERANCE_S: Final = 0.05
+"""Part of a wait that makes no new wait: it is known already, but less exactly."""
 PROBE_S: Final = 1.0
 """`Retry-After` of refused calls while probes are in flight."""
 
@@ -48,7 +51,8 @@ class CircuitBreaker:
     """One circuit, shared by all calls of a client, in one thread.
 
     An open circuit becomes half-open at the first call after `open_s`, so `state` stays
-    `OPEN` without calls. `on_change` is called with each new state.
+    `OPEN` without calls. `on_change` is called with each new state. With `is_judging`
+    false, failures never open it while it is closed.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class CircuitBreaker:
         settings: BreakerSettings,
         clock: MonotonicClock = time.monotonic,
         upstream: str = COPILOT.name,
+        *,
+        is_judging: bool = True,
     ) -> None:
         self.is_forced = False
         """True while an operator has set the state, which no call changes."""
@@ -63,8 +69,11 @@ class CircuitBreaker:
         self._upstream = upstream
         self._settings = settings
         self._clock = clock
+        self._is_judging = is_judging
         self._state = CircuitState.CLOSED
-        self._since_s = clock()
+        self._since_s = self._until_s = clock()
+        self._is_held = False
+        self._probes = settings.half_open_calls
         self._period = 0
         self._probes_in_flight = 0
         self._calls = _RecentCalls(settings.window_calls)
@@ -78,7 +87,24 @@ class CircuitBreaker:
     def force(self, state: CircuitState | None) -> None:
         """Keep the circuit open or closed; None closes it and judges calls again."""
         self.is_forced = state is not None
+        self._is_held = False
         self._enter(state or CircuitState.CLOSED, self._settings.window_calls)
+
+    def hold(self, wait_s: float) -> bool:
+        """Refuse calls for the time that upstream has asked for, then permit a probe.
+
+        Return True if it was not held for so long already. A circuit that is open for
+        longer, or that an operator has set, stays as it is.
+        """
+        until_s = self._clock() + wait_s
+        left_s = self.refuses_for_s
+        if self.is_forced or wait_s <= left_s + HOLD_TOLERANCE_S:
+            return False
+        was_held = left_s > 0 and self._is_held
+        self._is_held = True
+        self._until_s = until_s
+        self._enter(CircuitState.OPEN, self._settings.window_calls)
+        return not was_held
 
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
@@ -94,6 +120,9 @@ class CircuitBreaker:
         started_s = self._clock()
         try:
             yield
+        except errors.CircuitOpen:  # of another circuit: no call was made
+            self.release(permit)
+            raise
         except errors.UpstreamError as error:
             taken_s = self._clock() - started_s
             self.record(permit, failed=is_failure(error), duration_s=taken_s)
@@ -134,7 +163,7 @@ class CircuitBreaker:
             return 0.0
         if self.is_forced:
             return self._settings.open_s
-        return max(0.0, self._since_s + self._settings.open_s - self._clock())
+        return max(0.0, self._until_s - self._clock())
 
     def refuse_if_open(self) -> None:
         """Raise `CircuitOpen` if no call may be made yet."""
@@ -149,7 +178,7 @@ class CircuitBreaker:
         if self._state is CircuitState.HALF_OPEN:
             self._probes_in_flight -= 1
             self._judge_probes()
-        elif len(self._calls) >= self._settings.minimum_calls:
+        elif self._is_judging and len(self._calls) >= self._settings.minimum_calls:
             self._judge_calls()
 
     def release(self, permit: Permit) -> None:
@@ -161,8 +190,7 @@ class CircuitBreaker:
     def _has_all_probes(self) -> bool:
         return (
             self._state is CircuitState.HALF_OPEN
-            and self._probes_in_flight + len(self._calls)
-            >= self._settings.half_open_calls
+            and self._probes_in_flight + len(self._calls) >= self._probes
         )
 
     def _judge_calls(self) -> None:
@@ -171,9 +199,9 @@ class CircuitBreaker:
 
     def _judge_probes(self) -> None:
         """Open as soon as the probes in flight can no longer close the circuit."""
-        if self._is_failing(self._settings.half_open_calls):
+        if self._is_failing(self._probes):
             self._open()
-        elif len(self._calls) == self._settings.half_open_calls:
+        elif len(self._calls) == self._probes:
             self._close()
 
     def _is_failing(self, calls: int) -> bool:
@@ -190,12 +218,17 @@ class CircuitBreaker:
             **self._calls.summary(),
             open_s=self._settings.open_s,
         )
+        self._is_held = False
+        self._until_s = self._clock() + self._settings.open_s
         self._enter(CircuitState.OPEN, self._settings.window_calls)
 
     def _half_open(self) -> None:
         open_s = round(self._clock() - self._since_s, 3)
         log.info("upstream.breaker.half_opened", upstream=self._upstream, open_s=open_s)
-        self._enter(CircuitState.HALF_OPEN, self._settings.half_open_calls)
+        # Upstream has named the time itself, so one probe shows that it is over.
+        self._probes = 1 if self._is_held else self._settings.half_open_calls
+        self._is_held = False
+        self._enter(CircuitState.HALF_OPEN, self._probes)
 
     def _close(self) -> None:
         log.info(

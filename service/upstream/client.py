@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -34,7 +35,7 @@ from service.upstream.bodies import (
 from service.upstream.circuit_breaker import CircuitBreaker, MonotonicClock
 from service.upstream.guard import Turn, UpstreamGuard
 from service.upstream.profiles import COPILOT, UpstreamProfile
-from service.upstream.retries import Backoff, unexpected_status
+from service.upstream.retries import Backoff, retry_after_of, unexpected_status
 
 READ_SIZE_BYTES: Final = 64 * 1024
 """The event loop serves other requests between two reads."""
@@ -60,6 +61,11 @@ class UpstreamClient:
         self._new_body = new_body
 
     @property
+    def guard(self) -> UpstreamGuard:
+        """The limits that all calls share."""
+        return self._guard
+
+    @property
     def breaker(self) -> CircuitBreaker:
         """The circuit breaker of all calls."""
         return self._guard.breaker
@@ -79,7 +85,8 @@ class UpstreamClient:
         `form` is sent by POST, which is retried, so it must be safe. Each try waits for
         the rate limit in its `turn`. Raises `UpstreamError`.
         """
-        call = _Call(self._upstream, self._guard, template or path, turn)
+        endpoint = template or path
+        call = _Call(self._upstream, self._guard, endpoint, turn)
         call.new_body = self._new_body
         headers = {"If-None-Match": etag} if etag else {}
         try:
@@ -88,7 +95,7 @@ class UpstreamClient:
         except errors.UpstreamError as error:
             error.attempts = call.attempts
             # The open circuit would refuse an earlier retry of the client.
-            if open_s := self.breaker.refuses_for_s:
+            if open_s := self._guard.refuses_for_s(endpoint):
                 error.retry_after_s = max(open_s, error.retry_after_s or 0.0)
             raise
 
@@ -113,7 +120,8 @@ class _Call:
     ) -> None:
         self._upstream = upstream
         self._guard = guard
-        self._backoff = Backoff(upstream, guard.check_retry, guard.profile)
+        check_retry = partial(guard.check_retry, template)
+        self._backoff = Backoff(upstream, check_retry, guard.profile)
         self._template = template
         self._turn = turn
         self.new_body: NewBody = bytearray
@@ -150,7 +158,8 @@ class _Call:
         """Make one try, as a client middleware of aiohttp."""
         # A middleware, since aiohttp must not see its own errors: it would resend a
         # GET by itself if an idle connection was closed, beyond the allowed tries.
-        async with self._guard.around_try(self.attempts + 1, self._turn):
+        number = self.attempts + 1
+        async with self._guard.around_try(self._template, number, self._turn):
             self.attempts += 1
             name = f"{request.method} {self._template}"
             attributes = self._attributes(request)
@@ -200,18 +209,22 @@ class _Call:
             # A 304 answers a conditional request only (RFC 9110, section 15.4.5).
             if response.status == HTTPStatus.NOT_MODIFIED and self._is_conditional:
                 return response
-            if response.status != HTTPStatus.OK:
-                retry_after = response.headers.get("Retry-After")
-                profile = self._guard.profile
-                raise unexpected_status(response.status, retry_after, profile)
-            self._check_type(response)
-            limit = self._upstream.max_body_bytes
-            self._body = await read_json(response, limit, self.new_body)
-        except BaseException:
+            with translated():
+                await self._read(response)
+        except BaseException as error:
+            if isinstance(error, errors.UpstreamError):
+                error.retry_after_s = retry_after_of(response.headers)
             # aiohttp-retry keeps a reference, by which the connection would stay open.
             response.release()
             raise
         return response
+
+    async def _read(self, response: aiohttp.ClientResponse) -> None:
+        if response.status != HTTPStatus.OK:
+            raise unexpected_status(response.status, self._guard.profile)
+        self._check_type(response)
+        limit = self._upstream.max_body_bytes
+        self._body = await read_json(response, limit, self.new_body)
 
     def _check_type(self, response: aiohttp.ClientResponse) -> None:
         expected = self._guard.profile.media_type

@@ -1,6 +1,7 @@
 """Protection of an upstream: rate limit, concurrency, circuit breaker, retry budget.
 
 All calls of a client share them, so that together they do not overload the upstream.
+A `Retry-After` of upstream holds all calls, or those of the endpoint that has sent it.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
+from functools import partial
+from typing import Protocol
 
 import structlog
 from aiolimiter import AsyncLimiter
@@ -36,6 +39,19 @@ Without turns, the rate limit is first come, first served.
 log = structlog.get_logger()
 
 
+class SharedHolds(Protocol):
+    """Waits that an upstream has asked for, known to all processes."""
+
+    async def read(self, endpoint: str) -> float:
+        """Return the seconds left of the wait of an endpoint; 0 for none."""
+
+    async def write(self, endpoint: str, wait_s: float) -> None:
+        """Let the other processes wait too."""
+
+    def clear(self) -> None:
+        """End all waits."""
+
+
 class UpstreamGuard:
     """Decides which tries of a client are made, and when."""
 
@@ -47,45 +63,156 @@ class UpstreamGuard:
         profile: UpstreamProfile = COPILOT,
     ) -> None:
         self.profile = profile
-        self.breaker = CircuitBreaker(breaker, clock, profile.name)
-        self.breaker.on_change = self._report_state
-        # `on_change` reports changes only, and without one the gauge would be absent.
-        self._report_state(self.breaker.state)
+        self._breaker_settings = breaker
+        self._clock = clock
+        self._max_wait_s = upstream.retry_after_max_s
+        self._max_hold_s = min(breaker.max_open_s, profile.max_hold_s)
+        self._shared: SharedHolds | None = None
+        self.breaker = self._new_circuit(profile.name, is_judging=True)
+        self._endpoints: dict[str, CircuitBreaker] = {}
+        self._pauses: dict[str, float] = {}
         self._rate_limit = _rate_limit(profile.requests_per_s)
         self._budget = RetryBudget(upstream, clock)
         self._slots = asyncio.Semaphore(upstream.concurrency)
 
+    def share(self, holds: SharedHolds) -> None:
+        """Let processes share the waits that upstream has asked for."""
+        self._shared = holds
+
     @asynccontextmanager
     async def around_try(
-        self, number: int, turn: Turn = nullcontext
+        self, endpoint: str, number: int, turn: Turn = nullcontext
     ) -> AsyncIterator[None]:
-        """Occupy a slot for try `number` of a call, counted from 1.
+        """Occupy a slot for try `number` of a call of an endpoint, counted from 1.
 
         Raises `CircuitOpen`, and the errors of `turn`.
         """
         # Twice, as the circuit may open during the wait for a slot.
         if self._rate_limit is not None or self._slots.locked():
-            self.breaker.refuse_if_open()
-        async with self._slot(turn), self.breaker.guard():
-            # The budget is a share of the calls, so retries are not counted here.
-            if number == 1:
-                self._budget.record_call()
-            yield
+            await self._wait_out(endpoint)
+        async with self._slot(endpoint, turn):
+            await self._wait_out(endpoint)
+            async with self._guarded(endpoint):
+                # The budget is a share of the calls: retries are not counted here.
+                if number == 1:
+                    self._budget.record_call()
+                yield
 
-    def _report_state(self, state: CircuitState) -> None:
-        breaker = self.breaker
-        # Until an operator gives it back, which no time does.
-        refuses_for_s = math.inf if breaker.is_forced else breaker.refuses_for_s
-        metrics.breaker_changed(self.profile.name, state, refuses_for_s)
+    def refuses_for_s(self, endpoint: str) -> float:
+        """Return the seconds for which calls of an endpoint are still refused."""
+        return max(each.refuses_for_s for each in self._circuits(endpoint))
 
-    def _slot(self, turn: Turn) -> AbstractAsyncContextManager[None]:
+    def force(self, state: CircuitState | None) -> None:
+        """Keep the circuit open or closed; None closes it and judges calls again.
+
+        The waits that upstream has asked for end too, in all processes.
+        """
+        self.breaker.force(state)
+        self._pauses.clear()
+        for each in self._endpoints.values():
+            each.force(None)
+        if self._shared is not None:
+            self._shared.clear()
+
+    def held_endpoints(self) -> dict[str, float]:
+        """Return the endpoints that upstream has closed, and the seconds left."""
+        held = {name: each.refuses_for_s for name, each in self._endpoints.items()}
+        return {name: left_s for name, left_s in held.items() if left_s}
+
+    def _circuits(self, endpoint: str) -> tuple[CircuitBreaker, ...]:
+        """Return the circuits that a call of an endpoint must pass."""
+        held = self._held_by(endpoint)
+        return (self.breaker,) if held is self.breaker else (self.breaker, held)
+
+    def _held_by(self, endpoint: str) -> CircuitBreaker:
+        """Return the circuit that a `Retry-After` of an endpoint opens."""
+        if not self.profile.holds_endpoints:
+            return self.breaker
+        if endpoint not in self._endpoints:
+            self._endpoints[endpoint] = self._new_circuit(
+                f"{self.profile.name} {endpoint}", is_judging=False
+            )
+        return self._endpoints[endpoint]
+
+    def _new_circuit(self, name: str, *, is_judging: bool) -> CircuitBreaker:
+        circuit = CircuitBreaker(
+            self._breaker_settings, self._clock, name, is_judging=is_judging
+        )
+        circuit.on_change = partial(_report_state, name, circuit)
+        # `on_change` reports changes only, and without one the gauge would be absent.
+        _report_state(name, circuit, circuit.state)
+        return circuit
+
+    async def _wait_out(self, endpoint: str) -> None:
+        """Wait while upstream has asked for a short wait.
+
+        Raises `CircuitOpen` for a long one, and if too many calls have failed.
+        """
+        name = self._holder(endpoint)
+        if self._shared is not None:
+            self._hold(endpoint, await self._shared.read(name))
+        for each in self._circuits(endpoint):
+            each.refuse_if_open()
+        while (left_s := self._pauses.get(name, 0.0) - self._clock()) > 0:
+            await asyncio.sleep(left_s)
+            for each in self._circuits(endpoint):
+                each.refuse_if_open()
+
+    def _hold(self, endpoint: str, wait_s: float) -> bool:
+        """Let calls of an endpoint wait; return True if a circuit opens for it."""
+        if self.breaker.is_forced:
+            return False
+        if wait_s > self._max_wait_s:
+            return self._held_by(endpoint).hold(wait_s)
+        if wait_s:
+            name, until_s = self._holder(endpoint), self._clock() + wait_s
+            self._pauses[name] = max(until_s, self._pauses.get(name, 0.0))
+        return False
+
+    def _holder(self, endpoint: str) -> str:
+        """Return the name under which the waits of an endpoint are kept."""
+        return endpoint if self.profile.holds_endpoints else ""
+
+    @asynccontextmanager
+    async def _guarded(self, endpoint: str) -> AsyncIterator[None]:
+        """Count the outcome of a try, and obey its `Retry-After`."""
+        try:
+            async with AsyncExitStack() as stack:
+                for each in self._circuits(endpoint):
+                    await stack.enter_async_context(each.guard())
+                yield
+        except errors.CircuitOpen:
+            raise
+        except errors.UpstreamError as failure:
+            # After the outcome was counted: a failed probe opens it for `open_s`.
+            await self._obey(endpoint, failure)
+            raise
+
+    async def _obey(self, endpoint: str, failure: errors.UpstreamError) -> None:
+        """Let all calls wait for the time that upstream has asked for."""
+        if not failure.retry_after_s:
+            return
+        wait_s = min(failure.retry_after_s, self._max_hold_s)
+        # A short wait is in the log line of the retry.
+        if self._hold(endpoint, wait_s):
+            log.warning(
+                "upstream.breaker.held",
+                upstream=self.profile.name,
+                endpoint=endpoint,
+                reason=failure.error_type,
+                open_s=round(wait_s, 3),
+            )
+        if self._shared is not None:
+            await self._shared.write(self._holder(endpoint), wait_s)
+
+    def _slot(self, endpoint: str, turn: Turn) -> AbstractAsyncContextManager[None]:
         if self._rate_limit is None:
             return self._slots
-        return self._rate_limited_slot(self._rate_limit, turn)
+        return self._rate_limited_slot(self._rate_limit, endpoint, turn)
 
     @asynccontextmanager
     async def _rate_limited_slot(
-        self, rate_limit: AsyncLimiter, turn: Turn
+        self, rate_limit: AsyncLimiter, endpoint: str, turn: Turn
     ) -> AsyncIterator[None]:
         """Occupy a slot when the rate limit permits a try."""
         async with AsyncExitStack() as stack:
@@ -94,22 +221,39 @@ class UpstreamGuard:
                 # later tries exceed the rate.
                 await stack.enter_async_context(self._slots)
                 # The circuit may be open now. A refused try must not use up a permit.
-                self.breaker.refuse_if_open()
+                await self._wait_out(endpoint)
                 await rate_limit.acquire()
             yield
 
-    def check_retry(self, failure: errors.UpstreamError) -> None:
+    def check_retry(self, endpoint: str, failure: errors.UpstreamError) -> None:
         """Raise `failure`, that of the last try, unless a retry may be made now."""
-        # The circuit first: `take_retry` counts a retry, which must then be made.
-        if self.breaker.refuses_for_s:
-            reason = "circuit"
-        elif not self._budget.take_retry():
+        # The budget last: `take_retry` counts a retry, which must then be made.
+        reason = self._reason_against(endpoint, failure)
+        if reason is None and not self._budget.take_retry():
             reason = "budget"
-        else:
+        if reason is None:
             return
         metrics.retry_refused(self.profile.name, reason)
         log.warning("upstream.retry_refused", upstream=self.profile.name, reason=reason)
         raise failure
+
+    def _reason_against(
+        self, endpoint: str, failure: errors.UpstreamError
+    ) -> str | None:
+        """Return why no retry of a failure may succeed now, or None."""
+        if self.refuses_for_s(endpoint):
+            return "circuit"
+        if (failure.retry_after_s or 0.0) > self._max_wait_s:
+            return "retry_after"
+        if isinstance(failure, errors.TryTimedOut):
+            return None if self.profile.repeats_timeouts else "timeout"
+        return None
+
+
+def _report_state(name: str, circuit: CircuitBreaker, state: CircuitState) -> None:
+    # Until an operator gives it back, which no time does.
+    refuses_for_s = math.inf if circuit.is_forced else circuit.refuses_for_s
+    metrics.breaker_changed(name, state, refuses_for_s)
 
 
 def _rate_limit(per_s: float) -> AsyncLimiter | None:

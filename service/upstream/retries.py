@@ -9,15 +9,17 @@ not multiply the load. A floor permits some retries under little traffic.
 """
 
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import structlog
 from aiohttp_retry import RetryOptionsBase
+from multidict import MultiMapping
 
 from service.settings import UpstreamSettings
 from service.upstream import errors, metrics
@@ -29,6 +31,9 @@ RETRIED_CLIENT_ERRORS: Final = frozenset({408, 425, 429})
 PERMANENT_SERVER_ERRORS: Final = frozenset({501, 505})
 # POST is safe here: it sends a query that is too long for a URL.
 RETRIED_METHODS: Final = frozenset({"GET", "POST"})
+
+# RFC 9110 permits whole seconds only; a server that sends a fraction means it too.
+SECONDS: Final = re.compile(r"\s*\d+(\.\d+)?\s*(,\s*\d+(\.\d+)?\s*)*", re.ASCII)
 
 SLICES: Final = 10
 """Parts of the window, each with two counts, so that no list of calls is needed."""
@@ -98,13 +103,13 @@ class Backoff(RetryOptionsBase):
 
 
 def unexpected_status(
-    status: int, retry_after: str | None, profile: UpstreamProfile = COPILOT
+    status: int, profile: UpstreamProfile = COPILOT
 ) -> errors.UnexpectedStatus:
     """Return the error for a status; its class decides about retries."""
     kind = RetriedStatus if is_retried(status) else errors.UnexpectedStatus
     if status in profile.blocking_statuses:
         kind = errors.Blocked
-    return kind(status, parse_retry_after(retry_after))
+    return kind(status)
 
 
 def is_retried(status: int) -> bool:
@@ -114,22 +119,39 @@ def is_retried(status: int) -> bool:
     return 500 <= status < 600 and status not in PERMANENT_SERVER_ERRORS
 
 
-def parse_retry_after(value: str | None) -> float | None:
+def retry_after_of(headers: MultiMapping[str]) -> float | None:
+    """Return the seconds of the `Retry-After` headers of an answer, or None.
+
+    The longest valid one of a repeated header counts.
+    """
+    values = headers.getall("Retry-After", ())
+    waits_s = [parse_retry_after(each, headers.get("Date")) for each in values]
+    return max((each for each in waits_s if each is not None), default=None)
+
+
+def parse_retry_after(value: str, answered_at: str | None = None) -> float | None:
     """Return the seconds of a `Retry-After` header (RFC 9110 §10.2.3), or None.
 
-    It is a number of seconds or a date; an invalid value counts as absent.
+    It is a number of seconds, or a date, which is compared with the `Date` of the
+    answer, so that clocks may differ. Seconds may have a fraction, and a proxy may have
+    joined several of them by commas. An invalid value counts as absent.
     """
-    if value is None:
+    if SECONDS.fullmatch(value):
+        return max(map(float, value.split(",")))
+    moment = _parse_date(value)
+    if moment is None:
         return None
-    # `strip` and `float` have different sets of white space.
-    value = value.strip()
-    if value.isdecimal():
-        return float(value)
+    sent = _parse_date(answered_at or "")
+    return max(0.0, moment - (time.time() if sent is None else sent))
+
+
+def _parse_date(value: str) -> float | None:
+    """Return a date of HTTP in seconds since 1970, or None."""
     try:
-        moment = parsedate_to_datetime(value)
+        moment: datetime = parsedate_to_datetime(value.strip())
         if moment.tzinfo is None:  # obsolete formats of dates, in GMT
             moment = moment.replace(tzinfo=UTC)
-        return max(0.0, moment.timestamp() - time.time())
+        return moment.timestamp()
     except (ValueError, OverflowError):
         return None
 

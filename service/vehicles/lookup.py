@@ -15,9 +15,11 @@ from service.instants import US_PER_S, now_us
 from service.observability.stages import stage
 from service.settings import Settings
 from service.storage.database import Database
+from service.storage.redis_holds import share_holds
 from service.storage.redis_store import RedisStore
 from service.upstream.circuit_breaker import CircuitBreaker
 from service.upstream.client import open_client
+from service.upstream.guard import UpstreamGuard
 from service.vehicles import metrics
 from service.vehicles.asking import VpicBatches
 from service.vehicles.errors import (
@@ -65,14 +67,19 @@ class Lookups:
         stale_wait_s: float,
         offline: OfflineDecoder | None = None,
     ) -> None:
-        self.circuit: CircuitBreaker | None = None
-        """The circuit of calls to vPIC."""
+        self.guard: UpstreamGuard | None = None
+        """The limits of calls to vPIC."""
         self._fetcher = fetcher
         self._removals = removals
         self._stale_wait_s = stale_wait_s
         self._offline = offline
         self._pending: dict[Vin, PendingVin] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def circuit(self) -> CircuitBreaker | None:
+        """The circuit of calls to vPIC."""
+        return self.guard.breaker if self.guard else None
 
     def find_cached(self, vin: Vin) -> Entry | None:
         """Return the entry of a decoded VIN if it is in memory and fresh."""
@@ -265,7 +272,8 @@ async def open_lookups(
         offline = load_decoder() if vehicles.offline else None
         removals = Removals(store)
         lookups = Lookups(fetcher, removals, vehicles.stale_wait_s, offline)
-        lookups.circuit = client.breaker
+        lookups.guard = client.guard
+        share_holds(client.guard, shared, f"vpic:{source}")
         try:
             yield lookups
         finally:

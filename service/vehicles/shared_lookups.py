@@ -14,9 +14,9 @@ from service.storage.redis_store import RedisStore, RedisUnavailable
 from service.vehicles.model import Query, VehicleSource
 
 TTL_SHARE: Final = 0.5
-"""Expiry of a lock, as a share of a look-up's deadline.
+"""Expiry of a lock, as a share of a look-up's deadline, but not less than one try.
 
-If its owner dies, waiting processes have the other half for asking vPIC themselves.
+If its owner dies, waiting processes have the rest for asking vPIC themselves.
 """
 
 
@@ -26,7 +26,9 @@ class LookupLocks:
     def __init__(
         self, store: RedisStore | None, settings: Settings, source: VehicleSource
     ) -> None:
-        ttl_s = settings.vehicles.deadline_s * TTL_SHARE
+        vehicles = settings.vehicles
+        try_s = vehicles.timeout_s + settings.limits.queue_wait_s
+        ttl_s = max(vehicles.deadline_s * TTL_SHARE, min(try_s, vehicles.deadline_s))
         self._locks = RedisLocks(store, ttl_s) if store else None
         self._source = source
 

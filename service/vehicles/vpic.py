@@ -117,6 +117,7 @@ def vpic_profile(settings: Settings) -> UpstreamProfile:
         media_type="application/json",
         blocking_statuses=frozenset({FORBIDDEN}),
         requests_per_s=vehicles.requests_per_s / settings.server.workers,
+        repeats_timeouts=False,
     )
 
 

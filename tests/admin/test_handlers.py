@@ -269,3 +269,20 @@ async def test_operators_are_answered_in_an_overload(
     assert state["is_refreshing"]
     assert state["in_flight"]["usage"] == 1
     waiting.cancel()
+
+
+async def test_a_wait_of_an_endpoint_is_shown_and_ended(
+    operator: Operator, sandbox: RunningSandbox
+) -> None:
+    """The state has when the messages may be fetched; `auto` permits it at once."""
+    sandbox.sandbox.faults = always("unavailable", times=1, retry_after="3600")
+    assert await operator.code("/usage") == "messages_unavailable"
+    assert await operator.code("/usage") == "messages_unavailable"
+    circuit = (await operator.state())["circuits"]["copilot"]
+    assert circuit["state"] == "closed"
+    assert circuit["held_endpoints"].keys() == {"/messages/current-period"}
+
+    await operator.post("circuit/copilot", json={"state": "auto"})
+
+    assert await operator.code("/usage") is None
+    assert "held_endpoints" not in (await operator.state())["circuits"]["copilot"]

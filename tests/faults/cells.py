@@ -16,9 +16,9 @@ TABLE: Final = """
 fault             seen as            tries  messages               reports               new-reports    text-instead
                                             cold fresh stale exp.  cold fresh stale exp. stale exp.     cold stale
 not-found         404                1      503  hit   old   503   text hit   text  text text  text     text text
-too-many-requests 429                2      503  hit   old   503   503  hit   copy  copy old   503      less less
+too-many-requests 429                1      503  hit   old   503   503  hit   copy  copy old   503      less less
 server-error      500                2      503  hit   old   503   503  hit   copy  copy old   503      less less
-unavailable       503                2      503  hit   old   503   503  hit   copy  copy old   503      less less
+unavailable       503                1      503  hit   old   503   503  hit   copy  copy old   503      less less
 reset             ConnectionDropped  2      503  hit   old   503   503  hit   copy  copy old   503      less less
 hang              TryTimedOut        2      503  hit   old   503   503  hit   copy  copy old   503      less less
 slow-drip         TryTimedOut        2      503  hit   old   503   503  hit   copy  copy old   503      less less
@@ -210,6 +210,9 @@ def _events(cell: Cell, outcome: str, tries: int) -> Iterator[str]:
     if TARGETS[cell.target].is_new:
         yield from REPORT_OF_OLD[cell.state]
     yield "upstream.request"
+    if cell.fault in RETRY_AFTER:  # longer than a call waits
+        yield "upstream.breaker.held"
+        yield "upstream.retry_refused"
     for _ in range(tries - 1):
         yield "upstream.retry"
         yield "upstream.request"

@@ -29,6 +29,7 @@ SETTINGS: Final = BreakerSettings(
     slow_rate=0.75,
     slow_call_s=SLOW_S,
     open_s=OPEN_S,
+    max_open_s=3_600.0,
     half_open_calls=2,
 )
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
@@ -289,10 +290,10 @@ def test_each_change_is_logged_and_reported_once(log_entries: list[EventDict]) -
         (errors.BodyTooLarge(1), False),
         (errors.BadRequestUrl(), False),
         *[
-            (unexpected_status(status, None), status in {408, 425, 429})
+            (unexpected_status(status), status in {408, 425, 429})
             for status in (204, 301, 304, 400, 401, 403, 404, 408, 410, 425, 429, 451)
         ],
-        *[(unexpected_status(status, None), True) for status in (500, 501, 503, 599)],
+        *[(unexpected_status(status), True) for status in (500, 501, 503, 599)],
     ],
     ids=lambda value: getattr(value, "error_type", ""),
 )

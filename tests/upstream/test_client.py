@@ -118,7 +118,7 @@ async def test_a_fault_becomes_one_of_our_errors(
 ) -> None:
     """Each fault has its class and its number of tries, and leaves nothing behind."""
     sandbox.sandbox.set_messages([message(1)])
-    sandbox.sandbox.faults = always(fault)
+    sandbox.sandbox.faults = always(fault, retry_after="0")
 
     error = await fail(upstream)
 

@@ -164,7 +164,9 @@ def test_the_jitter_is_full(patient: Settings, monkeypatch: pytest.MonkeyPatch) 
         ("Sun, 06 Nov 1994 08:49:31 GMT", 0.0),
         ("Mon, 06 Nov 2094 08:49:37 GMT", 8.0),
         ("-5", 1.0),
-        ("1.5", 1.0),
+        ("1.5", 1.5),
+        ("2, 3", 3.0),
+        ("2,", 1.0),
         ("soon", 1.0),
         ("", 1.0),
         (None, 1.0),
@@ -181,7 +183,9 @@ def test_retry_after_decides_the_wait(
     """Upstream's wish is heeded up to the limit; nonsense counts as no wish."""
     monkeypatch.setattr(CLOCK, SimpleNamespace(time=lambda: NOW_S))
     backoff = Backoff(patient.upstream, check_retry=allow)
-    backoff.failure = unexpected_status(503, retry_after)
+    backoff.failure = unexpected_status(503)
+    if retry_after is not None:
+        backoff.failure.retry_after_s = parse_retry_after(retry_after)
 
     assert backoff.get_timeout(1) == wait_s
 

@@ -196,15 +196,26 @@ async def test_undecoded_vin_expires(
 async def test_new_vin_is_unavailable_during_an_outage(
     serve: Serve, sandbox: RunningSandbox, received: VpicRequests
 ) -> None:
-    """503, with a time to come back after; nothing of it is remembered."""
-    sandbox.sandbox.faults = Faults(unavailable=1, retry_after="7")
+    """503, with the time that vPIC has named; until then vPIC is not asked."""
+    sandbox.sandbox.faults = Faults(unavailable=1, retry_after="3600")
+    one = await serve(vehicles={"attempts": 4})
+
+    answers = [await one.look_up(VIN), await one.look_up(vin(1))]
+
+    assert {each.problem for each in answers} == {(503, "vehicle_unavailable")}
+    assert {each.headers["Retry-After"] for each in answers} == {"3600"}
+    assert received.calls == 1
+
+
+@on_sqlite
+async def test_new_vin_is_looked_up_after_a_failure(
+    serve: Serve, sandbox: RunningSandbox, received: VpicRequests
+) -> None:
+    """A failure is not remembered."""
+    sandbox.sandbox.faults = always("server_error", times=1)
     one = await serve()
 
-    answer = await one.look_up(VIN)
-
-    assert answer.problem == (503, "vehicle_unavailable")
-    assert answer.headers["Retry-After"] == "7"
-    sandbox.sandbox.faults = Faults()
+    assert (await one.look_up(VIN)).problem == (503, "vehicle_unavailable")
     assert (await one.look_up(VIN)).body["cached_result"] is False
     assert received.calls == 2
 

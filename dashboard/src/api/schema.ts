@@ -585,6 +585,9 @@ export interface components {
             state: string;
             is_forced: boolean;
             until: string | null;
+            held_endpoints?: {
+                [key: string]: string;
+            };
         };
         /**
          * Circuits
