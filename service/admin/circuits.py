@@ -43,7 +43,7 @@ class UpstreamCircuit:
         breaker, now = self._guard.breaker, time.time()
         left_s = 0.0 if breaker.is_forced else breaker.refuses_for_s
         until = utc(now + left_s) if left_s else None
-        held = self._guard.held_endpoints()
+        held = self._guard.blocked_endpoints()
         endpoints = {name: utc(now + wait_s) for name, wait_s in held.items()}
         return CircuitState(
             breaker.state.value, breaker.is_forced, until, endpoints or UNSET

@@ -73,7 +73,7 @@ class CircuitState(Struct, frozen=True):
     """Set by an operator."""
     until: str | None
     """When an open circuit permits calls again, unless an operator keeps it open."""
-    held_endpoints: dict[str, str] | UnsetType = UNSET
+    blocked_endpoints: dict[str, str] | UnsetType = UNSET
     """Endpoints that a `Retry-After` has closed, and when they permit calls again."""
 
 

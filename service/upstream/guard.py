@@ -114,17 +114,17 @@ class UpstreamGuard:
         if self._shared is not None:
             self._shared.clear()
 
-    def held_endpoints(self) -> dict[str, float]:
+    def blocked_endpoints(self) -> dict[str, float]:
         """Return the endpoints that upstream has closed, and the seconds left."""
         held = {name: each.refuses_for_s for name, each in self._endpoints.items()}
         return {name: left_s for name, left_s in held.items() if left_s}
 
     def _circuits(self, endpoint: str) -> tuple[CircuitBreaker, ...]:
         """Return the circuits that a call of an endpoint must pass."""
-        held = self._held_by(endpoint)
+        held = self._circuit_of(endpoint)
         return (self.breaker,) if held is self.breaker else (self.breaker, held)
 
-    def _held_by(self, endpoint: str) -> CircuitBreaker:
+    def _circuit_of(self, endpoint: str) -> CircuitBreaker:
         """Return the circuit that a `Retry-After` of an endpoint opens."""
         if not self.profile.holds_endpoints:
             return self.breaker
@@ -163,7 +163,7 @@ class UpstreamGuard:
         if self.breaker.is_forced:
             return False
         if wait_s > self._max_wait_s:
-            return self._held_by(endpoint).hold(wait_s)
+            return self._circuit_of(endpoint).hold(wait_s)
         if wait_s:
             name, until_s = self._holder(endpoint), self._clock() + wait_s
             self._pauses[name] = max(until_s, self._pauses.get(name, 0.0))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Hashable, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Literal
@@ -166,7 +166,7 @@ class Lookups:
                 new = [vin for vin in vins if vin not in pending]
                 pending |= await self._begin_in_lane(new, client)
             with stage("upstream"):
-                await self._wait(list(pending.values()))
+                await self._wait(pending)
         except BaseException:
             client.stop_waiting()
             raise
@@ -187,17 +187,27 @@ class Lookups:
                     await asyncio.wait([pending[vin].read for vin in new])
         return pending
 
-    async def _wait(self, pending: Sequence[PendingVin]) -> None:
-        """Wait for all outcomes, or for a while if there is an expired entry."""
+    async def _wait(self, pending: Mapping[Vin, PendingVin]) -> None:
+        """Wait for all outcomes, or for a while if there is another answer."""
         # Futures, not tasks: a client that disconnects cancels only its own wait.
-        last_start = max(each.started for each in pending)
+        last_start = max(each.started for each in pending.values())
         left_s = last_start + self._stale_wait_s - time.monotonic()
-        finished = [each.finished for each in pending]
+        finished = [each.finished for each in pending.values()]
         await asyncio.wait(finished, timeout=max(0.0, left_s))
-        await asyncio.wait([each.read for each in pending])
-        new = [each.finished for each in pending if each.read.result() is None]
+        await asyncio.wait([each.read for each in pending.values()])
+        new = [
+            each.finished
+            for vin, each in pending.items()
+            if not self._has_other_answer(vin, each)
+        ]
         if new:
             await asyncio.wait(new)
+
+    def _has_other_answer(self, vin: Vin, pending: PendingVin) -> bool:
+        """Return whether a VIN can be answered before vPIC has answered."""
+        if pending.finished.done() or pending.read.result() is not None:
+            return True
+        return self._offline is not None and self._offline(vin) is not None
 
     def _begin(self, vins: Sequence[Vin], client: LookupClient) -> None:
         if not vins:

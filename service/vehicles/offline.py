@@ -1,7 +1,7 @@
 """Decoding without vPIC, by the copy of its database in `ultravin`.
 
 The copy is some months old and lacks newer vehicles. So it is used only while vPIC is
-unavailable, and its results are not stored. Decoding takes about 30 microseconds.
+unavailable or slow, and its results are not stored. Decoding takes about 30 µs.
 """
 
 from collections.abc import Callable, Mapping

@@ -280,9 +280,9 @@ async def test_a_wait_of_an_endpoint_is_shown_and_ended(
     assert await operator.code("/usage") == "messages_unavailable"
     circuit = (await operator.state())["circuits"]["copilot"]
     assert circuit["state"] == "closed"
-    assert circuit["held_endpoints"].keys() == {"/messages/current-period"}
+    assert circuit["blocked_endpoints"].keys() == {"/messages/current-period"}
 
     await operator.post("circuit/copilot", json={"state": "auto"})
 
     assert await operator.code("/usage") is None
-    assert "held_endpoints" not in (await operator.state())["circuits"]["copilot"]
+    assert "blocked_endpoints" not in (await operator.state())["circuits"]["copilot"]

@@ -288,12 +288,12 @@ async def test_an_endpoint_does_not_close_the_others(
             await client.fetch("/reports/2", template="/reports/{id}")
         await client.fetch("/messages")
         assert client.breaker.state is CircuitState.CLOSED
-        assert client.guard.held_endpoints() == {"/reports/{id}": 60.0}
+        assert client.guard.blocked_endpoints() == {"/reports/{id}": 60.0}
 
         upstream.recover()
         clock.pass_s(60.0)
         await client.fetch("/reports/2", template="/reports/{id}")
-        assert client.guard.held_endpoints() == {}
+        assert client.guard.blocked_endpoints() == {}
     assert upstream.calls == {"/reports/1": 1, "/messages": 1, "/reports/2": 1}
 
 

@@ -1,5 +1,6 @@
 """Offline decoding while vPIC is unavailable; its results are marked and not stored."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from structlog.typing import EventDict
 from service.sandbox.server import RunningSandbox
 from service.vehicles.store import NOT_STORED, VehicleStore
 from tests.conftest import always
+from tests.patience import GIVE_UP_S
 from tests.running import said_without
 from tests.vehicles.conftest import (
     KNOWN,
@@ -19,6 +21,7 @@ from tests.vehicles.conftest import (
     Added,
     Caller,
     Serve,
+    VpicBarrier,
     VpicRequests,
     fields_of,
     on_sqlite,
@@ -98,6 +101,72 @@ async def test_a_batch(caller: Caller, stored: VehicleStore, added: Added) -> No
         (result, reason): added("lookups", result=result, reason=reason)
         for result, reason in expected
     }
+
+
+# --- a slow vPIC --------------------------------------------------------------------
+
+
+@on_sqlite
+async def test_slow_vpic(
+    serve: Serve,
+    stored: VehicleStore,
+    *,
+    barrier: VpicBarrier,
+    received: VpicRequests,
+    added: Added,
+) -> None:
+    """After `stale_wait_s` the answer is offline; vPIC's is stored when it comes."""
+    one = await serve(vehicles={"offline": True, "stale_wait_s": 0.01})
+    barrier.close()
+    early = [await one.look_up(VIN) for _ in range(3)]
+    assert {each.status for each in early} == {200}
+    assert [each.body for each in early] == [OFFLINE] * 3
+    assert added("lookups", result="offline", reason="vpic") == 3
+    barrier.open()
+
+    async with asyncio.timeout(GIVE_UP_S):
+        while (await one.look_up(VIN)).body != DECODED | {"cached_result": True}:
+            pass
+    assert (await stored.find([VIN]))[VIN].entry is not None
+    assert received.calls == 1
+
+
+@on_sqlite
+async def test_slow_vpic_knows_more(
+    serve: Serve, stored: VehicleStore, barrier: VpicBarrier
+) -> None:
+    """A VIN that the copy does not know waits for vPIC, and others wait with it."""
+    await store_expired(stored, vin(1))
+    one = await serve(vehicles={"offline": True, "stale_wait_s": 0.0})
+    barrier.close()
+    asking = asyncio.create_task(one.look_up_all([VIN, UNKNOWN, vin(1)]))
+    alone = await one.look_up(VIN)
+    assert alone.body == OFFLINE
+    assert not asking.done()
+    barrier.open()
+
+    offline, unknown, stale = (await asking).body["results"]
+
+    assert (offline["make"], stale["make"]) == ("PETERBILT", "PETERBILT")
+    assert unknown["error"] == "vin_not_decoded"
+
+
+@on_sqlite
+async def test_a_client_that_got_an_offline_answer_wants_vpic_too(
+    serve: Serve, barrier: VpicBarrier, received: VpicRequests, stored: VehicleStore
+) -> None:
+    """A look-up that still waits for the rate limit is not dropped."""
+    pace = {"requests_per_s": 2.0, "concurrency": 1}
+    one = await serve(vehicles={"offline": True, "stale_wait_s": 0.0, **pace})
+    barrier.close()
+    for each in (VIN, vin(1)):
+        assert (await one.look_up(each)).body["source"] == "offline"
+    barrier.open()
+
+    async with asyncio.timeout(GIVE_UP_S):
+        while (await stored.find([vin(1)]))[vin(1)].entry is None:
+            pass
+    assert received.vins == {VIN: 1, vin(1): 1}
 
 
 # --- the extra ----------------------------------------------------------------------

@@ -585,7 +585,7 @@ export interface components {
             state: string;
             is_forced: boolean;
             until: string | null;
-            held_endpoints?: {
+            blocked_endpoints?: {
                 [key: string]: string;
             };
         };
