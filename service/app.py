@@ -63,6 +63,7 @@ from service.vehicles.readiness import check_vehicles
 from service.web import bodies, health, problems, static_pages, system
 from service.web.auth import AUTHENTICATOR, ApiKey, Authenticator, KeySource
 from service.web.cors import add_cors
+from service.web.key_rates import KeyRates
 from service.web.limits import LIMITS, Limits, add_rate_headers, limit_requests
 from service.web.links import PUBLIC_URL
 from service.web.openapi import add_documentation
@@ -184,7 +185,9 @@ async def _open_resources(
             )
             if settings.usage.source == "events":
                 source = EventMessages(collected.CollectedMessages(database))
-        app[AUTHENTICATOR] = Authenticator(settings, known_keys, app[LIMITS].clients)
+        await stack.enter_async_context(
+            _open_authenticator(app, settings, known_keys, store)
+        )
         # The first refresh waits for the upstream meanwhile.
         await stack.enter_async_context(in_background(asyncio.to_thread(text.prepare)))
         cache = SnapshotCache(settings, client, source, store=store)
@@ -245,6 +248,23 @@ async def _open_keys(
         yield opened
     finally:
         await opened.close()
+
+
+@asynccontextmanager
+async def _open_authenticator(
+    app: web.Application,
+    settings: Settings,
+    known_keys: KeySource,
+    store: RedisStore | None,
+) -> AsyncIterator[None]:
+    """Open what checks the keys of requests, and their rates."""
+    rates = KeyRates(settings.limits, store)
+    clients = app[LIMITS].clients
+    app[AUTHENTICATOR] = Authenticator(settings, known_keys, clients, rates)
+    try:
+        yield
+    finally:
+        await rates.close()
 
 
 @asynccontextmanager

@@ -17,7 +17,11 @@ Name = Annotated[
 ]
 Rate = Annotated[
     float,
-    Meta(gt=0, le=1_000_000, description="Maximum requests a second in each worker."),
+    Meta(
+        gt=0,
+        le=1_000_000,
+        description="Maximum requests a second; of all workers together with Redis.",
+    ),
 ]
 
 

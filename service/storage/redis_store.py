@@ -45,6 +45,11 @@ class RedisStore:
         metrics.redis_changed(is_available=True)
         self._redis = _connect(url)
 
+    @property
+    def is_away(self) -> bool:
+        """Return whether Redis was unavailable when it was last asked."""
+        return self._reconnecting is not None
+
     def key(self, *parts: object) -> str:
         """Return a key of this namespace."""
         return ":".join([self._namespace, *map(str, parts)])

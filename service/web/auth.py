@@ -4,6 +4,7 @@
 read. A handler finds the key of its request in `request[KEY]`.
 """
 
+import math
 from typing import Final, Protocol, cast
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from service.web import auth_metrics
 from service.web.client_identity import ClientIdentifier
 from service.web.credentials import PUBLIC_SCOPE, credential_of, public_key_of
 from service.web.cross_origin import is_cross_origin, is_permitted
+from service.web.key_rates import KeyRates
 from service.web.limits import RateLimited
 from service.web.problems import (
     CROSS_ORIGIN,
@@ -24,7 +26,6 @@ from service.web.problems import (
     RequestProblem,
 )
 from service.web.sessions import Session, Sessions
-from service.web.token_buckets import Rate, TokenBuckets
 
 CSRF_HEADER: Final = "X-CSRF-Token"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -71,7 +72,11 @@ class Authenticator:
     """Finds the API key of a request, and checks its scope and rate."""
 
     def __init__(
-        self, settings: Settings, keys: KeySource, clients: ClientIdentifier
+        self,
+        settings: Settings,
+        keys: KeySource,
+        clients: ClientIdentifier,
+        rates: KeyRates,
     ) -> None:
         self.sessions = Sessions(settings.auth)
         self.clients = clients
@@ -80,7 +85,7 @@ class Authenticator:
         self._may_peek = settings.events.key_ttl_s > 0
         self._origins = settings.events.cors_origins
         self._events_per_s = settings.events.key_rate_per_s
-        self._buckets = TokenBuckets(settings.limits)
+        self._rates = rates
 
     async def authorize(self, request: web.Request, scope: Scope | None) -> None:
         """Set `request[KEY]` to the key of the request, if the scope needs one.
@@ -98,13 +103,13 @@ class Authenticator:
             key = await self._required_key(
                 request, credential, scope, may_sign_in=bool(is_own)
             )
-            self._charge(key, scope)
+            await self._charge(key, scope)
             check_scope(key, scope)
             request[KEY] = key
             request[SCOPE] = scope
         # An endpoint that is open never waits for the keys.
         elif credential and (known := self._keys.peek(credential)):
-            self._charge(known, scope)
+            await self._charge(known, scope)
 
     async def authorize_again(self, key: ApiKey, scope: Scope) -> None:
         """Raise `RequestProblem` if a key has been revoked; raises `StorageError`."""
@@ -191,16 +196,17 @@ class Authenticator:
             detail = f"send the csrf_token of GET /session as {CSRF_HEADER}"
             raise refused(CSRF_TOKEN_MISSING, scope, detail)
 
-    def _charge(self, key: ApiKey, scope: Scope) -> None:
+    async def _charge(self, key: ApiKey, scope: Scope) -> None:
         per_s = key.rate_per_s
         if per_s is None:
             if not scope.startswith("events:"):
                 return
             per_s = self._events_per_s
-        # By digest, so that the key itself is not stored in memory.
-        quota = self._buckets.take(key.digest, Rate(per_s, max(1, round(per_s))))
-        if not quota.is_allowed:
-            raise RateLimited(quota.reset_s)
+        wait_s = self._rates.take_at_once(key.id, per_s)
+        if wait_s is None:
+            wait_s = await self._rates.take(key.id, per_s)
+        if wait_s:
+            raise RateLimited(math.ceil(wait_s))
 
 
 AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)

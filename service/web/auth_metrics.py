@@ -1,4 +1,4 @@
-"""Metrics of requests that are refused for want of a key, a scope or an origin."""
+"""Metrics of keys: refused requests, and the rates that processes share."""
 
 from typing import Final
 
@@ -11,6 +11,8 @@ NO_SCOPE: Final = "none"
 """`scope` of an endpoint that needs none."""
 REASONS: Final = ("unauthorized", "forbidden", "cross_origin", "csrf_token_missing")
 """Values of `reason`: the codes of the problems."""
+PORTIONS: Final = ("taken", "refused", "unavailable")
+"""Values of `result`."""
 
 
 class _AuthMetrics:
@@ -23,6 +25,14 @@ class _AuthMetrics:
             ("reason", "scope"),
             registry=registry,
         )
+        self.portions = Counter(
+            "copilot_usage_key_rate_portions",
+            "Portions of permits that processes asked Redis for, by result.",
+            ("result",),
+            registry=registry,
+        )
+        for result in PORTIONS:
+            self.portions.labels(result)
         # An increase from nothing to 1 would not be seen.
         for reason in REASONS:
             for scope in (*SCOPES, NO_SCOPE):
@@ -35,3 +45,8 @@ _metrics: Final = REGISTRY.declare(_AuthMetrics)
 def request_refused(reason: str, scope: Scope | None) -> None:
     """Count a refused request; `reason` is the code of its problem."""
     _metrics.current.refused.labels(reason, scope or NO_SCOPE).inc()
+
+
+def portion_taken(result: str) -> None:
+    """Count a portion of a key's permits that Redis was asked for."""
+    _metrics.current.portions.labels(result).inc()
