@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -80,6 +81,31 @@ async def test_the_service_behind_it(tmp_path: Path) -> None:
     assert statuses == [404, 404, 200, 401, 200, 429, 429]
 
 
+@pytest.mark.skipif(not NGINX, reason="needs nginx")
+async def test_its_logs_have_no_keys(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither for an answer, nor for a large body, nor without the service."""
+    port, service_port = unused_port(), unused_port()
+    with proxy(tmp_path, port, service_port):
+        trusted = ssl.create_default_context(cafile=str(tmp_path / "fullchain.pem"))
+        connector = aiohttp.TCPConnector(ssl=trusted)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            for path, size, status in (
+                ("/events", 2, 502),
+                ("/events/", 2, 502),
+                ("/events", 2 * 1024**2, 413),
+                ("/v1/track", 2, 502),
+                ("/api/v1/events", 2, 502),
+            ):
+                url = f"https://127.0.0.1:{port}{path}?key=cu_public"
+                async with session.post(url, data=BytesIO(b" " * size)) as answer:
+                    assert answer.status == status, path
+    log = (tmp_path / "copilot-usage.log").read_text(encoding="utf-8")
+    assert '"POST /events" 502 ' in log
+    assert "cu_public" not in log + "".join(capfd.readouterr())
+
+
 async def ask_proxy(url: str, folder: Path) -> list[int]:
     """Send requests through nginx, and return the status of each answer."""
     trusted = ssl.create_default_context(cafile=str(folder / "fullchain.pem"))
@@ -111,6 +137,7 @@ def proxy(folder: Path, port: int, service_port: int) -> Iterator[None]:
         "listen 443": f"listen 127.0.0.1:{port}",
         "127.0.0.1:8000": f"127.0.0.1:{service_port}",
         "/etc/ssl/usage.example.com": str(folder),
+        "/var/log/nginx": str(folder),
     }.items():
         assert old in site
         site = site.replace(old, new)
