@@ -11,7 +11,9 @@ import pytest
 from aiohttp import ClientSession, hdrs
 
 from service.app import create_app
+from service.keys.store import add_key
 from service.settings import SCOPES, Settings, load
+from service.storage.database import Database
 from service.web import docs
 from service.web.auth import IMPLIED
 from service.web.routes import Endpoint
@@ -70,9 +72,11 @@ def requests() -> Iterator[tuple[str, str, str]]:
 
 
 def test_the_table_has_every_endpoint_with_its_scope() -> None:
-    """The documentation lists each declared operation, and no other."""
+    """It lists each declared operation, a final slash aside, and no other."""
     rows = ROW.findall(PAGE.read_text(encoding="utf-8"))
     declared = {str(each): each.endpoint.scope or "" for each in operations()}
+    for name in [each for each in declared if each + "/" in declared]:
+        assert declared.pop(name + "/") == declared[name]
     assert dict(rows) == declared
     assert len(rows) == len(declared)
 
@@ -283,3 +287,26 @@ def openapi(settings: Settings) -> dict[str, Any]:
         create_app(settings)[docs.DOCUMENTATION].render().document
     )
     return document
+
+
+@on_sqlite
+async def test_a_key_that_may_only_read_repairs_nothing(
+    serve: Serve, make_key: MakeKey, database: Database
+) -> None:
+    """Neither its own failed events nor, with `events:read-all`, those of others."""
+    sender = with_key(await make_key(["events:write", "events:read"]))
+    readers = [
+        await add_key(database, name, ["events:read", "events:read-all"])
+        for name in ("shop", "audit")
+    ]
+    async with serve() as service:
+        async with service.post("/events", json={}, headers=sender) as answer:
+            assert (await answer.json())["failed"] == 1
+        async with service.get("/events/failed", headers=sender) as answer:
+            (failed,) = (await answer.json())["failed"]
+        for key in readers:
+            path = f"/events/failed/{failed['id']}/replay?application=shop"
+            async with service.post(path, headers=with_key(key)) as answer:
+                assert answer.status == 403
+        async with service.get("/events/failed", headers=sender) as answer:
+            assert (await answer.json())["failed"] == [failed]
