@@ -11,7 +11,7 @@ from msgspec import Meta
 from sqlalchemy import Column, Select, Table, func, select, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
-from service.events.tables import events, failed_events
+from service.events.tables import events
 
 MAX_SESSION_EVENTS: Final = 10_000
 """Events of a session in one answer; `GET /events` lists the others."""
@@ -22,14 +22,7 @@ _EVENT_COLUMNS: Final = [
     *(events.c.sent_at, events.c.sent_timestamp, events.c.context),
     events.c.data.label("content"),
 ]
-_FAILED_COLUMNS: Final = [
-    *(failed_events.c.id, failed_events.c.errors, failed_events.c.received_at),
-    *(failed_events.c.application, failed_events.c.at),
-    *(failed_events.c.format, failed_events.c.skew),
-    failed_events.c.event.label("content"),
-]
 _EVENT_ORDER: Final = (events.c.at, events.c.received_at, events.c.id)
-_FAILED_ORDER: Final = (failed_events.c.received_at, failed_events.c.id)
 
 Storable = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 """Text without NUL: PostgreSQL cannot store NUL in text."""
@@ -52,7 +45,7 @@ class FailedCursor(NamedTuple):
 
 
 ListCursor = EventCursor | FailedCursor
-CountedBy = Literal["category", "name", "hour", "error"]
+CountedBy = Literal["category", "name", "hour"]
 
 
 class EventFilter(NamedTuple):
@@ -79,24 +72,7 @@ def select_events(
             cursor = None
     query = select(*_EVENT_COLUMNS).where(*conditions(events, event_filter))
     # The additional row shows that another page follows.
-    return _after(cursor, query, _EVENT_ORDER).limit(limit + 1)
-
-
-def select_failed_events(
-    event_filter: EventFilter, limit: int, cursor: FailedCursor | None = None
-) -> Select[Any]:
-    """Select a page of failed events, and one row more if another page follows."""
-    query = select(*_FAILED_COLUMNS).where(*conditions(failed_events, event_filter))
-    return _after(cursor, query, _FAILED_ORDER).limit(limit + 1)
-
-
-def select_failed_event(application: str, failed_id: str) -> Select[Any]:
-    """Select the text of one failed event, and how it arrived."""
-    columns = failed_events.c.event, failed_events.c.format, failed_events.c.skew
-    return select(*columns).where(
-        failed_events.c.id == failed_id,
-        failed_events.c.application == application,
-    )
+    return after(cursor, query, _EVENT_ORDER).limit(limit + 1)
 
 
 def select_session(application: str, session_id: str) -> Select[Any]:
@@ -113,12 +89,10 @@ def select_session(application: str, session_id: str) -> Select[Any]:
         last.limit(1).scalar_subquery().label("last"),
         number.scalar_subquery().label("number_of_events"),
     )
-    return _after(None, query.where(*in_session), _EVENT_ORDER).limit(
-        MAX_SESSION_EVENTS
-    )
+    return after(None, query.where(*in_session), _EVENT_ORDER).limit(MAX_SESSION_EVENTS)
 
 
-def _after(
+def after(
     cursor: ListCursor | None, query: Select[Any], order: Sequence[Column[Any]]
 ) -> Select[Any]:
     """Return the query in this order, from after the cursor on."""
@@ -129,7 +103,7 @@ def _after(
 
 
 def conditions(table: Table, event_filter: EventFilter) -> list[ColumnElement[bool]]:
-    """Return the conditions on events or failed events; times are their timestamps."""
+    """Return the conditions on events; times are their timestamps."""
     found = [table.c.application == event_filter.application]
     found += [
         table.c[name] == value
