@@ -25,10 +25,11 @@ from service.admin.ports import separate_ports
 from service.admin.siblings import FOLDER, SIBLINGS, Siblings, open_siblings
 from service.admin.worker import Parts, Worker
 from service.events import collected_messages as collected
-from service.events import failed_handlers
 from service.events import handlers as events
 from service.events import problems as events_problems
 from service.events.collector import open_collector
+from service.events.feed_handlers import FOLLOWER
+from service.events.follow import open_follower
 from service.keys import handlers as keys
 from service.keys import problems as keys_problems
 from service.keys.cached_keys import ApiKeys, FixedKeys
@@ -141,7 +142,6 @@ def _optional(settings: Settings) -> Iterator[ModuleType]:
     """Yield the domains that are enabled by settings."""
     if settings.events.enabled:
         yield events
-        yield failed_handlers
     if settings.vehicles.enabled:
         yield vehicles
     if settings.needs_storage:
@@ -282,6 +282,10 @@ async def _open_stored_domains(
             app[events.COLLECTOR] = collector = await stack.enter_async_context(
                 open_collector(settings, database)
             )
+            app[FOLLOWER] = follower = await stack.enter_async_context(
+                open_follower(database)
+            )
+            app[health.TRAFFIC].on_stop.append(follower.waits.end)
             app[health.TRAFFIC].checks.append(collector.check_writer)
             app[health.TRAFFIC].domains["events"] = collector.check_ready
         if settings.vehicles.enabled:

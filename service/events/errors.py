@@ -5,10 +5,11 @@ EventsError
 │   ├── NotJson           the body is not JSON, or not of its media type.
 │   └── TooManyEvents     the body has more events than a request may have.
 ├── BacklogFull           too many events wait to be written.
+├── WaitsFull             too many requests wait for events.
+├── CursorAhead           the cursor is after the last event.
 ├── SessionNotFound       no event of the session is stored.
 ├── FailedEventNotFound   no failed event has this id.
-├── ReplayRefused         the replayed event is still invalid.
-└── SchemasRefused        one of the schemas is invalid.
+└── ReplayRefused         the replayed event is still invalid.
 """
 
 
@@ -34,6 +35,16 @@ class BacklogFull(EventsError):
     retry_after_s = 1.0
 
 
+class WaitsFull(EventsError):
+    """The requests that wait for events have reached their maximum number."""
+
+    retry_after_s = 1.0
+
+
+class CursorAhead(EventsError):
+    """The cursor is after the last event, as after the restore of a backup."""
+
+
 class SessionNotFound(EventsError):
     """The application has no event of this session."""
 
@@ -44,7 +55,3 @@ class FailedEventNotFound(EventsError):
 
 class ReplayRefused(EventsError):
     """The replayed event is still invalid, or its id belongs to another event."""
-
-
-class SchemasRefused(EventsError):
-    """A schema is invalid, so all stay as they were; the text names its file."""

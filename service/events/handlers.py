@@ -1,4 +1,4 @@
-"""Endpoints of events: send and query."""
+"""Endpoints of events: send, query, and replay failed events."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,17 +11,26 @@ from aiohttp import web
 from service.events import problems
 from service.events.clock_skew import Clocks
 from service.events.collector import Collector
-from service.events.failed_statements import FailedFilter
+from service.events.feed_handlers import FORMATS, answer_feed, media_type_for
+from service.events.feed_statements import START, Place
+from service.events.follow import JSON
+from service.events.follow import Request as FeedRequest
 from service.events.model import (
+    ApplicationList,
     Envelope,
     EventList,
+    EventResult,
+    FailedList,
     Receipt,
     Session,
     Stats,
 )
 from service.events.parsing import LINE_TYPES
+from service.events.queries import EventQueries
 from service.events.query_parameters import (
+    ALL,
     ApplicationParameters,
+    EventListParameters,
     FilterParameters,
     ListParameters,
     StatsParameters,
@@ -29,6 +38,7 @@ from service.events.query_parameters import (
 from service.events.statements import (
     EventCursor,
     EventFilter,
+    FailedCursor,
     ListCursor,
 )
 from service.observability.stages import stage
@@ -39,11 +49,12 @@ from service.web.http_cache.conditional import check_if_match
 from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.limits import Limits
 from service.web.links import next_link
-from service.web.parameters import parse_cursor
+from service.web.parameters import InvalidParameter, parse_cursor
 from service.web.problems import NOT_JSON, STORAGE_UNAVAILABLE
 from service.web.routes import (
     NO_STORE,
     Endpoints,
+    NoParameters,
     PublicKeyParameters,
     RequestBody,
     json_answer,
@@ -134,21 +145,98 @@ async def send_events(
 @endpoints.get(
     "/events",
     "/events/",
-    parameters=ListParameters,
+    parameters=EventListParameters,
     answer=EventList,
+    media_types=tuple(FORMATS),
+    headers=LINK_HEADER,
+    scope="events:read",
+    problems=(*QUERY_PROBLEMS, problems.WAITS_FULL, problems.CURSOR_AHEAD),
+)
+async def list_events(
+    request: web.Request, parameters: EventListParameters
+) -> web.StreamResponse:
+    """List the events of your application, by timestamp and then arrival.
+
+    With `order=arrival`, follow the feed of events: its next page has those that arrive
+    later. NDJSON and Parquet are for the feed only.
+    """
+    key = request[KEY]
+    requested = parameters.application
+    application = application_for(key, requested)
+    is_all = requested == ALL and ALL != key.application
+    event_filter = parameters.filter(None if is_all else application)
+    if parameters.order == "arrival":
+        media_type = FORMATS[media_type_for(request)]
+        limit = parameters.page_limit(is_streamed=media_type != JSON)
+        after = parse_cursor(parameters.cursor, Place) or START
+        wanted = FeedRequest(after, event_filter, limit, media_type)
+        lane = request.app[QUERIES].enter(request, key.application)
+        return await answer_feed(request, wanted, parameters.wait_s, lane)
+    if parameters.wait_s:
+        raise InvalidParameter("wait_s", "expected order=arrival with it")
+    cursor = parse_cursor(parameters.cursor, EventCursor)
+    limit = parameters.page_limit(is_streamed=False)
+    async with _queries(request, key) as queries:
+        page = await queries.events(event_filter, limit, cursor)
+    return _answer(EventList(page.items), _link(request, page.next))
+
+
+@endpoints.get(
+    "/applications",
+    parameters=NoParameters,
+    answer=ApplicationList,
+    scope="events:read-all",
+    problems=QUERY_PROBLEMS,
+)
+async def list_applications(
+    request: web.Request, _parameters: NoParameters
+) -> web.StreamResponse:
+    """List the applications that have events, failed ones too, by name."""
+    async with _queries(request, request[KEY]) as queries:
+        names = await queries.applications()
+    return _answer(ApplicationList(names))
+
+
+@endpoints.get(
+    "/events/failed",
+    parameters=ListParameters,
+    answer=FailedList,
     headers=LINK_HEADER,
     scope="events:read",
     problems=QUERY_PROBLEMS,
 )
-async def list_events(
+async def list_failed_events(
     request: web.Request, parameters: ListParameters
 ) -> web.StreamResponse:
-    """List the events of your application, by timestamp and then arrival."""
+    """List failed events, as they were sent, by arrival."""
     key, event_filter = _authorized_filter(request, parameters)
-    cursor = parse_cursor(parameters.cursor, EventCursor)
-    async with enter_queries(request, key) as collector:
-        page = await collector.queries.events(event_filter, parameters.limit, cursor)
-    return uncached(EventList(page.items), link_to(request, page.next))
+    cursor = parse_cursor(parameters.cursor, FailedCursor)
+    async with _queries(request, key) as queries:
+        page = await queries.failed(event_filter, parameters.limit, cursor)
+    return _answer(FailedList(page.items), _link(request, page.next))
+
+
+@endpoints.post(
+    "/events/failed/{id}/replay",
+    parameters=ApplicationParameters,
+    answer=EventResult,
+    scope="events:manage",
+    problems=(
+        STORAGE_UNAVAILABLE,
+        problems.FAILED_EVENT_NOT_FOUND,
+        problems.REPLAY_REFUSED,
+    ),
+)
+async def replay_failed_event(
+    request: web.Request, parameters: ApplicationParameters
+) -> web.StreamResponse:
+    """Validate a failed event again, and accept it if it is valid now."""
+    application = application_for(request[KEY], parameters.application)
+    check_if_match(request, None)
+    collector = request.app[COLLECTOR]
+    with stage("storage"):
+        result = await collector.replay(application, request.match_info["id"])
+    return _answer(result)
 
 
 @endpoints.get(
@@ -161,26 +249,11 @@ async def list_events(
 async def count_events(
     request: web.Request, parameters: StatsParameters
 ) -> web.StreamResponse:
-    """Count events by category, name or hour; failed events by error.
-
-    Categories and names are the most frequent ones; `other` has the rest. Hours may be
-    those of 400 days. Failed events are selected by their arrival.
-    """
+    """Count events by category, name or hour; failed events by error."""
     key, event_filter = _authorized_filter(request, parameters)
-    async with enter_queries(request, key) as collector:
-        match parameters.by:
-            case "error":
-                wanted = FailedFilter(**event_filter._asdict())
-                stats = await collector.queries.count_codes(wanted, parameters.limit)
-            case "hour":
-                stats = await collector.queries.count_hours(
-                    event_filter, zeros=parameters.zeros
-                )
-            case by:
-                stats = await collector.queries.count(
-                    by, event_filter, parameters.limit
-                )
-    return uncached(stats)
+    async with _queries(request, key) as queries:
+        counts = await queries.count(parameters.by, event_filter)
+    return _answer(Stats(parameters.by, counts))
 
 
 @endpoints.get(
@@ -200,9 +273,9 @@ async def read_session(
     key = request[KEY]
     application = application_for(key, parameters.application)
     session_id = request.match_info["session_id"]
-    async with enter_queries(request, key) as collector:
-        session = await collector.queries.session(application, session_id)
-    return uncached(session)
+    async with _queries(request, key) as queries:
+        session = await queries.session(application, session_id)
+    return _answer(session)
 
 
 def open_lane(limits: Limits, settings: Settings) -> Lane:
@@ -224,21 +297,19 @@ def _authorized_filter(
 
 
 @asynccontextmanager
-async def enter_queries(request: web.Request, key: ApiKey) -> AsyncIterator[Collector]:
+async def _queries(request: web.Request, key: ApiKey) -> AsyncIterator[EventQueries]:
     """Enter the lane of queries, in which the applications of keys take turns."""
     async with request.app[QUERIES].enter(request, key.application):
         with stage("storage"):
-            yield request.app[COLLECTOR]
+            yield request.app[COLLECTOR].queries
 
 
-def link_to(request: web.Request, cursor: ListCursor | None) -> dict[str, str]:
-    """Return the header that leads to the next page, if there is one."""
+def _link(request: web.Request, cursor: ListCursor | None) -> dict[str, str]:
     return {} if cursor is None else next_link(request, cursor)
 
 
-def uncached(
+def _answer(
     value: object, headers: Mapping[str, str] = MappingProxyType({})
 ) -> web.Response:
-    """Return a JSON answer that no cache may store."""
     # A shared cache does not know that `X-API-Key` is a credential.
     return json_answer(value, {**NO_STORE, **headers})

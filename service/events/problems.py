@@ -27,6 +27,14 @@ QUERY_TIMEOUT: Final = ProblemKind(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The query takes too long",
 )
+WAITS_FULL: Final = ProblemKind(
+    "event_waits_full",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Too many requests wait for events",
+)
+CURSOR_AHEAD: Final = ProblemKind(
+    "cursor_ahead", HTTPStatus.GONE, "The cursor is after the last event"
+)
 SESSION_NOT_FOUND: Final = ProblemKind(
     "session_not_found", HTTPStatus.NOT_FOUND, "The session has no events"
 )
@@ -41,6 +49,8 @@ KINDS: Final[Kinds] = {
     errors.NotJson: NOT_JSON,
     errors.TooManyEvents: TOO_MANY_EVENTS,
     errors.BacklogFull: BACKLOG_FULL,
+    errors.WaitsFull: WAITS_FULL,
+    errors.CursorAhead: CURSOR_AHEAD,
     errors.SessionNotFound: SESSION_NOT_FOUND,
     errors.FailedEventNotFound: FAILED_EVENT_NOT_FOUND,
     errors.ReplayRefused: REPLAY_REFUSED,

@@ -1,10 +1,9 @@
 """Types of events: a JSON Schema (2020-12) for each category and name.
 
 The file `<folder>/<category>/<name>.json` describes the `data` of the type's events.
-All schemas are checked when the service starts, and when they are read again.
+All schemas are checked when the service starts.
 """
 
-import hashlib
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from service.events.model import MAX_ERRORS, EventError
-from service.settings import EventsSettings, SettingsError, config_folder
+from service.settings import EventsSettings, SettingsError
 
 if TYPE_CHECKING:
     import jsonschema_rs
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-REVISION_BYTES: Final = 8
 MAX_MESSAGE_CHARS: Final = 300
 MAX_PATH_CHARS: Final = 200
 
@@ -33,10 +31,7 @@ class EventTypes:
         validators: "dict[TypeName, jsonschema_rs.Validator]",
         *,
         refuses_unknown: bool,
-        revision: str = "",
     ) -> None:
-        self.revision = revision
-        """A digest of all schemas."""
         self._validators = validators
         self._refuses_unknown = refuses_unknown
 
@@ -64,45 +59,28 @@ class EventTypes:
         return EventError("unknown_type", "/name", message)
 
 
-def types_folder(settings: EventsSettings) -> Path:
-    """Return the folder of the schemas."""
-    if settings.types_folder:
-        return Path(settings.types_folder)
-    return config_folder() / "event_types"
-
-
 def load_types(settings: EventsSettings, folder: Path) -> EventTypes:
     """Load and check every schema; raises `SettingsError` for the first invalid one."""
     if not folder.is_dir():
         raise SettingsError(f"events.types_folder: {folder}: there is no such folder")
-    revision = hashlib.blake2b(digest_size=REVISION_BYTES)
-    validators = {}
-    for file in sorted(folder.glob("*/*.json")):
-        name = file.parent.name, file.stem
-        validators[name], source = _read(file)
-        revision.update(msgspec.json.encode([*name, source]))
-    return EventTypes(
-        validators,
-        refuses_unknown=settings.unknown_types == "fail",
-        revision=revision.hexdigest(),
-    )
+    files = sorted(folder.glob("*/*.json"))
+    validators = {(file.parent.name, file.stem): _validator(file) for file in files}
+    return EventTypes(validators, refuses_unknown=settings.unknown_types == "fail")
 
 
-def _read(file: Path) -> "tuple[jsonschema_rs.Validator, bytes]":
+def _validator(file: Path) -> "jsonschema_rs.Validator":
     import jsonschema_rs
 
     try:
-        source = file.read_bytes()
-        schema = msgspec.json.decode(source)
+        schema = msgspec.json.decode(file.read_bytes())
         if isinstance(schema, dict) and schema.get("$schema", DIALECT) != DIALECT:
             raise ValueError(f"$schema: expected {DIALECT}")
         jsonschema_rs.meta.validate(schema)
         # By default `format` is only an annotation in this dialect.
-        validator = jsonschema_rs.Draft202012Validator(
+        return jsonschema_rs.Draft202012Validator(
             schema, validate_formats=True, retriever=_refuse_reference
         )
-        return validator, source
-    except (OSError, msgspec.DecodeError, RecursionError, ValueError) as error:
+    except (OSError, msgspec.DecodeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"events.types_folder: {file}: {reason}") from error
 

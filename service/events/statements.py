@@ -8,21 +8,39 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from msgspec import Meta
-from sqlalchemy import Column, Select, Table, func, select, tuple_
+from sqlalchemy import (
+    Column,
+    FromClause,
+    Select,
+    Table,
+    func,
+    select,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
-from service.events.tables import events
+from service.events.tables import events, failed_events
 
+MAX_COMPOUND: Final = 400
+"""Selects in one statement; SQLite permits 500."""
 MAX_SESSION_EVENTS: Final = 10_000
 """Events of a session in one answer; `GET /events` lists the others."""
 
-_EVENT_COLUMNS: Final = [
+EVENT_COLUMNS: Final = [
     *(events.c.id, events.c.session_id, events.c.category, events.c.name),
     *(events.c.timestamp, events.c.received_at, events.c.application, events.c.at),
     *(events.c.sent_at, events.c.sent_timestamp, events.c.context),
     events.c.data.label("content"),
 ]
+_FAILED_COLUMNS: Final = [
+    *(failed_events.c.id, failed_events.c.errors, failed_events.c.received_at),
+    *(failed_events.c.application, failed_events.c.at),
+    *(failed_events.c.format, failed_events.c.skew),
+    failed_events.c.event.label("content"),
+]
 _EVENT_ORDER: Final = (events.c.at, events.c.received_at, events.c.id)
+_FAILED_ORDER: Final = (failed_events.c.received_at, failed_events.c.id)
 
 Storable = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 """Text without NUL: PostgreSQL cannot store NUL in text."""
@@ -45,13 +63,14 @@ class FailedCursor(NamedTuple):
 
 
 ListCursor = EventCursor | FailedCursor
-CountedBy = Literal["category", "name", "hour"]
+CountedBy = Literal["category", "name", "hour", "error"]
 
 
 class EventFilter(NamedTuple):
     """The conditions of a query; instants in microseconds, `until` exclusive."""
 
-    application: str
+    application: str | None
+    """None for all applications."""
     session_id: str | None = None
     category: str | None = None
     name: str | None = None
@@ -70,9 +89,60 @@ def select_events(
             event_filter = event_filter._replace(since=None)
         else:
             cursor = None
-    query = select(*_EVENT_COLUMNS).where(*conditions(events, event_filter))
+    query = select(*EVENT_COLUMNS).where(*conditions(events, event_filter))
     # The additional row shows that another page follows.
-    return after(cursor, query, _EVENT_ORDER).limit(limit + 1)
+    return _after(cursor, query, _EVENT_ORDER).limit(limit + 1)
+
+
+def select_events_of_all(
+    event_filter: EventFilter,
+    applications: Sequence[str],
+    limit: int,
+    cursor: EventCursor | None = None,
+) -> Select[Any]:
+    """Select a page of all applications: of each one a page, and the first of these."""
+    if not 0 < len(applications) <= MAX_COMPOUND:
+        return select_events(event_filter, limit, cursor)
+    pages = [
+        select(
+            select_events(
+                event_filter._replace(application=each), limit, cursor
+            ).subquery()
+        )
+        for each in applications
+    ]
+    found = union_all(*pages).subquery()
+    order = [found.c[column.name] for column in _EVENT_ORDER]
+    return select(found).order_by(*order).limit(limit + 1)
+
+
+def select_applications(table: Table) -> Select[Any]:
+    """Select the names of the applications in a table, with one step for each name."""
+    first = select(func.min(table.c.application).label("name")).cte(recursive=True)
+    following = select(func.min(table.c.application)).where(
+        table.c.application > first.c.name
+    )
+    every = first.union_all(
+        select(following.scalar_subquery()).where(first.c.name.is_not(None))
+    )
+    return select(every.c.name).where(every.c.name.is_not(None))
+
+
+def select_failed_events(
+    event_filter: EventFilter, limit: int, cursor: FailedCursor | None = None
+) -> Select[Any]:
+    """Select a page of failed events, and one row more if another page follows."""
+    query = select(*_FAILED_COLUMNS).where(*conditions(failed_events, event_filter))
+    return _after(cursor, query, _FAILED_ORDER).limit(limit + 1)
+
+
+def select_failed_event(application: str, failed_id: str) -> Select[Any]:
+    """Select the text of one failed event, and how it arrived."""
+    columns = failed_events.c.event, failed_events.c.format, failed_events.c.skew
+    return select(*columns).where(
+        failed_events.c.id == failed_id,
+        failed_events.c.application == application,
+    )
 
 
 def select_session(application: str, session_id: str) -> Select[Any]:
@@ -85,14 +155,16 @@ def select_session(application: str, session_id: str) -> Select[Any]:
     last = select(events.c.timestamp).where(*in_session).order_by(*latest_first)
     number = select(func.count()).select_from(events).where(*in_session)
     query = select(
-        *_EVENT_COLUMNS,
+        *EVENT_COLUMNS,
         last.limit(1).scalar_subquery().label("last"),
         number.scalar_subquery().label("number_of_events"),
     )
-    return after(None, query.where(*in_session), _EVENT_ORDER).limit(MAX_SESSION_EVENTS)
+    return _after(None, query.where(*in_session), _EVENT_ORDER).limit(
+        MAX_SESSION_EVENTS
+    )
 
 
-def after(
+def _after(
     cursor: ListCursor | None, query: Select[Any], order: Sequence[Column[Any]]
 ) -> Select[Any]:
     """Return the query in this order, from after the cursor on."""
@@ -102,12 +174,13 @@ def after(
     return query.order_by(*order)
 
 
-def conditions(table: Table, event_filter: EventFilter) -> list[ColumnElement[bool]]:
-    """Return the conditions on events; times are their timestamps."""
-    found = [table.c.application == event_filter.application]
-    found += [
+def conditions(
+    table: FromClause, event_filter: EventFilter
+) -> list[ColumnElement[bool]]:
+    """Return the conditions on events or failed events; times are their timestamps."""
+    found = [
         table.c[name] == value
-        for name in ("session_id", "category", "name")
+        for name in ("application", "session_id", "category", "name")
         if (value := getattr(event_filter, name)) is not None
     ]
     if event_filter.since is not None:

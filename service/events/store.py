@@ -12,8 +12,10 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from msgspec.structs import astuple
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.events.errors import FailedEventNotFound, ReplayRefused
 from service.events.model import Event, EventFailure, encode_errors
 from service.events.stored_digests import StoredDigests, find_digests
 from service.events.tables import events, failed_events
@@ -85,8 +87,8 @@ class EventStore:
                 async with self._database.writing(Use.EVENTS) as connection:
                     known = None
                     if attempt:
-                        known = await digests_of(connection, received)
-                    return await insert_received(connection, received, known)
+                        known = await _digests(connection, received)
+                    return await _insert(connection, received, known)
             except Collided:
                 continue
             except ConnectionLost:
@@ -97,7 +99,7 @@ class EventStore:
 
     async def _store_at_once(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
         """Store a group in SQLite as if none of its events were stored."""
-        stored = compare(received, None)
+        stored = _compare(received, None)
         work = partial(
             _insert_into_sqlite,
             new_rows=list(_new_rows(received, stored)),
@@ -106,8 +108,34 @@ class EventStore:
         await self._database.write_in_thread(Use.EVENTS, work)
         return stored
 
+    async def replay(self, failed_id: str, received: ReceivedEvent) -> Stored:
+        """Store a failed event that is valid now, and delete the failed event.
 
-async def digests_of(
+        Raises `FailedEventNotFound`, also if another request replays it first. Raises
+        `ReplayRefused` if another event has its id, and `StorageError`.
+        """
+        for _ in range(MAX_COLLISIONS):
+            try:
+                async with self._database.writing() as connection:
+                    await _delete(connection, failed_id)
+                    known = await _digests(connection, [received])
+                    (stored,) = await _insert(connection, [received], known)
+                    if stored.conflict is not None:
+                        raise ReplayRefused("another event has this id")
+                    return stored
+            except Collided:
+                continue
+        raise StorageUnavailable("other processes store the same event all the time")
+
+
+async def _delete(connection: AsyncConnection, failed_id: str) -> None:
+    # It comes first: its row count decides which of two requests replays.
+    statement = delete(failed_events).where(failed_events.c.id == failed_id)
+    if not (await connection.execute(statement)).rowcount:
+        raise FailedEventNotFound(f"no failed event {failed_id!r}")
+
+
+async def _digests(
     connection: AsyncConnection, received: Iterable[ReceivedEvent]
 ) -> StoredDigests:
     """Return the digests of the events that are stored already."""
@@ -116,12 +144,12 @@ async def digests_of(
     return await find_digests(connection, wanted)
 
 
-async def insert_received(
+async def _insert(
     connection: AsyncConnection,
     received: Sequence[ReceivedEvent],
     known: StoredDigests | None,
 ) -> list[Stored]:
-    stored = compare(received, known)
+    stored = _compare(received, known)
     # Two processes with the same events insert them in this order, and so cannot
     # deadlock. Rows in the order of time also cost the indexes least.
     new_rows = sorted(_new_rows(received, stored), key=_by_sent_time)
@@ -176,7 +204,7 @@ def _insert_failures(dialect: str) -> Any:
     return insert_by(dialect, failed_events).on_conflict_do_nothing()
 
 
-def compare(
+def _compare(
     received: Iterable[ReceivedEvent], known: StoredDigests | None
 ) -> list[Stored]:
     """Compare events with the stored ones and with the events before them."""
@@ -224,6 +252,4 @@ def _failed_row(failure: EventFailure, received_at: int) -> tuple[Any, ...]:
         received_at,
         failure.origin.format,
         failure.origin.skew_us or None,
-        failure.event_id,
-        failure.digest,
     )

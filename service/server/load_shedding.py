@@ -19,6 +19,8 @@ from service.web.request_context import REQUEST_ID_HEADER, new_request_id
 
 GET: Final = b"GET "
 HTTP_1_1: Final = b" HTTP/1.1\r\n"
+LONG_POLL: Final = (b"GET /events?", b"wait_s=")
+"""The begin of a request that waits for events, and a part of its query."""
 EXEMPT: Final = (b"GET /health/", b"GET /metrics", b"GET /admin/")
 CLOSE: Final = b"onnection: close"
 MIN_WAITING: Final = 32
@@ -144,4 +146,11 @@ def _is_sheddable(data: bytes) -> bool:
         and not data.startswith(EXEMPT)
         and HTTP_1_1 in data
         and data.find(b"\r\n\r\n") == len(data) - 4
+        and not _is_long_poll(data)
     )
+
+
+def _is_long_poll(data: bytes) -> bool:
+    """Return whether a request waits for events, which has a bound of its own."""
+    begin, parameter = LONG_POLL
+    return data.startswith(begin) and parameter in data.partition(HTTP_1_1)[0]

@@ -138,6 +138,9 @@ class ServiceRunner(web.AppRunner):
     async def _drain(self) -> None:
         for each in self._servers():
             each.drain()
+        if TRAFFIC in self.app:
+            for end_waits in self.app[TRAFFIC].on_stop:
+                end_waits()
         # A second clean-up, after a cancelled one, must not wait again.
         wait_s, self._drain_s = self._drain_s, 0.0
         await self._ending.sleep_unless_stopping(wait_s)

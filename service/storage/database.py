@@ -113,12 +113,7 @@ class Database:
     @property
     def is_sqlite(self) -> bool:
         """True for SQLite, False for PostgreSQL."""
-        return self.dialect == SQLITE
-
-    @property
-    def dialect(self) -> str:
-        """The name of the SQL dialect: `sqlite` or `postgresql`."""
-        return self._url.get_backend_name()
+        return self._url.get_backend_name() == SQLITE
 
     @property
     def breaker(self) -> StorageBreaker:

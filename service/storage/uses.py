@@ -19,6 +19,8 @@ class Use(StrEnum):
     """Writes of events, one group at a time."""
     EVENT_QUERIES = "event_queries"
     """Queries on events, in a lane."""
+    FEED = "feed"
+    """Queries on events by their consumers."""
     USAGE = "usage"
     """Reads of the messages of a period, by a refresh."""
     VEHICLES = "vehicles"
@@ -62,6 +64,7 @@ def connections_of(settings: StorageSettings, limits: UseLimits) -> Mapping[Use,
         Use.KEYS: 1,
         Use.EVENTS: 1,
         Use.EVENT_QUERIES: limits.event_queries,
+        Use.FEED: limits.event_queries,
         Use.USAGE: USAGE_CONNECTIONS,
         Use.VEHICLES: settings.connections,
         Use.RETENTION: 1,

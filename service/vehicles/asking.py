@@ -12,6 +12,7 @@ from functools import partial
 
 import structlog
 
+from service.instants import now_us
 from service.settings import VehiclesSettings
 from service.storage.errors import CircuitOpen, StorageError
 from service.upstream.errors import ContractBroken, UpstreamError
@@ -96,9 +97,9 @@ class VpicBatches:
             async with slot:
                 removals = await self._announce(fetch, vins)
                 decoded, error = await self._decode(fetch, vins)
-            _log_decoded(decoded)
-            stored = await self._save(decoded, removals)
-            for vin, entry in decoded.items():
+            entries = _new_entries(decoded)
+            stored = await self._save(entries, removals)
+            for vin, entry in entries.items():
                 is_refreshed = fetch.stored(vin).entry is not None
                 outcome = Outcome(
                     entry,
@@ -170,12 +171,14 @@ class VpicBatches:
         return stored
 
 
-def _log_decoded(decoded: DecodedVins) -> None:
-    for vin, entry in decoded.items():
-        if entry.vehicle is None:
+def _new_entries(decoded: DecodedVins) -> dict[Query, Entry]:
+    now = now_us()
+    for vin, vehicle in decoded.items():
+        if vehicle is None:
             log.info("vehicle.not_decoded", vin=vin)
         else:
             log.info("vehicle.decoded", vin=vin)
+    return {vin: Entry(vehicle, now) for vin, vehicle in decoded.items()}
 
 
 def _log_not_kept(vins: Collection[Query], error: StorageError) -> None:

@@ -1,15 +1,11 @@
 """Vehicles, and the answers about them."""
 
-from typing import Final, Literal, NamedTuple, NewType, TypeAlias
+from typing import Literal, NamedTuple, NewType, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 
 Vin = NewType("Vin", str)
-"""A VIN to look up, in vPIC's notation; `service.vehicles.vin` parses it.
-
-It has 17 upper-case letters and digits (ISO 3779), or fewer with `*` for unknown ones.
-A model year may follow as a hint: `VIN,YEAR`. Each hint has an entry of its own.
-"""
+"""A valid VIN: 17 upper-case letters and digits (ISO 3779)."""
 
 Query: TypeAlias = Vin
 """The key of a look-up: equal queries share one call, one entry and one lock."""
@@ -17,8 +13,7 @@ Query: TypeAlias = Vin
 VehicleSource = NewType("VehicleSource", str)
 """The address of vPIC, or the sandbox, whose invented vehicles are never real ones."""
 
-NO_CODES: Final = ""
-"""Codes of an entry that an older version has stored, without the whole row."""
+VinWarnings = list[Literal["check_digit"]]
 
 
 class Vehicle(Struct, frozen=True):
@@ -36,10 +31,6 @@ class Entry(NamedTuple):
     vehicle: Vehicle | None
     fetched_at: int
     """In microseconds since 1970 (`service.instants`)."""
-    codes: str = NO_CODES
-    """Error codes of vPIC (see `doubts`)."""
-    packed: bytes = b""
-    """All values of the row (see `details`)."""
 
 
 class Found(NamedTuple):
@@ -53,9 +44,6 @@ class Found(NamedTuple):
     """False if the database did not store it, as far as is known."""
     is_refreshed: bool = False
     """True if it replaces an expired entry."""
-    codes: str = NO_CODES
-    packed: bytes = b""
-    """As in `Entry`."""
 
 
 class LookedUp(Struct, frozen=True, kw_only=True):
@@ -68,10 +56,8 @@ class LookedUp(Struct, frozen=True, kw_only=True):
     body_class: str
     cached_result: bool
     """True if the vehicle was cached, so that nothing was requested from vPIC."""
-    warnings: list[str] | UnsetType = UNSET
-    """Doubts about the result, if there are any."""
-    model_year_candidates: list[str] | UnsetType = UNSET
-    """Possible model years, if the VIN leaves the year open."""
+    warnings: VinWarnings | UnsetType = UNSET
+    """Oddities of the VIN, if there are any."""
     source: Literal["offline"] | UnsetType = UNSET
     """Present if the VIN was decoded by a local copy of vPIC's database."""
 
@@ -85,8 +71,7 @@ class BatchItem(Struct, frozen=True, kw_only=True):
     model_year: str | UnsetType = UNSET
     body_class: str | UnsetType = UNSET
     cached_result: bool | UnsetType = UNSET
-    warnings: list[str] | UnsetType = UNSET
-    model_year_candidates: list[str] | UnsetType = UNSET
+    warnings: VinWarnings | UnsetType = UNSET
     source: Literal["offline"] | UnsetType = UNSET
     error: str | UnsetType = UNSET
     """The problem code that a request for this VIN alone would get."""

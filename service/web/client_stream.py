@@ -15,6 +15,8 @@ DEADLINE: Final = web.RequestKey("deadline", asyncio.Timeout)
 """The deadline of the answer; a stream that has begun has other limits."""
 READY_AT: Final = web.RequestKey("ready_at", float)
 """When the answer was ready to be sent, by `time.perf_counter`, in seconds."""
+WAITED_S: Final = web.RequestKey("waited_s", float)
+"""Time for which the client has asked to wait, which is no part of the duration."""
 HALF_CLOSED_S: Final = 1.0
 """Time limit of running work after the client has ended its half of the connection.
 

@@ -53,6 +53,8 @@ class Traffic:
         self.warm_up: Callable[[], asyncio.Task[None]] | None = None
         """Starts what a new process does before its first request, once."""
         self.count_connections: Callable[[], int] = int
+        self.on_stop: list[Callable[[], None]] = []
+        """Called when the process begins to end, before it drains."""
 
     async def check(self, domain: Domain | None) -> None:
         """Raise `NotReady`, and `RequestProblem` for a domain that is disabled."""

@@ -26,6 +26,7 @@ from service.web.client_stream import (
     CLIENT_DISCONNECTED,
     DISCONNECTED_STATUS,
     READY_AT,
+    WAITED_S,
     ClientDisconnected,
     has_disconnected,
 )
@@ -252,9 +253,13 @@ def _route_of(request: web.Request) -> str | None:
 
 
 def _duration_s(request: web.Request, started: float) -> float:
-    """Return the time until the answer was ready, without the time of sending it."""
+    """Return the time until the answer was ready, without waits that were asked for.
+
+    The time of sending it is not included.
+    """
     ready_at: float = request.get(READY_AT, time.perf_counter())
-    return ready_at - started
+    waited_s: float = request.get(WAITED_S, 0.0)
+    return ready_at - started - waited_s
 
 
 def _refusal(error: Exception, kind: ProblemKind) -> dict[str, str]:

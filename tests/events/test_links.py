@@ -15,7 +15,11 @@ from tests.conftest import MakeSettings, message
 from tests.events.conftest import at, on_sqlite, send
 
 PUBLIC_URL: Final = "https://api.example.com/copilot"
-PATHS: Final = ("/usage?limit=1", "/events?limit=1")
+PATHS: Final = (
+    "/usage?limit=1",
+    "/events?limit=1",
+    "/events?limit=1&order=arrival",
+)
 
 
 @on_sqlite
