@@ -11,7 +11,7 @@ in its retries, or in the circuit breaker.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -33,7 +33,7 @@ from service.upstream.bodies import (
     read_json,
 )
 from service.upstream.circuit_breaker import CircuitBreaker, MonotonicClock
-from service.upstream.guard import Turn, UpstreamGuard
+from service.upstream.guard import UpstreamGuard
 from service.upstream.profiles import COPILOT, UpstreamProfile
 from service.upstream.retries import Backoff, retry_after_of, unexpected_status
 
@@ -77,16 +77,16 @@ class UpstreamClient:
         etag: str | None = None,
         template: str | None = None,
         form: Mapping[str, str] | None = None,
-        turn: Turn = nullcontext,
+        slot: AsyncExitStack | None = None,
     ) -> UpstreamResponse:
         """GET `base_url` + `path`, already percent-encoded, and read the JSON body.
 
         `template` is the name of the path in metrics, if the path has variables. A
-        `form` is sent by POST, which is retried, so it must be safe. Each try waits for
-        the rate limit in its `turn`. Raises `UpstreamError`.
+        `form` is sent by POST, which is retried, so it must be safe. The first try is
+        made in a `slot` that the guard has reserved. Raises `UpstreamError`.
         """
         endpoint = template or path
-        call = _Call(self._upstream, self._guard, endpoint, turn)
+        call = _Call(self._upstream, self._guard, endpoint, slot)
         call.new_body = self._new_body
         headers = {"If-None-Match": etag} if etag else {}
         try:
@@ -116,14 +116,14 @@ class _Call:
         upstream: UpstreamSettings,
         guard: UpstreamGuard,
         template: str,
-        turn: Turn,
+        slot: AsyncExitStack | None,
     ) -> None:
         self._upstream = upstream
         self._guard = guard
         check_retry = partial(guard.check_retry, template)
         self._backoff = Backoff(upstream, check_retry, guard.profile)
         self._template = template
-        self._turn = turn
+        self._slot = slot
         self.new_body: NewBody = bytearray
         self._body: Body | None = None
         self._is_conditional = False
@@ -159,7 +159,8 @@ class _Call:
         # A middleware, since aiohttp must not see its own errors: it would resend a
         # GET by itself if an idle connection was closed, beyond the allowed tries.
         number = self.attempts + 1
-        async with self._guard.around_try(self._template, number, self._turn):
+        slot, self._slot = self._slot, None
+        async with self._guard.around_try(self._template, number, slot):
             self.attempts += 1
             name = f"{request.method} {self._template}"
             attributes = self._attributes(request)

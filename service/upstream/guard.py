@@ -7,13 +7,8 @@ A `Retry-After` of upstream holds all calls, or those of the endpoint that has s
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    nullcontext,
-)
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
@@ -29,12 +24,6 @@ from service.upstream.circuit_breaker import (
 )
 from service.upstream.profiles import COPILOT, UpstreamProfile
 from service.upstream.retries import RetryBudget
-
-Turn = Callable[[], AbstractAsyncContextManager[None]]
-"""Waits for the turn of a try to wait for the rate limit, and gives it up again.
-
-Without turns, the rate limit is first come, first served.
-"""
 
 log = structlog.get_logger()
 
@@ -81,22 +70,37 @@ class UpstreamGuard:
 
     @asynccontextmanager
     async def around_try(
-        self, endpoint: str, number: int, turn: Turn = nullcontext
+        self, endpoint: str, number: int, slot: AsyncExitStack | None = None
     ) -> AsyncIterator[None]:
         """Occupy a slot for try `number` of a call of an endpoint, counted from 1.
 
-        Raises `CircuitOpen`, and the errors of `turn`.
+        It may have been reserved. Raises `CircuitOpen`.
         """
-        # Twice, as the circuit may open during the wait for a slot.
-        if self._rate_limit is not None or self._slots.locked():
-            await self._wait_out(endpoint)
-        async with self._slot(endpoint, turn):
+        async with slot or await self.reserve(endpoint):
+            # Again, as the circuit may have opened during the wait for the slot.
             await self._wait_out(endpoint)
             async with self._guarded(endpoint):
                 # The budget is a share of the calls: retries are not counted here.
                 if number == 1:
                     self._budget.record_call()
                 yield
+
+    async def reserve(self, endpoint: str) -> AsyncExitStack:
+        """Wait for a slot and for the rate limit; return the slot, to be closed.
+
+        Raises `CircuitOpen`.
+        """
+        if self._rate_limit is not None or self._slots.locked():
+            await self._wait_out(endpoint)
+        async with AsyncExitStack() as stack:
+            # The slot comes first: a permit that waits for a slot would let later tries
+            # exceed the rate.
+            await stack.enter_async_context(self._slots)
+            if self._rate_limit is not None:
+                # The circuit may be open now. A refused try must not use up a permit.
+                await self._wait_out(endpoint)
+                await self._rate_limit.acquire()
+            return stack.pop_all()
 
     def refuses_for_s(self, endpoint: str) -> float:
         """Return the seconds for which calls of an endpoint are still refused."""
@@ -204,26 +208,6 @@ class UpstreamGuard:
             )
         if self._shared is not None:
             await self._shared.write(self._holder(endpoint), wait_s)
-
-    def _slot(self, endpoint: str, turn: Turn) -> AbstractAsyncContextManager[None]:
-        if self._rate_limit is None:
-            return self._slots
-        return self._rate_limited_slot(self._rate_limit, endpoint, turn)
-
-    @asynccontextmanager
-    async def _rate_limited_slot(
-        self, rate_limit: AsyncLimiter, endpoint: str, turn: Turn
-    ) -> AsyncIterator[None]:
-        """Occupy a slot when the rate limit permits a try."""
-        async with AsyncExitStack() as stack:
-            async with turn():
-                # The slot comes first: a permit that waits for a slot would let
-                # later tries exceed the rate.
-                await stack.enter_async_context(self._slots)
-                # The circuit may be open now. A refused try must not use up a permit.
-                await self._wait_out(endpoint)
-                await rate_limit.acquire()
-            yield
 
     def check_retry(self, endpoint: str, failure: errors.UpstreamError) -> None:
         """Raise `failure`, that of the last try, unless a retry may be made now."""

@@ -15,13 +15,15 @@ class UpstreamProfile(NamedTuple):
     """Statuses that mean that it blocks us; further calls would prolong that."""
     requests_per_s: float = 0.0
     """Maximum rate of tries; 0 means no limit."""
-    repeats_timeouts: bool = True
-    """False if a server that does not answer in time is only slow."""
+    repeats_timeouts: bool = False
+    """True if a try that has timed out is repeated; a slow server is slow again."""
     max_hold_s: float = math.inf
     """Upper bound of the time for which a `Retry-After` closes its door."""
     holds_endpoints: bool = False
     """True if a `Retry-After` concerns only the endpoint that has sent it."""
 
 
-COPILOT: Final = UpstreamProfile("copilot", max_hold_s=60.0, holds_endpoints=True)
+COPILOT: Final = UpstreamProfile(
+    "copilot", repeats_timeouts=True, max_hold_s=60.0, holds_endpoints=True
+)
 """The API of messages and reports."""

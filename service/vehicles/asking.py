@@ -1,174 +1,257 @@
-"""Calls to vPIC: each for a batch of VINs, in the turns of clients.
+"""Calls to vPIC: each for the queries that wait when the rate limit permits it.
 
-A batch waits for its turn, is announced in the database, decoded, and stored. It is
-dropped while it waits if no client waits for any of its VINs. Once vPIC is asked, its
-answer is stored even if all clients have left.
+Queries of all clients are gathered into calls of up to 50. A call is announced in the
+database, decoded, and stored. A query is dropped while it waits if no client waits for
+its fetch. Once vPIC is asked, its answer is stored even if all clients have left.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Final
 
 import structlog
 
 from service.instants import now_us
-from service.settings import VehiclesSettings
+from service.settings import Settings
 from service.storage.errors import CircuitOpen, StorageError
-from service.upstream.errors import ContractBroken, UpstreamError
+from service.upstream.errors import ContractBroken, TryTimedOut, UpstreamError
 from service.vehicles.errors import LookupsFull, VehicleUnavailable
 from service.vehicles.memory_cache import MemoryCache
 from service.vehicles.model import Entry, Query
 from service.vehicles.pending import Fetch, Outcome
 from service.vehicles.shared_lookups import LookupLocks
 from service.vehicles.store import VehicleStore
-from service.vehicles.turns import VpicTurns
+from service.vehicles.turns import Group, QueryQueue, Refusal, Waiting
 from service.vehicles.vpic import MAX_BATCH, DecodedVins, VpicClient
+
+GATHER_S: Final = 0.01
+"""Time between two calls for which queries are gathered, unless they fill a call.
+
+A lone query finds a call that began earlier, so it is sent at once.
+"""
+
+Batch = Sequence[Waiting]
+"""The queries of one call."""
 
 log = structlog.get_logger()
 
 
 class VpicBatches:
-    """Asks vPIC for VINs, and stores the results; there is one in each process."""
+    """Asks vPIC for queries, and stores the results; there is one in each process."""
 
     def __init__(
         self,
-        settings: VehiclesSettings,
+        settings: Settings,
         store: VehicleStore,
         locks: LookupLocks,
         vpic: VpicClient,
-        turns: VpicTurns,
     ) -> None:
         self._store = store
         self._locks = locks
         self._vpic = vpic
-        self._turns = turns
-        self._storage_wait_s = settings.storage_wait_s
-        self.memory = MemoryCache(settings)
+        self._queue = QueryQueue(settings)
+        self._storage_wait_s = settings.vehicles.storage_wait_s
+        self._deadline_s = settings.vehicles.deadline_s
+        self._queue_wait_s = settings.limits.queue_wait_s
+        self._calling: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+        self.memory = MemoryCache(settings.vehicles)
 
-    async def ask(self, fetch: Fetch, vins: Sequence[Query]) -> None:
-        """Ask for VINs whose locks this process has; finish them, and release these.
+    async def ask(self, fetch: Fetch, queries: Sequence[Query]) -> None:
+        """Ask for queries whose locks this process has; finish them, and release these.
 
-        Raises `LookupsFull` if not even the first batch may wait for its turn.
+        The first one is refused after `limits.queue_wait_s`, and all others with it.
+        The others wait until the deadline of their fetch.
         """
-        if not vins:
+        if not queries:
             return
-        first, *others = _batches(vins)
-        async with AsyncExitStack() as slot:
-            await self._enter(slot, fetch, vins, is_first=True)
-            async with asyncio.TaskGroup() as group:
-                for batch in others:
-                    group.create_task(self._ask_in_turn(fetch, batch))
-                await self._ask(slot, fetch, first)
-
-    async def _ask_in_turn(self, fetch: Fetch, vins: Sequence[Query]) -> None:
-        async with AsyncExitStack() as slot:
-            try:
-                await self._enter(slot, fetch, vins, is_first=False)
-            except LookupsFull as full:
-                fetch.fail(vins, full)
-                return
-            await self._ask(slot, fetch, vins)
-
-    async def _enter(
-        self,
-        slot: AsyncExitStack,
-        fetch: Fetch,
-        vins: Sequence[Query],
-        *,
-        is_first: bool,
-    ) -> None:
-        """Wait for the turn of a batch; raise `LookupsFull`."""
+        group = Group(fetch, queries)
         try:
-            async with fetch.while_wanted(vins):
-                call = self._turns.call(fetch.client, is_first=is_first)
-                await slot.enter_async_context(call)
-        except BaseException:
-            await self._locks.release(vins)
-            raise
+            refusals = self._queue.add(group, queries)
+        except LookupsFull as full:
+            await self._refuse(fetch, queries, full)
+            return
+        try:
+            await self._drop(refusals)
+            self._keep_calling()
+            await self._wait(group, queries)
+            await group.has_ended.wait()
+        finally:
+            # Of a fetch that was cancelled; otherwise none waits any more.
+            waiting = self._queue.remove(group)
+            await self._locks.release([each.query for each in waiting])
 
-    async def _ask(
-        self, slot: AsyncExitStack, fetch: Fetch, vins: Sequence[Query]
+    async def close(self) -> None:
+        """Cancel the calls in progress."""
+        tasks = [*self._calls, *([self._calling] if self._calling else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wait(self, group: Group, queries: Sequence[Query]) -> None:
+        """Wait until all queries of a group are in calls, or have been dropped."""
+        try:
+            async with group.fetch.while_wanted(queries):
+                try:
+                    async with asyncio.timeout(self._queue_wait_s):
+                        await group.has_begun.wait()
+                except TimeoutError:
+                    raise self._queue.full("waited") from None
+                await group.has_left_queue.wait()
+        except LookupsFull as full:
+            await self._drop([(each, full) for each in self._queue.remove(group)])
+
+    async def _drop(self, refusals: Collection[Refusal]) -> None:
+        """Finish queries that do not wait any more with the reason."""
+        for each, reason in refusals:
+            await self._refuse(each.group.fetch, [each.query], reason)
+            each.group.end()
+
+    async def _refuse(
+        self, fetch: Fetch, queries: Sequence[Query], reason: VehicleUnavailable
     ) -> None:
-        """Ask for a batch in its slot, store the result, and finish all its VINs."""
-        failed: list[Query] = []
-        has_failed = True
+        fetch.fail(queries, reason)
+        await self._locks.release(queries)
+
+    # --- calls ----------------------------------------------------------------------
+
+    def _keep_calling(self) -> None:
+        """Begin calls, until no query waits."""
+        if self._calling is None or self._calling.done():
+            self._calling = asyncio.create_task(self._call_all())
+
+    async def _call_all(self) -> None:
+        queue = self._queue
+        while queue.waiting:
+            gathered_s = asyncio.get_running_loop().time() - queue.called_at
+            if queue.waiting < MAX_BATCH and gathered_s < GATHER_S:
+                await asyncio.sleep(GATHER_S - gathered_s)
+            while not queue.may_call and queue.waiting:
+                queue.has_changed.clear()
+                await queue.has_changed.wait()
+            if queue.waiting:
+                await self._call_next()
+
+    async def _call_next(self) -> None:
+        """Wait for the rate limit, and begin a call for those that wait by then."""
+        try:
+            slot = await self._vpic.reserve()
+        except UpstreamError as error:
+            await self._fail_waiting(error)
+            return
+        # No other task runs until the call has its queries.
+        if batch := self._queue.take():
+            task = asyncio.create_task(self._call(batch, slot))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+        else:
+            await slot.aclose()
+
+    async def _fail_waiting(self, error: UpstreamError) -> None:
+        """Fail all queries that wait: no call may be made now."""
+        while batch := self._queue.take():
+            failed = VehicleUnavailable(str(error), error.retry_after_s)
+            _log_failed(len(batch), error)
+            await self._end_call(batch, {}, failed)
+
+    async def _call(self, batch: Batch, slot: AsyncExitStack) -> None:
+        """Ask for a batch in a reserved slot, store the result, and finish all."""
+        decoded: DecodedVins = {}
+        # For a cancellation, which passes the handler below but not `finally`.
+        error: Exception = VehicleUnavailable(
+            "the look-up was cancelled", cause="internal"
+        )
         try:
             async with slot:
-                removals = await self._announce(fetch, vins)
-                decoded, error = await self._decode(fetch, vins)
+                removals = await self._announce(batch)
+                decoded, error = await self._decode(batch, slot)
             entries = _new_entries(decoded)
             stored = await self._save(entries, removals)
-            for vin, entry in entries.items():
-                is_refreshed = fetch.stored(vin).entry is not None
-                outcome = Outcome(
-                    entry,
-                    is_new=True,
-                    is_stored=vin in stored,
-                    is_refreshed=is_refreshed,
-                )
-                fetch.finish(vin, outcome)
-            failed = [vin for vin in vins if vin not in decoded]
-            has_failed = not isinstance(error, LookupsFull)
-            fetch.fail(failed, error)
+            for each in batch:
+                if each.query in entries:
+                    _finish(each, entries[each.query], is_stored=each.query in stored)
+        except Exception as unexpected:  # noqa: BLE001 - the callers raise it
+            decoded, error = {}, unexpected
         finally:
-            # A cancelled look-up has not failed: another process may ask at once.
-            await self._locks.release([vin for vin in vins if vin not in failed])
-            await self._locks.release(failed, failed=has_failed)
+            await self._end_call(batch, decoded, error)
 
-    async def _announce(
-        self, fetch: Fetch, vins: Sequence[Query]
-    ) -> Mapping[Query, int] | None:
-        """Return the number of removals of each VIN; None if they cannot be stored."""
-        if not fetch.is_read:
-            return None
-        removals = {vin: fetch.stored(vin).removals for vin in vins}
-        new = [vin for vin in vins if fetch.stored(vin).entry is None]
+    async def _end_call(
+        self, batch: Batch, decoded: DecodedVins, error: Exception
+    ) -> None:
+        """Finish the queries that were not decoded, and release all locks."""
+        self._queue.end_call(batch)
+        failed = [each for each in batch if each.query not in decoded]
+        for each in failed:
+            each.group.fetch.fail([each.query], error)
+        for each in batch:
+            each.group.end()
+        # A cancelled look-up has not failed: another process may ask at once.
+        has_failed = getattr(error, "cause", None) != "internal"
+        await self._locks.release([each.query for each in batch if each not in failed])
+        await self._locks.release([each.query for each in failed], failed=has_failed)
+
+    async def _announce(self, batch: Batch) -> Mapping[Query, int]:
+        """Return the number of removals of each query that can be stored."""
+        fetches = {each.query: each.group.fetch for each in batch}
+        known = {
+            query: fetch.stored(query).removals
+            for query, fetch in fetches.items()
+            if fetch.is_read
+        }
+        new = [query for query in known if fetches[query].stored(query).entry is None]
         try:
             announced = self._store.announce(new)
-            return removals | await self._store.within(self._storage_wait_s, announced)
+            return known | await self._store.within(self._storage_wait_s, announced)
         except StorageError as error:
-            _log_not_kept(vins, error)
-            return None
+            _log_not_kept(known, error)
+            return {}
 
     async def _decode(
-        self, fetch: Fetch, vins: Sequence[Query]
+        self, batch: Batch, slot: AsyncExitStack
     ) -> tuple[DecodedVins, VehicleUnavailable]:
-        """Return the VINs that vPIC decoded, and the error of the others."""
+        """Return the queries that vPIC decoded, and the error of the others."""
+        queries = list(dict.fromkeys(each.query for each in batch))
         decoded: DecodedVins = {}
         error: UpstreamError = ContractBroken("vPIC returned no row for this VIN")
         try:
-            decoded = await self._vpic.decode(vins, partial(self._turn, fetch, vins))
-        except LookupsFull as abandoned:
-            return {}, abandoned
+            async with asyncio.timeout(self._deadline_s):
+                decoded = await self._vpic.decode(queries, slot)
+        except TimeoutError:
+            error = TryTimedOut("no answer in time")
         except UpstreamError as raised:
             error = raised
-        if missing := len(vins) - len(decoded):
-            fields = {"error.type": error.error_type}
-            log.warning("vehicle.failed", vins=missing, **fields)
+        if missing := len(queries) - len(decoded):
+            _log_failed(missing, error)
         return decoded, VehicleUnavailable(str(error), error.retry_after_s)
 
-    @asynccontextmanager
-    async def _turn(self, fetch: Fetch, vins: Sequence[Query]) -> AsyncIterator[None]:
-        async with fetch.while_wanted(vins), self._turns.try_(fetch.client):
-            yield
-
     async def _save(
-        self, entries: Mapping[Query, Entry], removals: Mapping[Query, int] | None
+        self, entries: Mapping[Query, Entry], removals: Mapping[Query, int]
     ) -> set[Query]:
-        """Store entries except of VINs removed meanwhile; return the stored VINs."""
-        if removals is None:
+        """Store entries except of VINs removed meanwhile; return the stored queries."""
+        known = {query: entries[query] for query in entries if query in removals}
+        if not known:
             return set()
         removals_seen = self.memory.removals
         try:
-            saved = self._store.save(entries, removals)
+            saved = self._store.save(known, removals)
             stored = await self._store.within(self._storage_wait_s, saved)
         except StorageError as error:
-            _log_not_kept(entries, error)
+            _log_not_kept(known, error)
             return set()
-        for vin in stored:
-            self.memory.put(vin, entries[vin], removals_seen)
+        for query in stored:
+            self.memory.put(query, entries[query], removals_seen)
         return stored
+
+
+def _finish(each: Waiting, entry: Entry, *, is_stored: bool) -> None:
+    """Finish a query that vPIC has answered."""
+    fetch = each.group.fetch
+    is_refreshed = fetch.stored(each.query).entry is not None
+    outcome = Outcome(
+        entry, is_new=True, is_stored=is_stored, is_refreshed=is_refreshed
+    )
+    fetch.finish(each.query, outcome)
 
 
 def _new_entries(decoded: DecodedVins) -> dict[Query, Entry]:
@@ -181,12 +264,11 @@ def _new_entries(decoded: DecodedVins) -> dict[Query, Entry]:
     return {vin: Entry(vehicle, now) for vin, vehicle in decoded.items()}
 
 
+def _log_failed(vins: int, error: UpstreamError) -> None:
+    log.warning("vehicle.failed", vins=vins, **{"error.type": error.error_type})
+
+
 def _log_not_kept(vins: Collection[Query], error: StorageError) -> None:
     # The open circuit was logged when it opened.
     if not isinstance(error, CircuitOpen):
         log.warning("vehicle.not_kept", vins=len(vins), reason=str(error))
-
-
-def _batches(vins: Sequence[Query]) -> Iterator[Sequence[Query]]:
-    for start in range(0, len(vins), MAX_BATCH):
-        yield vins[start : start + MAX_BATCH]

@@ -35,7 +35,6 @@ from service.vehicles.pending import LookupClient, Outcome, PendingVin
 from service.vehicles.removals import Removals
 from service.vehicles.shared_lookups import LookupLocks
 from service.vehicles.store import VehicleStore
-from service.vehicles.turns import VpicTurns
 from service.vehicles.vpic import VpicClient, vpic_profile
 
 LookupFailure = VinNotDecoded | VehicleUnavailable
@@ -276,8 +275,7 @@ async def open_lookups(
     # vPIC takes seconds for a batch in normal operation: only a time-out is slow.
     breaker = replace(settings.breaker, slow_call_s=vehicles.timeout_s)
     async with open_client(calls, breaker, profile=vpic_profile(settings)) as client:
-        vpic, turns = VpicClient(client), VpicTurns(settings)
-        batches = VpicBatches(vehicles, store, locks, vpic, turns)
+        batches = VpicBatches(settings, store, locks, VpicClient(client))
         fetcher = Fetcher(vehicles, store, locks, batches)
         offline = load_decoder() if vehicles.offline else None
         removals = Removals(store)
@@ -288,6 +286,7 @@ async def open_lookups(
             yield lookups
         finally:
             await lookups.close()
+            await batches.close()
 
 
 def _is_refused_to_other(

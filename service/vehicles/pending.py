@@ -111,8 +111,9 @@ class Fetch:
             each.set_read(self.stored(vin).entry)
 
     def finish(self, vin: Query, outcome: Outcome) -> None:
-        """Finish a pending VIN."""
-        self.pending.pop(vin).finish(outcome)
+        """Finish a VIN, unless its fetch has ended without it."""
+        if pending := self.pending.pop(vin, None):
+            pending.finish(outcome)
 
     def fail(self, vins: Collection[Query], error: Exception) -> None:
         """Finish pending VINs with an error, and their expired entries."""
@@ -120,8 +121,9 @@ class Fetch:
             self.finish(vin, Outcome(self.stored(vin).entry, error=error))
 
     def pending_of(self, vins: Collection[Query]) -> list[Query]:
-        """Return the VINs that are pending."""
-        return [vin for vin in vins if vin in self.pending]
+        """Return the VINs that are pending, in their order."""
+        chosen = set(vins)
+        return [vin for vin in self.pending if vin in chosen]
 
     @asynccontextmanager
     async def while_wanted(self, vins: Sequence[Query]) -> AsyncIterator[None]:

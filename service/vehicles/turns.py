@@ -1,96 +1,208 @@
-"""Turns of clients at vPIC, so that one client cannot use up its rate limit.
+"""Queries that wait for a call to vPIC; clients take turns in each call.
 
-A call occupies one of `vehicles.concurrency` slots, and each of its tries waits for the
-rate limit. Clients take turns at both. One client never has all slots.
+A call has up to 50 queries of all clients: each client in turn adds one. At most
+`vehicles.concurrency` calls are in progress, and one client is never in all of them.
 """
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from collections import Counter, deque
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Final
 
 from service.settings import Settings
 from service.vehicles.errors import LookupsFull
+from service.vehicles.model import Query
+from service.vehicles.pending import Fetch
+from service.vehicles.vpic import MAX_BATCH
 from service.web.lane_metrics import LaneMetrics
-from service.web.lanes import Displaced, FairQueue, LaneLimits
 
 LANE: Final = "vpic_calls"
 
 
-class VpicTurns:
-    """The queues in front of vPIC; there is one in each process."""
+class Group:
+    """The queries of one fetch that have not ended: they wait, or are in calls."""
+
+    def __init__(self, fetch: Fetch, queries: Collection[Query]) -> None:
+        self.fetch = fetch
+        self.has_begun = asyncio.Event()
+        """The first query is in a call, or has ended."""
+        self.has_left_queue = asyncio.Event()
+        """No query waits any more."""
+        self.has_ended = asyncio.Event()
+        self._waiting = self._unfinished = len(queries)
+
+    def leave_queue(self) -> None:
+        """Note that one query does not wait any more."""
+        self._waiting -= 1
+        self.has_begun.set()
+        if not self._waiting:
+            self.has_left_queue.set()
+
+    def end(self) -> None:
+        """Note that one query has ended."""
+        self._unfinished -= 1
+        if not self._unfinished:
+            self.has_ended.set()
+
+
+class Waiting:
+    """A query of a group, from its arrival to its end."""
+
+    def __init__(self, query: Query, group: Group, arrived: float) -> None:
+        self.query = query
+        self.group = group
+        self.arrived = arrived
+
+    @property
+    def client(self) -> Hashable:
+        """The client whose turns it takes."""
+        return self.group.fetch.client
+
+
+Refusal = tuple[Waiting, LookupsFull]
+"""A query that has no place in the queue, with the reason."""
+
+
+class QueryQueue:
+    """The queue in front of vPIC; there is one in each process."""
 
     def __init__(self, settings: Settings) -> None:
         vehicles, limits = settings.vehicles, settings.limits
         self._per_s = vehicles.requests_per_s / settings.server.workers
         self._max_wait_s = limits.queue_wait_s
-        self._calls = FairQueue(
-            LaneLimits(
-                vehicles.concurrency, limits.max_queue, limits.queue_wait_s, math.inf
-            )
-        )
-        # At most `concurrency` calls are at their tries, so this queue is never full.
-        self._tries = FairQueue(LaneLimits(1, vehicles.concurrency, math.inf, math.inf))
+        self._max_waiting = limits.max_queue * MAX_BATCH
+        self._max_calls = vehicles.concurrency
+        # In the order of turns; a client is removed with its last query.
+        self._waiting: dict[Hashable, deque[Waiting]] = {}
+        self._running: Counter[Hashable] = Counter()
+        self._calls = 0
         self._metrics = LaneMetrics(LANE)
+        self.called_at = -math.inf
+        """When the last call began, by the clock of the event loop."""
+        self.waiting = 0
+        """Queries that wait."""
+        self.has_changed = asyncio.Event()
 
-    @asynccontextmanager
-    async def call(self, client: Hashable, *, is_first: bool) -> AsyncIterator[None]:
-        """Occupy a slot for a call.
+    def add(self, group: Group, queries: Sequence[Query]) -> list[Refusal]:
+        """Add the queries of a group; return those that have no place any more.
 
-        The first call of a request is refused if it would wait longer than
-        `limits.queue_wait_s`; the others may wait until the deadline of the request.
-        Raises `LookupsFull`.
+        Raises `LookupsFull` if the first would wait longer than `limits.queue_wait_s`.
         """
-        calls, loop = self._calls, asyncio.get_running_loop()
-        arrived = loop.time()
-        if is_first:
-            self._refuse_long_wait(client)
-        if not calls.try_start(client):
-            await self._wait(client, self._max_wait_s if is_first else None)
-        self._metrics.started(loop.time() - arrived, calls.running)
-        try:
-            yield
-        finally:
-            calls.release(client)
-            self._metrics.ended(calls.running)
+        self._refuse_long_wait(group.fetch.client)
+        now = asyncio.get_running_loop().time()
+        refusals: list[Refusal] = []
+        for query in queries:
+            each = Waiting(query, group, now)
+            refusal = self._make_room(each)
+            if refusal is not None:
+                refusals.append(refusal)
+            if refusal is None or refusal[0] is not each:
+                self._waiting.setdefault(each.client, deque()).append(each)
+                self.waiting += 1
+        self._changed()
+        return refusals
 
-    @asynccontextmanager
-    async def try_(self, client: Hashable) -> AsyncIterator[None]:
-        """Have the turn to wait for the rate limit."""
-        if not self._tries.try_start(client):
-            await self._tries.wait(client)
-        try:
-            yield
-        finally:
-            self._tries.release(client)
+    def remove(self, group: Group) -> list[Waiting]:
+        """Remove the queries of a group that wait, and return them."""
+        own = self._waiting.get(group.fetch.client, deque())
+        removed = [each for each in own if each.group is group]
+        for each in removed:
+            own.remove(each)
+            self._note_removed(each)
+        self._changed()
+        return removed
+
+    @property
+    def may_call(self) -> bool:
+        """True if a call may begin now for one of the queries that wait."""
+        return any(True for _ in self._eligible())
+
+    def take(self) -> list[Waiting]:
+        """Begin a call, and return its queries: of each client in turn."""
+        batch: list[Waiting] = []
+        clients = deque(self._eligible())
+        while clients and len(batch) < MAX_BATCH:
+            client = clients.popleft()
+            batch.append(self._pop(client))
+            if client in self._waiting:
+                clients.append(client)
+        self._begin(batch)
+        return batch
+
+    def end_call(self, batch: Collection[Waiting]) -> None:
+        """End a call."""
+        self._calls -= 1
+        self._running -= Counter({each.client for each in batch})
+        self._metrics.ended(self._calls)
+        self._changed()
+
+    def full(self, reason: str, wait_s: float | None = None) -> LookupsFull:
+        """Count a refusal, and return its error."""
+        self._metrics.refused(reason)
+        detail = f"{LANE}: {self._calls} run and {self.waiting} VINs wait"
+        wait_s = self._max_wait_s if wait_s is None else wait_s
+        return LookupsFull(detail, max(1.0, wait_s))
+
+    def _begin(self, batch: Collection[Waiting]) -> None:
+        if not batch:
+            return
+        self._calls += 1
+        self._running += Counter({each.client for each in batch})
+        self.called_at = now = asyncio.get_running_loop().time()
+        waits_s = [now - each.arrived for each in batch]
+        self._metrics.started_all(waits_s, self._calls)
+        self._changed()
+
+    def _eligible(self) -> Iterator[Hashable]:
+        """Yield the clients that wait and are not in all calls already."""
+        if self._calls >= self._max_calls:
+            return
+        max_own = max(1, self._max_calls - 1)
+        for client in self._waiting:
+            if self._running[client] < max_own:
+                yield client
+
+    def _pop(self, client: Hashable) -> Waiting:
+        """Return the next query of a client, whose further ones wait behind others."""
+        own = self._waiting[client]
+        each = own.popleft()
+        self._note_removed(each)
+        if own:
+            self._waiting[client] = self._waiting.pop(client)
+        return each
+
+    def _note_removed(self, each: Waiting) -> None:
+        self.waiting -= 1
+        each.group.leave_queue()
+        if not self._waiting[each.client]:
+            del self._waiting[each.client]
+
+    def _make_room(self, new: Waiting) -> Refusal | None:
+        """Return the query that has no place: of the client with the most, or the new.
+
+        The queue is as long as `limits.max_queue` full calls.
+        """
+        if self.waiting < self._max_waiting:
+            return None
+        own = len(self._waiting.get(new.client, ()))
+        other = max(self._waiting.values(), key=len)
+        if len(other) <= own + 1:
+            new.group.leave_queue()
+            return new, self.full("queue_full")
+        displaced = other.pop()
+        self._note_removed(displaced)
+        return displaced, self.full("displaced")
 
     def _refuse_long_wait(self, client: Hashable) -> None:
         if not self._per_s:
             return
-        queues = (self._calls, self._tries)
-        before = sum(each.requests_before(client) for each in queues)
-        wait_s = before / self._per_s
+        own = len(self._waiting.get(client, ()))
+        before = sum(min(len(each), own + 1) for each in self._waiting.values())
+        wait_s = math.floor(before / MAX_BATCH) / self._per_s
         if wait_s > self._max_wait_s:
-            raise self._full("expected_wait", wait_s)
+            raise self.full("expected_wait", wait_s)
 
-    async def _wait(self, client: Hashable, max_wait_s: float | None) -> None:
-        calls = self._calls
-        if not calls.make_room(client):
-            raise self._full("queue_full", self._max_wait_s)
-        self._metrics.waiting(calls.waiting + 1)
-        try:
-            async with asyncio.timeout(max_wait_s):
-                await calls.wait(client)
-        except TimeoutError:
-            raise self._full("waited", self._max_wait_s) from None
-        except Displaced:
-            raise self._full("displaced", self._max_wait_s) from None
-        finally:
-            self._metrics.waiting(calls.waiting)
-
-    def _full(self, reason: str, wait_s: float) -> LookupsFull:
-        self._metrics.refused(reason)
-        calls = self._calls
-        detail = f"{LANE}: {calls.running} run and {calls.waiting} wait"
-        return LookupsFull(detail, max(1.0, wait_s))
+    def _changed(self) -> None:
+        self._metrics.waiting(self.waiting)
+        self.has_changed.set()

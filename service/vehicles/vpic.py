@@ -6,7 +6,7 @@ https://vpic.nhtsa.dot.gov/api/; its other behaviour was observed.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -16,7 +16,6 @@ from service.settings import Settings
 from service.upstream.bodies import decode
 from service.upstream.client import UpstreamClient
 from service.upstream.errors import ContractBroken
-from service.upstream.guard import Turn
 from service.upstream.profiles import UpstreamProfile
 from service.vehicles.model import Vehicle, Vin
 
@@ -78,21 +77,28 @@ class VpicClient:
     def __init__(self, client: UpstreamClient) -> None:
         self._client = client
 
+    async def reserve(self) -> AsyncExitStack:
+        """Wait until a call may be made, and return its slot.
+
+        Raises `CircuitOpen`.
+        """
+        return await self._client.guard.reserve(BATCH_PATH)
+
     async def decode(
-        self, vins: Sequence[Vin], turn: Turn = nullcontext
+        self, vins: Sequence[Vin], slot: AsyncExitStack | None = None
     ) -> DecodedVins:
         """Decode up to `MAX_BATCH` VINs by one call. Raises `UpstreamError`.
 
-        Each try waits for the rate limit in its `turn`. VINs for which vPIC returns no
-        valid row are missing in the result.
+        The first try is made in a reserved `slot`. VINs for which vPIC returns no valid
+        row are missing in the result.
         """
         if len(vins) == 1:
             path = ONE_PATH.replace("{vin}", vins[0]) + ONE_QUERY
-            response = await self._client.fetch(path, template=ONE_PATH, turn=turn)
+            response = await self._client.fetch(path, template=ONE_PATH, slot=slot)
         else:
             # For a batch, vPIC ignores a format in the query, and answers in XML.
             form = {"format": "json", "data": ";".join(vins)}
-            response = await self._client.fetch(BATCH_PATH, form=form, turn=turn)
+            response = await self._client.fetch(BATCH_PATH, form=form, slot=slot)
         return _select(vins, read_answer(decode(response, _decoder)))
 
 
@@ -117,7 +123,6 @@ def vpic_profile(settings: Settings) -> UpstreamProfile:
         media_type="application/json",
         blocking_statuses=frozenset({FORBIDDEN}),
         requests_per_s=vehicles.requests_per_s / settings.server.workers,
-        repeats_timeouts=False,
     )
 
 

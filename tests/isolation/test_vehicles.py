@@ -18,10 +18,17 @@ from service.vehicles.model import VehicleSource, Vin
 from service.vehicles.store import StoredEntry, VehicleStore
 from service.vehicles.tables import vehicles as table
 from service.web import backpressure
-from tests.clock import LoopTime
 from tests.conftest import POSTGRESQL
 from tests.isolation import vehicles
-from tests.isolation.vehicles import ONE, OTHER, ServeVehicles, running, waiting
+from tests.isolation.vehicles import (
+    ONE,
+    OTHER,
+    Answer,
+    ServeVehicles,
+    Vehicles,
+    running,
+    waiting,
+)
 from tests.metric_samples import growth
 from tests.patience import GIVE_UP_S
 from tests.vehicles import conftest
@@ -66,6 +73,18 @@ async def until_announced(database: Database, *vins: Vin) -> None:
                 found = len((await connection.execute(statement)).all())
 
 
+async def fill_queue(
+    service: Vehicles, count: int, until: Until
+) -> list[asyncio.Task[Answer]]:
+    """Let a call begin, and so many VINs wait behind it."""
+    tasks = []
+    for batch in (vins(100)[50:], vins(100 + count)[100:]):
+        tasks.append(asyncio.create_task(service.look_up_all(batch)))
+        await until(lambda: running(CALLS) == 1)
+    await until(lambda: waiting(CALLS) == count)
+    return tasks
+
+
 # --- turns at vPIC ------------------------------------------------------------------
 
 
@@ -73,10 +92,12 @@ async def until_announced(database: Database, *vins: Vin) -> None:
 async def test_clients_take_turns_at_calls(
     serve: ServeVehicles, received: VpicRequests, barrier: VpicBarrier, until: Until
 ) -> None:
-    """One client never has all calls to vPIC, and the next call is that of another."""
+    """One client is never in all calls to vPIC; what waits shares the next call."""
     barrier.close()
     async with serve(vehicles=TWO_CALLS) as service:
-        many = [asyncio.create_task(service.look_up(each)) for each in vins(6)]
+        many = [asyncio.create_task(service.look_up(vin(0)))]
+        await until(lambda: received.calls == 1)
+        many += [asyncio.create_task(service.look_up(each)) for each in vins(6)[1:]]
         await until(lambda: waiting(CALLS) == 5)
         others = [asyncio.create_task(service.look_up(vin(6), OTHER))]
         await until(lambda: received.calls == 2)
@@ -87,39 +108,30 @@ async def test_clients_take_turns_at_calls(
         answers = await asyncio.gather(*many, *others)
 
     assert {each.status for each in answers} == {200}
-    order = list(received.vins)
-    assert order[1] == vin(6)
-    assert order.index(vin(7)) <= 4
+    assert list(received.vins)[:2] == [vin(0), vin(6)]
+    assert received.calls <= 4
 
 
 @on_sqlite
-async def test_clients_take_turns_at_the_rate_limit(
-    serve: ServeVehicles,
-    database: Database,
-    received: VpicRequests,
-    *,
-    until: Until,
-    loop_time: LoopTime,
+async def test_clients_take_turns_in_a_call(
+    serve: ServeVehicles, received: VpicRequests, barrier: VpicBarrier, until: Until
 ) -> None:
-    """A look-up is sent before those that another client has sent earlier."""
-    # The permits come when the test lets time pass.
-    pace = {"requests_per_s": 0.01, "concurrency": 8, "deadline_s": 600.0}
-    async with serve(vehicles=pace, limits={"queue_wait_s": 3_600.0}) as service:
-        many = [asyncio.create_task(service.look_up(each)) for each in vins(8)]
-        await until(lambda: received.calls == 1 and running(CALLS) == 7)
-        other = asyncio.create_task(service.look_up(VIN, OTHER))
-        await until(lambda: running(CALLS) == 8)
-        await until_announced(database, VIN)
+    """A call has queries of each client, however many one of them has sent earlier."""
+    barrier.close()
+    async with serve(vehicles={"concurrency": 1}) as service:
+        first = asyncio.create_task(service.look_up(vin(0)))
+        await until(lambda: received.calls == 1)
+        batch = asyncio.create_task(service.look_up_all(vins(500)[1:]))
+        await until(lambda: waiting(CALLS) == 499)
+        single = asyncio.create_task(service.look_up(vin(500), OTHER))
+        await until(lambda: waiting(CALLS) == 500)
+        barrier.open()
 
-        while VIN not in received.vins:
-            await loop_time.pass_s(100.0)
-            await until(lambda: running(CALLS) == 8 - received.calls + 1)
+        answers = await asyncio.gather(first, batch, single)
 
-        assert (await other).status == 200
-        for each in many:
-            each.cancel()
-    # One look-up waited for its permit already, and another one had the next turn.
-    assert list(received.vins).index(VIN) <= 4
+    assert {each.status for each in answers} == {200}
+    assert list(received.vins).index(vin(500)) == 2
+    assert received.calls == 11
 
 
 @on_sqlite
@@ -130,7 +142,7 @@ async def test_a_batch_does_not_delay_other_look_ups(
     barrier.close()
     async with serve(vehicles=TWO_CALLS) as service:
         batch = asyncio.create_task(service.look_up_all(vins(500)))
-        await until(lambda: waiting(CALLS) == 9)
+        await until(lambda: waiting(CALLS) == 450)
         single = asyncio.create_task(service.look_up(vin(500), OTHER))
         await until(lambda: received.singles(vin(500)) == 1)
         assert received.batches == 1
@@ -161,8 +173,7 @@ async def test_only_uncached_look_ups_are_refused(
     async with serve(vehicles=TWO_CALLS, limits={"max_queue": 2}) as service:
         await service.look_up(vin(12))
         barrier.close()
-        many = [asyncio.create_task(service.look_up(each)) for each in vins(3)]
-        await until(lambda: waiting(CALLS) == 2)
+        busy = await fill_queue(service, 100, until)
 
         full = await service.look_up(vin(3))
         fresh, expired, held = [
@@ -170,7 +181,7 @@ async def test_only_uncached_look_ups_are_refused(
         ]
         results = (await service.look_up_all([vin(10), vin(4)])).body["results"]
         barrier.open()
-        answers = await asyncio.gather(*many)
+        others = await asyncio.gather(*busy)
 
     assert full.problem == FULL
     assert int(full.headers["Retry-After"]) >= 1
@@ -178,7 +189,7 @@ async def test_only_uncached_look_ups_are_refused(
     assert expired.headers["Cache-Status"] == "copilot-usage; hit; detail=stale"
     assert held.headers["Cache-Status"] == "copilot-usage; hit"
     assert [each.get("error") for each in results] == [None, FULL[1]]
-    assert {each.status for each in answers} == {200}
+    assert not any("error" in each for all_ in others for each in all_.body["results"])
     assert refused(REFUSED, lane=CALLS, reason="queue_full") == 3
     assert refused(looked_up, result="refused", reason="limit") == 2
     assert refused(looked_up, result="failed", reason="vpic") == 0
@@ -186,25 +197,47 @@ async def test_only_uncached_look_ups_are_refused(
 
 @on_sqlite
 async def test_a_look_up_that_would_wait_too_long_is_refused(
-    serve: ServeVehicles, database: Database, received: VpicRequests, until: Until
+    serve: ServeVehicles, received: VpicRequests, until: Until
 ) -> None:
     """It is refused at once, with the time that the others need at the rate limit."""
-    pace = {"requests_per_s": 0.01, "concurrency": 3}
+    pace = {"requests_per_s": 0.01}
     async with serve(vehicles=pace, limits={"queue_wait_s": 150.0}) as service:
         await service.look_up(vin(0))
-        many = [asyncio.create_task(service.look_up(vin(each))) for each in (1, 2)]
-        await until(lambda: running(CALLS) == 2)
-        await until_announced(database, vin(1), vin(2))
-        many.append(asyncio.create_task(service.look_up(vin(3))))
-        await until(lambda: waiting(CALLS) == 1)
+        busy = asyncio.create_task(service.look_up_all(vins(101)[1:]))
+        await until(lambda: waiting(CALLS) == 100)
 
-        refused = await service.look_up(vin(4))
-        for each in many:
+        refused = await service.look_up(vin(101))
+        other = asyncio.create_task(service.look_up(vin(102), OTHER))
+        await until(lambda: waiting(CALLS) == 101)
+        for each in (busy, other):
             each.cancel()
 
     assert refused.problem == FULL
     assert refused.headers["Retry-After"] == "200"
     assert received.calls == 1
+
+
+@on_sqlite
+async def test_a_full_queue_drops_queries_of_the_client_with_the_most(
+    serve: ServeVehicles, received: VpicRequests, barrier: VpicBarrier, until: Until
+) -> None:
+    """The last VIN of a long list makes room for a single one of another client."""
+    barrier.close()
+    async with serve(vehicles={"concurrency": 1}, limits={"max_queue": 1}) as service:
+        busy = asyncio.create_task(service.look_up(vin(0)))
+        await until(lambda: received.calls == 1)
+        batch = asyncio.create_task(service.look_up_all(vins(52)[1:]))
+        await until(lambda: waiting(CALLS) == 50)
+        refused = growth()
+        single = asyncio.create_task(service.look_up(vin(60), OTHER))
+        await until(lambda: refused(REFUSED, lane=CALLS, reason="displaced") == 1)
+        barrier.open()
+
+        answers = await asyncio.gather(busy, batch, single)
+
+    assert {each.status for each in answers} == {200}
+    codes = [each.get("error") for each in answers[1].body["results"]]
+    assert codes == [None] * 49 + [FULL[1]] * 2
 
 
 @on_sqlite
@@ -282,8 +315,7 @@ async def test_a_refused_client_is_read_later(
     barrier.close()
     only_one = {"concurrency": 1}
     async with serve(vehicles=only_one, limits={"max_queue": 1}) as service:
-        many = [asyncio.create_task(service.look_up(each)) for each in vins(2)]
-        await until(lambda: waiting(CALLS) == 1)
+        many = await fill_queue(service, 50, until)
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         client = f"X-Forwarded-For: {ONE}\r\n" if is_proxy else ""
         request = f"GET /vehicles/lookup?vin={vin(2)} HTTP/1.1\r\nHost: a\r\n{client}"
@@ -324,10 +356,12 @@ async def test_look_ups_of_clients_that_left_are_dropped(
     """What waits is never sent; the answer that vPIC is about to give is stored."""
     barrier.close()
     async with serve(vehicles=TWO_CALLS) as service:
-        many = [asyncio.create_task(service.look_up(each)) for each in vins(4)]
+        many = [asyncio.create_task(service.look_up(vin(0)))]
+        await until(lambda: received.calls == 1)
+        many += [asyncio.create_task(service.look_up(each)) for each in vins(4)[1:]]
         await until(lambda: waiting(CALLS) == 3)
         batch = asyncio.create_task(service.look_up_all(vins(200)[4:]))
-        await until(lambda: waiting(CALLS) == 4 and received.calls == 1)
+        await until(lambda: waiting(CALLS) == 199)
         (sent,) = map(Vin, received.vins)
 
         for each in (*many, batch):

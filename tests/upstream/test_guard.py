@@ -336,43 +336,22 @@ async def test_tries_beyond_the_rate_wait(
         await asyncio.gather(*calls)
 
 
-async def test_a_try_waits_in_its_turn(
+async def test_a_reserved_slot_is_that_of_the_first_try(
     settings: MakeSettings, sandbox: RunningSandbox, until: Until
 ) -> None:
-    """A try waits for the rate limit within its turn, and is sent outside of it.
-
-    The error of a turn ends the call, and is no failure of upstream.
-    """
-    turns: list[str] = []
-
-    @asynccontextmanager
-    async def turn() -> AsyncIterator[None]:
-        turns.append("begun")
-        try:
-            yield
-        finally:
-            turns.append("ended")
-
-    @asynccontextmanager
-    async def refused() -> AsyncIterator[None]:
-        if turns:
-            raise LookupError
-        yield
-
+    """A call in a reserved slot waits for no permit; an unused slot is free again."""
     paced = UpstreamProfile("paced", requests_per_s=0.01)
     async with calling(
-        settings, sandbox, paced, timeout_s=600.0, deadline_s=600.0
+        settings, sandbox, paced, concurrency=1, timeout_s=600.0, deadline_s=600.0
     ) as client:
-        await client.fetch(PATH, turn=turn)
-        waiting = asyncio.create_task(client.fetch(PATH, turn=turn))
-        await until(lambda: len(turns) == 3)
-        with pytest.raises(LookupError):
-            await client.fetch(PATH, turn=refused)
+        slot = await client.guard.reserve(PATH)
+        waiting = asyncio.create_task(client.guard.reserve(PATH))
+        await client.fetch(PATH, slot=slot)
+        assert not waiting.done()
         waiting.cancel()
         await asyncio.wait([waiting])
 
-        assert client.breaker.state is CircuitState.CLOSED
-    assert turns == ["begun", "ended"] * 2
+        assert not client.guard._slots.locked()
     assert sum(sandbox.sandbox.calls.values()) == 1
 
 
