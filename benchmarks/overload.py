@@ -1,28 +1,37 @@
 """Overload: more requests than the service can answer, at a fixed rate.
 
-Clients send at their rate whatever the service does, as many users do. The service is
-pinned to one core, and the load to the other.
+Clients send at their rate whatever the service does, as many users do. A request waits
+for a free connection, and its time counts from when it is due. One that finds none is
+not sent, and counts as accepted and never answered. The service is pinned to one core,
+and the load to the other.
 """
 
 import asyncio
+import math
 import statistics
 import subprocess
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from typing import Final, NamedTuple, cast
 
 import uvloop
 
-from benchmarks.load.processes import LOAD_CORE, pin_to, pinned, sandbox, service, tool
-from benchmarks.report import Result, maximum
+from benchmarks.load import constant_rate, wrk
+from benchmarks.load.processes import LOAD_CORE, Missing, get, pin_to, sandbox, service
+from benchmarks.load.wrk import Target
+from benchmarks.report import Result, maximum, unmeasured
 
-MESSAGES: Final = "100000"
+MANY_MESSAGES: Final = 100_000
+SOME_MESSAGES: Final = 20_000
+FEW_MESSAGES: Final = 110
 SECONDS: Final = 5.0
 CALM_S: Final = 2.0
-CHEAP: Final = "/usage?limit=1"
+EQUAL: Final = "/usage?sort=credits_used:desc;report_name:asc&limit=100"
+"""Milliseconds of work, which requests at the same time share."""
 ALIVE: Final = "/health/live"
 CACHED: Final = "/usage"
 PROBE_S: Final = 0.02
@@ -32,9 +41,15 @@ WANTED_RATIO: Final = 3.0
 WANTED_MS: Final = 20.0
 WANTED_REFUSAL_MS: Final = 5.0
 CONNECTIONS: Final = 500
-CAPACITY_CONNECTIONS: Final = 16
+MULTIPLES: Final = (2, 5, 10)
+PATIENCE_S: Final = 5.0
+"""Time for the last answers."""
+MIN_TIMES: Final = 1.2
+"""Fewer requests than this multiple of the capacity are no overload."""
+PROBE_CONNECTIONS: Final = 20
 CALM_SHARE: Final = 0.2
 OK: Final = 200
+UNMEASURED: Final = (Missing, OSError, subprocess.SubprocessError)
 
 
 class Timed(NamedTuple):
@@ -42,6 +57,10 @@ class Timed(NamedTuple):
 
     status: int
     duration_s: float
+
+
+NEVER: Final = Timed(OK, math.inf)
+"""A request that was accepted, or could not be sent, and has no answer."""
 
 
 class Connection(asyncio.Protocol):
@@ -59,10 +78,10 @@ class Connection(asyncio.Protocol):
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
-    def send(self, request: bytes) -> None:
-        """Send a request."""
+    def send(self, request: bytes, due: float) -> None:
+        """Send a request that was due at this time."""
         assert self._transport is not None
-        self._sent_at = time.perf_counter()
+        self._sent_at = due
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -103,6 +122,7 @@ class Load:
         self._connections: set[Connection] = set()
         self.answers: list[Timed] = []
         self._again = False
+        self._is_quiet = asyncio.Event()
 
     async def at_rate(
         self, per_s: float, seconds: float, connections: int = CONNECTIONS
@@ -114,20 +134,27 @@ class Load:
         started, sent = time.perf_counter(), 0
         while (now := time.perf_counter()) - started < seconds:
             while sent < (now - started) * per_s:
-                self._send()
+                self._send(started + sent / per_s)
                 sent += 1
             await asyncio.sleep(0.0005)
-        answers = self.answers
+        self._is_quiet = asyncio.Event()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S if self._busy else 0):
+                await self._is_quiet.wait()
+        answers = self.answers + [NEVER] * self._busy
         self.close()
         return answers
 
-    async def capacity(self, seconds: float, connections: int) -> float:
-        """Return the requests a second that are answered with 200."""
+    @property
+    def _busy(self) -> int:
+        return len(self._connections) - len(self._idle)
+
+    async def capacity(self, seconds: float) -> float:
+        """Return the requests a second that one connection has answered with 200."""
         self.answers, self._again = [], True
         started = time.perf_counter()
-        await asyncio.gather(*(self._connect() for _ in range(connections)))
-        for _ in range(connections):
-            self._send()
+        await self._connect()
+        self._send(time.perf_counter())
         await asyncio.sleep(seconds)
         self._again = False
         answered = sum(each.status == OK for each in self.answers)
@@ -139,9 +166,11 @@ class Load:
         """Take an answer, and the connection for the next request."""
         self.answers.append(answer)
         if self._again:
-            connection.send(self._request())
+            connection.send(self._request(), time.perf_counter())
         else:
             self._idle.append(connection)
+            if not self._busy:
+                self._is_quiet.set()
 
     def lost(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
@@ -161,9 +190,11 @@ class Load:
         self._connections.add(made)
         self._idle.append(made)
 
-    def _send(self) -> None:
+    def _send(self, due: float) -> None:
         if self._idle:
-            self._idle.popleft().send(self._request())
+            self._idle.popleft().send(self._request(), due)
+        else:
+            self.answers.append(NEVER)
 
     def _request(self) -> bytes:
         path = next(self._paths)
@@ -191,54 +222,60 @@ def costly() -> Iterator[str]:
     )
 
 
-def cheap_at_rate(url: str, per_s: float | None, seconds: float) -> list[Timed]:
-    """Send cached `/usage` by h2load, at a rate or as fast as answered.
+def at_full_speed(url: str) -> float:
+    """Return the requests a second that are answered, by wrk."""
+    return wrk.measure(Target(url), int(CALM_S))
+
+
+def at_rate(url: str, per_s: float) -> list[constant_rate.Answer]:
+    """Send the same request at a rate by h2load; return the answers.
 
     This process could not send as many as the service answers.
     """
-    connections = CONNECTIONS if per_s else CAPACITY_CONNECTIONS
-    rate = ["--rps", f"{per_s / connections:.0f}"] if per_s else []
-    with tempfile.NamedTemporaryFile("r") as log:
-        command = [tool("h2load", "nghttp2-client"), "--h1", "-t", "1", *rate]
-        command += ["-c", str(connections), "-D", f"{seconds:g}"]
-        command += ["--log-file", log.name, f"{url}{CACHED}"]
-        subprocess.run(  # noqa: S603
-            pinned([LOAD_CORE], command), check=True, stdout=subprocess.DEVNULL
-        )
-        rows = (line.split() for line in log)
-        return [Timed(int(row[1]), int(row[2]) / 1e6) for row in rows]
+    connections = constant_rate.Connections(CONNECTIONS, pipelined=False)
+    return constant_rate.run(url, per_s, SECONDS, connections=connections)
 
 
-async def measure_cheap(url: str) -> tuple[float, float, list[Overload]]:
-    """Return the capacity, the calm p99 in milliseconds, and twice the capacity."""
+def times_of(answers: list[constant_rate.Answer]) -> list[Timed]:
+    """Return the status and the time of each answer."""
+    return [Timed(each.status, each.taken_us / 1e6) for each in answers]
 
-    async def load(per_s: float | None, seconds: float) -> list[Timed]:
-        return await asyncio.to_thread(cheap_at_rate, url, per_s, seconds)
 
-    await load(None, CALM_S)
-    full = await load(None, CALM_S)
-    per_s = len(full) / CALM_S
-    calm_ms = p99_ms(await load(per_s * CALM_SHARE, SECONDS))
+async def measure_equal(url: str, path: str) -> tuple[float, float, list[Overload]]:
+    """Return the capacity, the calm p99 in milliseconds, and one overload.
+
+    Its multiple is what the clients could send, at most twice the capacity.
+    """
+    target = url + path
+    await asyncio.to_thread(get, target)
+    await asyncio.to_thread(at_full_speed, target)
+    per_s = await asyncio.to_thread(at_full_speed, target)
+    calm = await asyncio.to_thread(at_rate, target, per_s * CALM_SHARE)
+    calm_ms = p99_ms(times_of(calm))
     alive = Load(url, (ALIVE for _ in count()))
     answers, lives = await asyncio.gather(
-        load(2 * per_s, SECONDS), alive.at_rate(1 / PROBE_S, SECONDS, 1)
+        asyncio.to_thread(at_rate, target, 2 * per_s),
+        alive.at_rate(1 / PROBE_S, SECONDS, PROBE_CONNECTIONS),
     )
-    return per_s, calm_ms, [overload_of(2, answers, lives, [], calm_ms)]
+    times = constant_rate.sent_per_s(answers) / per_s
+    if times < MIN_TIMES:
+        raise Missing(f"clients on one core can send {times:.2f} times {per_s:,.0f}/s")
+    found = overload_of(times, times_of(answers), lives, [], calm_ms)
+    return per_s, calm_ms, [found]
 
 
-async def measure(
-    url: str, paths: Iterator[str], multiples: tuple[float, ...], connections: int
-) -> tuple[float, float, list[Overload]]:
+async def measure_costly(url: str) -> tuple[float, float, list[Overload]]:
     """Return the capacity, the calm p99 in milliseconds, and each overload.
 
-    The capacity is found by so many connections, each with one request at a time.
+    The capacity is found by one connection, with one request at a time.
     """
-    await Load(url, paths).capacity(CALM_S, connections)
-    per_s = await Load(url, paths).capacity(CALM_S, connections)
+    paths = costly()
+    await Load(url, paths).capacity(CALM_S)
+    per_s = await Load(url, paths).capacity(CALM_S)
     calm = await Load(url, paths).at_rate(per_s * CALM_SHARE, SECONDS)
     calm_ms = p99_ms(calm)
     found = []
-    for times in multiples:
+    for times in MULTIPLES:
         await asyncio.sleep(CALM_S)
         load, alive, cached = (
             Load(url, each)
@@ -276,8 +313,10 @@ def overload_of(
 
 def p99_ms(answers: list[Timed]) -> float:
     """Return the 99th percentile of the times, in milliseconds."""
+    if not answers:
+        raise Missing("no request was answered")
     ordered = sorted(each.duration_s for each in answers)
-    return ordered[int(len(ordered) * 0.99)] * 1_000 if ordered else float("nan")
+    return ordered[int(len(ordered) * 0.99)] * 1_000
 
 
 def results(
@@ -285,7 +324,7 @@ def results(
 ) -> Iterator[Result]:
     """Yield the lines of the report."""
     for each in found:
-        name = f"{kind}, {each.times:g} times {per_s:,.0f}/s"
+        name = f"{kind}, {each.times:.2g} times {per_s:,.0f}/s"
         note = (
             f"to {calm_ms:.1f} ms at a fifth of the capacity; of {each.per_s:,.0f}/s "
             f"answered, {each.refused:.0%} are refused"
@@ -301,16 +340,23 @@ def run() -> list[Result]:
     """Measure costly and cheap requests in overload."""
     pin_to(LOAD_CORE)
     lines: list[Result] = []
-    with (
-        sandbox("--messages", MESSAGES) as upstream,
-        service(upstream.url, logging__access="false", cache__ttl_s="3600") as server,
+    for kind, messages, measured in (
+        ("costly", MANY_MESSAGES, measure_costly),
+        ("equal", SOME_MESSAGES, partial(measure_equal, path=EQUAL)),
+        ("cheap", FEW_MESSAGES, partial(measure_equal, path=CACHED)),
     ):
-        measured = uvloop.run(measure(server.url, costly(), (2, 5, 10), 1))
-        lines += results("costly", *measured)
-    with (
-        sandbox("--messages", "110") as upstream,
-        service(upstream.url, logging__access="false", cache__ttl_s="3600") as server,
-    ):
-        measured = uvloop.run(measure_cheap(server.url))
-        lines += results("cheap", *measured)
+        try:
+            with _service_with(messages) as url:
+                lines += results(kind, *uvloop.run(measured(url)))
+        except UNMEASURED as error:
+            lines.append(unmeasured(kind, error))
     return lines
+
+
+@contextmanager
+def _service_with(messages: int) -> Iterator[str]:
+    with (
+        sandbox("--messages", str(messages), "--reports", "100") as upstream,
+        service(upstream.url, logging__access="false", cache__ttl_s="3600") as server,
+    ):
+        yield server.url

@@ -6,19 +6,16 @@ cannot be measured says why.
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-
-from benchmarks.load import constant_rate, wrk
-from benchmarks.load.constant_rate import Answer, percentile_ms
+from benchmarks.load import wrk
 from benchmarks.load.opponents import FILE, bare_handler, nginx_worker
-from benchmarks.load.processes import CORES, Missing, Server, get, sandbox, service
+from benchmarks.load.processes import CORES, Missing, get, sandbox, service
 from benchmarks.load.wrk import Target
-from benchmarks.report import Result, maximum, minimum, unmeasured
+from benchmarks.report import Result, minimum, unmeasured
 
 PERIOD: Final = ("--messages", "110")
 COSTLY_PERIOD: Final = ("--messages", "20000", "--reports", "100")
@@ -26,11 +23,6 @@ COSTLY_PATH: Final = "/usage?sort=credits_used:desc;report_name:asc&limit=100"
 """Milliseconds of work: the load beside it costs next to nothing."""
 
 WARM_UP_S: Final = 1
-UNLOADED_SHARE: Final = 0.3
-OVERLOAD_S: Final = 10.0
-CALLERS: Final = 512
-"""Connections in the overload: one at a time is answered on each."""
-REFUSED_IN_MS: Final = 5.0
 WORKERS: Final = 2
 
 UNMEASURED: Final = (Missing, OSError, subprocess.SubprocessError)
@@ -55,16 +47,6 @@ COMPARISONS: Final = (
 RATE: Final = "1000000"
 """A limit for which each request is charged, and none is refused."""
 WORKERS_COMPARISON: Final = Comparison(f"{WORKERS} workers, to one", "many", "one", 1.7)
-OF_ANSWERED: Final = "overload: p99 of the answered, to unloaded"
-OF_REFUSED: Final = f"overload: p99 of refusing, to {REFUSED_IN_MS:g} ms"
-
-
-class Line(msgspec.Struct, rename={"status": "http.response.status_code"}):
-    """The fields of a log line that are read."""
-
-    event: str
-    duration_s: float = 0
-    status: int = 0
 
 
 class Targets:
@@ -103,7 +85,7 @@ class Targets:
 
 def run() -> list[Result]:
     """All parts."""
-    return [*cached_answers(), *overload(), *workers()]
+    return [*cached_answers(), *workers()]
 
 
 def cached_answers() -> list[Result]:
@@ -156,64 +138,6 @@ def workers() -> list[Result]:
     shared = "" if len(CORES) > WORKERS else ", one of them the load's too"
     note = f"{result.note}; {len(CORES)} cores{shared}"
     return [Result(result.name, result.measured, result.target, result.is_met, note)]
-
-
-def overload() -> list[Result]:
-    """Twice the capacity: some are answered in time, the rest refused at once."""
-    try:
-        return _overload()
-    except UNMEASURED as error:
-        return [unmeasured(name, error) for name in (OF_ANSWERED, OF_REFUSED)]
-
-
-def _overload() -> list[Result]:
-    with ExitStack() as stack:
-        upstream = stack.enter_context(sandbox(*COSTLY_PERIOD))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        log = stack.enter_context((folder / "log").open("w+b"))
-        server = stack.enter_context(service(upstream.url, output=log))
-        capacity = wrk.requests_per_s({"": Target(server.url + COSTLY_PATH)})[""]
-        unloaded = _send(server, capacity * UNLOADED_SHARE)
-        written = (folder / "log").stat().st_size
-        loaded = _send(server, capacity * 2)
-        with (folder / "log").open("rb") as lines:
-            lines.seek(written)
-            refused_ms = sorted(_refused_ms(lines))
-    return [
-        _judge_answered(unloaded, loaded, 2 * capacity),
-        _judge_refused(refused_ms, loaded),
-    ]
-
-
-def _judge_answered(
-    unloaded: Sequence[Answer], loaded: Sequence[Answer], per_s: float
-) -> Result:
-    before_ms = percentile_ms(unloaded, 99)
-    after_ms = percentile_ms([each for each in loaded if each.status == 200], 99)
-    note = f"{after_ms:.1f} ms of {before_ms:.1f} ms; {per_s:,.0f} a second"
-    return maximum(OF_ANSWERED, after_ms / before_ms, 3, note)
-
-
-def _judge_refused(refused_ms: Sequence[float], loaded: Sequence[Answer]) -> Result:
-    answered = sum(each.status == 200 for each in loaded)
-    failed = sum(each.status not in {200, 503} for each in loaded)
-    note = f"{len(refused_ms):,} refused, {answered:,} answered, {failed:,} failed"
-    if not refused_ms:
-        return unmeasured(OF_REFUSED, Missing(note))
-    p99_ms = refused_ms[int(len(refused_ms) * 0.99)]
-    return maximum(OF_REFUSED, p99_ms / REFUSED_IN_MS, 1, f"{p99_ms:.2f} ms; {note}")
-
-
-def _send(server: Server, per_s: float) -> list[Answer]:
-    url = server.url + COSTLY_PATH
-    return constant_rate.run(url, per_s, OVERLOAD_S, connections=CALLERS)
-
-
-def _refused_ms(lines: Iterable[bytes]) -> Iterator[float]:
-    """Logged durations of each 503."""
-    for line in map(msgspec.json.Decoder(Line).decode, lines):
-        if line.event == "http.request" and line.status == 503:
-            yield line.duration_s * 1_000
 
 
 def _conditional(target: Target, headers: Mapping[str, str]) -> Target:

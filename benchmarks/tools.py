@@ -43,8 +43,8 @@ def find_postgresql(url: str = POSTGRESQL) -> None:
 
 
 NEEDS: Final = (
-    _program("wrk", "wrk", "throughput", "vehicles", GATE),
-    _program("h2load", "nghttp2-client", "big_period", "overload", "throughput"),
+    _program("wrk", "wrk", "overload", "throughput", "vehicles", GATE),
+    _program("h2load", "nghttp2-client", "big_period", "overload"),
     _program("nginx", "nginx-light", "throughput"),
     _program("chromium", "chromium", "dashboard"),
     _program("git", "git", GATE),

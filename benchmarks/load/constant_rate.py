@@ -3,6 +3,9 @@
 Each connection may have any number of requests in its pipeline, so a request leaves
 when it is due, however late the server is with those before. Connections start as
 far apart as requests are to be, so that these come one by one instead of in bursts.
+
+In an overload, pipelines would be queues of the clients: a server answers the requests
+of a connection one after the other. `run` then takes many connections without them.
 """
 
 import math
@@ -19,6 +22,7 @@ MAX_REQUESTS: Final = 2_000_000
 MOST_PER_CONNECTION_PER_S: Final = 100
 """h2load's timer ticks every 10 ms: a faster connection would send in bursts."""
 GRACE_S: Final = 60.0
+MIN_SENT: Final = 2
 
 
 class Answer(NamedTuple):
@@ -29,17 +33,28 @@ class Answer(NamedTuple):
     taken_us: int
 
 
+class Connections(NamedTuple):
+    """The connections of clients: at least so many, more where the rate needs them."""
+
+    number: int = 1
+    pipelined: bool = True
+    """A request leaves when it is due. Without pipelines it waits for a connection."""
+
+
+ONE_CONNECTION: Final = Connections()
+
+
 def run(
     url: str,
     per_s: float,
     seconds: float,
     *,
     headers: Mapping[str, str] | None = None,
-    connections: int = 1,
+    connections: Connections = ONE_CONNECTION,
 ) -> list[Answer]:
     """Send `per_s` requests a second for so long; all answers, in order of their end.
 
-    There are `connections` at least, more where the rate needs them.
+    The wait for a connection is not measured: compare `sent_per_s` with the rate.
 
     Raises `Missing` without h2load, `ValueError` where the URL is not of this machine,
     `subprocess.SubprocessError` where it fails.
@@ -67,8 +82,16 @@ def percentile_ms(answers: Sequence[Answer], percent: float) -> float:
     return taken[math.ceil(len(taken) * percent / 100) - 1] / 1_000
 
 
-def _options(per_s: float, seconds: float, wanted: int) -> list[str]:
-    connections = max(wanted, math.ceil(per_s / MOST_PER_CONNECTION_PER_S))
+def sent_per_s(answers: Sequence[Answer]) -> float:
+    """Requests that were sent a second."""
+    if len(answers) < MIN_SENT:
+        raise Missing("too few answers to tell the rate")
+    sent = [answer.sent_us for answer in answers]
+    return (len(sent) - 1) / (max(sent) - min(sent)) * 1e6
+
+
+def _options(per_s: float, seconds: float, wanted: Connections) -> list[str]:
+    connections = max(wanted.number, math.ceil(per_s / MOST_PER_CONNECTION_PER_S))
     each = max(1, round(per_s * seconds / connections))
     if each * connections > MAX_REQUESTS:
         raise ValueError(f"more than {MAX_REQUESTS:,} requests")
@@ -77,7 +100,7 @@ def _options(per_s: float, seconds: float, wanted: int) -> list[str]:
         f"--clients={connections}",
         f"--requests={each * connections}",
         f"--rps={per_s / connections}",
-        f"--max-concurrent-streams={each}",
+        f"--max-concurrent-streams={each if wanted.pipelined else 1}",
         f"--rate={min(connections, max(1, round(per_s * apart_ms / 1_000)))}",
         f"--rate-period={apart_ms}ms",
     ]

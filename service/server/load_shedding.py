@@ -97,6 +97,10 @@ class LoopQueue:
         """Mean time between the starts of two requests, while others wait."""
         self._started_at = 0.0
         self._is_busy = False
+        self._has_exceeded = False
+        """A request has exceeded the bound since the queue was empty."""
+        self._is_standing = False
+        """The same of the requests that waited before the queue was empty."""
         self._calm_at = -math.inf
         self._shed_at = -math.inf
         self.is_draining = False
@@ -112,22 +116,26 @@ class LoopQueue:
         if self._is_busy:
             self._mean_s += SMOOTHING * (now - self._started_at - self._mean_s)
         self._started_at = now
-        self._waiting -= 1
-        self._is_busy = self._waiting > 0
+        self._is_busy = self._waiting > 1
+        self.discard()
 
     def discard(self) -> None:
-        """Stop counting a request whose client has left."""
+        """Stop counting a request, whose client may have left."""
         self._waiting -= 1
+        if not self._waiting:
+            self._is_standing, self._has_exceeded = self._has_exceeded, False
 
     def shed(self, data: bytes) -> Shed | None:
         """Return the refusal of a request, or None if it may wait."""
         waiting = self._waiting
-        if waiting < MIN_WAITING:
-            return None
         wait_s = waiting * self._mean_s
-        if wait_s <= self._max_wait_s:
-            self._calm_at = time.monotonic()
+        if waiting < MIN_WAITING or wait_s <= self._max_wait_s:
+            # The loop receives many requests in one turn. The first ones of a turn
+            # never wait too long, so a turn is calm only if its last ones do not.
+            if not self._is_standing:
+                self._calm_at = time.monotonic()
             return None
+        self._has_exceeded = True
         if not self._is_lasting() or not _is_sheddable(data) or self.is_draining:
             return None
         self._shed_at = time.monotonic()

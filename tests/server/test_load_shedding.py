@@ -187,6 +187,23 @@ async def test_a_burst_is_answered(connections: Connections) -> None:
     assert {status for status, *_ in answers} == {200}
 
 
+def test_an_overload_is_over_after_a_turn_without_a_long_wait(now: list[float]) -> None:
+    """The next burst is accepted again, once no request was refused for a while."""
+    queue = queue_with(2 * MIN_WAITING, now)
+    assert queue.shed(GET) is not None
+    for _ in range(2 * MIN_WAITING):
+        queue.start()
+    queue.add()
+    assert queue.shed(GET) is None
+    queue.start()
+
+    now[0] += 2 * load_shedding.CALM_S
+    assert queue.shed(GET) is None
+    for _ in range(2 * MIN_WAITING):
+        queue.add()
+    assert queue.shed(GET) is None
+
+
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time in seconds, which a test sets."""
@@ -196,9 +213,11 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def queue_with(waiting: int, now: list[float]) -> LoopQueue:
+def queue_with(
+    waiting: int, now: list[float], *, max_wait_s: float = 10.0
+) -> LoopQueue:
     """Return a queue whose requests take a second each."""
-    queue = LoopQueue(10.0)
+    queue = LoopQueue(max_wait_s)
     for _ in range(200):
         queue.add()
     for _ in range(200):
@@ -228,6 +247,32 @@ def test_an_overload_begins_after_a_burst_and_ends_with_a_calm_time(
     now[0] += 2 * load_shedding.CALM_S
     queue._calm_at = now[0]
     assert queue.shed(GET) is None
+
+
+def test_requests_that_the_loop_receives_in_one_turn_are_an_overload(
+    now: list[float],
+) -> None:
+    """The first ones of each turn need not wait long, but the last ones do."""
+    queue = queue_with(0, now, max_wait_s=MIN_WAITING + 8.0)
+
+    refused = [receive_in_one_turn(queue, 3 * MIN_WAITING, now) for _ in range(3)]
+
+    accepted = MIN_WAITING + 9
+    assert refused == [0, *[3 * MIN_WAITING - accepted] * 2]
+
+
+def receive_in_one_turn(queue: LoopQueue, requests: int, now: list[float]) -> int:
+    """Receive requests at the same time, then start them; return those refused."""
+    refused = 0
+    for _ in range(requests):
+        if queue.shed(GET) is None:
+            queue.add()
+        else:
+            refused += 1
+    for _ in range(requests - refused):
+        now[0] += 1.0
+        queue.start()
+    return refused
 
 
 def test_a_draining_server_refuses_nothing_early(now: list[float]) -> None:

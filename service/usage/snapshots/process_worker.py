@@ -9,7 +9,7 @@ import mmap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import IO, Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
@@ -204,10 +204,20 @@ class ProcessWorker:
     ) -> LoadedMessages:
         if body is None:
             return cast(LoadedMessages, self._call("load", number, None, previous))
-        # In this thread, because to free the memory of a large body takes long.
-        with body if isinstance(body, MemoryBody) else shared_file(body) as path:
+        file = body if isinstance(body, MemoryBody) else shared_file(body)
+        with ExitStack() as closing:
+            path = closing.enter_context(file)
             child = self._start_child()
-            return cast(LoadedMessages, child.call("load_file", number, path, previous))
+            loaded = child.call("load_file", number, path, previous)
+            self._free_soon(closing.pop_all())
+        return cast(LoadedMessages, loaded)
+
+    def _free_soon(self, closing: ExitStack) -> None:
+        """Free a large body in a thread, because that takes long."""
+        try:
+            self._threads.submit(closing.close)
+        except RuntimeError:  # the threads have been shut down
+            closing.close()
 
     def _compute(self, name: str, args: Any, kwargs: Any) -> Any:
         child = self._find_child()

@@ -1,5 +1,6 @@
 """Queries on priced messages: the price of a message, usage by day and by report."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -22,8 +23,12 @@ from service.usage.snapshots.columns import PricedMessages, to_credits
 from service.usage.snapshots.errors import MessageNotFound
 
 S_PER_DAY: Final = 86_400
-S_PER_QUARTER: Final = 900
-"""Nearly all zones change their offset at a whole quarter of an hour of UTC."""
+SPANS_S: Final = (S_PER_DAY, 900)
+"""Spans at whose ends a zone's offset is looked up, before that of each second.
+
+No zone has ever changed its offset twice in a day, and nearly all of them change it at
+a whole quarter of an hour of UTC.
+"""
 MAX_FILLED_DAYS: Final = 3_700
 """Ten years. A message with a wrong year would fill hundreds of thousands of days."""
 
@@ -102,17 +107,21 @@ def _local_days(instants: Instants, zone: ZoneInfo | None) -> NDArray[np.int64]:
     return seconds // S_PER_DAY
 
 
-def _offsets_s(zone: ZoneInfo, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
+def _offsets_s(
+    zone: ZoneInfo, seconds: NDArray[np.int64], spans: Sequence[int] = SPANS_S
+) -> NDArray[np.int64]:
     """Return the zone's offsets from UTC: `(n_messages,)` int64, seconds."""
-    # One look-up for each quarter of an hour. A quarter in which the offset changes,
-    # as Newfoundland's did at 00:01, needs one for each message.
-    quarters, quarter_of = _unique(seconds // S_PER_QUARTER)
-    begins = quarters * S_PER_QUARTER
-    at_begin = _look_up(zone, begins)
-    is_changing = at_begin != _look_up(zone, begins + S_PER_QUARTER - 1)
-    offsets = at_begin[quarter_of]
-    changing = np.flatnonzero(is_changing[quarter_of])
-    offsets[changing] = _look_up(zone, seconds[changing])
+    if not spans or not len(seconds):
+        return _look_up(zone, seconds)
+    # Two look-ups for each span. Only a span in which the offset changes, as
+    # Newfoundland's did at 00:01, needs more: for shorter spans, or for each message.
+    span, *shorter = spans
+    used, place_of = _unique(seconds // span)
+    at_begin = _look_up(zone, used * span)
+    is_changing = at_begin != _look_up(zone, used * span + span - 1)
+    offsets = at_begin[place_of]
+    changing = np.flatnonzero(is_changing[place_of])
+    offsets[changing] = _offsets_s(zone, seconds[changing], shorter)
     return offsets
 
 
