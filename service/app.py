@@ -71,7 +71,7 @@ from service.web.links import PUBLIC_URL
 from service.web.openapi import add_documentation
 from service.web.openapi_problems import problems_of
 from service.web.problems import Kinds
-from service.web.request_context import ACCESS_LOG, request_context
+from service.web.request_context import REPORTS, Reports, request_context
 from service.web.request_tracing import trace_request
 from service.web.routes import Endpoints
 from service.web.unsent_bytes import UNSENT, UnsentBytes
@@ -96,11 +96,16 @@ def create_app(
     storage is unavailable.
     """
     limits = Limits(settings)
+    reports = Reports(
+        access_log=settings.logging.access,
+        kinds=PROBLEM_KINDS,
+        slow_request_s=settings.logging.slow_request_s,
+    )
     app = web.Application(
-        middlewares=[*_middlewares(settings), limit_requests(limits)],
+        middlewares=[*_middlewares(settings, reports), limit_requests(limits)],
         client_max_size=settings.server.max_body_bytes,
     )
-    app[ACCESS_LOG] = settings.logging.access
+    app[REPORTS] = reports
     app[LIMITS] = limits
     app[PUBLIC_URL] = str(URL(settings.server.public_url)).rstrip("/")
     app[UNSENT] = UnsentBytes(settings.server.max_unsent_bytes)
@@ -148,12 +153,8 @@ def _optional(settings: Settings) -> Iterator[ModuleType]:
         yield keys
 
 
-def _middlewares(settings: Settings) -> list[Middleware]:
-    context = request_context(
-        access_log=settings.logging.access,
-        kinds=PROBLEM_KINDS,
-        slow_request_s=settings.logging.slow_request_s,
-    )
+def _middlewares(settings: Settings, reports: Reports) -> list[Middleware]:
+    context = request_context(reports)
     middlewares = [trace_request, context] if settings.telemetry.traces else [context]
     return [*middlewares, separate_ports] if settings.server.admin_port else middlewares
 

@@ -87,11 +87,12 @@ class Reservation:
 
 
 class Submission(Struct, eq=False):
-    """One request's events in the order sent, and the future of their results."""
+    """One request's events in the order sent, and who gets their outcome."""
 
     received: list[ReceivedEvent]
     reservation: Reservation
-    stored: asyncio.Future[list[Stored]]
+    end: Callable[[list[Stored] | Exception], None]
+    """Is called once, when they are stored or refused."""
     arrived: float
     """The time of the event loop when the request began to wait."""
     timer: asyncio.TimerHandle | None = None

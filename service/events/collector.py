@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -13,7 +14,7 @@ from service.events.clock_skew import UNKNOWN, Clocks
 from service.events.counting import Counting
 from service.events.errors import ReplayRefused
 from service.events.ingest import Ingest, result_of, running_ingest
-from service.events.model import EventFailure, EventResult, Receipt
+from service.events.model import Event, EventFailure, EventResult, Receipt
 from service.events.parsing import EventParser
 from service.events.queries import EventQueries
 from service.events.retention import Retention
@@ -24,6 +25,7 @@ from service.storage.breaker import PROBE_INTERVAL_S
 from service.storage.database import Database
 from service.storage.maintenance import in_background
 from service.web.health import Unready
+from service.web.repeats import RepeatedPost
 
 log = structlog.get_logger()
 
@@ -85,17 +87,31 @@ class Collector:
         `StorageError`; then no event is stored.
         """
         reservation.resize(len(body))
-        application = reservation.application
-        items = self._parser.parse_body(
+        items = self._parse(body, content_type, reservation.application, clocks)
+        receipt = await self._ingest.accept(items, reservation)
+        _log_receipt(receipt, reservation.application)
+        return receipt
+
+    def begin(self, post: RepeatedPost) -> None:
+        """Store the events of a request's body, which gets its receipt or an error.
+
+        Raises `BadBody`, `BacklogFull` and `StorageError` if none is stored.
+        """
+        application = post.key.application
+        with self.reserve(application, len(post.body)) as reservation:
+            items = self._parse(post.body, post.media_type, application, UNKNOWN)
+            self._ingest.submit(items, reservation, partial(_respond, post))
+
+    def _parse(
+        self, body: bytes, content_type: str, application: str, clocks: Clocks
+    ) -> list[Event | EventFailure]:
+        return self._parser.parse_body(
             body,
             content_type,
             self.settings.max_events,
             application,
             clocks.skew_us(self.settings),
         )
-        receipt = await self._ingest.accept(items, reservation)
-        _log_receipt(receipt, application)
-        return receipt
 
     async def replay(self, application: str, failed_id: str) -> EventResult:
         """Validate a failed event again, and store it as an event if it is valid now.
@@ -143,8 +159,17 @@ async def open_collector(
         yield Collector(settings, database, ingest, parser)
 
 
-def _log_receipt(receipt: Receipt, application: str) -> None:
-    """Log and count the results of a request's events."""
+def _respond(post: RepeatedPost, outcome: Receipt | Exception) -> None:
+    if isinstance(outcome, Receipt):
+        _log_receipt(outcome, post.key.application, request_id=post.request_id)
+    post.respond(outcome)
+
+
+def _log_receipt(receipt: Receipt, application: str, **context: str) -> None:
+    """Log and count the results of a request's events.
+
+    `context` has values of the log line that are not bound.
+    """
     results = {"accepted": receipt.accepted, "duplicate": receipt.duplicates}
     codes: list[str] = []
     if receipt.failed:
@@ -158,4 +183,5 @@ def _log_receipt(receipt: Receipt, application: str) -> None:
         accepted=receipt.accepted,
         duplicates=receipt.duplicates,
         failed=receipt.failed,
+        **context,
     )

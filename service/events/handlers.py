@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
 
 from service.events import problems
-from service.events.clock_skew import Clocks
+from service.events.clock_skew import SENT_AT, Clocks
 from service.events.collector import Collector
 from service.events.feed_handlers import FORMATS, answer_feed, media_type_for
 from service.events.feed_statements import START, Place
@@ -42,15 +42,17 @@ from service.events.statements import (
     ListCursor,
 )
 from service.observability.stages import stage
-from service.settings import Settings
+from service.settings import Scope, Settings
 from service.web.auth import KEY, ApiKey, application_for
 from service.web.bodies import BODY_PROBLEMS, max_size, read_body
+from service.web.credentials import PUBLIC_SCOPE
 from service.web.http_cache.conditional import check_if_match
 from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.limits import Limits
 from service.web.links import next_link
 from service.web.parameters import InvalidParameter, parse_cursor
 from service.web.problems import NOT_JSON, STORAGE_UNAVAILABLE
+from service.web.repeats import RepeatedPost, offer_posts
 from service.web.routes import (
     NO_STORE,
     Endpoints,
@@ -139,7 +141,28 @@ async def send_events(
             receipt = await collector.collect(
                 body, request.content_type, reserved, clocks
             )
+    # The stated time differs in each request.
+    if SENT_AT not in request.headers:
+        offer_posts(request, SmallPosts(collector))
     return json_block(request, receipt, status=HTTPStatus.ACCEPTED)
+
+
+class SmallPosts(NamedTuple):
+    """Requests of `send_events` that the server need not parse and route."""
+
+    collector: Collector
+    scope: Scope = PUBLIC_SCOPE
+    route: str = "/events"
+    status: HTTPStatus = HTTPStatus.ACCEPTED
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The maximum size of a body."""
+        return self.collector.settings.max_body_bytes
+
+    def begin(self, post: RepeatedPost) -> None:
+        """Begin to store the events of a request."""
+        self.collector.begin(post)
 
 
 @endpoints.get(

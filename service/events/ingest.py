@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import count, islice, repeat
 from typing import Final
 
@@ -95,13 +96,27 @@ class Ingest:
         Raises `BacklogFull` and `StorageError`; then none of the events is stored,
         unless the connection was lost during the commit.
         """
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.submit(items, reservation, partial(_complete, receipt))
+        return await receipt
+
+    def submit(
+        self,
+        items: Sequence[Event | EventFailure],
+        reservation: Reservation,
+        end: Callable[[Receipt | Exception], None],
+    ) -> None:
+        """Store a request's events; `end` gets what `accept` would return or raise.
+
+        Raises `BacklogFull` and `StorageError` for events that are refused at once.
+        """
         if not items:
-            return Receipt(accepted=0, duplicates=0, failed=0, results=[])
+            end(Receipt(accepted=0, duplicates=0, failed=0, results=[]))
+            return
         self._check()
         if not self._events.reserve(reservation.application, len(items)):
             raise self._full("queue_full", f"{self._events.total} events wait")
-        submission = self._submit(items, reservation)
-        return _receipt(items, await submission.stored)
+        self._submit(items, reservation, partial(_end, items, end))
 
     async def write(self) -> None:
         """Store group after group, until `close` is called and the queue is empty."""
@@ -185,19 +200,19 @@ class Ingest:
         return BacklogFull(detail)
 
     def _submit(
-        self, items: Sequence[Event | EventFailure], reservation: Reservation
-    ) -> Submission:
+        self,
+        items: Sequence[Event | EventFailure],
+        reservation: Reservation,
+        end: Callable[[list[Stored] | Exception], None],
+    ) -> None:
         loop = asyncio.get_running_loop()
-        submission = Submission(
-            self.stamp(items), reservation, loop.create_future(), loop.time()
-        )
+        submission = Submission(self.stamp(items), reservation, end, loop.time())
         submission.timer = loop.call_later(self._queue_wait_s, self._expire, submission)
         reservation.add_holder()
         self._queue.append(submission)
         self._not_empty.set()
         if self._events.total >= self._max_group_events:
             self._group_full.set()
-        return submission
 
     def _expire(self, submission: Submission) -> None:
         """Refuse a request whose events have waited too long."""
@@ -219,13 +234,7 @@ class Ingest:
             submission.reservation.application, -len(submission.received)
         )
         submission.reservation.remove_holder()
-        # The future of a cancelled request is cancelled.
-        if submission.stored.done():
-            return
-        if isinstance(outcome, Exception):
-            submission.stored.set_exception(outcome)
-        else:
-            submission.stored.set_result(outcome)
+        submission.end(outcome)
 
     async def _wait_for_more(self) -> None:
         """Wait `commit_wait_ms` for other requests, or until the group is full."""
@@ -330,6 +339,25 @@ async def running_ingest(
         if writer.cancel():
             await asyncio.wait([writer], timeout=CANCEL_S)
         metrics.write_now()
+
+
+def _end(
+    items: Sequence[Event | EventFailure],
+    end: Callable[[Receipt | Exception], None],
+    outcome: list[Stored] | Exception,
+) -> None:
+    """Pass on the receipt of a request's events, or the error."""
+    end(outcome if isinstance(outcome, Exception) else _receipt(items, outcome))
+
+
+def _complete(receipt: asyncio.Future[Receipt], outcome: Receipt | Exception) -> None:
+    # The future of a cancelled request is cancelled.
+    if receipt.done():
+        return
+    if isinstance(outcome, Exception):
+        receipt.set_exception(outcome)
+    else:
+        receipt.set_result(outcome)
 
 
 def _receipt(

@@ -16,6 +16,7 @@ from service.server.connections import BaseHandler, Bounds, ClientConnection
 from service.server.fast_path import FastPath
 from service.server.http_rules import find_violation
 from service.server.load_shedding import LoopQueue
+from service.server.post_path import PostPath
 from service.server.refusals import refuse
 from service.web.bodies import postpone_continue
 from service.web.page_headers import protect_answer
@@ -43,6 +44,8 @@ class ConnectionServer(web.Server):
         super().__init__(handler, **options)
         self.fast_path: FastPath | None = None
         """Answers repeated requests of connections that are new from now on."""
+        self.posts: PostPath | None = None
+        """Passes repeated requests with a body to their endpoints, likewise."""
         self._addresses = addresses
         self._bounds = bounds
         self._unsent = unsent
@@ -123,12 +126,14 @@ class ConnectionServer(web.Server):
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of an accepted connection."""
         shared = self._bounds, self._unsent, self._queue, self.fast_path
-        return ClientConnection(self, *shared, loop=self._loop, **self._kwargs)
+        connection = ClientConnection(self, *shared, loop=self._loop, **self._kwargs)
+        connection.posts = self.posts
+        return connection
 
     def drain(self) -> None:
         """Close each connection after its next answer, which announces that."""
         make = self.request_factory
-        self.fast_path = None
+        self.fast_path = self.posts = None
         self._queue.is_draining = True
 
         def make_last(message: Any, *rest: Any) -> web.BaseRequest:

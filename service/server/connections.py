@@ -16,8 +16,9 @@ from aiohttp.http_exceptions import LineTooLong
 
 from service.observability import http_metrics
 from service.observability.metrics import OTHER
-from service.server.fast_path import FastPath, RememberedHead, is_whole_head
+from service.server.fast_path import FastPath, Remembered
 from service.server.load_shedding import LoopQueue, Shed
+from service.server.post_path import PostPath, head_of
 from service.server.refusals import as_bytes, closing_answer, refuse
 from service.server.request_protocol import RequestProtocol
 from service.settings import ServerSettings
@@ -28,7 +29,7 @@ from service.web.client_stream import (
 )
 from service.web.page_headers import protect_answer
 from service.web.problems import INTERNAL_ERROR, kind_of
-from service.web.repeats import RepeatableAnswer, RepeatingConnection
+from service.web.repeats import PostEndpoint, RepeatableAnswer, RepeatingConnection
 from service.web.request_context import request_id_of
 from service.web.unsent_bytes import UnsentBytes
 
@@ -86,6 +87,7 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         "client_id",
         "client_listeners",
         "has_client_ended",
+        "posts",
     )
 
     def __init__(
@@ -105,10 +107,12 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         self._unsent = unsent
         self._queue = queue
         self._fast_path = fast_path
+        self.posts: PostPath | None = None
+        """Passes repeated requests with a body to their endpoints."""
         self._next_head: bytes | None = None
         self._head: bytes | None = None
         """The bytes of the request in progress, if it may be remembered."""
-        self.client_head: RememberedHead | None = None
+        self.client_head: Remembered | None = None
         self.client_id: str | bytes = ""
         self._waits_for_loop = False
         self._has_begun = False
@@ -154,7 +158,16 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
             self._has_begun = True
             self._start_header_timer()
 
-    def identify(self, head: RememberedHead) -> str | bytes:
+    def answer_later(self, data: bytes) -> bool:
+        """Begin to answer a request whose head is remembered."""
+        posts = self.posts
+        if posts is None or self._has_begun or not posts.accept(data, self):
+            return False
+        if self._header_timer is not None:
+            self._stop_header_timer()
+        return True
+
+    def identify(self, head: Remembered) -> str | bytes:
         """Return the id of the client that has sent a head on this connection."""
         self.client_head = head
         self.client_id = client_id = head.caller.identify(self.remote)
@@ -165,13 +178,18 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         if self._fast_path is not None and self._head is not None:
             self._fast_path.remember(self._head, request, answer)
 
+    def remember_post(self, request: web.BaseRequest, endpoint: PostEndpoint) -> None:
+        """Remember the head of the request in progress, if its bytes are known."""
+        if self.posts is not None and self._head is not None:
+            self.posts.remember(self._head, request, endpoint)
+
     def _parse(self, data: bytes) -> None:
         was_idle, begins = self.is_idle, not self.has_partial_head
         before = self.parsed_requests
         self.parse(data)
         if was_idle:
             is_single = begins and self.parsed_requests == before + 1
-            self._next_head = data if is_single and is_whole_head(data) else None
+            self._next_head = head_of(data) if is_single else None
 
     def _shed(self, data: bytes) -> bool:
         """Refuse a request that would wait too long; return False for all others."""
@@ -209,10 +227,9 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         self._notify_listeners(is_lost=False)
         if self._loop.time() - self.received_at > HALF_CLOSE_S:
             return False
-        if self.is_idle or self._last_body is None:
-            return False
         # Without its whole body a request cannot be answered: let aiohttp close.
-        if not self._last_body.is_eof():
+        is_whole = self._last_body is not None and self._last_body.is_eof()
+        if self.is_idle or not (is_whole or self.is_answering):
             return False
         self.close_after_received()
         return True
@@ -353,7 +370,7 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
 
     def close_after_next(self, factory: Any) -> None:
         """Answer at most one more request, made by `factory` so that it closes."""
-        self._fast_path = None
+        self._fast_path = self.posts = None
         self.make_requests_by(factory)
 
     def close_if_idle(self, silent_since: float) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 from aiohttp import hdrs, web
@@ -26,7 +26,7 @@ from service.web.http_cache.responses import keeps_connection
 from service.web.limits import LIMITS, Limits
 from service.web.repeats import PreparedAnswer, RepeatableAnswer
 from service.web.request_context import (
-    ACCESS_LOG,
+    REPORTS,
     REQUEST_ID_HEADER,
     Answered,
     log_answer,
@@ -60,6 +60,17 @@ ORDINARY: Final = (
 """Headers of requests that are always routed: with a body, or with a trace."""
 
 
+class Remembered(Protocol):
+    """What is remembered of a head."""
+
+    @property
+    def caller(self) -> Caller:
+        """The sender of such heads."""
+
+
+M = TypeVar("M", bound=Remembered)
+
+
 class RememberedHead(NamedTuple):
     """The meaning of the bytes of a request."""
 
@@ -74,16 +85,16 @@ class RememberedHead(NamedTuple):
 class Client(Protocol):
     """A connection, of which the address belongs to the identity of a caller."""
 
-    client_head: RememberedHead | None
+    client_head: Remembered | None
     """The head that was identified last: most connections send equal ones."""
     client_id: str | bytes
     """The client's id for that head."""
 
-    def identify(self, head: RememberedHead) -> str | bytes:
+    def identify(self, head: Remembered) -> str | bytes:
         """Return the id of the client that has sent a head on this connection."""
 
 
-class Heads:
+class Heads(Generic[M]):
     """Remembered heads: those used last, bounded in number, bytes and time.
 
     There are two dictionaries. What is used moves to the young one; the old one is
@@ -91,22 +102,22 @@ class Heads:
     """
 
     def __init__(self) -> None:
-        self.young: dict[bytes, RememberedHead] = {}
-        self._old: dict[bytes, RememberedHead] = {}
+        self.young: dict[bytes, M] = {}
+        self._old: dict[bytes, M] = {}
         self._young_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self.young.keys() | self._old.keys())
 
-    def find(self, head: bytes) -> RememberedHead | None:
+    def find(self, head: bytes) -> M | None:
         """Return what a head means, if it is remembered."""
         found = self.young.get(head)
         if found is None and (found := self._old.get(head)) is not None:
             self.put(head, found)
         return found
 
-    def put(self, head: bytes, meaning: RememberedHead) -> None:
+    def put(self, head: bytes, meaning: M) -> None:
         """Remember a head."""
         if head not in self.young:
             is_full = len(self.young) >= MAX_HEADS
@@ -141,7 +152,7 @@ class FastPath:
         self._has_rates = limits.has_rates
         self._auth = auth
         self._log = structlog.get_logger().bind() if access_log else None
-        self._heads = Heads()
+        self._heads = Heads[RememberedHead]()
 
     @classmethod
     def of(cls, app: web.Application) -> "FastPath | None":
@@ -151,7 +162,9 @@ class FastPath:
         """
         if AUTHENTICATOR not in app or telemetry.is_on():
             return None
-        return cls(app[LIMITS], app[AUTHENTICATOR], access_log=app[ACCESS_LOG])
+        return cls(
+            app[LIMITS], app[AUTHENTICATOR], access_log=app[REPORTS].has_access_log
+        )
 
     def answer(self, data: bytes, client: Client) -> Sequence[bytes] | None:
         """Return the parts of the answer to received bytes; None for the ordinary way.
@@ -195,23 +208,20 @@ class FastPath:
         self, data: bytes, request: web.BaseRequest, answer: RepeatableAnswer
     ) -> None:
         """Remember the bytes of a request, which aiohttp has parsed and answered."""
-        headers = request.headers
         if request.method != hdrs.METH_GET or not keeps_connection(request):
             return
-        if EXPECTS_CONTINUE in request or any(name in headers for name in ORDINARY):
+        if EXPECTS_CONTINUE in request or any(
+            name in request.headers for name in ORDINARY
+        ):
             return
-        ids = headers.getall(REQUEST_ID_HEADER, ())
-        if ids:
-            data, request_id = split_id(data)
-            # Of several ids, or of one in an unusual spelling, `answer` may find
-            # another one than the parser.
-            if list(ids) != [request_id]:
-                return
+        key = without_id(data, request)
+        if key is None:
+            return
         caller = self._limits.clients.caller_of(request)
         is_open = not caller.credential and self._auth.is_open(answer.scope)
         scope = None if is_open else answer.scope
         head = RememberedHead(answer.prepare, scope, request.path, caller)
-        self._heads.put(data, head)
+        self._heads.put(key, head)
 
     def _log_answer(
         self,
@@ -246,6 +256,18 @@ def split_id(head: bytes) -> tuple[bytes, str]:
         end = found.end() - 2
         return head[:start] + head[end:], head[start:end].decode()
     return head, ""
+
+
+def without_id(head: bytes, request: web.BaseRequest) -> bytes | None:
+    """Return a request's head without the value of its id.
+
+    None if the parser may have found another id in it than `split_id`.
+    """
+    ids = list(request.headers.getall(REQUEST_ID_HEADER, ()))
+    if not ids:
+        return head
+    key, request_id = split_id(head)
+    return key if ids == [request_id] else None
 
 
 def is_whole_head(data: bytes) -> bool:

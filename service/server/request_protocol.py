@@ -7,10 +7,11 @@ The connections use no other but `_loop`. A minor version of aiohttp may change 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.web_protocol import _ErrInfo
 
 HEAD_END: Final = b"\r\n\r\n"
+UNKNOWN: Final = -1
 MAX_PIECES: Final = 128
 """Limit of pieces of one read, for bodies that consist of empty lines.
 
@@ -21,11 +22,27 @@ Of more pipelined requests in one read, a malformed one drops those behind the l
 class RequestProtocol(web.RequestHandler):
     """aiohttp's protocol of one connection, with the state that ours needs."""
 
-    __slots__ = ("_unparsed_end", "answered_at", "received_at")
+    __slots__ = (
+        "_held",
+        "_is_last",
+        "_unparsed_end",
+        "_unread",
+        "answered_at",
+        "is_answering",
+        "received_at",
+    )
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._unparsed_end = b""
+        self._unread = 0
+        """Bytes of the last request's body that were not received; or `UNKNOWN`."""
+        self.is_answering = False
+        """A request is in progress that aiohttp has not received."""
+        self._held = b""
+        """Bytes that were received meanwhile."""
+        self._is_last = False
+        """The connection closes after that request."""
         self.received_at = 0.0
         """When bytes were last received, by the time of the event loop."""
         self.answered_at = 0.0
@@ -34,10 +51,14 @@ class RequestProtocol(web.RequestHandler):
     @property
     def is_idle(self) -> bool:
         """True while no request is in progress."""
-        return self._waiter is not None and not self._waiter.done()
+        waiter = self._waiter
+        return waiter is not None and not waiter.done() and not self.is_answering
 
     def data_received(self, data: bytes) -> None:
         """Answer received bytes at once if they can be, otherwise receive them."""
+        if self.is_answering:
+            self._hold(data)
+            return
         waiter = self._waiter
         # No request is in progress or partly received, and the client has read enough
         # of the answers before.
@@ -54,10 +75,41 @@ class RequestProtocol(web.RequestHandler):
                 self.transport.writelines(parts)
                 self.received_at = self.answered_at = self._loop.time()
                 return
+            # It may be answered before this returns.
+            self.is_answering = True
+            if self.answer_later(data):
+                self.received_at = self._loop.time()
+                return
+            self.is_answering = False
         self.receive(data)
 
     def answer_at_once(self, data: bytes) -> Sequence[bytes] | None:
         """Return the parts of an answer; None if the bytes have to be parsed."""
+
+    def answer_later(self, data: bytes) -> bool:
+        """Have `end_answer` called for a request; False if it has to be parsed."""
+        return False
+
+    def end_answer(self, block: bytes) -> bool:
+        """Send the answer of `answer_later`; False if the client has disconnected."""
+        self.is_answering = False
+        if self.transport is None or self.transport.is_closing():
+            return False
+        self.transport.write(block)
+        self.answered_at = self._loop.time()
+        held, self._held = self._held, b""
+        if held:
+            self.transport.resume_reading()
+            self.data_received(held)
+        if self._is_last:
+            self.force_close()
+        return True
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what a client sends before it has the answer, and read no more."""
+        if self.transport is not None and not self._held:
+            self.transport.pause_reading()
+        self._held += data
 
     def receive(self, data: bytes) -> None:
         """Receive bytes that were not answered at once."""
@@ -87,13 +139,36 @@ class RequestProtocol(web.RequestHandler):
 
     def _process_keepalive(self) -> None:
         """Close an idle connection, unless it was answered in the meantime."""
-        close_at = self.answered_at + self._keepalive_timeout
+        idle_since = self._loop.time() if self.is_answering else self.answered_at
+        close_at = idle_since + self._keepalive_timeout
         # aiohttp's timer starts again if the connection is to be closed later.
         self._next_keepalive_close_time = max(self._next_keepalive_close_time, close_at)
         super()._process_keepalive()
 
     def parse(self, data: bytes) -> None:
         """Parse received bytes."""
+        begins, before = not self._unparsed_end, self._request_count
+        self._parse_all(data)
+        if self._request_count != before:
+            is_single = begins and self._request_count == before + 1
+            self._unread = self._rest_of_body(data) if is_single else UNKNOWN
+        elif self._unread > 0:
+            self._unread -= len(data)
+        else:
+            return  # a part of the next head
+        if not self._unread:
+            self._unparsed_end = b""
+
+    def _rest_of_body(self, data: bytes) -> int:
+        """Return the size of a request's body without what is in the first bytes."""
+        message, _ = self._messages[-1]
+        end = data.find(HEAD_END)
+        if isinstance(message, _ErrInfo) or message.chunked or end < 0:
+            return UNKNOWN
+        size = int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
+        return size - (len(data) - end - len(HEAD_END))
+
+    def _parse_all(self, data: bytes) -> None:
         # Most reads are the head of one request, after which nothing can be malformed.
         head_end = data.find(HEAD_END)
         if not self._unparsed_end and 0 <= head_end == len(data) - len(HEAD_END):
@@ -110,6 +185,9 @@ class RequestProtocol(web.RequestHandler):
 
     def close_after_received(self) -> None:
         """Have the connection close after the requests that were received."""
+        if self.is_answering:
+            self._is_last = True
+            return
         if self._message_tail:
             # Requests behind an upgrade, which aiohttp parses when that is declined.
             # The keep-alive timer closes after them.

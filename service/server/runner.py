@@ -28,11 +28,14 @@ from service.server.connection_server import ConnectionServer
 from service.server.connections import Bounds
 from service.server.fast_path import FastPath
 from service.server.listener import CannotStart
+from service.server.post_path import PostPath
 from service.server.process import Process, ReloadingProcess
 from service.server.shutdown import Budget, Ending, exit_in_order
 from service.settings import ServerSettings, Settings
+from service.web.auth import AUTHENTICATOR
 from service.web.health import TRAFFIC
 from service.web.limits import LIMITS
+from service.web.request_context import REPORTS
 from service.web.unsent_bytes import UNSENT, UnsentBytes
 
 SWITCH_INTERVAL_S: Final = 0.0002
@@ -90,6 +93,9 @@ class ServiceRunner(web.AppRunner):
         server = ConnectionServer.of(served, *shared)
         # Not for operators: their port has other answers.
         server.fast_path = FastPath.of(self.app)
+        if server.fast_path is not None:
+            shared_parts = self.app[LIMITS], self.app[AUTHENTICATOR], self.app[REPORTS]
+            server.posts = PostPath(*shared_parts)
         return server
 
     async def listen_to_operators(self, sockets: Sequence[socket.socket]) -> None:

@@ -135,6 +135,16 @@ class Authenticator:
             return is_open
         return key.rate_per_s is None and (is_open or key.permits(scope))
 
+    def peek(self, credential: str | None, scope: Scope) -> ApiKey | None:
+        """Return the key of a request, without waiting.
+
+        None if `authorize` has to judge the request.
+        """
+        if not (credential and self._may_peek) or self.is_open(scope):
+            return None
+        key = self._keys.peek(credential)
+        return key if key is not None and key.permits(scope) else None
+
     async def find(self, text: str) -> ApiKey | None:
         """Return the valid key with this text; raises `StorageError`."""
         return await self._keys.find(text)
@@ -196,15 +206,23 @@ class Authenticator:
             detail = f"send the csrf_token of GET /session as {CSRF_HEADER}"
             raise refused(CSRF_TOKEN_MISSING, scope, detail)
 
+    def charge_at_once(self, key: ApiKey, scope: Scope) -> float | None:
+        """Charge a key; return 0, or the seconds until the request is permitted.
+
+        Return None, and charge nothing, if `authorize` has to wait for the answer.
+        """
+        per_s = self._rate_of(key, scope)
+        return 0.0 if per_s == math.inf else self._rates.take_at_once(key.id, per_s)
+
+    def _rate_of(self, key: ApiKey, scope: Scope) -> float:
+        if key.rate_per_s is not None:
+            return key.rate_per_s
+        return self._events_per_s if scope.startswith("events:") else math.inf
+
     async def _charge(self, key: ApiKey, scope: Scope) -> None:
-        per_s = key.rate_per_s
-        if per_s is None:
-            if not scope.startswith("events:"):
-                return
-            per_s = self._events_per_s
-        wait_s = self._rates.take_at_once(key.id, per_s)
+        wait_s = self.charge_at_once(key, scope)
         if wait_s is None:
-            wait_s = await self._rates.take(key.id, per_s)
+            wait_s = await self._rates.take(key.id, self._rate_of(key, scope))
         if wait_s:
             raise RateLimited(math.ceil(wait_s))
 

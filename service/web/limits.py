@@ -82,6 +82,20 @@ class Limits:
                 raise RateLimited(quota.reset_s)
         self.in_flight[domain] += 1
 
+    def enter(self, client: str | bytes, domain: str) -> str | None:
+        """Admit a client by its id, and return `rate_lines`; None if it is refused.
+
+        `admit` then refuses the request with a problem: a refusal costs no token.
+        """
+        lines = None if self.is_full(domain) else self.charge(client)
+        if lines is not None:
+            self.in_flight[domain] += 1
+        return lines
+
+    def is_full(self, domain: str) -> bool:
+        """Return whether further requests of a domain are refused."""
+        return self.in_flight[domain] >= self._max_in_flight
+
     def release(self, domain: str) -> None:
         """Stop counting an admitted request as in flight."""
         self.in_flight[domain] -= 1

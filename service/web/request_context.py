@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
 from service.observability import http_metrics
-from service.observability.stages import NO_STAGES, collect
+from service.observability.stages import NO_STAGES, Stages, collect
 from service.web.bodies import may_send_body
 from service.web.client_stream import (
     CLIENT_DISCONNECTED,
@@ -46,8 +46,6 @@ from service.web.slow_requests import SlowRequests
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
-ACCESS_LOG: Final = web.AppKey("access_log", bool)
-"""The access log is on."""
 CACHE_RESULT: Final = web.RequestKey("cache_result", str)
 """Cache result of the answer, for log and metrics."""
 LOG_VALUES: Final = web.RequestKey("log_values", dict[str, str])
@@ -94,43 +92,72 @@ class Answered(NamedTuple):
     """Further values of its log line."""
 
 
-def request_context(
-    *, access_log: bool, kinds: Kinds = KINDS, slow_request_s: float = 0.0
-) -> Middleware:
-    """Return the outermost middleware, which answers errors by their `kinds`.
+class Reports:
+    """Counts and logs answered requests, whose errors are answered by their `kinds`.
 
     With `access_log` it logs `http.request` for each request, and with
     `slow_request_s` it logs `http.slow_request` for those that take longer.
     """
-    slow = SlowRequests(slow_request_s) if slow_request_s else None
+
+    def __init__(
+        self, *, access_log: bool, kinds: Kinds = KINDS, slow_request_s: float = 0.0
+    ) -> None:
+        self.kinds = kinds
+        self.has_access_log = access_log
+        self._slow = SlowRequests(slow_request_s) if slow_request_s else None
+
+    def collect(self) -> Stages:
+        """Collect the stages of the request in this context, if they may be logged."""
+        return NO_STAGES if self._slow is None else collect()
+
+    def finish(
+        self,
+        method: str,
+        path: str,
+        answered: Answered,
+        stages: Stages,
+        **context: str,
+    ) -> None:
+        """Count and log an answered request.
+
+        `context` has values of its log lines that are not bound.
+        """
+        count_answer(method, answered)
+        if self.has_access_log:
+            log_answer(log, method, path, answered, **context)
+        if self._slow is not None and answered.status != DISCONNECTED_STATUS:
+            described = _described(method, answered)
+            self._slow.log(answered.duration_s, stages, **described, **context)
+
+
+REPORTS: Final = web.AppKey("reports", Reports)
+
+
+def request_context(reports: Reports) -> Middleware:
+    """Return the outermost middleware, which answers errors and reports all answers."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         request[REQUEST_ID] = request_id = request_id_of(request)
-        stages = NO_STAGES if slow is None else collect()
+        stages = reports.collect()
         # aiohttp serves each request in a task, so in a context, of its own.
         structlog.contextvars.bind_contextvars(
             request_id=request_id, **client_trace_ids(request.headers)
         )
         http_metrics.request_started(request.method)
         try:
-            response = await _answer(request, handler, kinds)
+            response = await _answer(request, handler, reports.kinds)
         except ClientDisconnected:
-            finish(request, _disconnected(request, started))
+            finish(request, _disconnected(request, started), stages)
             raise
         finally:
             http_metrics.request_ended(request.method)
-        answered = _outcome(request, response, started)
-        finish(request, answered)
-        if slow is not None and answered.status != DISCONNECTED_STATUS:
-            slow.log(answered.duration_s, stages, **_described(request, answered))
+        finish(request, _outcome(request, response, started), stages)
         return response
 
-    def finish(request: web.Request, answered: Answered) -> None:
-        count_answer(request.method, answered)
-        if access_log:
-            log_answer(log, request.method, request.path, answered)
+    def finish(request: web.Request, answered: Answered, stages: Stages) -> None:
+        reports.finish(request.method, request.path, answered, stages)
 
     return middleware
 
@@ -168,8 +195,8 @@ async def _handle(
     except ClientDisconnected:
         raise
     except Exception as error:  # noqa: BLE001 - answered, and logged if unexpected
-        request[LOG_VALUES] = _refusal(error, kind_of(error, kinds))
-        return _answer_error(error, request[REQUEST_ID], kinds)
+        request[LOG_VALUES] = refusal_of(error, kind_of(error, kinds))
+        return answer_error(error, request[REQUEST_ID], kinds)
 
 
 def request_id_of(request: web.BaseRequest) -> str:
@@ -214,9 +241,9 @@ def log_answer(
     )
 
 
-def _described(request: web.Request, answered: Answered) -> dict[str, object]:
+def _described(method: str, answered: Answered) -> dict[str, object]:
     return {
-        "http.request.method": request.method,
+        "http.request.method": method,
         "http.route": answered.route,
         "http.response.status_code": answered.status,
     }
@@ -262,7 +289,7 @@ def _duration_s(request: web.Request, started: float) -> float:
     return ready_at - started - waited_s
 
 
-def _refusal(error: Exception, kind: ProblemKind) -> dict[str, str]:
+def refusal_of(error: Exception, kind: ProblemKind) -> dict[str, str]:
     """Return the code of a problem, and the reason of a 503, for the log."""
     if isinstance(error, web.HTTPException) and error.status < HTTPStatus.BAD_REQUEST:
         return {}
@@ -271,12 +298,19 @@ def _refusal(error: Exception, kind: ProblemKind) -> dict[str, str]:
     return {"code": kind.code, "reason": redacted(str(error))}
 
 
-def _answer_error(
-    error: Exception, request_id: str, kinds: Kinds
-) -> web.StreamResponse:
+def answer_error(
+    error: Exception,
+    request_id: str,
+    kinds: Kinds,
+    context: Mapping[str, str] = MappingProxyType({}),
+) -> web.Response:
+    """Return the answer to an error, and log one that is unexpected.
+
+    `context` has values of the log line that are not bound.
+    """
     if isinstance(error, web.HTTPException) and error.status < 400:
         # aiohttp raises redirects as exceptions, which must not be returned.
         return web.Response(status=error.status, headers=error.headers)
     if kind_of(error, kinds) is INTERNAL_ERROR:
-        log.error("http.error", exc_info=error)
+        log.error("http.error", exc_info=error, **context)
     return answer_problem(error, request_id, kinds)

@@ -307,13 +307,13 @@ def json_block(
         f"{hdrs.CONTENT_LENGTH}: {len(body)}\r\n"
         f"{REQUEST_ID_HEADER}: {request[REQUEST_ID]}\r\n{rate_lines(request)}\r\n"
     )
-    head = _block_head(status, rfc822_formatted_time())
+    head = block_head(status, rfc822_formatted_time())
     return BlockResponse(status, head, lines.encode(), body, body_size=len(body))
 
 
 @lru_cache(maxsize=8)
-def _block_head(status: HTTPStatus, date: str) -> bytes:
-    """Return the head of a block, without the lines of the single request."""
+def block_head(status: HTTPStatus, date: str) -> bytes:
+    """Return the head of a JSON block, without the lines of the single request."""
     headers = {hdrs.CONTENT_TYPE: "application/json", **NO_STORE, **NO_SNIFFING}
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
     start = f"HTTP/1.1 {int(status)} {status.phrase}\r\n{hdrs.DATE}: {date}\r\n"

@@ -33,7 +33,7 @@ from service.storage.database import Database, open_database
 from service.storage.errors import StorageUnavailable
 from service.usage.cache import SnapshotCache
 from service.vehicles.expiry import Expiry
-from service.web.request_context import request_context
+from service.web.request_context import Reports, request_context
 from service.web.unsent_bytes import UnsentBytes
 from tests.conftest import (
     GIVE_UP_S,
@@ -211,7 +211,7 @@ async def cause_a_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
         ended.set()
         return web.Response()
 
-    app = web.Application(middlewares=[request_context(access_log=True)])
+    app = web.Application(middlewares=[request_context(Reports(access_log=True))])
     app.router.add_get("/", handle)
     server = replace(load().settings.server, port=0, drain_s=0.0)
     with monkeypatch.context() as patched:

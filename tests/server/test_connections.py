@@ -13,7 +13,7 @@ from structlog.typing import EventDict
 
 from service.server.runner import ServiceRunner
 from service.settings import load
-from service.web.request_context import request_context
+from service.web.request_context import Reports, request_context
 from tests.clock import LoopTime
 from tests.patience import GIVE_UP_S
 
@@ -113,7 +113,7 @@ def make_app(is_waiting: asyncio.Event, may_answer: asyncio.Event) -> web.Applic
         is_waiting.set()
         return web.Response(body=bytes(BIG_BYTES))
 
-    app = web.Application(middlewares=[request_context(access_log=False)])
+    app = web.Application(middlewares=[request_context(Reports(access_log=False))])
     app.add_routes(
         [web.get("/hello", hello), web.get("/wait", wait), web.get("/big", big)]
     )

@@ -13,7 +13,7 @@ from structlog.typing import EventDict
 from service.server.runner import ServiceRunner
 from service.settings import load
 from service.web.client_stream import ClientStream
-from service.web.request_context import request_context
+from service.web.request_context import Reports, request_context
 from tests.metric_samples import growth
 from tests.patience import GIVE_UP_S
 
@@ -59,7 +59,9 @@ async def serve() -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(**keys: Any) -> int:
-            app = web.Application(middlewares=[request_context(access_log=True)])
+            app = web.Application(
+                middlewares=[request_context(Reports(access_log=True))]
+            )
             routes = (
                 *(("/stream", stream), ("/late", stream_late)),
                 *(("/wait", wait), ("/fail", fail)),

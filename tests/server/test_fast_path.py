@@ -624,7 +624,7 @@ def meaning() -> RememberedHead:
 async def test_heads_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are used stay; of the others, the oldest are forgotten."""
     monkeypatch.setattr(fast_path, "MAX_HEADS", 10)
-    heads, used = Heads(), meaning()
+    heads, used = Heads[RememberedHead](), meaning()
     heads.put(b"used", used)
     for number in range(1_000):
         heads.put(b"%d" % number, meaning())
@@ -637,7 +637,7 @@ async def test_heads_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> N
 async def test_heads_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long heads displace others sooner."""
     monkeypatch.setattr(fast_path, "MAX_BYTES", 1_000)
-    heads = Heads()
+    heads = Heads[RememberedHead]()
     for number in range(100):
         heads.put(b"%0300d" % number, meaning())
         assert len(heads) <= 6
@@ -645,7 +645,7 @@ async def test_heads_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_unused_heads_are_forgotten_in_time(loop_time: LoopTime) -> None:
     """A head that is not used for two rotations is dropped."""
-    heads = Heads()
+    heads = Heads[RememberedHead]()
     heads.put(b"used", meaning())
     heads.put(b"unused", meaning())
     for _ in range(3):

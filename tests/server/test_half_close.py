@@ -13,7 +13,7 @@ from service.server import connections
 from service.server.connections import ClientConnection
 from service.server.runner import ServiceRunner
 from service.settings import load
-from service.web.request_context import request_context
+from service.web.request_context import Reports, request_context
 from tests.conformance.checker import Received, faults_of, read_answers
 from tests.patience import GIVE_UP_S
 
@@ -72,7 +72,7 @@ async def body(request: web.Request) -> web.Response:
 @pytest.fixture
 async def conversation() -> AsyncIterator[Conversation]:
     """A connection to a service of these handlers."""
-    app = web.Application(middlewares=[request_context(access_log=False)])
+    app = web.Application(middlewares=[request_context(Reports(access_log=False))])
     app.add_routes([web.get("/quick", quick), web.get("/slow", slow)])
     app.add_routes([web.post("/body", body)])
     settings = replace(

@@ -18,7 +18,7 @@ from service.server.load_shedding import MIN_WAITING, LoopQueue
 from service.server.runner import ServiceRunner
 from service.settings import load
 from service.web.problems import Problem
-from service.web.request_context import request_context
+from service.web.request_context import Reports, request_context
 from tests.metric_samples import growth
 
 CLIENTS: Final = 4 * MIN_WAITING
@@ -44,7 +44,7 @@ def no_bursts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     """A server whose requests take `WORK_S` of the event loop each."""
-    app = web.Application(middlewares=[request_context(access_log=True)])
+    app = web.Application(middlewares=[request_context(Reports(access_log=True))])
     app.add_routes([web.get(path, work) for path in (PATH, "/health/live", "/metrics")])
     app.add_routes([web.post("/", work)])
     bounds = {"port": 0, "drain_s": 0.0, "max_loop_wait_s": 0.01}

@@ -16,7 +16,7 @@ from service.server.runner import listening
 from service.settings import load
 from service.web.bodies import BODIES, open_lane, read_body
 from service.web.limits import Limits
-from service.web.request_context import request_context
+from service.web.request_context import Reports, request_context
 from tests.clock import LoopTime
 from tests.patience import GIVE_UP_S
 
@@ -69,7 +69,7 @@ async def served() -> AsyncIterator[Served]:
         )
         return web.json_response({"read": body.decode("latin-1")})
 
-    app = web.Application(middlewares=[request_context(access_log=False)])
+    app = web.Application(middlewares=[request_context(Reports(access_log=False))])
     settings = load().settings
     # One body at a time, and no patience for a second one.
     server = replace(settings.server, max_in_flight=2)

@@ -10,7 +10,12 @@ from aiohttp import ClientSession, TCPConnector, web
 from pytest_aiohttp.plugin import AiohttpClient
 from structlog.typing import EventDict
 
-from service.web.request_context import CACHE_RESULT, REQUEST_ID_HEADER, request_context
+from service.web.request_context import (
+    CACHE_RESULT,
+    REQUEST_ID_HEADER,
+    Reports,
+    request_context,
+)
 from tests.conftest import Client
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -54,7 +59,7 @@ async def streaming(request: web.Request) -> web.StreamResponse:
 @pytest.fixture
 async def client(aiohttp_client: AiohttpClient) -> Client:
     """A small application behind the middleware."""
-    app = web.Application(middlewares=[request_context(access_log=True)])
+    app = web.Application(middlewares=[request_context(Reports(access_log=True))])
     handlers = (fine, binding, missing, broken, redirecting, streaming)
     app.add_routes([web.get(f"/{each.__name__}", each) for each in handlers])
     app.router.add_get("/things/{thing}", fine)
