@@ -12,7 +12,6 @@ from typing import Final
 
 import structlog
 
-from service.instants import now_us
 from service.settings import Settings
 from service.storage.errors import CircuitOpen, StorageError
 from service.upstream.errors import ContractBroken, TryTimedOut, UpstreamError
@@ -166,11 +165,11 @@ class VpicBatches:
             async with slot:
                 removals = await self._announce(batch)
                 decoded, error = await self._decode(batch, slot)
-            entries = _new_entries(decoded)
-            stored = await self._save(entries, removals)
+            _log_decoded(decoded)
+            stored = await self._save(decoded, removals)
             for each in batch:
-                if each.query in entries:
-                    _finish(each, entries[each.query], is_stored=each.query in stored)
+                if each.query in decoded:
+                    _finish(each, decoded[each.query], is_stored=each.query in stored)
         except Exception as unexpected:  # noqa: BLE001 - the callers raise it
             decoded, error = {}, unexpected
         finally:
@@ -254,14 +253,12 @@ def _finish(each: Waiting, entry: Entry, *, is_stored: bool) -> None:
     fetch.finish(each.query, outcome)
 
 
-def _new_entries(decoded: DecodedVins) -> dict[Query, Entry]:
-    now = now_us()
-    for vin, vehicle in decoded.items():
-        if vehicle is None:
+def _log_decoded(decoded: DecodedVins) -> None:
+    for vin, entry in decoded.items():
+        if entry.vehicle is None:
             log.info("vehicle.not_decoded", vin=vin)
         else:
             log.info("vehicle.decoded", vin=vin)
-    return {vin: Entry(vehicle, now) for vin, vehicle in decoded.items()}
 
 
 def _log_failed(vins: int, error: UpstreamError) -> None:

@@ -2,6 +2,7 @@
 
 VehiclesError
 ├── InvalidVin            the text is not a VIN.
+├── InvalidModelYear      the hint is not a model year.
 ├── TooManyVins           a request has more VINs than allowed.
 ├── VinNotDecoded         vPIC knows no vehicle for the VIN.
 ├── VehicleUnavailable    the VIN is not cached, and vPIC is unavailable.
@@ -28,6 +29,12 @@ class InvalidVin(VehiclesError):
     code = "invalid_vin"
 
 
+class InvalidModelYear(VehiclesError):
+    """The hint is not a model year that a VIN can have."""
+
+    code = "invalid_model_year"
+
+
 class TooManyVins(VehiclesError):
     """A request has more VINs than allowed."""
 
@@ -38,6 +45,11 @@ class VinNotDecoded(VehiclesError):
     """vPIC knows no vehicle for this VIN."""
 
     code = "vin_not_decoded"
+
+    def __init__(self, reason: str, codes: str = "", packed: bytes = b"") -> None:
+        super().__init__(reason)
+        self.codes = codes
+        self.packed = packed
 
 
 class VehicleUnavailable(VehiclesError):

@@ -11,6 +11,7 @@ from msgspec.structs import asdict
 
 from service.observability.stages import stage
 from service.vehicles import problems
+from service.vehicles.doubts import candidates_of, warnings_of
 from service.vehicles.errors import (
     ExportFailed,
     InvalidVin,
@@ -34,7 +35,7 @@ from service.vehicles.model import (
 )
 from service.vehicles.pending import LookupClient
 from service.vehicles.repeats import Block, RepeatedLookup
-from service.vehicles.vin import check_digit_fails, parse_vin, parse_vins, shown
+from service.vehicles.vin import number_of, parse_vin, parse_vins, shown
 from service.web.backpressure import pause_client
 from service.web.bodies import JSON_PROBLEMS, JSON_TYPE, read_json
 from service.web.client_stream import ClientStream, while_connected
@@ -130,7 +131,14 @@ async def look_vehicle_up(
 def _cached_block(vin: Vin, entry: Entry) -> Block:
     """Return the answer for a cached entry, which must be fresh and decoded."""
     assert entry.vehicle is not None  # noqa: S101 - see `Lookups.find_cached`
-    found = Found(entry.vehicle, "hit", age_s(entry), is_stored=True)
+    found = Found(
+        entry.vehicle,
+        "hit",
+        age_s(entry),
+        is_stored=True,
+        codes=entry.codes,
+        packed=entry.packed,
+    )
     return block_of(_answer(vin, found))
 
 
@@ -169,7 +177,7 @@ async def look_vehicles_up(
             return _failed_item(shown(text), vin)
         result = looked_up[vin]
         if isinstance(result, VehiclesError):
-            return _failed_item(vin, result)
+            return _failed_item(number_of(vin), result)
         return BatchItem(**asdict(_looked_up(vin, result)))
 
     answers = LookupAnswer([item(text) for text in texts])
@@ -300,13 +308,15 @@ def _failed_item(vin: str, error: VehiclesError) -> BatchItem:
 def _looked_up(vin: Vin, found: Found) -> LookedUp:
     vehicle = found.vehicle
     return LookedUp(
-        vin=vin,
+        vin=number_of(vin),
         make=vehicle.make,
         model=vehicle.model,
         model_year=vehicle.model_year,
         body_class=vehicle.body_class,
         cached_result=found.result in {"hit", "stale"},
-        warnings=["check_digit"] if check_digit_fails(vin) else UNSET,
+        warnings=warnings_of(vin, found.codes) or UNSET,
+        model_year_candidates=candidates_of(vin, found.codes, vehicle.model_year)
+        or UNSET,
         source="offline" if found.result == "offline" else UNSET,
     )
 

@@ -35,6 +35,7 @@ from service.vehicles.pending import LookupClient, Outcome, PendingVin
 from service.vehicles.removals import Removals
 from service.vehicles.shared_lookups import LookupLocks
 from service.vehicles.store import VehicleStore
+from service.vehicles.vin import with_every_hint
 from service.vehicles.vpic import VpicClient, vpic_profile
 
 LookupFailure = VinNotDecoded | VehicleUnavailable
@@ -131,8 +132,9 @@ class Lookups:
 
     def _forget(self, vin: Vin) -> None:
         # Later requests must not join a look-up that began before the removal.
-        self._pending.pop(vin, None)
-        self._fetcher.memory.remove(vin)
+        for each in with_every_hint(vin):
+            self._pending.pop(each, None)
+            self._fetcher.memory.remove(each)
 
     def _cached(self, vins: Collection[Vin]) -> dict[Vin, Outcome]:
         cached = {vin: self._fetcher.find_cached(vin) for vin in vins}
@@ -240,17 +242,27 @@ class Lookups:
         result = "stale" if error else "miss" if is_new else "hit"
         metrics.vehicle_looked_up(result, error.cause if error else metrics.NO_REASON)
         if entry.vehicle is None:
-            raise VinNotDecoded("vPIC knows no vehicle for this VIN")
-        return Found(entry.vehicle, result, age_s(entry), is_stored, is_refreshed)
+            reason = "vPIC knows no vehicle for this VIN"
+            raise VinNotDecoded(reason, entry.codes, entry.packed)
+        return Found(
+            entry.vehicle,
+            result,
+            age_s(entry),
+            is_stored,
+            is_refreshed,
+            entry.codes,
+            entry.packed,
+        )
 
     def _decode_offline(self, vin: Vin, error: VehicleUnavailable | None) -> Found:
-        vehicle = self._offline(vin) if self._offline else None
+        entry = self._offline(vin) if self._offline else None
         error = error or VehicleUnavailable(
             "nothing is known about this VIN", cause="internal"
         )
-        if vehicle is not None:
+        if entry is not None and entry.vehicle is not None:
             metrics.vehicle_looked_up("offline", error.cause)
-            return Found(vehicle, "offline", 0.0, is_stored=False)
+            values = (entry.codes, entry.packed)
+            return Found(entry.vehicle, "offline", 0.0, False, False, *values)  # noqa: FBT003
         is_refused = isinstance(error, LookupsFull)
         metrics.vehicle_looked_up("refused" if is_refused else "failed", error.cause)
         raise error

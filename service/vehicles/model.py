@@ -1,11 +1,15 @@
 """Vehicles, and the answers about them."""
 
-from typing import Literal, NamedTuple, NewType, TypeAlias
+from typing import Final, Literal, NamedTuple, NewType, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 
 Vin = NewType("Vin", str)
-"""A valid VIN: 17 upper-case letters and digits (ISO 3779)."""
+"""A VIN to look up, in vPIC's notation; `service.vehicles.vin` parses it.
+
+It has 17 upper-case letters and digits (ISO 3779), or fewer with `*` for unknown ones.
+A model year may follow as a hint: `VIN,YEAR`. Each hint has an entry of its own.
+"""
 
 Query: TypeAlias = Vin
 """The key of a look-up: equal queries share one call, one entry and one lock."""
@@ -13,7 +17,8 @@ Query: TypeAlias = Vin
 VehicleSource = NewType("VehicleSource", str)
 """The address of vPIC, or the sandbox, whose invented vehicles are never real ones."""
 
-VinWarnings = list[Literal["check_digit"]]
+NO_CODES: Final = ""
+"""Codes of an entry that an older version has stored, without the whole row."""
 
 
 class Vehicle(Struct, frozen=True):
@@ -31,6 +36,10 @@ class Entry(NamedTuple):
     vehicle: Vehicle | None
     fetched_at: int
     """In microseconds since 1970 (`service.instants`)."""
+    codes: str = NO_CODES
+    """Error codes of vPIC (see `doubts`)."""
+    packed: bytes = b""
+    """All values of the row (see `details`)."""
 
 
 class Found(NamedTuple):
@@ -44,6 +53,9 @@ class Found(NamedTuple):
     """False if the database did not store it, as far as is known."""
     is_refreshed: bool = False
     """True if it replaces an expired entry."""
+    codes: str = NO_CODES
+    packed: bytes = b""
+    """As in `Entry`."""
 
 
 class LookedUp(Struct, frozen=True, kw_only=True):
@@ -56,8 +68,10 @@ class LookedUp(Struct, frozen=True, kw_only=True):
     body_class: str
     cached_result: bool
     """True if the vehicle was cached, so that nothing was requested from vPIC."""
-    warnings: VinWarnings | UnsetType = UNSET
-    """Oddities of the VIN, if there are any."""
+    warnings: list[str] | UnsetType = UNSET
+    """Doubts about the result, if there are any."""
+    model_year_candidates: list[str] | UnsetType = UNSET
+    """Possible model years, if the VIN leaves the year open."""
     source: Literal["offline"] | UnsetType = UNSET
     """Present if the VIN was decoded by a local copy of vPIC's database."""
 
@@ -71,7 +85,8 @@ class BatchItem(Struct, frozen=True, kw_only=True):
     model_year: str | UnsetType = UNSET
     body_class: str | UnsetType = UNSET
     cached_result: bool | UnsetType = UNSET
-    warnings: VinWarnings | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
+    model_year_candidates: list[str] | UnsetType = UNSET
     source: Literal["offline"] | UnsetType = UNSET
     error: str | UnsetType = UNSET
     """The problem code that a request for this VIN alone would get."""

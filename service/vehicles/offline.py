@@ -4,42 +4,38 @@ The copy is some months old and lacks newer vehicles. So it is used only while v
 unavailable or slow, and its results are not stored. Decoding takes about 30 µs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-import msgspec
 import structlog
 
-from service.vehicles.model import Vehicle, Vin
-from service.vehicles.vpic import VpicRow
+from service.vehicles.model import Entry, Vin
+from service.vehicles.vin import hint_of, number_of
+from service.vehicles.vpic import read_row
 
-FIELD_NAMES: Final = {
-    "Make": "Make",
-    "Model": "Model",
-    "ModelYear": "Model Year",
-    "BodyClass": "Body Class",
-    "ErrorCode": "Error Code",
-}
-"""Names of the fields of vPIC in `ultravin`."""
+NEEDED: Final = ("VIN", "Make", "Model", "ModelYear", "BodyClass", "ErrorCode")
+"""Fields that each row of vPIC has."""
 
 log = structlog.get_logger()
 
 
 class OfflineDecoder(Protocol):
-    """Returns the vehicle of a VIN, or None if it is not decoded."""
+    """Returns the result for a VIN, or None if it is not decoded."""
 
-    def __call__(self, vin: Vin) -> Vehicle | None: ...
+    def __call__(self, vin: Vin) -> Entry | None: ...
 
 
 def load_decoder() -> OfflineDecoder:
     """Load the decoder of `ultravin`, an optional extra of 90 MB."""
     import ultravin
 
-    decode_with_copy: Callable[[str], dict[str, Any]] = ultravin.decode
+    names = {name: each["code"] for name, each in ultravin.ELEMENTS.items()}
 
-    def decode(vin: Vin) -> Vehicle | None:
+    def decode(vin: Vin) -> Entry | None:
+        hint: dict[str, Any] = {"year": int(hint_of(vin))} if hint_of(vin) else {}
         try:
-            return read_attributes(decode_with_copy(vin)["attributes"])
+            attributes = ultravin.decode(number_of(vin), **hint)["attributes"]
+            return read_attributes(attributes, names)
         except Exception as error:  # noqa: BLE001 - a fallback must not fail
             log.warning("vehicle.offline_failed", vin=vin, reason=repr(error))
             return None
@@ -47,10 +43,13 @@ def load_decoder() -> OfflineDecoder:
     return decode
 
 
-def read_attributes(attributes: Mapping[str, object]) -> Vehicle | None:
-    """Return the vehicle by the same rules as for a row of vPIC, or None.
+def read_attributes(
+    attributes: Mapping[str, Any], names: Mapping[str, str]
+) -> Entry | None:
+    """Return the result by the same rules as for a row of vPIC; None without one.
 
-    Raises `msgspec.ValidationError` if a value is not a text.
+    Raises `msgspec.ValidationError` if a value that is needed is not a text.
     """
-    row = {field: attributes.get(name) for field, name in FIELD_NAMES.items()}
-    return msgspec.convert({"VIN": "", **row}, VpicRow).vehicle
+    row = {names.get(name, name): value for name, value in attributes.items()}
+    _, entry = read_row(dict.fromkeys(NEEDED, "") | row)
+    return entry if entry and entry.vehicle else None

@@ -9,6 +9,11 @@ from service.web.problems import Kinds, ProblemKind
 INVALID_VIN: Final = ProblemKind(
     "invalid_vin", HTTPStatus.UNPROCESSABLE_ENTITY, "The text is not a VIN"
 )
+INVALID_MODEL_YEAR: Final = ProblemKind(
+    "invalid_model_year",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "The hint is not a model year",
+)
 TOO_MANY_VINS: Final = ProblemKind(
     "too_many_vins", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body has too many VINs"
 )
@@ -54,6 +59,7 @@ EXPORT_FAILED: Final = ProblemKind(
 
 KINDS: Final[Kinds] = {
     errors.InvalidVin: INVALID_VIN,
+    errors.InvalidModelYear: INVALID_MODEL_YEAR,
     errors.TooManyVins: TOO_MANY_VINS,
     errors.VinNotDecoded: VIN_NOT_DECODED,
     errors.VehicleUnavailable: VEHICLE_UNAVAILABLE,

@@ -18,8 +18,9 @@ from service.settings.vehicles import MAX_LOOKUP_S
 from service.storage.bulk_inserts import insert_by
 from service.storage.database import Database
 from service.storage.uses import Use
-from service.vehicles.model import Entry, Vehicle, VehicleSource, Vin
+from service.vehicles.model import NO_CODES, Entry, Vehicle, VehicleSource, Vin
 from service.vehicles.tables import vehicles
+from service.vehicles.vin import hint_of, number_of, parse_year
 
 # Longer than any look-up may take. Not much longer, since many look-ups may fail.
 MARKER_S: Final = 2 * MAX_LOOKUP_S
@@ -35,22 +36,24 @@ T = TypeVar("T")
 
 _SOURCE: Final = vehicles.c.source == bindparam("of_source")
 _VINS: Final = vehicles.c.vin.in_(bindparam("vins", expanding=True))
+_VINS_OF_HINTS: Final = vehicles.c.vin_of_hint.in_(bindparam("vins", expanding=True))
 _RESULT_COLUMNS: Final = (
     *("is_decoded", "make", "model", "model_year", "body_class"),
-    *("fetched_at", "removed_at"),
+    *("codes", "details", "details_at", "fetched_at", "removed_at"),
 )
 
 _FIND: Final = select(vehicles).where(_SOURCE, _VINS)
 _EMPTY: Final[dict[str, Any]] = {
     "is_decoded": False,
     **dict.fromkeys(("make", "model", "model_year", "body_class"), ""),
+    **dict.fromkeys(("codes", "details", "details_at")),
 }
 _SEEN_BY_LOOKUPS: Final = or_(
     vehicles.c.removed_at.is_(None), vehicles.c.fetched_at != NO_LOOKUP
 )
 _REMOVABLE: Final = (
-    select(vehicles.c.vin, vehicles.c.removed_at)
-    .where(_SOURCE, _VINS, _SEEN_BY_LOOKUPS)
+    select(vehicles.c.vin, vehicles.c.vin_of_hint, vehicles.c.removed_at)
+    .where(_SOURCE, or_(_VINS, _VINS_OF_HINTS), _SEEN_BY_LOOKUPS)
     .order_by(vehicles.c.vin)
 )
 # Rows are locked in the order in which `save` writes them, so no deadlock is possible.
@@ -173,24 +176,26 @@ class VehicleStore:
             return {Vin(vin) for (vin,) in stored}
 
     async def remove(self, vins: Collection[Vin]) -> set[Vin]:
-        """Remove VINs in one transaction; return those that were stored.
+        """Remove VINs with all their hints; return those that were stored.
 
-        Nothing is written for VINs that are neither stored nor announced. Raises
-        `StorageError`.
+        This is one transaction. Nothing is written for VINs that are neither stored nor
+        announced. Raises `StorageError`.
         """
         # Read first: a removal with nothing to remove must not wait for other writers.
         async with self._database.reading(Use.VEHICLES) as connection:
             rows = (await connection.execute(_REMOVABLE, self._of(vins))).all()
         if not rows:
             return set()
-        found = [Vin(row.vin) for row in rows]
+        found = {Vin(row.vin_of_hint or row.vin) for row in rows}
         async with self._database.writing(Use.VEHICLES) as connection:
             locked = await connection.execute(_LOCK_REMOVABLE, self._of(found))
             rows = locked.all()
             if rows:
                 removed = self._of([Vin(row.vin) for row in rows])
                 await connection.execute(_REMOVE, removed | {"now": now_us()})
-        return {Vin(row.vin) for row in rows if row.removed_at is None}
+        return {
+            Vin(row.vin_of_hint or row.vin) for row in rows if row.removed_at is None
+        }
 
     def _of(self, vins: Collection[Vin]) -> dict[str, Any]:
         return {"of_source": self._source, "vins": list(vins)}
@@ -200,11 +205,15 @@ class VehicleStore:
         return {
             "source": self._source,
             "vin": vin,
+            "vin_of_hint": number_of(vin) if hint_of(vin) else None,
             "is_decoded": vehicle is not None,
             "make": vehicle.make if vehicle else "",
             "model": vehicle.model if vehicle else "",
             "model_year": vehicle.model_year if vehicle else "",
             "body_class": vehicle.body_class if vehicle else "",
+            "codes": entry.codes or None,
+            "details": entry.packed or None,
+            "details_at": entry.fetched_at,
             "fetched_at": entry.fetched_at,
             "removed_at": None,
             "removals": removals,
@@ -212,8 +221,18 @@ class VehicleStore:
 
 
 def _stored_entry(row: Row[Any]) -> StoredEntry:
+    """Return the entry of a row.
+
+    That of an older version may not be one by the rules of this version. It took more
+    codes for a failure, and any text for a model year.
+    """
     if row.removed_at is not None:
         return StoredEntry(None, row.removals)
     vehicle = Vehicle(row.make, row.model, row.model_year, row.body_class)
-    entry = Entry(vehicle if row.is_decoded else None, row.fetched_at)
+    if row.details_at != row.fetched_at:
+        is_verdict = row.is_decoded and parse_year(row.model_year)
+        old = Entry(vehicle, row.fetched_at) if is_verdict else None
+        return StoredEntry(old, row.removals)
+    decoded = vehicle if row.is_decoded else None
+    entry = Entry(decoded, row.fetched_at, row.codes or NO_CODES, row.details or b"")
     return StoredEntry(entry, row.removals)

@@ -5,19 +5,23 @@ empty. The row shows if the VIN was decoded. The API is described at
 https://vpic.nhtsa.dot.gov/api/; its other behaviour was observed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
+from service.instants import now_us
 from service.settings import Settings
 from service.upstream.bodies import decode
 from service.upstream.client import UpstreamClient
 from service.upstream.errors import ContractBroken
 from service.upstream.profiles import UpstreamProfile
-from service.vehicles.model import Vehicle, Vin
+from service.vehicles.details import clean, details_of, pack
+from service.vehicles.doubts import codes_of
+from service.vehicles.model import Entry, Vehicle, Vin
+from service.vehicles.vin import hint_of, number_of, parse_year
 
 MAX_BATCH: Final = 50
 """VINs in one batch; vPIC ignores further ones."""
@@ -26,19 +30,19 @@ FORBIDDEN: Final = 403
 
 ONE_PATH: Final = "/vehicles/DecodeVinValues/{vin}"
 ONE_QUERY: Final = "?format=json"
+HINT_QUERY: Final = "&modelyear={year}"
 BATCH_PATH: Final = "/vehicles/DecodeVINValuesBatch/"
-
-UNDECODED_CODES: Final = frozenset({"7", "11", "400"})
-"""Unknown manufacturer, bad year, invalid characters: the other values are a guess."""
 
 VpicText: TypeAlias = Annotated[str, Meta(max_length=1_000)] | None
 
-DecodedVins: TypeAlias = dict[Vin, Vehicle | None]
-"""Vehicles by VIN, None if not decoded; VINs without a valid row are missing."""
+Rows: TypeAlias = dict[str, Entry]
+"""Results by the number of the VIN, without a hint."""
+DecodedVins: TypeAlias = dict[Vin, Entry]
+"""Results by VIN; VINs without a valid row are missing."""
 
 
 class VpicRow(Struct, frozen=True, rename="pascal"):
-    """The fields of a result that we use. vPIC always sends all of them."""
+    """The fields of a result that we need. vPIC always sends all of them."""
 
     vin: VpicText = msgspec.field(name="VIN")
     make: VpicText
@@ -46,19 +50,6 @@ class VpicRow(Struct, frozen=True, rename="pascal"):
     model_year: VpicText
     body_class: VpicText
     error_code: VpicText
-
-    @property
-    def vehicle(self) -> Vehicle | None:
-        """The vehicle, or None if the VIN was not decoded."""
-        codes = {each.strip() for each in (self.error_code or "").split(",")}
-        vehicle = Vehicle(
-            make=_clean(self.make),
-            model=_clean(self.model),
-            model_year=_clean(self.model_year),
-            body_class=_clean(self.body_class),
-        )
-        is_certain = not codes & UNDECODED_CODES
-        return vehicle if vehicle.make and vehicle.model_year and is_certain else None
 
 
 class VpicAnswer(Struct, frozen=True, rename="pascal"):
@@ -68,7 +59,7 @@ class VpicAnswer(Struct, frozen=True, rename="pascal"):
 
 
 _decoder: Final = msgspec.json.Decoder(VpicAnswer)
-_row_decoder: Final = msgspec.json.Decoder(VpicRow)
+_row_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class VpicClient:
@@ -92,27 +83,59 @@ class VpicClient:
         The first try is made in a reserved `slot`. VINs for which vPIC returns no valid
         row are missing in the result.
         """
+        decoded: DecodedVins = {}
+        for part in _parts(vins):
+            decoded |= _select(part, await self._ask(list(part.values()), slot))
+            slot = None  # further parts wait for the rate limit
+        return decoded
+
+    async def _ask(self, vins: Sequence[Vin], slot: AsyncExitStack | None) -> Rows:
         if len(vins) == 1:
-            path = ONE_PATH.replace("{vin}", vins[0]) + ONE_QUERY
+            number, hint = number_of(vins[0]), hint_of(vins[0])
+            query = ONE_QUERY + (HINT_QUERY.format(year=hint) if hint else "")
+            path = ONE_PATH.replace("{vin}", number) + query
             response = await self._client.fetch(path, template=ONE_PATH, slot=slot)
         else:
             # For a batch, vPIC ignores a format in the query, and answers in XML.
             form = {"format": "json", "data": ";".join(vins)}
             response = await self._client.fetch(BATCH_PATH, form=form, slot=slot)
-        return _select(vins, read_answer(decode(response, _decoder)))
+        return read_answer(decode(response, _decoder))
 
 
-def read_answer(answer: VpicAnswer) -> DecodedVins:
-    """Return the vehicles of an answer, whose rows may be in any order.
+def read_answer(answer: VpicAnswer) -> Rows:
+    """Return the results of an answer by number; its rows may be in any order.
 
-    A row that breaks the contract is ignored; the others stay valid.
+    A row that breaks the contract, or has no error code, is ignored.
     """
-    decoded: DecodedVins = {}
+    rows: Rows = {}
     for raw in answer.results:
         with suppress(msgspec.ValidationError, UnicodeDecodeError):
-            row = _row_decoder.decode(raw)
-            decoded.setdefault(Vin(_clean(row.vin).upper()), row.vehicle)
-    return decoded
+            number, entry = read_row(_row_decoder.decode(raw))
+            if entry is not None:
+                rows.setdefault(number, entry)
+    return rows
+
+
+def read_row(fields: Mapping[str, Any]) -> tuple[str, Entry | None]:
+    """Return the number and the result of a row, None if it has no error code.
+
+    Raises `msgspec.ValidationError`.
+    """
+    row = msgspec.convert(fields, VpicRow)
+    details = details_of(fields)
+    number = clean(row.vin or "").upper()
+    codes = codes_of(number, details)
+    if not codes:
+        return number, None
+    vehicle = Vehicle(
+        make=clean(row.make or ""),
+        model=clean(row.model or ""),
+        model_year=parse_year(clean(row.model_year or "")),
+        body_class=clean(row.body_class or ""),
+    )
+    is_decoded = bool(vehicle.make and vehicle.model_year)
+    entry = Entry(vehicle if is_decoded else None, now_us(), codes, pack(details))
+    return number, entry
 
 
 def vpic_profile(settings: Settings) -> UpstreamProfile:
@@ -126,14 +149,24 @@ def vpic_profile(settings: Settings) -> UpstreamProfile:
     )
 
 
-def _select(vins: Sequence[Vin], decoded: DecodedVins) -> DecodedVins:
+def _parts(vins: Sequence[Vin]) -> Iterator[Mapping[str, Vin]]:
+    """Yield VINs by number: those of one number, with several hints, in several parts.
+
+    The rows of an answer do not show which hint they are for.
+    """
+    left = list(vins)
+    while left:
+        part: dict[str, Vin] = {}
+        for vin in left:
+            part.setdefault(number_of(vin), vin)
+        yield part
+        sent = set(part.values())
+        left = [vin for vin in left if vin not in sent]
+
+
+def _select(part: Mapping[str, Vin], rows: Rows) -> DecodedVins:
     """Return the requested VINs; raise `ContractBroken` if there is none."""
-    selected = {vin: decoded[vin] for vin in vins if vin in decoded}
+    selected = {vin: rows[number] for number, vin in part.items() if number in rows}
     if not selected:
         raise ContractBroken("the answer has no row for any requested VIN")
     return selected
-
-
-def _clean(text: str | None) -> str:
-    """Return a value without padding, and without NUL, which PostgreSQL rejects."""
-    return (text or "").replace("\0", "").strip()

@@ -30,7 +30,7 @@ from tests.running import (
 )
 
 FORMER_SCHEMA: Final = "0002"
-SCHEMA: Final = "0010"
+SCHEMA: Final = "0011"
 
 
 class Ran(NamedTuple):

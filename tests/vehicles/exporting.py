@@ -34,18 +34,22 @@ WIDE_ROWS: Final = 20_000
 MANY: Final = (BLOCKS_AHEAD + 2) * BLOCK_ROWS
 """So many rows are written in part before the last of them are read."""
 
+_COLUMNS: Final = (
+    "source, vin, is_decoded, make, model, model_year, body_class, fetched_at, "
+    "removed_at, removals"
+)
 _FILL: Final = {
     "sqlite": """
         WITH RECURSIVE numbers(n) AS (
             SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < :rows
         )
-        INSERT INTO vehicles
+        INSERT INTO vehicles ({columns})
         SELECT :source, printf('%017d', n), 1, 'MAKE', 'Model', '1999',
                CASE WHEN :wide THEN hex(randomblob(608)) ELSE 'Van' END,
                :first + n, NULL, 0
         FROM numbers""",
     "postgresql": """
-        INSERT INTO vehicles
+        INSERT INTO vehicles ({columns})
         SELECT :source, lpad(n::text, 17, '0'), true, 'MAKE', 'Model', '1999',
                CASE WHEN :wide THEN (
                    SELECT string_agg(md5(n || '-' || m), '')
@@ -67,7 +71,8 @@ async def fill(
     """Keep so many vehicles, whose VINs are their numbers."""
     given = {"source": source, "rows": rows, "first": FIRST_US, "wide": is_wide}
     async with open_database(storage) as database, database.writing() as connection:
-        await connection.execute(text(_FILL[connection.dialect.name]), given)
+        fill = _FILL[connection.dialect.name].format(columns=_COLUMNS)
+        await connection.execute(text(fill), given)
 
 
 def row(vin: str, *texts: str, at: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ BAD_VINS: Final = {
     "16 characters": VIN[:16],
     "10,000 characters": "1" * 6_000,
     "a forbidden letter": "1XPWD40X1ED21530O",
-    "a space at its end": VIN + " ",
+    "a space in it": VIN[:8] + " " + VIN[8:],
     "NUL": "1XPWD40X1ED215\x0007",
     "Cyrillic": "1XPWD40X1ED21530\N{CYRILLIC CAPITAL LETTER A}",
     "SQL": "1' OR '1'='1'; --",

@@ -124,7 +124,7 @@ async def test_a_full_disk(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, log_entries: list[EventDict]
 ) -> None:
     """Look-ups work on a full disk, and a result is stored whole or not at all."""
-    limit = "PRAGMA max_page_count = 60"
+    limit = "PRAGMA max_page_count = 110"
     monkeypatch.setattr(engines, "SQLITE_PRAGMAS", (*engines.SQLITE_PRAGMAS, limit))
     one = await serve(vehicles={"held_s": 0.0})
     many = vins(1_500)

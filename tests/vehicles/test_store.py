@@ -4,9 +4,10 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from typing import Final
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.engine import make_url
 
 from service.settings import StorageSettings
@@ -273,3 +274,76 @@ async def test_writers_and_removers_at_once(
 
     await store.remove(batch)
     assert {stored.entry for stored in (await other.find(batch)).values()} == {None}
+
+
+# --- hints, and rows of the previous version ----------------------------------------
+
+HINTED: Final = Vin(f"{VIN},1984")
+_FORMER_SAVE: Final = """
+INSERT INTO vehicles (source, vin, is_decoded, make, model, model_year, body_class,
+                      fetched_at, removed_at, removals)
+VALUES (:source, :vin, :is_decoded, :make, '', :model_year, '', :at, NULL, 0)
+ON CONFLICT (source, vin) DO UPDATE SET
+    is_decoded = excluded.is_decoded, make = excluded.make, model = excluded.model,
+    model_year = excluded.model_year, body_class = excluded.body_class,
+    fetched_at = excluded.fetched_at, removed_at = excluded.removed_at
+WHERE vehicles.removals = excluded.removals
+"""
+
+
+async def save_as_before(
+    database: Database, make: str = "", model_year: str = "", at: int = 5_000
+) -> None:
+    """Store a result as the previous version does."""
+    row = {
+        "source": SOURCE,
+        "vin": VIN,
+        "make": make,
+        "model_year": model_year,
+        "is_decoded": bool(make),
+        "at": at,
+    }
+    async with database.writing() as connection:
+        await connection.execute(text(_FORMER_SAVE), row)
+
+
+async def test_rows_of_the_previous_version(
+    database: Database, store: VehicleStore
+) -> None:
+    """They are read; one that this version would take otherwise counts as missing."""
+    await save_as_before(database, "PETERBILT", "2014")
+    old = Entry(Vehicle("PETERBILT", "", "2014", ""), 5_000)
+    assert await found(store) == StoredEntry(old, 0)
+
+    await save_as_before(database, "PETERBILT", "9999")
+    assert await found(store) == StoredEntry(None, 0)
+    await save_as_before(database)
+    assert await found(store) == StoredEntry(None, 0)
+    new = Entry(OTHER, 6_000, "1,14", b"all")
+    assert await store.save({VIN: new}, {}) == {VIN}
+    assert await found(store) == StoredEntry(new, 0)
+
+
+async def test_previous_version_replaces_a_row(
+    database: Database, store: VehicleStore
+) -> None:
+    """What it has not stored, the codes and all values, is not taken for its own."""
+    await store.save({VIN: Entry(OTHER, 4_000, "1,14", b"all")}, {})
+    await save_as_before(database, "PETERBILT", "2014")
+    old = Entry(Vehicle("PETERBILT", "", "2014", ""), 5_000)
+    assert await found(store) == StoredEntry(old, 0)
+
+
+async def test_a_removal_is_of_all_hints(store: VehicleStore) -> None:
+    """Each hint has an entry of its own, and they are removed together."""
+    other = Vin(f"{UNKNOWN},1984")
+    entries = {VIN: OLD, HINTED: NEW, other: OLD}
+    assert await store.save(entries, {}) == entries.keys()
+    assert await store.remove([VIN]) == {VIN}
+    assert await store.find([VIN, HINTED, other]) == {
+        VIN: StoredEntry(None, 1),
+        HINTED: StoredEntry(None, 1),
+        other: StoredEntry(OLD, 0),
+    }
+    assert await store.remove([VIN]) == set()
+    assert await store.remove([UNKNOWN]) == {UNKNOWN}

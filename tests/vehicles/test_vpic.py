@@ -1,6 +1,7 @@
 """Answers of vPIC: vehicles, VINs without one, and invalid answers."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -18,9 +19,10 @@ from service.upstream.errors import (
     UnusableBody,
 )
 from service.upstream.profiles import UpstreamProfile
-from service.vehicles.model import Vehicle
+from service.vehicles.details import MAX_BYTES, unpack
+from service.vehicles.model import Vehicle, Vin
 from service.vehicles.vpic import (
-    DecodedVins,
+    Rows,
     VpicAnswer,
     VpicClient,
     read_answer,
@@ -30,7 +32,11 @@ from tests.conftest import MakeSettings
 from tests.vehicles.conftest import vins
 
 A, B, C = vins(3)
+HINTED: Final = Vin(f"{A},1984")
+LAST: Final = str(datetime.now(UTC).year + 2)
+AFTER_LAST: Final = str(datetime.now(UTC).year + 3)
 DECODER: Final = msgspec.json.Decoder(VpicAnswer)
+Vehicles = dict[str, Vehicle | None]
 TRACTOR: Final = Vehicle("PETERBILT", "388", "2014", "Truck-Tractor")
 
 
@@ -57,13 +63,23 @@ def without(name: str, vin: str = A) -> dict[str, Any]:
     return made
 
 
-def read(*rows: object, **more: Any) -> DecodedVins:
+def read(*rows: object, **more: Any) -> Vehicles:
     """Return the vehicles of an answer with these rows."""
+    return vehicles_in(entries(*rows, **more))
+
+
+def vehicles_in(rows: Rows) -> Vehicles:
+    """Return the vehicle of each row."""
+    return {number: entry.vehicle for number, entry in rows.items()}
+
+
+def entries(*rows: object, **more: Any) -> Rows:
+    """Return the results of an answer with these rows."""
     told = {"Count": 134, "Message": "VpicAnswer returned", "SearchCriteria": ""}
     return decode_answer(json.dumps({**told, "Results": rows, **more}).encode())
 
 
-def decode_answer(body: bytes) -> DecodedVins:
+def decode_answer(body: bytes) -> Rows:
     """Decode and read a body as `VpicClient` does."""
     response = UpstreamResponse(bytearray(body), attempts=1)
     return read_answer(decode(response, DECODER))
@@ -114,7 +130,7 @@ def test_row_without_utf_8_is_ignored() -> None:
     good, bad = json.dumps(row(B)), json.dumps(row(A, Make="@"))
     body = f'{{"Results":[{bad},{good}]}}'.encode().replace(b"@", b"\xff")
 
-    assert decode_answer(body) == {B: TRACTOR}
+    assert vehicles_in(decode_answer(body)) == {B: TRACTOR}
 
 
 @pytest.mark.parametrize(
@@ -146,24 +162,60 @@ def test_nothing_else_is_raised(body: bytes, anything: object) -> None:
     "codes",
     [
         *("0", "1", "2", "3", "4", "5", "6", "8", "9", "10", "12", "14"),
-        *("1,14", "1,3,14", "2, 8", "", "17", "70,71,110,4000", "-7", "0,"),
+        *("1,14", "1,3,14", "2, 8", "17", "70,71,110,4000", "0,", "7", "1, 7"),
+        *("400", "1,5,14,400", " 11 "),
     ],
 )
-def test_codes_of_decoded_vins(codes: str) -> None:
-    """Most codes only advise; a wrong check digit mostly decodes fully."""
+def test_codes_are_advice(codes: str) -> None:
+    """A row with a make and a year is an answer, whatever its codes are."""
     assert read(row(ErrorCode=codes)) == {A: TRACTOR}
 
 
+@pytest.mark.parametrize("codes", ["", " ", "-7", "none", ",", "\0"])
+def test_row_without_code_is_no_verdict(codes: str) -> None:
+    """It says neither which vehicle it is, nor that there is none."""
+    rows = (row(ErrorCode=codes), row(B, Make="", ErrorCode=codes), row(C))
+    assert read(*rows) == {C: TRACTOR}
+
+
 @pytest.mark.parametrize(
-    "codes",
+    "text, year",
     [
-        *("7", "11", "400", "1,7", "7,1", "1, 7", " 11 ", "0,7", "1,11,14,400"),
-        *("6,7,11,400", "400,400"),
+        *[(each, each) for each in ("1980", "2014", LAST)],
+        *[(each, None) for each in ("1979", AFTER_LAST, "0", "9999", "20140", "201")],
+        *[(each, None) for each in ("+2014", "2014.0", "\u0662\u0660\u0661\u0664")],
     ],
 )
-def test_codes_of_undecoded_vins(codes: str) -> None:
-    """An unknown manufacturer, a bad year or a bad character: the rest is a guess."""
-    assert read(row(ErrorCode=codes)) == {A: None}
+def test_a_year_is_checked(text: str, year: str | None) -> None:
+    """A text that cannot be a model year is none."""
+    (vehicle,) = read(row(ModelYear=text)).values()
+    assert (vehicle and vehicle.model_year) == year
+
+
+def test_all_values_are_kept() -> None:
+    """The values that are not empty are kept under vPIC's names, without padding."""
+    more = {"VehicleType": "TRUCK ", "Trim": " ", "New Field": "1"}
+    entry = entries(row(GVWR=None, **more))[A]
+    assert dict(unpack(entry.packed)) == {
+        "BodyClass": "Truck-Tractor",
+        "ErrorCode": "0",
+        "ErrorText": "0 - VIN decoded clean. Check Digit (9th position) is correct",
+        "Make": "PETERBILT",
+        "MakeID": "495",
+        "Model": "388",
+        "ModelYear": "2014",
+        "New Field": "1",
+        "VIN": A,
+        "VehicleType": "TRUCK",
+    }
+
+
+def test_endless_values_are_left_out() -> None:
+    """A row stays small, whatever a service that resembles vPIC sends."""
+    many = {f"Field{number}": "x" * 1_999 for number in range(5_000)}
+    entry = entries(row(Note="x" * 2_001, **many))[A]
+    assert "Note" not in unpack(entry.packed)
+    assert len(entry.packed) < MAX_BYTES
 
 
 @pytest.mark.parametrize(
@@ -219,6 +271,8 @@ async def test_requests_to_vpic(
     ) as client:
         await VpicClient(client).decode([A])
         await VpicClient(client).decode([A, B])
+        await VpicClient(client).decode([HINTED])
+        decoded = await VpicClient(client).decode([A, HINTED, B])
 
     assert vpic.received == [
         ("GET", f"/api/vehicles/DecodeVinValues/{A}?format=json", {}),
@@ -227,7 +281,16 @@ async def test_requests_to_vpic(
             "/api/vehicles/DecodeVINValuesBatch/",
             {"format": "json", "data": f"{A};{B}"},
         ),
+        ("GET", f"/api/vehicles/DecodeVinValues/{A}?format=json&modelyear=1984", {}),
+        # The rows of one VIN with two hints could not be told apart.
+        (
+            "POST",
+            "/api/vehicles/DecodeVINValuesBatch/",
+            {"format": "json", "data": f"{A};{B}"},
+        ),
+        ("GET", f"/api/vehicles/DecodeVinValues/{A}?format=json&modelyear=1984", {}),
     ]
+    assert decoded.keys() == {A, HINTED, B}
 
 
 @pytest.mark.parametrize("workers, per_s", [(1, 10.0), (4, 2.5)])
@@ -238,5 +301,7 @@ def test_workers_share_the_rate_limit(
     paced = {"requests_per_s": 10.0, "deadline_s": 20.0}
     made = settings(server={"workers": workers}, vehicles=paced)
 
-    profile = UpstreamProfile("vpic", "application/json", frozenset({403}), per_s)
+    profile = UpstreamProfile(
+        "vpic", "application/json", frozenset({403}), per_s, repeats_timeouts=False
+    )
     assert vpic_profile(made) == profile
