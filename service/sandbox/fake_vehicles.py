@@ -6,16 +6,24 @@ from zlib import crc32
 
 EMPTY_ROW: Final[Mapping[str, str]] = dict.fromkeys(
     """
-    ABS AdditionalErrorText AirBagLocFront BodyClass BrakeSystemType DisplacementL
-    Doors DriveType EngineCylinders ErrorCode ErrorText FuelTypePrimary GVWR Make
-    MakeID Manufacturer ManufacturerId Model ModelID ModelYear Note PlantCity
-    PlantCountry PossibleValues Series SuggestedVIN Trim VIN VehicleDescriptor
-    VehicleType
+    ABS ActiveSafetySysNote AdditionalErrorText AirBagLocFront AirBagLocSide Axles
+    BasePrice BatteryType BedType BodyCabType BodyClass BrakeSystemDesc
+    BrakeSystemType BusFloorConfigType BusType CurbWeightLB CustomMotorcycleType
+    DisplacementCC DisplacementL Doors DriveType ESC ElectrificationLevel
+    EngineConfiguration EngineCylinders EngineHP EngineManufacturer EngineModel
+    ErrorCode ErrorText FuelInjectionType FuelTypePrimary FuelTypeSecondary GCWR GVWR
+    Make MakeID Manufacturer ManufacturerId Model ModelID ModelYear
+    MotorcycleChassisType MotorcycleSuspensionType Note PlantCity PlantCompanyName
+    PlantCountry PlantState PossibleValues SeatBeltsAll SeatRows Seats Series Series2
+    SteeringLocation SuggestedVIN TPMS TopSpeedMPH TractionControl TrailerBodyType
+    TrailerType TransmissionStyle Trim Trim2 Turbo VIN VehicleDescriptor VehicleType
+    WheelBaseShort Wheels Windows
     """.split(),
     "",
 )
 """A row without values: some of vPIC's 148 fields, in its order."""
 
+SOME_POSITIONS: Final = 5
 NO_DETAIL: Final = 8
 UNKNOWN_CHARACTERS: Final = 14
 
@@ -41,6 +49,8 @@ class VehicleClass(NamedTuple):
     doors: str
     is_light: bool
     """True if a letter at position 7 means a model year of 2010 or later."""
+    more: tuple[tuple[str, str], ...] = ()
+    """Further values by vPIC's names."""
 
 
 class VehicleModel(NamedTuple):
@@ -57,8 +67,10 @@ class Maker(NamedTuple):
     is_light: bool
     models: tuple[Mapping[str, str], ...]
     by_descriptor: Mapping[str, Mapping[str, str]]
-    error: int
-    """The error code of all its vehicles; 0 is none."""
+    errors: tuple[int, ...]
+    """The error codes of all its vehicles."""
+    possible_values: str
+    """Valid characters at positions 4 to 8, if those of its vehicles are not."""
 
     def model_of(self, descriptor: str) -> Mapping[str, str]:
         """Return the fields of the model with positions 4 to 8.
@@ -72,16 +84,49 @@ class Maker(NamedTuple):
         return self.models[crc32(descriptor.encode()) % len(self.models)]
 
 
+NOT_APPLICABLE: Final = tuple(
+    (name, "Not Applicable")
+    for name in (
+        *("BusFloorConfigType", "BusType", "CustomMotorcycleType"),
+        *("MotorcycleChassisType", "MotorcycleSuspensionType"),
+    )
+)
+"""vPIC has this value in the fields of other types of vehicles."""
+TRACTOR_VALUES: Final = (
+    *NOT_APPLICABLE,
+    ("BodyCabType", "Conventional"),
+    ("BrakeSystemType", "Air"),
+    ("DisplacementCC", "14900.0"),
+    ("DriveType", "6x4"),
+    ("EngineConfiguration", "In-Line"),
+    ("EngineManufacturer", "Cummins"),
+    ("TrailerBodyType", "Not Applicable"),
+    ("TrailerType", "Not Applicable"),
+)
+CAR_VALUES: Final = (
+    *NOT_APPLICABLE,
+    ("AirBagLocFront", "1st Row (Driver and Passenger)"),
+    ("DriveType", "FWD/Front-Wheel Drive"),
+    ("SeatBeltsAll", "Manual"),
+    ("Seats", "5"),
+    ("TPMS", "Direct"),
+    ("TrailerBodyType", "Not Applicable"),
+    ("TrailerType", "Not Applicable"),
+    ("Trim", "SE "),
+)
 TRUCKS: Final = VehicleClass(
-    "TRUCK ", HEAVY, "Diesel", "6", "14.9", "2", is_light=False
+    "TRUCK ", HEAVY, "Diesel", "6", "14.9", "2", is_light=False, more=TRACTOR_VALUES
 )
 UNFINISHED: Final = TRUCKS._replace(vehicle_type="INCOMPLETE VEHICLE")
 TRAILERS: Final = VehicleClass("TRAILER", "", "", "", "", "", is_light=False)
+EUROPEAN: Final = (SOME_POSITIONS, UNKNOWN_CHARACTERS)
+"""Codes of cars for Europe, whose positions 4 to 6 are fillers."""
+AMERICAN_VALUES: Final = "(4:ABCDEHJK)(5:FGPV)(6:39)(7:AB)(8:PX)"
 PICKUPS: Final = VehicleClass(
     "TRUCK ", MEDIUM, "Gasoline", "6", "3.5", "4", is_light=True
 )
 CARS: Final = VehicleClass(
-    "PASSENGER CAR", "", "Gasoline", "4", "2.0", "4", is_light=True
+    "PASSENGER CAR", "", "Gasoline", "4", "2.0", "4", is_light=True, more=CAR_VALUES
 )
 ELECTRIC: Final = CARS._replace(fuel="Electric", cylinders="", displacement_l="")
 SUVS: Final = CARS._replace(vehicle_type=MPV, gvwr=LIGHT)
@@ -92,7 +137,8 @@ def _maker(
     plant: str,
     vehicle_class: VehicleClass,
     *models: VehicleModel,
-    error: int = 0,
+    errors: tuple[int, ...] = (),
+    possible_values: str = "",
 ) -> Maker:
     """Make a maker from "make / manufacturer" and "city / country"."""
     fields = [_fields(company, plant, vehicle_class, model) for model in models]
@@ -101,7 +147,9 @@ def _maker(
         for model, each in zip(models, fields, strict=True)
         if model.descriptor
     }
-    return Maker(vehicle_class.is_light, tuple(fields), by_descriptor, error)
+    return Maker(
+        vehicle_class.is_light, tuple(fields), by_descriptor, errors, possible_values
+    )
 
 
 def _fields(
@@ -126,7 +174,7 @@ def _fields(
         "PlantCountry": country,
         "VehicleType": vehicle_class.vehicle_type,
     }
-    return {**EMPTY_ROW, **values}
+    return {**EMPTY_ROW, **values, **dict(vehicle_class.more)}
 
 
 def _number(name: str) -> str:
@@ -249,21 +297,37 @@ MAKERS: Final[Mapping[str, Maker]] = {
         SUVS,
         VehicleModel("GL-Class", SUV, "16687"),
         VehicleModel("GLK-Class", SUV),
-        error=NO_DETAIL,
+        errors=(NO_DETAIL,),
+    ),
+    "WVG": _maker(
+        "VOLKSWAGEN / VOLKSWAGEN AG",
+        "WOLFSBURG / GERMANY",
+        SUVS._replace(is_light=False, gvwr="", doors=""),
+        VehicleModel("", ""),
+        errors=EUROPEAN,
+        possible_values=AMERICAN_VALUES,
+    ),
+    "WAU": _maker(
+        "AUDI / AUDI AG",
+        "INGOLSTADT / GERMANY",
+        CARS,
+        VehicleModel("", ""),
+        errors=EUROPEAN,
+        possible_values=AMERICAN_VALUES,
     ),
     "ZA9": _maker(
         "LAMBORGHINI / AUTOMOBILI LAMBORGHINI S.P.A.",
         "SANT'AGATA BOLOGNESE / ITALY",
         CARS,
         VehicleModel("", ""),
-        error=NO_DETAIL,
+        errors=(NO_DETAIL,),
     ),
     "123": _maker(
         "SHERMAN + REILLY / SHERMAN & REILLY, INC.",
         f"CHATTANOOGA / {USA}",
         TRAILERS,
         VehicleModel("", ""),
-        error=UNKNOWN_CHARACTERS,
+        errors=(UNKNOWN_CHARACTERS,),
     ),
 }
 """Every maker by its WMI; vPIC too has blanks at the end of some values."""

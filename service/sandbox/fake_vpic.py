@@ -16,11 +16,12 @@ import msgspec
 from aiohttp import web
 
 from service.sandbox.faults import REDIRECT_PREFIX, Reply
-from service.sandbox.vin_decoding import decode
+from service.sandbox.vin_decoding import decode, makers_of
 
 VPIC_PATH: Final = "/api"
 """The path of the fake; the real one is https://vpic.nhtsa.dot.gov/api."""
 VEHICLE_PREFIX: Final = VPIC_PATH + "/vehicles/DecodeVinValues/"
+WMI_PREFIX: Final = VPIC_PATH + "/vehicles/DecodeWMI/"
 BATCH_PATH: Final = VPIC_PATH + "/vehicles/DecodeVINValuesBatch/"
 JSON_TYPE: Final = "application/json; charset=utf-8"
 XML_TYPE: Final = "application/xml; charset=utf-8"
@@ -44,6 +45,10 @@ class VinQuery(NamedTuple):
     """The VINs of a request, and the form of the answer."""
 
     vins: Sequence[str] = ()
+    years: Sequence[str] = ()
+    """The hint of each VIN, empty without one."""
+    wmi: str = ""
+    """The code of a manufacturer, in a request for that."""
     is_batch: bool = False
     is_json: bool = False
     refusal: Reply | None = None
@@ -72,6 +77,8 @@ class FakeVpic:
             query = await _parse_batch(request)
         elif _is_same(head, VEHICLE_PREFIX):
             query = _parse_single(request, unquote(vin))
+        elif _is_same(head, WMI_PREFIX):
+            query = _parse_wmi(request, unquote(vin))
         else:
             return VinQuery(refusal=Reply(404, UNKNOWN_ACTION, content_type=JSON_TYPE))
         self.vins.update(query.vins)
@@ -81,26 +88,30 @@ class FakeVpic:
         """Return the reply without a fault: the decoded VINs, or the refusal."""
         if query.refusal is not None:
             return query.refusal
-        vins = query.vins
-        if query.is_batch:
-            rows = [self._find(vin) for vin in self._shuffle(vins[:MAX_BATCH_VINS])]
-            answer = _envelope(rows, count=len(rows), criteria="")
+        pairs = list(zip(query.vins, query.years, strict=True))
+        if query.wmi:
+            rows = makers_of(query.wmi)
+            answer = _envelope(rows, len(rows), f"WMI:{query.wmi}")
+        elif query.is_batch:
+            rows = [self._find(*each) for each in self._shuffle(pairs[:MAX_BATCH_VINS])]
+            answer = _envelope(rows, len(rows), "")
         else:
-            rows = [self._find(vin) for vin in vins]
-            criteria = f"VIN(s): {''.join(vins)}"
-            answer = _envelope(rows, count=SINGLE_COUNT, criteria=criteria)
+            rows = [self._find(*each) for each in pairs]
+            answer = _envelope(rows, SINGLE_COUNT, f"VIN(s): {''.join(query.vins)}")
         return as_json(answer) if query.is_json else as_xml(answer)
 
-    def _find(self, vin: str) -> dict[str, object]:
-        row = decode(vin)
+    def _find(self, vin: str, year: str) -> dict[str, object]:
+        row = decode(vin, year)
         row.update(self._vehicles.get(vin, ()))
         return row
 
-    def _shuffle(self, vins: Sequence[str]) -> Sequence[str]:
+    def _shuffle(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Order VINs by the seed, never in the requested order."""
         # Clients have to match rows by their VIN.
-        shuffled = sorted(vins, key=lambda vin: crc32(f"{self.seed} {vin}".encode()))
-        return shuffled if shuffled != vins else [*shuffled[1:], *shuffled[:1]]
+        shuffled = sorted(
+            pairs, key=lambda pair: crc32(f"{self.seed} {pair[0]}".encode())
+        )
+        return shuffled if shuffled != pairs else [*shuffled[1:], *shuffled[:1]]
 
 
 def is_vpic(path: str) -> bool:
@@ -128,20 +139,32 @@ def _is_same(path: str, expected: str) -> bool:
 
 def _parse_single(request: web.Request, vin: str) -> VinQuery:
     vin = vin.strip().upper()
+    year = request.query.get("modelyear", "")
     return VinQuery(
         vins=[vin] if vin else [],
+        years=[year] if vin else [],
+        is_json=request.query.get("format", "").lower() == "json",
+        refusal=_refuse_method(request, "GET"),
+    )
+
+
+def _parse_wmi(request: web.Request, wmi: str) -> VinQuery:
+    return VinQuery(
+        wmi=wmi.strip().upper(),
         is_json=request.query.get("format", "").lower() == "json",
         refusal=_refuse_method(request, "GET"),
     )
 
 
 async def _parse_batch(request: web.Request) -> VinQuery:
-    """Parse the form; in an entry `VIN,year` the year has no effect."""
+    """Parse the form; an entry is a VIN, or `VIN,YEAR` with a hint."""
     form = await request.post()
     entries = str(form.get("data", "")).split(";")
-    vins = [entry.partition(",")[0].strip().upper() for entry in entries]
+    split = [entry.partition(",") for entry in entries]
+    pairs = [(vin.strip().upper(), year.strip()) for vin, _, year in split]
     return VinQuery(
-        vins=[vin for vin in vins if vin],
+        vins=[vin for vin, _ in pairs if vin],
+        years=[year for vin, year in pairs if vin],
         is_batch=True,
         is_json=str(form.get("format", "")).lower() == "json",
         refusal=_refuse_method(request, "POST"),
@@ -155,7 +178,7 @@ def _refuse_method(request: web.Request, allowed: str) -> Reply | None:
 
 
 def _envelope(
-    rows: list[dict[str, object]], *, count: int, criteria: str
+    rows: list[dict[str, object]], count: int, criteria: str
 ) -> dict[str, object]:
     return {
         "Count": count,

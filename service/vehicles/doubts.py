@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from service.vehicles.details import Details
-from service.vehicles.model import Vin
+from service.vehicles.details import Details, unpack
+from service.vehicles.model import Entry, Verdict, Vin
 from service.vehicles.vin import (
     FIRST_YEAR,
     check_digit_fails,
@@ -82,6 +82,18 @@ def warnings_of(vin: Vin, codes: str) -> list[str]:
     if check_digit_fails(vin) and WARNINGS[1] not in names:
         names.insert(0, WARNINGS[1])
     return names
+
+
+def verdict_of(entry: Entry) -> Verdict:
+    """Return what vPIC says of a VIN that it could not decode."""
+    details = unpack(entry.packed)
+    return Verdict(
+        codes=numbers_of(entry.codes),
+        error_text=details.get("ErrorText", ""),
+        additional_error_text=details.get("AdditionalErrorText", ""),
+        suggested_vin=details.get("SuggestedVIN", ""),
+        possible_values=details.get("PossibleValues", ""),
+    )
 
 
 def candidates_of(vin: Vin, codes: str, model_year: str) -> list[str]:

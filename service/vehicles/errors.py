@@ -11,7 +11,8 @@ VehiclesError
 └── ExportFailed          the file could not be written.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 Cause = Literal["vpic", "storage", "limit", "internal"]
 
@@ -46,10 +47,10 @@ class VinNotDecoded(VehiclesError):
 
     code = "vin_not_decoded"
 
-    def __init__(self, reason: str, codes: str = "", packed: bytes = b"") -> None:
+    def __init__(self, reason: str, members: Mapping[str, Any]) -> None:
         super().__init__(reason)
-        self.codes = codes
-        self.packed = packed
+        self.members = members
+        """The members of `Verdict`, which the problem document has too."""
 
 
 class VehicleUnavailable(VehiclesError):

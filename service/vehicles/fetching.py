@@ -43,12 +43,18 @@ class Fetcher:
         entry = self.memory.find(vin)
         return entry if entry and self._is_fresh(entry) else None
 
-    async def fetch(self, vins: Mapping[Query, PendingVin], client: Hashable) -> None:
+    async def fetch(
+        self,
+        vins: Mapping[Query, PendingVin],
+        client: Hashable,
+        *,
+        needs_whole: bool = False,
+    ) -> None:
         """Fetch VINs within the deadline, and finish each of them.
 
         vPIC is asked in the turns of `client`.
         """
-        fetch = Fetch(vins, client)
+        fetch = Fetch(vins, client, needs_whole=needs_whole)
         # For a cancellation, which passes the handlers below but not `finally`.
         error: Exception = VehicleUnavailable(
             "the look-up was cancelled", cause="internal"
@@ -87,8 +93,10 @@ class Fetcher:
             return
         fetch.add_stored(stored)
         for vin, (entry, _) in stored.items():
-            if entry is not None and self._is_fresh(entry):
-                self.memory.put(vin, entry, removals)
+            if entry is None or not self._is_fresh(entry):
+                continue
+            self.memory.put(vin, entry, removals)
+            if entry.packed or not fetch.needs_whole:
                 fetch.finish(vin, Outcome(entry))
 
     def _finish_by_memory(self, fetch: Fetch, vins: Collection[Query]) -> None:

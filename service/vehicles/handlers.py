@@ -6,27 +6,24 @@ from functools import partial
 from typing import Annotated, Final
 
 from aiohttp import hdrs, web
-from msgspec import UNSET, Meta, Struct
-from msgspec.structs import asdict
+from msgspec import Meta, Struct
 
 from service.observability.stages import stage
-from service.vehicles import problems
-from service.vehicles.doubts import candidates_of, warnings_of
+from service.vehicles import answers, problems
 from service.vehicles.errors import (
     ExportFailed,
+    InvalidModelYear,
     InvalidVin,
     LookupsFull,
     TooManyVins,
-    VehiclesError,
-    VehicleUnavailable,
 )
 from service.vehicles.export import Exports
+from service.vehicles.fields import BASIC_NAME, Fields, UnknownField, parse_fields
 from service.vehicles.lanes import Lanes
-from service.vehicles.lookup import Lookups, age_s
+from service.vehicles.lookup import Lookups
 from service.vehicles.model import (
     BatchItem,
-    Entry,
-    Found,
+    HintedVin,
     LookedUp,
     LookupAnswer,
     LookupBody,
@@ -34,17 +31,17 @@ from service.vehicles.model import (
     Vin,
 )
 from service.vehicles.pending import LookupClient
-from service.vehicles.repeats import Block, RepeatedLookup
-from service.vehicles.vin import number_of, parse_vin, parse_vins, shown
+from service.vehicles.repeats import RepeatedLookup
+from service.vehicles.vin import parse_vin, shown
 from service.web.backpressure import pause_client
 from service.web.bodies import JSON_PROBLEMS, JSON_TYPE, read_json
 from service.web.client_stream import ClientStream, while_connected
 from service.web.connection_reset import reset_connection
 from service.web.http_cache.conditional import check_if_match
-from service.web.http_cache.responses import block_of
 from service.web.lanes import LaneFull, LaneTimeout
 from service.web.limits import LIMITS
-from service.web.problems import STORAGE_UNAVAILABLE, kind_of
+from service.web.parameters import InvalidParameter
+from service.web.problems import STORAGE_UNAVAILABLE
 from service.web.repeats import offer
 from service.web.request_context import CACHE_RESULT, REQUEST_ID, REQUEST_ID_HEADER
 from service.web.routes import (
@@ -63,7 +60,6 @@ MAX_VINS: Final = 500
 MAX_BODY_BYTES: Final = 65_536
 """Enough for `MAX_VINS` VINs with white space, and for some that are too long."""
 BODY_TIMEOUT_S: Final = 10.0
-CACHE_NAME: Final = "copilot-usage"
 
 EXAMPLE_VIN: Final = "1XPWD40X1ED215307"
 REMOVAL_PROBLEMS: Final = (
@@ -86,21 +82,48 @@ EXPORT_HEADERS: Final = {
 endpoints = Endpoints()
 
 
+VinText = Annotated[
+    str,
+    Meta(
+        description="17 letters or digits, in either case; no I, O or Q. In a partial "
+        "VIN, * stands for an unknown character, and its end may be missing.",
+        examples=[EXAMPLE_VIN],
+    ),
+]
+
+
 class VinParameters(Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of requests about one VIN."""
 
-    vin: Annotated[
+    vin: VinText
+
+
+class LookupParameters(VinParameters, frozen=True, forbid_unknown_fields=True):
+    """Parameters of the look-up of one VIN."""
+
+    model_year: (
+        Annotated[
+            str,
+            Meta(
+                description="The model year, if it is known: a hint for vPIC.",
+                examples=["2014"],
+            ),
+        ]
+        | None
+    ) = None
+    fields: Annotated[
         str,
         Meta(
-            description="17 letters or digits, in either case; no I, O or Q.",
-            examples=[EXAMPLE_VIN],
+            description="`basic`; or `all` values that vPIC has; or names of vPIC, "
+            "such as `GVWR,FuelTypePrimary`.",
+            examples=["all"],
         ),
-    ]
+    ] = BASIC_NAME
 
 
 @endpoints.get(
     LOOKUP_PATH,
-    parameters=VinParameters,
+    parameters=LookupParameters,
     scope="vehicles:read",
     answer=LookedUp,
     headers=CACHE_HEADERS,
@@ -108,38 +131,30 @@ class VinParameters(Struct, frozen=True, forbid_unknown_fields=True):
         problems.VEHICLE_UNAVAILABLE,
         problems.LOOKUPS_FULL,
         problems.INVALID_VIN,
+        problems.INVALID_MODEL_YEAR,
         problems.VIN_NOT_DECODED,
     ),
 )
 async def look_vehicle_up(
-    request: web.Request, parameters: VinParameters
+    request: web.Request, parameters: LookupParameters
 ) -> web.StreamResponse:
     """Look up a vehicle's make, model, year and body class by its VIN.
 
     If the VIN is not cached, or its entry has expired, the service asks vPIC. While
-    vPIC is unavailable, the answer is the expired entry.
+    vPIC is unavailable, the answer is the expired entry. `warnings` names each doubt of
+    vPIC. The problem `vin_not_decoded` also has the members `codes`, `error_text`,
+    `additional_error_text`, `suggested_vin` and `possible_values`, as vPIC gives them.
     """
-    vin = parse_vin(parameters.vin)
-    async with _client(request) as client:
-        found = await request.app[LOOKUPS].look_up(vin, client)
-    request[CACHE_RESULT] = found.result
+    vin = parse_vin(parameters.vin, parameters.model_year or "")
+    fields = _parse_fields(parameters.fields)
     lookups = request.app[LOOKUPS]
-    offer(request, RepeatedLookup(lookups, LOOKUP_PATH, vin, _cached_block))
-    return _answer(vin, found)
-
-
-def _cached_block(vin: Vin, entry: Entry) -> Block:
-    """Return the answer for a cached entry, which must be fresh and decoded."""
-    assert entry.vehicle is not None  # noqa: S101 - see `Lookups.find_cached`
-    found = Found(
-        entry.vehicle,
-        "hit",
-        age_s(entry),
-        is_stored=True,
-        codes=entry.codes,
-        packed=entry.packed,
-    )
-    return block_of(_answer(vin, found))
+    async with _client(request, fields) as client:
+        found = await lookups.look_up(vin, client)
+    request[CACHE_RESULT] = found.result
+    if fields.is_basic or found.packed:
+        block = partial(answers.cached_block, fields=fields)
+        offer(request, RepeatedLookup(lookups, LOOKUP_PATH, vin, block))
+    return answers.answer(vin, found, fields)
 
 
 @endpoints.post(
@@ -148,8 +163,10 @@ def _cached_block(vin: Vin, entry: Entry) -> Block:
     scope="vehicles:read",
     body=RequestBody(
         {JSON_TYPE: LookupBody},
-        f"At most {MAX_VINS} VINs.",
-        example={"vins": [EXAMPLE_VIN, "1XKWDB0X57J211825"]},
+        f"At most {MAX_VINS} VINs, some of them with the model year as a hint.",
+        example={
+            "vins": [EXAMPLE_VIN, {"vin": "1XKWDB0X57J211825", "model_year": 2007}]
+        },
     ),
     answer=LookupAnswer,
     problems=(
@@ -165,23 +182,17 @@ async def look_vehicles_up(
 
     The `error` of a VIN is the problem code that a request for it alone would get.
     """
-    texts = await _read_vins(request)
-    parsed = parse_vins(texts)
-    vins = [each for each in parsed.values() if not isinstance(each, InvalidVin)]
-    async with _client(request) as client:
-        looked_up = await request.app[LOOKUPS].look_up_all(vins, client)
-
-    def item(text: str) -> BatchItem:
-        vin = parsed[text]
-        if isinstance(vin, InvalidVin):
-            return _failed_item(shown(text), vin)
-        result = looked_up[vin]
-        if isinstance(result, VehiclesError):
-            return _failed_item(number_of(vin), result)
-        return BatchItem(**asdict(_looked_up(vin, result)))
-
-    answers = LookupAnswer([item(text) for text in texts])
-    return json_answer(answers, NO_STORE)
+    body = await _read_body(request)
+    fields = _parse_fields(body.fields)
+    parsed = [_parse(each) for each in body.vins]
+    vins = [each for each in parsed if not isinstance(each, BatchItem)]
+    async with _client(request, fields) as client:
+        found = await request.app[LOOKUPS].look_up_all(dict.fromkeys(vins), client)
+    items = [
+        each if isinstance(each, BatchItem) else answers.item(each, found[each], fields)
+        for each in parsed
+    ]
+    return json_answer(LookupAnswer(items), NO_STORE)
 
 
 @endpoints.delete(
@@ -276,7 +287,7 @@ def _slowed_if_refused(request: web.Request) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _client(request: web.Request) -> AsyncIterator[LookupClient]:
+async def _client(request: web.Request, fields: Fields) -> AsyncIterator[LookupClient]:
     """Yield the client of a look-up, which is cancelled when the client disconnects.
 
     Raises `ClientDisconnected`.
@@ -285,61 +296,32 @@ async def _client(request: web.Request) -> AsyncIterator[LookupClient]:
     lane = partial(request.app[LANES].lookups.enter, request)
     async with while_connected(request):
         with _slowed_if_refused(request):
-            yield LookupClient(name, lane)
+            yield LookupClient(name, lane, needs_whole=not fields.is_basic)
 
 
-async def _read_vins(request: web.Request) -> list[str]:
+async def _read_body(request: web.Request) -> LookupBody:
     body = await read_json(
         request, LookupBody, max_bytes=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S
     )
-    vins = body.vins
-    if len(vins) > MAX_VINS:
-        raise TooManyVins(f"at most {MAX_VINS} VINs, not {len(vins)}")
-    return vins
+    if len(body.vins) > MAX_VINS:
+        raise TooManyVins(f"at most {MAX_VINS} VINs, not {len(body.vins)}")
+    return body
 
 
-def _failed_item(vin: str, error: VehiclesError) -> BatchItem:
-    detail = str(error)
-    if isinstance(error, VehicleUnavailable):  # vPIC's error is not for clients
-        detail = kind_of(error, problems.KINDS).consequence
-    return BatchItem(vin=vin, error=error.code, detail=detail)
+def _parse(each: str | HintedVin) -> Vin | BatchItem:
+    """Return a VIN of a batch with its hint, or the error in its place."""
+    text, year = (each, None) if isinstance(each, str) else (each.vin, each.model_year)
+    try:
+        return parse_vin(text, "" if year is None else str(year))
+    except (InvalidVin, InvalidModelYear) as error:
+        return answers.failed_item(shown(text), error)
 
 
-def _looked_up(vin: Vin, found: Found) -> LookedUp:
-    vehicle = found.vehicle
-    return LookedUp(
-        vin=number_of(vin),
-        make=vehicle.make,
-        model=vehicle.model,
-        model_year=vehicle.model_year,
-        body_class=vehicle.body_class,
-        cached_result=found.result in {"hit", "stale"},
-        warnings=warnings_of(vin, found.codes) or UNSET,
-        model_year_candidates=candidates_of(vin, found.codes, vehicle.model_year)
-        or UNSET,
-        source="offline" if found.result == "offline" else UNSET,
-    )
-
-
-def _answer(vin: Vin, found: Found) -> web.Response:
-    return json_answer(_looked_up(vin, found), _headers(found))
-
-
-def _headers(found: Found) -> dict[str, str]:
-    """Return the cache headers: `Cache-Status` as in RFC 9211, and `Age`."""
-    if found.result in {"miss", "offline"}:
-        stored = "; stored" if found.is_stored else ""
-        forwarded = "stale" if found.is_refreshed else "miss"
-        status = f"{CACHE_NAME}; fwd={forwarded}{stored}"
-    else:
-        detail = "; detail=stale" if found.result == "stale" else ""
-        status = f"{CACHE_NAME}; hit{detail}"
-    return {
-        # A cache on the way would not notice a removal.
-        **NO_STORE,
-        "Cache-Status": status,
-        "Age": str(int(found.age_s)),
-    }
+def _parse_fields(selection: str | list[str]) -> Fields:
+    try:
+        return parse_fields(selection)
+    except UnknownField as error:
+        raise InvalidParameter("fields", str(error)) from None
 
 
 def _break_off(request: web.Request) -> None:

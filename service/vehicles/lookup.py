@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 import structlog
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from yarl import URL
 
 from service.instants import US_PER_S, now_us
@@ -22,6 +22,7 @@ from service.upstream.client import open_client
 from service.upstream.guard import UpstreamGuard
 from service.vehicles import metrics
 from service.vehicles.asking import VpicBatches
+from service.vehicles.doubts import verdict_of
 from service.vehicles.errors import (
     LookupAbandoned,
     LookupsFull,
@@ -136,15 +137,21 @@ class Lookups:
             self._pending.pop(each, None)
             self._fetcher.memory.remove(each)
 
-    def _cached(self, vins: Collection[Vin]) -> dict[Vin, Outcome]:
+    def _cached(
+        self, vins: Collection[Vin], client: LookupClient
+    ) -> dict[Vin, Outcome]:
         cached = {vin: self._fetcher.find_cached(vin) for vin in vins}
-        return {vin: Outcome(entry) for vin, entry in cached.items() if entry}
+        return {
+            vin: Outcome(entry)
+            for vin, entry in cached.items()
+            if entry and (entry.packed or not client.needs_whole)
+        }
 
     async def _outcomes(
         self, vins: Collection[Vin], client: LookupClient
     ) -> dict[Vin, Outcome]:
         """Return the outcome of each VIN: from memory, or from fetches."""
-        outcomes = self._cached(vins)
+        outcomes = self._cached(vins, client)
         missing = [vin for vin in vins if vin not in outcomes]
         while missing:
             fetched = await self._fetch(missing, client)
@@ -153,6 +160,7 @@ class Lookups:
                 vin
                 for vin, (outcome, asked_by) in fetched.items()
                 if _is_refused_to_other(outcome, asked_by, client)
+                or _lacks_values(outcome, client)
             ]
         return outcomes
 
@@ -220,7 +228,9 @@ class Lookups:
         # Before the database is read: otherwise a request that has read it just before
         # the result is stored would ask vPIC again.
         self._pending |= started
-        fetching = self._fetcher.fetch(started, client.name)
+        fetching = self._fetcher.fetch(
+            started, client.name, needs_whole=client.needs_whole
+        )
         task = asyncio.get_running_loop().create_task(fetching)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -243,7 +253,7 @@ class Lookups:
         metrics.vehicle_looked_up(result, error.cause if error else metrics.NO_REASON)
         if entry.vehicle is None:
             reason = "vPIC knows no vehicle for this VIN"
-            raise VinNotDecoded(reason, entry.codes, entry.packed)
+            raise VinNotDecoded(reason, asdict(verdict_of(entry)))
         return Found(
             entry.vehicle,
             result,
@@ -311,3 +321,10 @@ def _is_refused_to_other(
     if isinstance(error, LookupAbandoned):
         return True
     return isinstance(error, LookupsFull) and asked_by != client.name
+
+
+def _lacks_values(outcome: Outcome, client: LookupClient) -> bool:
+    """Return whether a fetch for another client has found a row without all values."""
+    if not client.needs_whole or outcome.error is not None or outcome.is_new:
+        return False
+    return outcome.entry is not None and not outcome.entry.packed

@@ -42,6 +42,19 @@ class Entry(NamedTuple):
     """All values of the row (see `details`)."""
 
 
+class Verdict(Struct, frozen=True):
+    """What vPIC says of a VIN that it could not decode; empty texts are unknown."""
+
+    codes: list[int]
+    """Its error codes; none if an older version has stored the result."""
+    error_text: str
+    additional_error_text: str
+    suggested_vin: str
+    """The VIN, with `!` at the positions in error."""
+    possible_values: str
+    """Such as `(8:12)`: 1 or 2 at position 8."""
+
+
 class Found(NamedTuple):
     """Vehicle of a look-up, and its origin."""
 
@@ -74,6 +87,8 @@ class LookedUp(Struct, frozen=True, kw_only=True):
     """Possible model years, if the VIN leaves the year open."""
     source: Literal["offline"] | UnsetType = UNSET
     """Present if the VIN was decoded by a local copy of vPIC's database."""
+    fields: dict[str, str] | UnsetType = UNSET
+    """With `fields`: the values that are not empty, under vPIC's names."""
 
 
 class BatchItem(Struct, frozen=True, kw_only=True):
@@ -88,9 +103,16 @@ class BatchItem(Struct, frozen=True, kw_only=True):
     warnings: list[str] | UnsetType = UNSET
     model_year_candidates: list[str] | UnsetType = UNSET
     source: Literal["offline"] | UnsetType = UNSET
+    fields: dict[str, str] | UnsetType = UNSET
     error: str | UnsetType = UNSET
     """The problem code that a request for this VIN alone would get."""
     detail: str | UnsetType = UNSET
+    codes: list[int] | UnsetType = UNSET
+    """With `fields`, for `vin_not_decoded`: why, as in the problem document."""
+    error_text: str | UnsetType = UNSET
+    additional_error_text: str | UnsetType = UNSET
+    suggested_vin: str | UnsetType = UNSET
+    possible_values: str | UnsetType = UNSET
 
 
 class LookupAnswer(Struct, frozen=True):
@@ -99,10 +121,18 @@ class LookupAnswer(Struct, frozen=True):
     results: list[BatchItem]
 
 
-class LookupBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """VINs to look up together."""
+class HintedVin(Struct, frozen=True, forbid_unknown_fields=True):
+    """A VIN with its model year, if that is known."""
 
-    vins: list[str]
+    vin: str
+    model_year: int | str | None = None
+
+
+class LookupBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """VINs to look up together, and the `fields` of the answers."""
+
+    vins: list[str | HintedVin]
+    fields: str | list[str] = "basic"
 
 
 class Removed(Struct, frozen=True):

@@ -86,8 +86,15 @@ class PendingVin:
 class Fetch:
     """The VINs that one client fetches together, and what the database has of them."""
 
-    def __init__(self, vins: Mapping[Query, PendingVin], client: Hashable) -> None:
+    def __init__(
+        self,
+        vins: Mapping[Query, PendingVin],
+        client: Hashable,
+        *,
+        needs_whole: bool = False,
+    ) -> None:
         self.client = client
+        self.needs_whole = needs_whole
         self.pending = dict(vins)
         self.is_read = True
         """False if the database could not be read, so that nothing can be stored."""
@@ -162,10 +169,14 @@ class LookupClient:
         self,
         name: Hashable = None,
         lane: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+        *,
+        needs_whole: bool = False,
     ) -> None:
         # A program has the turns of many clients: it shares vPIC with nobody.
         self.name = object() if name is None else name
         self.lane = lane
+        self.needs_whole = needs_whole
+        """True if a row that an older version has stored must be completed."""
         self._joined: list[PendingVin] = []
 
     def join(self, pending: Collection[PendingVin]) -> None:

@@ -201,10 +201,16 @@ def answer_problem(
     )
     return web.Response(
         status=problem.status,
-        body=_encoder.encode(problem),
+        body=_encoder.encode(_with_members(problem, error)),
         content_type=MEDIA_TYPE,
         headers=_headers(error, kind),
     )
+
+
+def _with_members(problem: Problem, error: BaseException) -> object:
+    """Return the document with further members, which some errors have."""
+    members = getattr(error, "members", None)
+    return {**msgspec.structs.asdict(problem), **members} if members else problem
 
 
 def _status(error: BaseException, kind: ProblemKind) -> int:

@@ -105,17 +105,18 @@ class Caller:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    async def look_up(self, vin: str) -> Answer:
+    async def look_up(self, vin: str, **more: str) -> Answer:
         """Look one VIN up."""
-        return await _read(
-            await self.client.get("/vehicles/lookup", params={"vin": vin})
-        )
+        return await self.get("/vehicles/lookup", vin=vin, **more)
 
-    async def look_up_all(self, vins: Sequence[object]) -> Answer:
+    async def get(self, path: str, **query: str) -> Answer:
+        """Send a GET request."""
+        return await _read(await self.client.get(path, params=query))
+
+    async def look_up_all(self, vins: Sequence[object], **more: object) -> Answer:
         """Look many up."""
-        return await _read(
-            await self.client.post("/vehicles/lookup", json={"vins": vins})
-        )
+        body = {"vins": vins, **more}
+        return await _read(await self.client.post("/vehicles/lookup", json=body))
 
     async def remove(self, vin: str) -> Answer:
         """Forget one."""

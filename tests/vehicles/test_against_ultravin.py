@@ -174,6 +174,19 @@ async def test_we_read_what_it_decodes(caller: Caller) -> None:
             assert len(each.get("warnings", [])) == doubts(vin), vin
 
 
+@on_sqlite
+async def test_all_values_are_those_of_ultravin(caller: Caller) -> None:
+    """With all fields, an answer has each value of ultravin that is not empty."""
+    vins = [vin for vin in corpus() if isinstance(verdict(vin), Vehicle)]
+    answer = await caller.look_up_all(vins[:MOST_AT_ONCE], fields="all")
+    for vin, each in zip(vins, answer.body["results"], strict=False):
+        told = {name: value.strip() for name, value in elements(vin).items()}
+        expected = {name: value for name, value in told.items() if value}
+        number = vin.upper()
+        ids = {"VIN": number, "MakeID": "440", "WMI": number[:3]}
+        assert each["fields"] == expected | ids
+
+
 def test_what_does_not_agree_is_explained() -> None:
     """The table explains each make or year of ultravin that we do not return."""
     verdicts = {vin: verdict(vin) for vin in corpus()}
