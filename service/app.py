@@ -50,6 +50,10 @@ from service.upstream.profiles import COPILOT
 from service.usage import handlers as usage
 from service.usage import problems as usage_problems
 from service.usage.cache import SnapshotCache
+from service.usage.periods import handlers as periods
+from service.usage.periods import problems as periods_problems
+from service.usage.periods.reader import KeptSnapshots
+from service.usage.periods.recorder import running_recorder
 from service.usage.pricing import text
 from service.usage.readiness import UsageReadiness
 from service.usage.shared_store import open_store
@@ -80,6 +84,7 @@ PROBLEM_KINDS: Final[Kinds] = {
     **problems.KINDS,
     **admin_problems.KINDS,
     **usage_problems.KINDS,
+    **periods_problems.KINDS,
     **events_problems.KINDS,
     **vehicles_problems.KINDS,
     **keys_problems.KINDS,
@@ -118,7 +123,7 @@ def create_app(
     if limits.has_rates:
         app.on_response_prepare.append(add_rate_headers)
     app[static_pages.DASHBOARD] = static_pages.read_dashboard()
-    declared = (usage, *_optional(settings), static_pages, admin, health, system)
+    declared = (*_domains(settings), static_pages, admin, health, system)
     endpoints = Endpoints(each for module in declared for each in module.endpoints)
     app.add_routes(endpoints.routes())
     _expect_answers(endpoints, settings.auth.required)
@@ -143,8 +148,12 @@ def _expect_answers(endpoints: Endpoints, required: Container[str]) -> None:
             http_metrics.expect_answers(each.method, path, int(each.status), codes)
 
 
-def _optional(settings: Settings) -> Iterator[ModuleType]:
+def _domains(settings: Settings) -> Iterator[ModuleType]:
     """Yield the domains that are enabled by settings."""
+    # Its paths also match `/usage/{message_id}`.
+    if settings.periods.enabled:
+        yield periods
+    yield usage
     if settings.events.enabled:
         yield events
     if settings.vehicles.enabled:
@@ -195,8 +204,8 @@ async def _open_resources(
         await stack.enter_async_context(in_background(asyncio.to_thread(text.prepare)))
         cache = SnapshotCache(settings, client, source, store=store)
         stack.push_async_callback(cache.close)
-        usage.answer_from(app, cache)
-        _add_usage_checks(app[health.TRAFFIC], cache, settings)
+        _answer_from(app, cache, settings)
+        await stack.enter_async_context(_keep_periods(app, settings, database))
         parts = _parts(app, client, database)
         app[SIBLINGS] = await stack.enter_async_context(
             _open_siblings(parts, settings.logging.level, app.get(FOLDER))
@@ -317,6 +326,23 @@ async def _open_copilot(
         yield client
 
 
+@asynccontextmanager
+async def _keep_periods(
+    app: web.Application, settings: Settings, database: Database | None
+) -> AsyncIterator[None]:
+    """Keep each snapshot of a refresh, and answer from kept periods, if enabled."""
+    if not settings.periods.enabled or database is None:
+        yield
+        return
+    app[periods.KEPT] = kept = KeptSnapshots(settings, database)
+    async with running_recorder(database) as recorder:
+        app[usage.SNAPSHOTS].on_refresh = recorder.keep
+        try:
+            yield
+        finally:
+            await kept.close()
+
+
 def _parts(
     app: web.Application, client: UpstreamClient, database: Database | None
 ) -> Parts:
@@ -338,10 +364,12 @@ def _parts(
     )
 
 
-def _add_usage_checks(
-    traffic: health.Traffic, cache: SnapshotCache, settings: Settings
+def _answer_from(
+    app: web.Application, cache: SnapshotCache, settings: Settings
 ) -> None:
-    readiness = UsageReadiness(cache, settings.health)
+    """Have usage answer from a cache, and be ready when the cache is."""
+    usage.answer_from(app, cache)
+    traffic, readiness = app[health.TRAFFIC], UsageReadiness(cache, settings.health)
     traffic.warm_up = readiness.warm_up
     traffic.checks.append(readiness.check_process)
     traffic.domains["usage"] = readiness.check_usage

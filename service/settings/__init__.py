@@ -12,6 +12,7 @@ from service.settings.limits import LimitsSettings
 from service.settings.loader import LoadedSettings, SettingsError, config_folder, load
 from service.settings.logging import LoggingSettings
 from service.settings.model import Settings
+from service.settings.periods import PeriodsSettings
 from service.settings.sandbox import SandboxSettings
 from service.settings.server import ServerSettings
 from service.settings.storage import StorageSettings
@@ -31,6 +32,7 @@ __all__ = [
     "LimitsSettings",
     "LoadedSettings",
     "LoggingSettings",
+    "PeriodsSettings",
     "SandboxSettings",
     "Scope",
     "ServerSettings",

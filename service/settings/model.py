@@ -11,6 +11,7 @@ from service.settings.events import EventsSettings
 from service.settings.health import HealthSettings
 from service.settings.limits import LimitsSettings
 from service.settings.logging import LoggingSettings
+from service.settings.periods import PeriodsSettings
 from service.settings.sandbox import SandboxSettings
 from service.settings.server import ServerSettings
 from service.settings.storage import StorageSettings
@@ -40,6 +41,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     upstream: UpstreamSettings
     breaker: BreakerSettings
     usage: UsageSettings
+    periods: PeriodsSettings
     cache: CacheSettings
     storage: StorageSettings
     events: EventsSettings
@@ -65,5 +67,5 @@ class Settings(Struct, frozen=True, kw_only=True):
 
         Keys are a reason if an endpoint needs one that is useful without a database.
         """
-        is_stored = self.events.enabled or self.vehicles.enabled
+        is_stored = self.events.enabled or self.vehicles.enabled or self.periods.enabled
         return is_stored or not self.auth.required.isdisjoint(SCOPES_WITHOUT_STORAGE)

@@ -23,6 +23,8 @@ class Use(StrEnum):
     """Queries on events by their consumers."""
     USAGE = "usage"
     """Reads of the messages of a period, by a refresh."""
+    PERIODS = "periods"
+    """Kept periods: writes of one background task, and reads of requests."""
     VEHICLES = "vehicles"
     """Look-ups and removals of vehicles."""
     RETENTION = "retention"
@@ -36,11 +38,12 @@ class Use(StrEnum):
 TIMED_BY_CALLER: Final = frozenset({Use.EVENT_QUERIES, Use.USAGE})
 """Uses whose callers limit the time, so that a statement may exceed `timeout_s`."""
 LOGGED_BY_CALLER: Final = frozenset(
-    {Use.EVENTS, Use.VEHICLES, Use.RETENTION, Use.SCHEMA}
+    {Use.EVENTS, Use.PERIODS, Use.VEHICLES, Use.RETENTION, Use.SCHEMA}
 )
 """Uses whose callers log each failure with their own event."""
 
 USAGE_CONNECTIONS: Final = 2
+PERIOD_CONNECTIONS: Final = 2
 
 
 class UseLimits(NamedTuple):
@@ -66,6 +69,7 @@ def connections_of(settings: StorageSettings, limits: UseLimits) -> Mapping[Use,
         Use.EVENT_QUERIES: limits.event_queries,
         Use.FEED: limits.event_queries,
         Use.USAGE: USAGE_CONNECTIONS,
+        Use.PERIODS: PERIOD_CONNECTIONS,
         Use.VEHICLES: settings.connections,
         Use.RETENTION: 1,
         Use.SCHEMA: 1,

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from service.instants import now_us
 from service.observability.stages import stage
 from service.settings import Settings
 from service.storage.redis_store import RedisStore
@@ -33,7 +34,7 @@ from service.usage.reports import ReportCache, ReportResolver
 from service.usage.shared_cache import KnownSnapshot, SharedCache
 from service.usage.shared_reports import RedisReports
 from service.usage.shared_snapshot import SharedSnapshot
-from service.usage.snapshot import Slot
+from service.usage.snapshot import Slot, Snapshot
 from service.usage.snapshots.worker import INLINE_MESSAGES
 from service.usage.sources import MessageSource
 from service.usage.view import SnapshotView
@@ -90,6 +91,8 @@ class SnapshotCache:
         """Whether the last refresh has failed."""
         self._noted: CachedSnapshot | None = None
         self._noted_at = -math.inf
+        self.on_refresh: Callable[[Snapshot, int], None] = _ignore
+        """Receives each snapshot of a refresh of this process, and its fetch's time."""
 
     @property
     def default_plan(self) -> Plan:
@@ -323,7 +326,7 @@ class SnapshotCache:
 
     async def _refresh(self) -> None:
         # The age counts from before the fetch: messages may change during it.
-        cached, fetched_at = self.current, self.clock()
+        cached, fetched_at, asked_at = self.current, self.clock(), now_us()
         if cached is not None:
             # The next snapshot is compared with these columns, which may be in Redis.
             await load_columns(cached, self._shared)
@@ -336,6 +339,7 @@ class SnapshotCache:
         manifest = cached.manifest if cached and is_same else None
         self._publish(CachedSnapshot(snapshot, fetched_at, manifest))
         self._renewed_at = self.clock()
+        self.on_refresh(snapshot, asked_at)
         if self._shared is not None:
             # In the background: requests of this process do not wait for Redis.
             sharing = self._share(self._shared, self._require_current())
@@ -370,6 +374,10 @@ class SnapshotCache:
             age_s=round(found.age_s, 3),
             **snapshot.log_values,
         )
+
+
+def _ignore(snapshot: Snapshot, fetched_at: int) -> None:
+    """Keep nothing: periods are not kept, or a command refreshes."""
 
 
 def make_resolver(

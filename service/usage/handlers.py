@@ -14,6 +14,9 @@ from service.usage import problems
 from service.usage.cache import SnapshotCache
 from service.usage.model import PlanItem, PlansAnswer
 from service.usage.parameters import parse_sort, parse_zone
+from service.usage.periods import problems as period_problems
+from service.usage.periods.errors import PeriodNotKept
+from service.usage.periods.handlers import KEPT, PeriodName
 from service.usage.pricing.plans import PLANS
 from service.usage.repeats import RepeatedUsage, RequestKind, UsageRepeats
 from service.usage.snapshot import PERIOD_HEADER, REVISION_HEADER
@@ -70,6 +73,8 @@ REFRESH_PROBLEMS: Final = (
     problems.DEADLINE_EXCEEDED,
     problems.PERIOD_LOST,
     problems.UNKNOWN_PLAN,
+    period_problems.PERIOD_NOT_KEPT,
+    period_problems.TEXTS_NOT_KEPT,
     problems.QUERIES_FULL,
     problems.QUERY_TIMEOUT,
     INVALID_PARAMETER,
@@ -98,15 +103,17 @@ endpoints = Endpoints()
 
 
 class PlanParameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """The parameters of every query on the period."""
+    """The parameters of every query on a period."""
 
     plan: PlanName = None
+    period: PeriodName = None
 
 
 class UsageParameters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The parameters of `GET /usage`; without any, the whole period is returned."""
 
     plan: PlanName = None
+    period: PeriodName = None
     since: Annotated[
         str | None, Meta(description="Only messages at or after this time.")
     ] = msgspec.field(name="from", default=None)
@@ -144,6 +151,7 @@ class DailyParameters(Struct, frozen=True, forbid_unknown_fields=True):
     """The parameters of `GET /usage/daily`."""
 
     plan: PlanName = None
+    period: PeriodName = None
     tz: Annotated[
         str | None, Meta(description="The IANA time zone of the days; UTC by default.")
     ] = None
@@ -163,16 +171,19 @@ async def read_usage(
 ) -> web.StreamResponse:
     """List the usage of the current period, message by message."""
     media_type = _media_type_for(request)
-    is_everything = parameters == UsageParameters(plan=parameters.plan)
+    is_everything = parameters == UsageParameters(
+        plan=parameters.plan, period=parameters.period
+    )
     selection = EVERYTHING if is_everything else parameters.selection()
     is_query = selection != EVERYTHING or media_type != JSON
-    view = await _view(request, parameters.plan, is_query=is_query)
+    view = await _view(request, parameters, is_query=is_query)
     request[LOG_VALUES] = view.snapshot.log_values
     if selection == EVERYTHING:
         with stage("query"):
             answer = await view.answer(media_type)
         response = send_cached(request, answer, view.freshness)
-        if answer is view.snapshot.answer and isinstance(response, BlockResponse):
+        is_current = parameters.period is None and answer is view.snapshot.answer
+        if is_current and isinstance(response, BlockResponse):
             _offer(request)
         return response
     _check_cursor(view, selection)
@@ -200,7 +211,7 @@ async def read_daily_usage(
     """List the usage of each day from the first to the last."""
     # An invalid zone is refused before the request waits for a refresh.
     parse_zone(parameters.tz)
-    view = await _view(request, parameters.plan)
+    view = await _view(request, parameters)
     with stage("query"):
         body = await view.daily(parameters.tz)
     return _answer(request, view, body)
@@ -218,7 +229,7 @@ async def read_usage_by_report(
     request: web.Request, parameters: PlanParameters
 ) -> web.StreamResponse:
     """List the usage of each report, and of the messages priced by text."""
-    view = await _view(request, parameters.plan)
+    view = await _view(request, parameters)
     with stage("query"):
         body = await view.by_report()
     return _answer(request, view, body)
@@ -254,7 +265,7 @@ async def explain_message(
 ) -> web.StreamResponse:
     """Explain the price of one message, step by step."""
     message_id = _message_id(request.match_info["message_id"])
-    view = await _view(request, parameters.plan)
+    view = await _view(request, parameters)
     with stage("query"):
         explained = await view.explain(message_id)
     response = _answer(request, view, explained.body)
@@ -283,10 +294,18 @@ def open_lane(limits: Limits, settings: Settings) -> Lane:
 
 
 async def _view(
-    request: web.Request, plan: str | None, *, is_query: bool = True
+    request: web.Request,
+    parameters: UsageParameters | PlanParameters | DailyParameters,
+    *,
+    is_query: bool = True,
 ) -> SnapshotView:
-    slot = partial(request.app[QUERIES].enter, request)
-    return await request.app[SNAPSHOTS].view(plan, slot, is_query=is_query)
+    app, plan = request.app, parameters.plan
+    slot = partial(app[QUERIES].enter, request)
+    if parameters.period is None:
+        return await app[SNAPSHOTS].view(plan, slot, is_query=is_query)
+    if KEPT not in app:
+        raise PeriodNotKept(parameters.period, ())
+    return await app[KEPT].view(parameters.period, plan, slot)
 
 
 def _offer(request: web.Request) -> None:

@@ -28,7 +28,7 @@ MAX_DERIVED_BYTES: Final = 8 * 1024 * 1024
 
 REVISION_HEADER: Final = "Usage-Revision"
 PERIOD_HEADER: Final = "Usage-Period"
-"""An open interval of ISO 8601: `2024-04-29/..`."""
+"""An interval of ISO 8601: `2024-04-29/..` while the period is open."""
 
 
 class Computation(Generic[T]):
@@ -169,6 +169,8 @@ class Snapshot:
     worker: PricingWorker
     has_texts: bool
     """False where another process has priced the messages."""
+    ends_on: str | None = None
+    """The date of the last message, in UTC; None while the period is open."""
     derived: DerivedAnswers = field(default_factory=DerivedAnswers)
     log_values: dict[str, str] = field(init=False)
     """The ids by which an answer's log lines refer to those of its refresh."""
@@ -185,11 +187,13 @@ class Snapshot:
         return self.worker.has(self.number)
 
 
-def answer_headers(summary: Summary, revision: str) -> dict[str, str]:
+def answer_headers(
+    summary: Summary, revision: str, ends_on: str | None = None
+) -> dict[str, str]:
     """Return the headers of every answer from a snapshot."""
     headers = {"Usage-Plan": summary.plan, REVISION_HEADER: revision}
     if summary.begins_on is not None:
-        headers[PERIOD_HEADER] = f"{summary.begins_on}/.."
+        headers[PERIOD_HEADER] = f"{summary.begins_on}/{ends_on or '..'}"
     if summary.degraded:
         headers["Usage-Degraded"] = str(summary.degraded)
     return headers

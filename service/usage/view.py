@@ -29,7 +29,8 @@ class SnapshotView(NamedTuple):
     @property
     def headers(self) -> dict[str, str]:
         """The headers that name the plan and the snapshot."""
-        return answer_headers(self.summary, self.snapshot.revision)
+        snapshot = self.snapshot
+        return answer_headers(self.summary, snapshot.revision, snapshot.ends_on)
 
     async def answer(self, media_type: str) -> Answer:
         """Return the whole period in a format."""

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from service.usage.pricing.plans import PLANS_BY_ID
-from service.usage.snapshots import queries, sharing
+from service.usage.snapshots import kept, queries, sharing
 from service.usage.snapshots.build import Built, ResolvedReports, build
 from service.usage.snapshots.columns import (
     Buffer,
@@ -68,7 +68,11 @@ class Explained(NamedTuple):
     refresh_id: str
 
 
-@dataclass(frozen=True, eq=False)
+def _no_hashes() -> kept.TextHashes:
+    return np.zeros(0, np.uint64)
+
+
+@dataclass(eq=False)
 class _StoredSnapshot:
     """One period: its messages, its reports, and its prices by plan."""
 
@@ -77,6 +81,8 @@ class _StoredSnapshot:
     priced: dict[PlanId, PricedMessages] = field(default_factory=dict)
     earlier: dict[PlanId, PricedMessages] = field(default_factory=dict)
     """Prices of the previous snapshot under plans that have not priced this one."""
+    text_hashes: kept.TextHashes = field(default_factory=_no_hashes)
+    """Those of the first messages, which the previous snapshot had too."""
 
 
 class SnapshotStore:
@@ -147,7 +153,8 @@ class SnapshotStore:
             messages, self._loaded = self._loaded, None
         before = self._snapshots.get(previous) if previous is not None else None
         earlier = dict(before.priced) if before else {}
-        snapshot = _StoredSnapshot(messages, reports, {}, earlier)
+        hashes = _shared_hashes(messages, before)
+        snapshot = _StoredSnapshot(messages, reports, {}, earlier, hashes)
         built = _price(snapshot, plan, logging.refresh_id)
         # `drop` came during the computation, and nobody would drop the snapshot later.
         with self._changing:
@@ -178,6 +185,26 @@ class SnapshotStore:
     def pack(self, number: int, plan: PlanId) -> bytes:
         """Return the columns of a snapshot under a plan as bytes."""
         return sharing.pack(self.priced(number, plan))
+
+    def find_chunks(self, number: int, plan: PlanId) -> list[kept.ChunkRef]:
+        """Return the chunks of a snapshot; raises `TextsMissing`."""
+        snapshot = self._find(number)
+        if snapshot.messages.sent is None:
+            raise TextsMissing
+        snapshot.text_hashes = kept.hash_texts(
+            snapshot.messages.sent, snapshot.text_hashes
+        )
+        return kept.find_chunks(self.priced(number, plan), snapshot.text_hashes)
+
+    def encode_chunk(self, number: int, plan: PlanId, begin: int, end: int) -> bytes:
+        """Return one of the chunks that `find_chunks` has found, compressed."""
+        texts = self._find(number).text_hashes
+        return kept.encode_chunk(self.priced(number, plan), texts, begin, end)
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Return the instants of the first and the last message, in microseconds."""
+        instants = self._find(number).messages.instants
+        return int(instants.min()), int(instants.max())
 
     def messages(self, number: int) -> int:
         """Return the number of messages in a snapshot; raises `RevisionGone`."""
@@ -247,6 +274,15 @@ def _read(body: MessagesBody | None, before: Messages | None) -> Messages:
     if before is None or before.sent is None:
         raise RevisionGone("the previous messages are gone")
     return before
+
+
+def _shared_hashes(
+    messages: Messages, before: _StoredSnapshot | None
+) -> kept.TextHashes:
+    """Return the hashes of the texts that the previous snapshot had as well."""
+    if before is None or messages.sent is None or before.messages.sent is None:
+        return _no_hashes()
+    return before.text_hashes[: messages.sent.count_shared(before.messages.sent)]
 
 
 def _known(snapshot: _StoredSnapshot) -> KnownMessages:

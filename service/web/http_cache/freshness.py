@@ -38,6 +38,8 @@ class Freshness(NamedTuple):
         """The `Cache-Control` header: max-age, and the use of stale answers."""
         # The whole time to live: a cache subtracts `Age` itself (RFC 9111 §4.2).
         shared = "private, " if self.policy.is_private else ""
+        if self.policy.is_immutable:
+            return f"{shared}max-age={int(self.policy.ttl_s)}, immutable"
         return (
             f"{shared}max-age={int(self.policy.ttl_s)}"
             f", stale-while-revalidate={int(self.policy.stale_while_revalidate_s)}"
@@ -59,6 +61,8 @@ class Policy(NamedTuple):
     stale_if_error_s: float
     is_private: bool = False
     """Answers are for clients with a key, so shared caches must not store them."""
+    is_immutable: bool = False
+    """Answers never change, so caches need not ask again (RFC 8246)."""
 
     @classmethod
     def of(cls, settings: CacheSettings, *, is_private: bool = False) -> "Policy":

@@ -1,0 +1,1 @@
+"""Kept periods: what each billing period has used, and what changed in it."""

@@ -1,0 +1,70 @@
+"""Metrics of the keeping of periods."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from service.instants import US_PER_S
+from service.observability.metrics import REGISTRY
+
+
+class KeepingMetrics:
+    """Metrics of kept periods."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.behind = Gauge(
+            "copilot_usage_keeping_behind_since_seconds",
+            "Unix time of the oldest snapshot that is not kept yet; 0 if all are kept; "
+            "the maximum of all workers.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.failures = Counter(
+            "copilot_usage_keeping_failures",
+            "Failed attempts to keep a snapshot.",
+            registry=registry,
+        )
+        self.doubtful = Counter(
+            "copilot_usage_periods_doubtful",
+            "Snapshots that were not kept: they share no message with the open period, "
+            "and do not begin after it.",
+            registry=registry,
+        )
+        self.changes = Counter(
+            "copilot_usage_period_changes",
+            "Changes of messages that were kept.",
+            registry=registry,
+        )
+        self.waiting_since: float | None = None
+
+
+_metrics: Final = REGISTRY.declare(KeepingMetrics)
+
+
+def behind_since(fetched_at: int) -> None:
+    """Note a snapshot that waits to be kept, by the time of its fetch."""
+    current = _metrics.current
+    if current.waiting_since is None:
+        current.waiting_since = fetched_at / US_PER_S
+        current.behind.set(current.waiting_since)
+
+
+def kept() -> None:
+    """Note that no snapshot waits to be kept."""
+    _metrics.current.waiting_since = None
+    _metrics.current.behind.set(0)
+
+
+def failed() -> None:
+    """Count a failed attempt."""
+    _metrics.current.failures.inc()
+
+
+def doubted() -> None:
+    """Count a snapshot that was not kept."""
+    _metrics.current.doubtful.inc()
+
+
+def changed(changes: int) -> None:
+    """Count kept changes."""
+    _metrics.current.changes.inc(changes)

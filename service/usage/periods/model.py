@@ -1,0 +1,120 @@
+"""Kept periods and their changes, as the API answers them and as they are compared."""
+
+from enum import StrEnum
+from typing import Annotated, Literal, NamedTuple
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from service.usage.snapshots.kept import DIGEST_BYTES, ChunkRef
+
+
+class KeptPeriod(Struct, frozen=True, kw_only=True):
+    """A row of a kept period; times in microseconds, credits in hundredths."""
+
+    number: int
+    period: str
+    status: str
+    revision: int
+    plan: str
+    first_at: int
+    last_at: int
+    messages: int
+    hundredths: int
+    degraded: int
+    fetched_at: int
+    chunks: bytes
+    closed_at: int | None = None
+
+    @property
+    def digests(self) -> list[bytes]:
+        """The digests of the chunks, in the order of the messages."""
+        return [
+            self.chunks[at : at + DIGEST_BYTES]
+            for at in range(0, len(self.chunks), DIGEST_BYTES)
+        ]
+
+
+class SnapshotContent(Struct, frozen=True, kw_only=True):
+    """A snapshot to be kept: its totals, and its chunks."""
+
+    plan: str
+    first_at: int
+    last_at: int
+    messages: int
+    hundredths: int
+    degraded: int
+    fetched_at: int
+    begins_on: str
+    chunks: list[ChunkRef]
+
+    @property
+    def digests(self) -> bytes:
+        """The digests of the chunks, one after the other."""
+        return b"".join(each.digest for each in self.chunks)
+
+
+class ChangeKind(StrEnum):
+    """The reason why the credits of a message, or its report, changed."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    TEXT_CHANGED = "text_changed"
+    REPORT_CHANGED = "report_changed"
+    REPORT_MISSING = "report_missing"
+    REPORT_FOUND = "report_found"
+    PLAN_CHANGED = "plan_changed"
+
+
+class Change(NamedTuple):
+    """A change of one message; credits in hundredths."""
+
+    kind: ChangeKind
+    message_id: int
+    before: int
+    after: int
+    reason: str
+
+
+class PeriodItem(Struct, frozen=True, kw_only=True):
+    """A kept period; `from` and `to` are the times of its first and last message."""
+
+    period: str
+    status: Literal["open", "closed"]
+    first: Annotated[str, Meta(description="The time of the first message.")] = field(
+        name="from"
+    )
+    last: Annotated[str, Meta(description="The time of the last message.")] = field(
+        name="to"
+    )
+    messages: int
+    credits_used: float
+    revision: int
+    plan: str
+    closed_at: str | UnsetType = UNSET
+
+
+class PeriodsAnswer(Struct, frozen=True):
+    """The kept periods, the newest first."""
+
+    periods: list[PeriodItem]
+
+
+class ChangeItem(Struct, frozen=True, kw_only=True):
+    """A change of one message, and the revision of the period that has it."""
+
+    revision: int
+    at: str
+    kind: ChangeKind
+    message_id: int
+    credits_before: float
+    credits_after: float
+    reason: str
+
+
+class ChangesAnswer(Struct, frozen=True, kw_only=True):
+    """A page of changes; the credits are those before and after all of them."""
+
+    period: str
+    changes: list[ChangeItem]
+    credits_before: float
+    credits_after: float

@@ -1,0 +1,365 @@
+"""Kept periods in the database: chunks first, then one transaction that publishes.
+
+A revision is published by its row alone, which lists its chunks. So readers see all of
+a revision or nothing. Chunks that no revision lists are removed later.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
+from typing import Annotated, Any, Final, NamedTuple
+
+from msgspec import Meta
+from sqlalchemy import (
+    Row,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.elements import ColumnElement
+
+from service.storage.bulk_inserts import insert_by
+from service.storage.database import Database
+from service.storage.uses import Use
+from service.usage.periods.changes import unpack_page
+from service.usage.periods.model import Change, KeptPeriod, SnapshotContent
+from service.usage.periods.tables import (
+    CLOSED,
+    OPEN,
+    changes,
+    chunks,
+    periods,
+    revisions,
+)
+
+MAX_INTEGER: Final = 2**31 - 1
+CHUNKS_AT_ONCE: Final = 4
+"""Chunks of one transaction; one is some hundred kilobytes."""
+
+_OPEN_PERIOD: Final = select(periods).where(periods.c.status == OPEN)
+_PERIOD: Final = select(periods).where(periods.c.period == bindparam("of_period"))
+_KNOWN: Final = select(chunks.c.digest).where(
+    chunks.c.period_number == bindparam("of_number")
+)
+_CHUNKS: Final = select(chunks.c.digest, chunks.c.content).where(
+    chunks.c.period_number == bindparam("of_number"),
+    chunks.c.digest.in_(bindparam("digests", expanding=True)),
+)
+_STORED_CHANGES: Final = (
+    select(changes)
+    .where(changes.c.period_number == bindparam("of_number"))
+    .order_by(changes.c.revision, changes.c.page)
+)
+_LOCKED: Final = (
+    select(periods).where(periods.c.number == bindparam("of_number")).with_for_update()
+)
+_REMOVE_CHUNKS: Final = delete(chunks).where(
+    chunks.c.period_number == bindparam("of_number"),
+    chunks.c.digest.in_(bindparam("digests", expanding=True)),
+)
+
+
+class Revision(NamedTuple):
+    """A published revision; the time in microseconds, credits in hundredths."""
+
+    revision: int
+    at: int
+    hundredths_before: int
+    hundredths_after: int
+
+
+class ChangesPlace(NamedTuple):
+    """The place of a page of changes: the changes of a stored page that precede it."""
+
+    revision: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+    page: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+    offset: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+
+
+class FoundChanges(NamedTuple):
+    """A page of changes, and the credits before and after all changes of the query."""
+
+    changes: list[tuple[Revision, Change]]
+    before: int
+    after: int
+    next: ChangesPlace | None
+
+
+class OtherRevision(Exception):
+    """Another process has published a revision of the period."""
+
+
+class PeriodStore:
+    """Reads and writes kept periods; all methods raise `StorageError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find_open(self) -> KeptPeriod | None:
+        """Return the open period."""
+        async with self._database.reading(Use.PERIODS) as connection:
+            return _period_of((await connection.execute(_OPEN_PERIOD)).first())
+
+    async def find(self, period: str) -> KeptPeriod | None:
+        """Return a period by its id."""
+        async with self._database.reading(Use.PERIODS) as connection:
+            found = await connection.execute(_PERIOD, {"of_period": period})
+            return _period_of(found.first())
+
+    async def newest(self, before: int | None, limit: int) -> list[KeptPeriod]:
+        """Return the newest periods, with numbers below `before`."""
+        query = select(periods).order_by(periods.c.number.desc()).limit(limit)
+        if before is not None:
+            query = query.where(periods.c.number < before)
+        async with self._database.reading(Use.PERIODS) as connection:
+            rows = (await connection.execute(query)).all()
+        return [KeptPeriod(**row._mapping) for row in rows]
+
+    async def changes(
+        self,
+        period: KeptPeriod,
+        since: tuple[int | None, int | None],
+        place: ChangesPlace | None,
+        limit: int,
+    ) -> FoundChanges:
+        """Return changes after a revision or an instant, from a place on."""
+        revision, instant = since
+        query = (
+            select(
+                revisions.c.revision,
+                revisions.c.at,
+                revisions.c.hundredths_before,
+                revisions.c.hundredths_after,
+            )
+            .where(revisions.c.period_number == period.number)
+            .order_by(revisions.c.revision)
+        )
+        if revision is not None:
+            query = query.where(revisions.c.revision > revision)
+        if instant is not None:
+            query = query.where(revisions.c.at > instant)
+        async with self._database.reading(Use.PERIODS) as connection:
+            found = [Revision(*row) for row in (await connection.execute(query)).all()]
+            if not found:
+                return FoundChanges([], period.hundredths, period.hundredths, None)
+            page = await _read_changes(connection, period, found, place, limit)
+        ends = found[0].hundredths_before, found[-1].hundredths_after
+        return FoundChanges(page[0], *ends, page[1])
+
+    async def known_digests(self, number: int) -> set[bytes]:
+        """Return the digests of all stored chunks of a period."""
+        async with self._database.reading(Use.PERIODS) as connection:
+            rows = await connection.execute(_KNOWN, {"of_number": number})
+            return set(rows.scalars())
+
+    async def read_chunks(
+        self, number: int, digests: Sequence[bytes]
+    ) -> dict[bytes, bytes]:
+        """Return the content of some chunks of a period, by their digests."""
+        found: dict[bytes, bytes] = {}
+        for begin in range(0, len(digests), CHUNKS_AT_ONCE):
+            some = list(digests[begin : begin + CHUNKS_AT_ONCE])
+            async with self._database.reading(Use.PERIODS) as connection:
+                rows = await connection.execute(
+                    _CHUNKS, {"of_number": number, "digests": some}
+                )
+                found.update((row.digest, row.content) for row in rows)
+        return found
+
+    async def next_number(self) -> int:
+        """Return the number of a period that does not exist yet."""
+        async with self._database.reading(Use.PERIODS) as connection:
+            last = await connection.scalar(select(func.max(periods.c.number)))
+        return (last or 0) + 1
+
+    async def add_chunks(
+        self, number: int, contents: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        """Store chunks that no revision lists yet; equal ones are stored once."""
+        rows = [
+            {"period_number": number, "digest": digest, "content": content}
+            for digest, content in contents
+        ]
+        async with self._database.writing(Use.PERIODS) as connection:
+            statement = insert_by(connection.dialect.name, chunks)
+            statement = statement.on_conflict_do_nothing()
+            await connection.execute(statement, rows)
+
+    async def publish(
+        self, before: KeptPeriod, content: SnapshotContent, pages: Iterable[bytes]
+    ) -> None:
+        """Publish the next revision of the open period, with its changes.
+
+        Raises `OtherRevision`; then nothing was written.
+        """
+        async with self._database.writing(Use.PERIODS) as connection:
+            revision = before.revision + 1
+            # Another process may have fetched later, and been slower.
+            is_later = periods.c.fetched_at < content.fetched_at
+            values = {"revision": revision, **_values_of(content)}
+            await _update(connection, before, values, is_later)
+            published = Revision(
+                revision, content.fetched_at, before.hundredths, content.hundredths
+            )
+            await _add_revision(connection, before.number, published, pages)
+            await _check_chunks(connection, before.number, content)
+
+    async def open(
+        self,
+        number: int,
+        previous: KeptPeriod | None,
+        content: SnapshotContent,
+        pages: Iterable[bytes],
+    ) -> str:
+        """Close the previous period, and open one; return its id.
+
+        Raises `OtherRevision` or a storage error if another process was faster.
+        """
+        async with self._database.writing(Use.PERIODS) as connection:
+            if previous is not None:
+                closed = {"status": CLOSED, "closed_at": content.fetched_at}
+                await _update(connection, previous, closed)
+            begins_on = periods.c.period.startswith(content.begins_on, autoescape=True)
+            taken = await connection.execute(select(periods.c.period).where(begins_on))
+            period = _free_name(content.begins_on, set(taken.scalars()))
+            await connection.execute(
+                insert(periods),
+                {
+                    "number": number,
+                    "period": period,
+                    "status": OPEN,
+                    "revision": 1,
+                    **_values_of(content),
+                },
+            )
+            first = Revision(1, content.fetched_at, 0, content.hundredths)
+            await _add_revision(connection, number, first, pages)
+            await _check_chunks(connection, number, content)
+        return period
+
+    async def remove_chunks(self, number: int, digests: Collection[bytes]) -> None:
+        """Remove chunks, except those that the period's revision lists."""
+        ordered = sorted(digests)
+        for begin in range(0, len(ordered), CHUNKS_AT_ONCE):
+            some = ordered[begin : begin + CHUNKS_AT_ONCE]
+            async with self._database.writing(Use.PERIODS) as connection:
+                # The lock of the row keeps others from publishing meanwhile.
+                found = await connection.execute(_LOCKED, {"of_number": number})
+                period = _period_of(found.first())
+                listed = set(period.digests) if period else set()
+                unlisted = [each for each in some if each not in listed]
+                await connection.execute(
+                    _REMOVE_CHUNKS, {"of_number": number, "digests": unlisted}
+                )
+
+
+async def _read_changes(
+    connection: AsyncConnection,
+    period: KeptPeriod,
+    found: Sequence[Revision],
+    place: ChangesPlace | None,
+    limit: int,
+) -> tuple[list[tuple[Revision, Change]], ChangesPlace | None]:
+    """Return up to `limit` changes, and the place of those that follow."""
+    by_number = {each.revision: each for each in found}
+    first = place or ChangesPlace(found[0].revision, 0, 0)
+    query = _STORED_CHANGES.where(
+        tuple_(changes.c.revision, changes.c.page) >= tuple_(first.revision, first.page)
+    )
+    listed: list[tuple[Revision, Change]] = []
+    rows = await connection.stream(query, {"of_number": period.number})
+    async for row in rows:
+        if row.revision not in by_number:
+            continue
+        is_first = (row.revision, row.page) == first[:2]
+        skipped = first.offset if is_first else 0
+        stored = unpack_page(row.content)[skipped:]
+        free = limit - len(listed)
+        listed += [(by_number[row.revision], each) for each in stored[:free]]
+        if len(stored) > free:
+            await rows.close()
+            return listed, ChangesPlace(row.revision, row.page, skipped + free)
+    return listed, None
+
+
+async def _add_revision(
+    connection: AsyncConnection,
+    number: int,
+    published: Revision,
+    pages: Iterable[bytes],
+) -> None:
+    """Store a revision, and its changes."""
+    await connection.execute(
+        insert(revisions), {"period_number": number, **published._asdict()}
+    )
+    rows = [
+        {
+            "period_number": number,
+            "revision": published.revision,
+            "page": page,
+            "content": packed,
+        }
+        for page, packed in enumerate(pages)
+    ]
+    if rows:
+        await connection.execute(insert(changes), rows)
+
+
+async def _check_chunks(
+    connection: AsyncConnection, number: int, content: SnapshotContent
+) -> None:
+    """Raise `OtherRevision` if a listed chunk is not stored."""
+    # Another process may have removed one that this process did not store again.
+    listed = {each.digest for each in content.chunks}
+    known = await connection.execute(_KNOWN, {"of_number": number})
+    if not listed <= set(known.scalars()):
+        raise OtherRevision
+
+
+async def _update(
+    connection: AsyncConnection,
+    period: KeptPeriod,
+    values: Mapping[str, Any],
+    *conditions: ColumnElement[bool],
+) -> None:
+    """Update an open period; raises `OtherRevision` if another process has."""
+    updated = await connection.execute(
+        update(periods)
+        .where(
+            periods.c.number == period.number,
+            periods.c.revision == period.revision,
+            periods.c.status == OPEN,
+            *conditions,
+        )
+        .values(values)
+    )
+    if not updated.rowcount:
+        raise OtherRevision
+
+
+def _free_name(begins_on: str, taken: Collection[str]) -> str:
+    """Return the id of a period: its first date, with `-2` and so on if it is taken."""
+    if begins_on not in taken:
+        return begins_on
+    return next(name for at in count(2) if (name := f"{begins_on}-{at}") not in taken)
+
+
+def _values_of(content: SnapshotContent) -> dict[str, Any]:
+    return {
+        "plan": content.plan,
+        "first_at": content.first_at,
+        "last_at": content.last_at,
+        "messages": content.messages,
+        "hundredths": content.hundredths,
+        "degraded": content.degraded,
+        "fetched_at": content.fetched_at,
+        "chunks": content.digests,
+    }
+
+
+def _period_of(row: Row[Any] | None) -> KeptPeriod | None:
+    return None if row is None else KeptPeriod(**row._mapping)

@@ -1,0 +1,66 @@
+"""The tables of kept periods; `storage/migrations` creates them."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+)
+
+from service.storage.tables import metadata
+
+OPEN: Final = "open"
+CLOSED: Final = "closed"
+
+# Times are microseconds since 1970, credits are hundredths.
+periods: Final = Table(
+    "usage_periods",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("period", Text, nullable=False, unique=True),
+    Column("status", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("messages", BigInteger, nullable=False),
+    Column("hundredths", BigInteger, nullable=False),
+    Column("degraded", BigInteger, nullable=False),
+    # When the upstream was asked for what the revision has.
+    Column("fetched_at", BigInteger, nullable=False),
+    # The digests of the chunks, one after the other, in the order of the messages.
+    Column("chunks", LargeBinary, nullable=False),
+    Column("closed_at", BigInteger),
+    # Only the migration has its condition, which would load the dialect of PostgreSQL
+    # at each start: one row at most is open.
+    Index("ux_usage_periods_open", "status", unique=True),
+)
+chunks: Final = Table(
+    "usage_chunks",
+    metadata,
+    Column("period_number", Integer, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
+revisions: Final = Table(
+    "usage_revisions",
+    metadata,
+    Column("period_number", Integer, primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("hundredths_before", BigInteger, nullable=False),
+    Column("hundredths_after", BigInteger, nullable=False),
+)
+changes: Final = Table(
+    "usage_changes",
+    metadata,
+    Column("period_number", Integer, primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("page", Integer, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)

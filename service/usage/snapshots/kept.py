@@ -1,0 +1,184 @@
+"""Chunks of a kept period: runs of priced messages as compressed columns.
+
+The ids of messages decide where chunks end. So an added or removed message changes only
+the chunk that it belongs to, and equal chunks of successive snapshots are stored once.
+Texts are not kept. A hash of each text shows whether it has changed.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b, sha256
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from service.usage.snapshots.columns import BY_TEXT, PricedMessages
+from service.usage.snapshots.messages import NO_REPORT, Message
+from service.usage.snapshots.parts import Parts
+from service.usage.snapshots.sharing import PackedColumns
+
+MEAN_ROWS: Final = 4_096
+MAX_ROWS: Final = 4 * MEAN_ROWS
+DIGEST_BYTES: Final = 16
+TEXT_HASH_BYTES: Final = 8
+COMPRESSION: Final = 1
+"""Higher levels of zlib take a multiple of the time for a few percent of the size."""
+
+# Fibonacci hashing: the high bits of the product depend on all bits of the id.
+_MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
+_SHIFT: Final = np.uint64(64 - (MEAN_ROWS - 1).bit_length())
+
+TextHashes = NDArray[np.uint64]
+"""Hashes of the messages' texts: `(n_messages,)` uint64."""
+
+
+class ChunkRef(NamedTuple):
+    """The digest of a chunk's content, and its rows in a snapshot."""
+
+    digest: bytes
+    begin: int
+    end: int
+
+
+class KeptColumns(Struct, frozen=True, array_like=True):
+    """The columns of one chunk; arrays are little-endian bytes."""
+
+    plan: str
+    ids: bytes
+    timestamps: list[str]
+    hundredths: bytes
+    steps: bytes
+    """int64, `(n_steps, n_messages)`."""
+    names: list[str]
+    """The names of the reports that priced messages, in the order of first use."""
+    name_of: bytes
+    reports: list[str]
+    """The ids of the reports that messages refer to, in the order of first use."""
+    report_of: bytes
+    texts: bytes
+    """uint64: hashes of the texts."""
+
+
+_decoder: Final = msgspec.msgpack.Decoder(KeptColumns)
+
+
+def hash_texts(sent: Parts[Message], known: TextHashes) -> TextHashes:
+    """Return the hash of each text; those of the first messages are `known`."""
+    hashes = b"".join(
+        blake2b(
+            each.text.encode("utf-8", "surrogatepass"), digest_size=TEXT_HASH_BYTES
+        ).digest()
+        for each in sent[len(known) :]
+    )
+    return np.concatenate([known, np.frombuffer(hashes, "<u8")])
+
+
+def find_chunks(priced: PricedMessages, texts: TextHashes) -> list[ChunkRef]:
+    """Return the chunks of a snapshot, in the order of its messages."""
+    return [
+        ChunkRef(_digest(_encode(priced, texts, begin, end)), begin, end)
+        for begin, end in _cut(priced.messages.ids)
+    ]
+
+
+def encode_chunk(
+    priced: PricedMessages, texts: TextHashes, begin: int, end: int
+) -> bytes:
+    """Return the compressed columns of one chunk."""
+    return zlib.compress(_encode(priced, texts, begin, end), COMPRESSION)
+
+
+def decode_chunk(content: bytes) -> KeptColumns:
+    """Return the columns of a chunk; raises `ValueError` for damaged content."""
+    try:
+        return _decoder.decode(zlib.decompress(content))
+    except (zlib.error, msgspec.DecodeError) as error:
+        raise ValueError(f"a chunk is damaged: {error}") from error
+
+
+def join_chunks(chunks: Sequence[KeptColumns], plan: str, revision: str) -> bytes:
+    """Return the columns of a whole period, as a worker adopts them."""
+    names: dict[str, int] = {}
+    name_of = [_renumber(each, names) for each in chunks]
+    count = sum(len(each.timestamps) for each in chunks)
+    steps = [
+        np.frombuffer(each.steps, "<i8").reshape(-1, len(each.timestamps))
+        for each in chunks
+    ]
+    return msgspec.msgpack.encode(
+        PackedColumns(
+            plan=plan,
+            digest=revision,
+            ids=b"".join(each.ids for each in chunks),
+            timestamps=[at for each in chunks for at in each.timestamps],
+            hundredths=b"".join(each.hundredths for each in chunks),
+            steps=np.concatenate(steps, axis=1).tobytes() if steps else b"",
+            names=list(names),
+            name_of=b"".join(name_of),
+            refresh_ids=[revision],
+            refresh_of=np.zeros(count, "<i4").tobytes(),
+            degraded=0,
+            values_since=revision,
+            order_since=revision,
+        )
+    )
+
+
+def _renumber(chunk: KeptColumns, names: dict[str, int]) -> bytes:
+    """Return the chunk's indexes of names as indexes into the names of all chunks."""
+    places = [names.setdefault(name, len(names)) for name in chunk.names]
+    places.append(BY_TEXT)  # the last one, which the index of no name selects
+    name_of = np.frombuffer(chunk.name_of, "<i4")
+    renumbered: NDArray[np.int32] = np.array(places, "<i4")[name_of]
+    return renumbered.tobytes()
+
+
+def _cut(ids: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of chunks: `begin` and `end` of rows."""
+    ends = np.flatnonzero((ids.astype(np.uint64) * _MULTIPLIER) >> _SHIFT == 0) + 1
+    begin = 0
+    for end in [*ends.tolist(), len(ids)]:
+        while end - begin > MAX_ROWS:
+            yield begin, begin + MAX_ROWS
+            begin += MAX_ROWS
+        if end > begin:
+            yield begin, end
+            begin = end
+
+
+def _encode(priced: PricedMessages, texts: TextHashes, begin: int, end: int) -> bytes:
+    rows, messages = slice(begin, end), priced.messages
+    names, name_of = _used(priced.name_of[rows], priced.names)
+    reports, report_of = _used(messages.report_of[rows], messages.report_keys)
+    return msgspec.msgpack.encode(
+        KeptColumns(
+            plan=priced.plan.id,
+            ids=messages.ids[rows].astype("<i8", copy=False).tobytes(),
+            timestamps=messages.timestamps[rows],
+            hundredths=priced.hundredths[rows].astype("<i8", copy=False).tobytes(),
+            steps=priced.steps[:, rows].astype("<i8", copy=False).tobytes(),
+            names=names,
+            name_of=name_of,
+            reports=reports,
+            report_of=report_of,
+            texts=texts[rows].astype("<u8", copy=False).tobytes(),
+        )
+    )
+
+
+def _used(indexes: NDArray[np.int32], listed: Sequence[str]) -> tuple[list[str], bytes]:
+    """Return the used values in the order of first use, and the indexes into them."""
+    used, first, place_of = np.unique(indexes, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    order = order[used[order] >= 0]  # `BY_TEXT` and `NO_REPORT` stay -1
+    places = np.full(len(used), NO_REPORT, np.int32)
+    places[order] = np.arange(len(order))
+    values = [listed[each] for each in used[order].tolist()]
+    return values, places[place_of].astype("<i4", copy=False).tobytes()
+
+
+def _digest(encoded: bytes) -> bytes:
+    return sha256(encoded).digest()[:DIGEST_BYTES]
