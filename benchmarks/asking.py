@@ -27,7 +27,7 @@ from benchmarks.report import Result, maximum, unmeasured
 from benchmarks.tools import POSTGRESQL
 from service.events.count_statements import HOUR_US
 from service.events.counting import Counting
-from service.events.model import EventCount
+from service.events.model import Stats
 from service.events.queries import EventQueries
 from service.events.statements import (
     CountedBy,
@@ -135,10 +135,8 @@ def _a_day(number: int) -> EventFilter:
     return EventFilter("shop", category=category, since=since, until=since + DAY_US)
 
 
-def _count(
-    queries: EventQueries, by: CountedBy, number: int
-) -> Awaitable[list[EventCount]]:
-    return queries.count(by, _hours(number))
+def _count(queries: EventQueries, by: CountedBy, number: int) -> Awaitable[Stats]:
+    return queries.count(by, _hours(number), 1_000)
 
 
 def _hours(number: int) -> EventFilter:

@@ -25,6 +25,7 @@ from service.admin.ports import separate_ports
 from service.admin.siblings import FOLDER, SIBLINGS, Siblings, open_siblings
 from service.admin.worker import Parts, Worker
 from service.events import collected_messages as collected
+from service.events import failed_handlers
 from service.events import handlers as events
 from service.events import problems as events_problems
 from service.events.collector import open_collector
@@ -156,6 +157,7 @@ def _domains(settings: Settings) -> Iterator[ModuleType]:
     yield usage
     if settings.events.enabled:
         yield events
+        yield failed_handlers
     if settings.vehicles.enabled:
         yield vehicles
     if settings.needs_storage:

@@ -1,4 +1,4 @@
-"""Operation by hand: state, refresh, log level and circuits of all workers."""
+"""Operation by hand of all workers: state, refresh, log level, circuits, schemas."""
 
 import time
 from http import HTTPStatus
@@ -19,15 +19,22 @@ from service.admin.model import (
     Refreshed,
     Refreshes,
     RefreshOrder,
+    Schemas,
+    SchemasOrder,
+    SchemasRead,
     State,
     StateOrder,
     WorkerState,
 )
-from service.admin.problems import CIRCUIT_NOT_FOUND, REFRESH_FAILED
+from service.admin.problems import (
+    CIRCUIT_NOT_FOUND,
+    REFRESH_FAILED,
+    SCHEMAS_REFUSED,
+)
 from service.admin.siblings import SIBLINGS, Siblings
 from service.web.auth import KEY
 from service.web.bodies import JSON_PROBLEMS, JSON_TYPE, read_json
-from service.web.problems import RequestProblem
+from service.web.problems import DOMAIN_DISABLED, RequestProblem
 from service.web.routes import (
     NO_STORE,
     Endpoints,
@@ -42,6 +49,8 @@ ANSWER_S: Final = 1.0
 """Time limit of another worker's answer."""
 REFRESH_WAIT_S: Final = 25.0
 """Maximum wait for a refresh: less than the usual `server.request_timeout_s`."""
+SCHEMAS_S: Final = 10.0
+"""Time limit of reading schemas in another worker: thousands take some seconds."""
 ALIASES: Final = {"upstream": "copilot"}
 """Other names of circuits than those of the metrics."""
 
@@ -170,6 +179,46 @@ async def set_circuit(
         "admin.circuit", key_id=request[KEY].id, circuit=name, state=order.state
     )
     return json_answer(Circuits(*answered), NO_STORE)
+
+
+@endpoints.post(
+    "/admin/schemas/reload",
+    parameters=NoParameters,
+    answer=Schemas,
+    scope="admin",
+    problems=(DOMAIN_DISABLED, SCHEMAS_REFUSED),
+)
+async def reload_schemas(
+    request: web.Request, _parameters: NoParameters
+) -> web.StreamResponse:
+    """Read the schemas of event types again, in all workers.
+
+    They are used only if each worker has found all of them valid.
+    """
+    siblings = _siblings(request)
+    checked = await siblings.order_all(SchemasOrder(), SchemasRead, limit_s=SCHEMAS_S)
+    revision = _common_revision(checked.answers)
+    order = SchemasOrder(use=revision)
+    used = await siblings.order_all(order, SchemasRead, limit_s=SCHEMAS_S)
+    log.warning(
+        "admin.schemas_reload",
+        key_id=request[KEY].id,
+        workers=len(used.answers),
+        types=used.answers[0].types,
+        revision=revision,
+    )
+    return json_answer(Schemas(*used), NO_STORE)
+
+
+def _common_revision(checked: list[SchemasRead]) -> str:
+    """Return the revision that all workers have checked; raises `RequestProblem`."""
+    reasons = {each.error for each in checked if each.error is not None}
+    if reasons:
+        raise RequestProblem(SCHEMAS_REFUSED, "; ".join(sorted(reasons)))
+    revisions = {each.revision for each in checked if each.revision is not None}
+    if len(revisions) != 1:
+        raise RequestProblem(SCHEMAS_REFUSED, "the files have changed meanwhile")
+    return revisions.pop()
 
 
 async def _refresh(siblings: Siblings) -> Refreshes:

@@ -40,6 +40,12 @@ class RefreshOrder(Struct, frozen=True):
     is_alone: bool = True
 
 
+class SchemasOrder(Struct, frozen=True):
+    """Check the schemas of events, or use those of a revision that was checked."""
+
+    use: str | None = None
+
+
 class StateOrder(Struct, frozen=True):
     """A request for the state."""
 
@@ -54,6 +60,17 @@ class Refreshed(Struct, frozen=True, kw_only=True):
     """The class of the error of a failed refresh; the log has its text."""
     snapshot: "SnapshotState | None"
     """The cached period, also after a failure."""
+
+
+class SchemasRead(Struct, frozen=True, kw_only=True):
+    """The schemas of events in one worker."""
+
+    pid: int
+    types: int
+    """The number of types that have a schema."""
+    revision: str | None
+    error: str | None
+    """Why the schemas are refused, or null."""
 
 
 class LevelSet(Struct, frozen=True):
@@ -185,6 +202,13 @@ class Levels(Struct, frozen=True):
     """The level of all workers."""
 
     workers: list[LevelSet]
+    unreachable: list[int]
+
+
+class Schemas(Struct, frozen=True):
+    """The schemas of all workers."""
+
+    workers: list[SchemasRead]
     unreachable: list[int]
 
 

@@ -3,8 +3,8 @@
 from http import HTTPStatus
 from typing import Final
 
-from service.admin.errors import CircuitNotFound
-from service.web.problems import Kinds, ProblemKind
+from service.admin.errors import CircuitNotFound, NoSchemas
+from service.web.problems import DOMAIN_DISABLED, Kinds, ProblemKind
 
 CIRCUIT_NOT_FOUND: Final = ProblemKind(
     "circuit_not_found", HTTPStatus.NOT_FOUND, "There is no such circuit"
@@ -15,4 +15,14 @@ REFRESH_FAILED: Final = ProblemKind(
     "No worker could refresh the period",
 )
 
-KINDS: Final[Kinds] = {CircuitNotFound: CIRCUIT_NOT_FOUND}
+SCHEMAS_REFUSED: Final = ProblemKind(
+    "schemas_refused",
+    HTTPStatus.CONFLICT,
+    "A schema of events is invalid",
+    consequence="all schemas stay as they were",
+)
+
+KINDS: Final[Kinds] = {
+    CircuitNotFound: CIRCUIT_NOT_FOUND,
+    NoSchemas: DOMAIN_DISABLED,
+}

@@ -23,6 +23,7 @@ from service.admin.model import (
     LevelOrder,
     NamedCircuitOrder,
     RefreshOrder,
+    SchemasOrder,
     StateOrder,
 )
 from service.admin.worker import Order, Outcome, Worker
@@ -38,7 +39,7 @@ GONE: Final = (FileNotFoundError, ConnectionRefusedError)
 """Errors of a connection to a worker that has ended."""
 ORDERS: Final[dict[str, type[Order]]] = {
     each.__name__: each
-    for each in (StateOrder, RefreshOrder, LevelOrder, NamedCircuitOrder)
+    for each in (StateOrder, RefreshOrder, LevelOrder, NamedCircuitOrder, SchemasOrder)
 }
 FOLDER: Final = web.AppKey("admin_folder", Path)
 """The folder of the sockets; without it, the process has no siblings."""

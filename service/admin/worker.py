@@ -8,7 +8,7 @@ from typing import NamedTuple, assert_never
 
 from service.admin import metrics, process
 from service.admin.circuits import Circuit
-from service.admin.errors import CircuitNotFound
+from service.admin.errors import CircuitNotFound, NoSchemas
 from service.admin.model import (
     Backlog,
     CircuitOrder,
@@ -23,12 +23,15 @@ from service.admin.model import (
     RefreshFailure,
     RefreshOrder,
     Result,
+    SchemasOrder,
+    SchemasRead,
     SnapshotState,
     StateOrder,
     WorkerState,
 )
 from service.admin.process import utc
 from service.events.collector import Collector
+from service.events.errors import SchemasRefused
 from service.observability import logs
 from service.storage.database import Database
 from service.usage.cache import SnapshotCache
@@ -38,8 +41,8 @@ from service.web.lanes import Lane
 from service.web.limits import Limits
 from service.web.system import VERSION
 
-Order = StateOrder | RefreshOrder | LevelOrder | NamedCircuitOrder
-Outcome = WorkerState | Refreshed | LevelSet | CircuitSet
+Order = StateOrder | RefreshOrder | LevelOrder | NamedCircuitOrder | SchemasOrder
+Outcome = WorkerState | Refreshed | LevelSet | CircuitSet | SchemasRead
 
 
 class Parts(NamedTuple):
@@ -80,7 +83,7 @@ class Worker:
     async def perform(self, order: Order) -> Outcome:
         """Carry out an order, and return its outcome in this process.
 
-        Raises `CircuitNotFound`.
+        Raises `CircuitNotFound` and `NoSchemas`.
         """
         match order:
             case StateOrder():
@@ -91,6 +94,8 @@ class Worker:
                 return self.set_level(order)
             case NamedCircuitOrder():
                 return self.set_circuit(order.name, order.order)
+            case SchemasOrder():
+                return await self.read_schemas(order)
             case _:
                 assert_never(order)
 
@@ -156,6 +161,23 @@ class Worker:
         circuit.force(order.state)
         metrics.circuit_ordered(name, order.state)
         return CircuitSet(self.pid, name, circuit.state)
+
+    async def read_schemas(self, order: SchemasOrder) -> SchemasRead:
+        """Check the schemas of events, or use them; raises `NoSchemas`."""
+        if self._parts.collector is None:
+            raise NoSchemas("events.enabled is false")
+        schemas = self._parts.collector.schemas
+        try:
+            if order.use is None:
+                types = await schemas.check()
+            else:
+                schemas.use(order.use)
+                types = schemas.current
+        except SchemasRefused as error:
+            return SchemasRead(pid=self.pid, types=0, revision=None, error=str(error))
+        return SchemasRead(
+            pid=self.pid, types=len(types), revision=types.revision, error=None
+        )
 
     def find_circuit(self, name: str) -> Circuit:
         """Return a circuit; raises `CircuitNotFound`."""

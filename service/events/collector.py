@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import structlog
 
@@ -12,15 +11,16 @@ from service.events import metrics
 from service.events.backlog import Reservation
 from service.events.clock_skew import UNKNOWN, Clocks
 from service.events.counting import Counting
-from service.events.errors import ReplayRefused
-from service.events.ingest import Ingest, result_of, running_ingest
-from service.events.model import Event, EventFailure, EventResult, Receipt
+from service.events.failed_events import FailedEvents
+from service.events.ingest import Ingest, running_ingest
+from service.events.model import Event, EventFailure, Receipt
 from service.events.parsing import EventParser
 from service.events.queries import EventQueries
 from service.events.retention import Retention
-from service.events.schemas import load_types
+from service.events.schema_reload import SchemaReload
+from service.events.schemas import load_types, types_folder
 from service.events.store import EventStore
-from service.settings import EventsSettings, Settings, config_folder
+from service.settings import EventsSettings, Settings
 from service.storage.breaker import PROBE_INTERVAL_S
 from service.storage.database import Database
 from service.storage.maintenance import in_background
@@ -42,7 +42,8 @@ class Collector:
     ) -> None:
         self.settings = settings
         self.queries = EventQueries(database)
-        self._store = EventStore(database)
+        self.failed = FailedEvents(database, ingest, parser)
+        self.schemas = SchemaReload(settings, parser)
         self._breaker = database.breaker
         self._ingest = ingest
         self._parser = parser
@@ -113,31 +114,6 @@ class Collector:
             clocks.skew_us(self.settings),
         )
 
-    async def replay(self, application: str, failed_id: str) -> EventResult:
-        """Validate a failed event again, and store it as an event if it is valid now.
-
-        Raises `FailedEventNotFound`, `ReplayRefused` and `StorageError`.
-        """
-        source, origin = await self.queries.find_failed(application, failed_id)
-        event = self._parser.parse(source.encode(), application, origin)
-        if isinstance(event, EventFailure):
-            reasons = "; ".join(
-                f"{each.path or '/'}: {each.message}" for each in event.errors
-            )
-            raise ReplayRefused(reasons)
-        # By the ingest, which keeps times of arrival unique in this process.
-        (received,) = self._ingest.stamp([event])
-        stored = await self._store.replay(failed_id, received)
-        result = result_of(event, stored)
-        log.info(
-            "events.replayed",
-            application=application,
-            failed_id=failed_id,
-            status=result.status,
-        )
-        metrics.event_replayed(result.status)
-        return result
-
 
 @asynccontextmanager
 async def open_collector(
@@ -145,9 +121,9 @@ async def open_collector(
 ) -> AsyncIterator[Collector]:
     """Open a collector; all accepted events are stored when the context ends."""
     settings = every.events
-    folder = Path(settings.types_folder) if settings.types_folder else None
-    types = load_types(settings, folder or config_folder() / "event_types")
-    parser = EventParser(types, settings.future_skew_s)
+    parser = EventParser(
+        load_types(settings, types_folder(settings)), settings.future_skew_s
+    )
     async with AsyncExitStack() as stack:
         ingest = await stack.enter_async_context(
             running_ingest(settings, EventStore(database), every.limits.queue_wait_s)

@@ -1,7 +1,8 @@
 """SQL statements that count events.
 
-If a range begins and ends at whole hours, counts come from the tables of counts. Their
-cost is that of the counts, not of the events. Other filters count the events.
+Counts of whole hours come from the tables of counts. Their cost is that of the counts,
+not of the events. Events are counted for the parts of hours at the ends of a range, and
+for filters by name or session.
 """
 
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    CompoundSelect,
+    FromClause,
     Select,
     Table,
     and_,
@@ -31,13 +34,12 @@ from service.events.tables import (
     category_counts,
     event_changes,
     events,
-    failed_events,
     name_counts,
 )
 from service.instants import US_PER_S
 
-MAX_COUNTS: Final = 1_000
-"""Values in one answer, the most frequent; a filter leads to the others."""
+MAX_HOURS: Final = 400 * HOURS_PER_DAY
+"""Length of the longest range that is counted by hour."""
 HOUR_US: Final = 3_600 * US_PER_S
 SHIFT_HOURS: Final = 20_000_000
 """More than from the year 1 to 1970: SQL divisions of negative numbers round up."""
@@ -60,65 +62,96 @@ class Range(NamedTuple):
         return and_(*bounds)
 
 
-def select_counts(by: CountedBy, event_filter: EventFilter) -> Select[Any]:
-    """Select the number of events for each value, the most frequent first.
+NOTHING: Final = Range(0, 0)
 
-    Hours are those since 1970; names that are not counted apart are `OTHER_NAMES`. For
-    `error`, values are combinations of codes.
+
+def select_counts(by: CountedBy, event_filter: EventFilter, limit: int) -> Select[Any]:
+    """Select values, their numbers of events, and the total of all values.
+
+    Hours are those since 1970, in ascending order; other values the most frequent
+    first. Names that are not counted apart are `OTHER_NAMES`, which is the last one.
     """
-    if by == "error":
-        return _count_rows(failed_events, failed_events.c.codes, event_filter)
-    hours = _whole_hours(event_filter)
-    if hours and event_filter.session_id is None and event_filter.name is None:
-        return _add_counts(by, event_filter, hours)
+    each = _select_parts(by, event_filter).subquery()
+    number = cast(func.sum(each.c.events), BigInteger)
+    groups = (
+        select(each.c.value, number.label("number"))
+        .group_by(each.c.value)
+        .having(number > 0)
+        .subquery()
+    )
+    value, events_of = groups.c.value, groups.c.number
+    order: list[ColumnElement[Any]] = [value]
+    if by != "hour":
+        order = [value == OTHER_NAMES, events_of.desc(), value]
+    total = cast(func.sum(events_of).over(), BigInteger)
+    return select(value, events_of, total.label("total")).order_by(*order).limit(limit)
+
+
+def _select_parts(
+    by: CountedBy, event_filter: EventFilter
+) -> Select[Any] | CompoundSelect[Any]:
+    """Select values and their numbers, in rows of any order that are added up."""
+    if event_filter.session_id is not None or event_filter.name is not None:
+        return _count_rows(by, event_filter)
+    hours, ends = _whole_hours(event_filter)
+    counted = _add_counts(by, event_filter, hours)
+    return union_all(*counted, *(_count_end(by, end) for end in ends))
+
+
+def _count_rows(by: CountedBy, event_filter: EventFilter) -> Select[Any]:
     value = HOUR_OF_EVENT if by == "hour" else events.c[by]
-    return _count_rows(events, value, event_filter)
-
-
-def _count_rows(
-    table: Table, value: ColumnElement[Any], event_filter: EventFilter
-) -> Select[Any]:
-    number = func.count()
     return (
-        select(value.label("value"), number)
-        .where(*conditions(table, event_filter))
+        select(value.label("value"), func.count().label("events"))
+        .where(*conditions(events, event_filter))
         .group_by("value")
-        .order_by(number.desc(), "value")
-        .limit(MAX_COUNTS)
     )
 
 
-def _whole_hours(event_filter: EventFilter) -> Range | None:
-    """Return the range in hours since 1970; None if it has a part of an hour."""
-    bounds = (event_filter.since, event_filter.until)
-    if any(bound is not None and bound % HOUR_US for bound in bounds):
-        return None
-    return Range(*(bound if bound is None else bound // HOUR_US for bound in bounds))
+def _count_end(by: CountedBy, event_filter: EventFilter) -> Select[Any]:
+    """Count the events of a part of an hour, names as they are counted already."""
+    if by != "name":
+        return _count_rows(by, event_filter)
+    columns = (events.c.application, events.c.category, events.c.name)
+    names = (
+        select(*columns, func.count().label("events"))
+        .where(*conditions(events, event_filter))
+        .group_by(*columns)
+        .subquery()
+    )
+    return select(_counted_value(by, names).label("value"), names.c.events)
 
 
-def _add_counts(by: CountedBy, event_filter: EventFilter, hours: Range) -> Select[Any]:
+def _whole_hours(event_filter: EventFilter) -> tuple[Range, list[EventFilter]]:
+    """Return the whole hours of a range, and filters for the rest at its ends."""
+    since, until = event_filter.since, event_filter.until
+    if since is not None and until is not None and since >= until:
+        return NOTHING, []
+    first = None if since is None else -(-since // HOUR_US)
+    last = None if until is None else until // HOUR_US
+    if first is not None and last is not None and first > last:
+        return NOTHING, [event_filter]
+    ends = []
+    if first is not None and since != first * HOUR_US:
+        ends.append(event_filter._replace(until=first * HOUR_US))
+    if last is not None and until != last * HOUR_US:
+        ends.append(event_filter._replace(since=last * HOUR_US))
+    return Range(first, last), ends
+
+
+def _add_counts(
+    by: CountedBy, event_filter: EventFilter, hours: Range
+) -> Iterator[Select[Any]]:
     table = name_counts if by == "name" else category_counts
     value = table.c.start if by == "hour" else table.c[by]
-    parts = [(HOUR, hours)] if by == "hour" else _parts(hours)
-    found = [
-        select(value.label("value"), table.c.events).where(
+    for span, part in [(HOUR, hours)] if by == "hour" else _parts(hours):
+        yield select(value.label("value"), table.c.events).where(
             *_properties(table, event_filter),
             table.c.span == span,
             part.contains(table.c.start),
         )
-        for span, part in parts
-    ]
-    changes = select(_changed_value(by).label("value"), event_changes.c.events).where(
+    changed = _counted_value(by, event_changes).label("value")
+    yield select(changed, event_changes.c.events).where(
         *_properties(event_changes, event_filter), hours.contains(event_changes.c.hour)
-    )
-    each = union_all(*found, changes).subquery()
-    number = cast(func.sum(each.c.events), BigInteger)
-    return (
-        select(each.c.value, number)
-        .group_by(each.c.value)
-        .having(number > 0)
-        .order_by(number.desc(), each.c.value)
-        .limit(MAX_COUNTS)
     )
 
 
@@ -144,26 +177,27 @@ def _parts(hours: Range) -> Iterator[tuple[str, Range]]:
         yield HOUR, Range(last * HOURS_PER_DAY, until)
 
 
-def _changed_value(by: CountedBy) -> ColumnElement[Any]:
-    """Return the value of a change: names as they are counted already."""
+def _counted_value(by: CountedBy, rows: FromClause) -> ColumnElement[Any]:
+    """Return the value of a row: names as they are counted already."""
     if by != "name":
-        return event_changes.c[by]
+        return rows.c[by]
     return case(
-        (_has_count(event_changes.c.name), event_changes.c.name),
-        (_has_count(OTHER_NAMES), OTHER_NAMES),
-        else_=event_changes.c.name,
+        (_has_count(rows, rows.c.name), rows.c.name),
+        (_has_count(rows, OTHER_NAMES), OTHER_NAMES),
+        else_=rows.c.name,
     )
 
 
-def _has_count(name: Any) -> ColumnElement[bool]:
+def _has_count(rows: FromClause, name: Any) -> ColumnElement[bool]:
     return (
         select(name_counts.c.name)
         .where(
-            name_counts.c.application == event_changes.c.application,
+            name_counts.c.application == rows.c.application,
             name_counts.c.span == TOTAL,
             name_counts.c.start == 0,
-            name_counts.c.category == event_changes.c.category,
+            name_counts.c.category == rows.c.category,
             name_counts.c.name == name,
         )
+        .correlate(rows)
         .exists()
     )

@@ -9,7 +9,8 @@ EventsError
 ├── CursorAhead           the cursor is after the last event.
 ├── SessionNotFound       no event of the session is stored.
 ├── FailedEventNotFound   no failed event has this id.
-└── ReplayRefused         the replayed event is still invalid.
+├── ReplayRefused         the replayed event is still invalid.
+└── SchemasRefused        one of the schemas is invalid.
 """
 
 
@@ -55,3 +56,7 @@ class FailedEventNotFound(EventsError):
 
 class ReplayRefused(EventsError):
     """The replayed event is still invalid, or its id belongs to another event."""
+
+
+class SchemasRefused(EventsError):
+    """A schema is invalid, so all stay as they were; the text names its file."""

@@ -1,4 +1,4 @@
-"""Endpoints of events: send, query, and replay failed events."""
+"""Endpoints of events: send and query."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,6 +11,7 @@ from aiohttp import web
 from service.events import problems
 from service.events.clock_skew import SENT_AT, Clocks
 from service.events.collector import Collector
+from service.events.failed_statements import FailedFilter
 from service.events.feed_handlers import FORMATS, answer_feed, media_type_for
 from service.events.feed_statements import START, Place
 from service.events.follow import JSON
@@ -19,26 +20,19 @@ from service.events.model import (
     ApplicationList,
     Envelope,
     EventList,
-    EventResult,
-    FailedList,
     Receipt,
     Session,
     Stats,
 )
 from service.events.parsing import LINE_TYPES
-from service.events.queries import EventQueries
 from service.events.query_parameters import (
     ALL,
     ApplicationParameters,
     EventListParameters,
-    FilterParameters,
-    ListParameters,
     StatsParameters,
 )
 from service.events.statements import (
     EventCursor,
-    EventFilter,
-    FailedCursor,
     ListCursor,
 )
 from service.observability.stages import stage
@@ -184,10 +178,7 @@ async def list_events(
     later. NDJSON and Parquet are for the feed only.
     """
     key = request[KEY]
-    requested = parameters.application
-    application = application_for(key, requested)
-    is_all = requested == ALL and ALL != key.application
-    event_filter = parameters.filter(None if is_all else application)
+    event_filter = parameters.filter(requested_by(key, parameters.application))
     if parameters.order == "arrival":
         media_type = FORMATS[media_type_for(request)]
         limit = parameters.page_limit(is_streamed=media_type != JSON)
@@ -199,9 +190,9 @@ async def list_events(
         raise InvalidParameter("wait_s", "expected order=arrival with it")
     cursor = parse_cursor(parameters.cursor, EventCursor)
     limit = parameters.page_limit(is_streamed=False)
-    async with _queries(request, key) as queries:
-        page = await queries.events(event_filter, limit, cursor)
-    return _answer(EventList(page.items), _link(request, page.next))
+    async with enter_queries(request, key) as collector:
+        page = await collector.queries.events(event_filter, limit, cursor)
+    return uncached(EventList(page.items), link_to(request, page.next))
 
 
 @endpoints.get(
@@ -215,51 +206,9 @@ async def list_applications(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
     """List the applications that have events, failed ones too, by name."""
-    async with _queries(request, request[KEY]) as queries:
-        names = await queries.applications()
-    return _answer(ApplicationList(names))
-
-
-@endpoints.get(
-    "/events/failed",
-    parameters=ListParameters,
-    answer=FailedList,
-    headers=LINK_HEADER,
-    scope="events:read",
-    problems=QUERY_PROBLEMS,
-)
-async def list_failed_events(
-    request: web.Request, parameters: ListParameters
-) -> web.StreamResponse:
-    """List failed events, as they were sent, by arrival."""
-    key, event_filter = _authorized_filter(request, parameters)
-    cursor = parse_cursor(parameters.cursor, FailedCursor)
-    async with _queries(request, key) as queries:
-        page = await queries.failed(event_filter, parameters.limit, cursor)
-    return _answer(FailedList(page.items), _link(request, page.next))
-
-
-@endpoints.post(
-    "/events/failed/{id}/replay",
-    parameters=ApplicationParameters,
-    answer=EventResult,
-    scope="events:manage",
-    problems=(
-        STORAGE_UNAVAILABLE,
-        problems.FAILED_EVENT_NOT_FOUND,
-        problems.REPLAY_REFUSED,
-    ),
-)
-async def replay_failed_event(
-    request: web.Request, parameters: ApplicationParameters
-) -> web.StreamResponse:
-    """Validate a failed event again, and accept it if it is valid now."""
-    application = application_for(request[KEY], parameters.application)
-    check_if_match(request, None)
-    collector = request.app[COLLECTOR]
-    with stage("storage"):
-        result = await collector.replay(application, request.match_info["id"])
-    return _answer(result)
+    async with enter_queries(request, request[KEY]) as collector:
+        names = await collector.queries.applications()
+    return uncached(ApplicationList(names))
 
 
 @endpoints.get(
@@ -272,11 +221,27 @@ async def replay_failed_event(
 async def count_events(
     request: web.Request, parameters: StatsParameters
 ) -> web.StreamResponse:
-    """Count events by category, name or hour; failed events by error."""
-    key, event_filter = _authorized_filter(request, parameters)
-    async with _queries(request, key) as queries:
-        counts = await queries.count(parameters.by, event_filter)
-    return _answer(Stats(parameters.by, counts))
+    """Count events by category, name or hour; failed events by error.
+
+    Categories and names are the most frequent ones; `other` has the rest. Hours may be
+    those of 400 days. Failed events are selected by their arrival.
+    """
+    key = request[KEY]
+    event_filter = parameters.filter(requested_by(key, parameters.application))
+    async with enter_queries(request, key) as collector:
+        match parameters.by:
+            case "error":
+                wanted = FailedFilter(**event_filter._asdict())
+                stats = await collector.queries.count_codes(wanted, parameters.limit)
+            case "hour":
+                stats = await collector.queries.count_hours(
+                    event_filter, zeros=parameters.zeros
+                )
+            case by:
+                stats = await collector.queries.count(
+                    by, event_filter, parameters.limit
+                )
+    return uncached(stats)
 
 
 @endpoints.get(
@@ -296,9 +261,9 @@ async def read_session(
     key = request[KEY]
     application = application_for(key, parameters.application)
     session_id = request.match_info["session_id"]
-    async with _queries(request, key) as queries:
-        session = await queries.session(application, session_id)
-    return _answer(session)
+    async with enter_queries(request, key) as collector:
+        session = await collector.queries.session(application, session_id)
+    return uncached(session)
 
 
 def open_lane(limits: Limits, settings: Settings) -> Lane:
@@ -312,27 +277,32 @@ def open_lane(limits: Limits, settings: Settings) -> Lane:
     return Lane("event_queries", kinds, bounds, limits.clients.group_of)
 
 
-def _authorized_filter(
-    request: web.Request, parameters: FilterParameters
-) -> tuple[ApiKey, EventFilter]:
-    key = request[KEY]
-    return key, parameters.filter(application_for(key, parameters.application))
+def requested_by(key: ApiKey, application: str | None) -> str | None:
+    """Return the application whose events a request reads; None for all of them.
+
+    Raises `RequestProblem` if the key does not permit them.
+    """
+    is_all = application == ALL and ALL != key.application
+    permitted = application_for(key, application)
+    return None if is_all else permitted
 
 
 @asynccontextmanager
-async def _queries(request: web.Request, key: ApiKey) -> AsyncIterator[EventQueries]:
+async def enter_queries(request: web.Request, key: ApiKey) -> AsyncIterator[Collector]:
     """Enter the lane of queries, in which the applications of keys take turns."""
     async with request.app[QUERIES].enter(request, key.application):
         with stage("storage"):
-            yield request.app[COLLECTOR].queries
+            yield request.app[COLLECTOR]
 
 
-def _link(request: web.Request, cursor: ListCursor | None) -> dict[str, str]:
+def link_to(request: web.Request, cursor: ListCursor | None) -> dict[str, str]:
+    """Return the header that leads to the next page, if there is one."""
     return {} if cursor is None else next_link(request, cursor)
 
 
-def _answer(
+def uncached(
     value: object, headers: Mapping[str, str] = MappingProxyType({})
 ) -> web.Response:
+    """Return a JSON answer that no cache may store."""
     # A shared cache does not know that `X-API-Key` is a credential.
     return json_answer(value, {**NO_STORE, **headers})

@@ -382,7 +382,7 @@ def _receipt(
 def result_of(item: Event | EventFailure, stored: Stored) -> EventResult:
     """Return the result of one event for the receipt."""
     if isinstance(item, EventFailure):
-        return EventResult(item.event_id, "failed", item.errors)
-    if stored.conflict is not None:
-        return EventResult(item.id, "conflict", stored.conflict.errors)
+        return EventResult(item.event_id, "failed", item.errors, item.id)
+    if (conflict := stored.conflict) is not None:
+        return EventResult(item.id, "conflict", conflict.errors, conflict.id)
     return EventResult(item.id, "accepted" if stored.is_new else "duplicate")

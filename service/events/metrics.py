@@ -55,6 +55,11 @@ class EventMetrics:
             ("result",),
             registry=registry,
         )
+        self.discarded = Counter(
+            "copilot_usage_events_discarded",
+            "Failed events that were discarded by hand.",
+            registry=registry,
+        )
         self.removed = Counter(
             "copilot_usage_events_removed",
             "Events, failed ones too, that were removed after their retention.",
@@ -158,9 +163,14 @@ def _write_received() -> None:
     _errors.clear()
 
 
-def event_replayed(result: str) -> None:
-    """Count a failed event that a replay accepted."""
-    _events.current.replayed.labels(result).inc()
+def events_replayed(result: str, events: int) -> None:
+    """Count failed events that a replay accepted."""
+    _events.current.replayed.labels(result).inc(events)
+
+
+def events_discarded(events: int) -> None:
+    """Count failed events that an operator discarded."""
+    _events.current.discarded.inc(events)
 
 
 def events_removed(events: int) -> None:

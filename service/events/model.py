@@ -123,6 +123,8 @@ class EventFailure(Struct, frozen=True, gc=False):
     name: str | None = None
     at: int | None = None
     origin: Origin = OURS
+    digest: bytes | None = None
+    """That of the content of an event without an own id, if it could be read."""
 
 
 class EventResult(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -131,6 +133,9 @@ class EventResult(Struct, frozen=True, omit_defaults=True, gc=False):
     id: str | None
     status: Status
     errors: tuple[EventError, ...] | UnsetType = UNSET
+    failed_id: Annotated[
+        str | UnsetType, Meta(description="The id of the failed event that is stored.")
+    ] = UNSET
 
 
 class Receipt(Struct, frozen=True):
@@ -203,6 +208,10 @@ class FailedEvent(Struct, frozen=True):
     errors: list[EventError]
     received_at: str
     application: str
+    status: Annotated[
+        Literal["failed", "superseded"],
+        Meta(description="Superseded if its id was accepted after it."),
+    ]
     corrected_timestamp: Annotated[
         str | UnsetType,
         Meta(description="The time of the event, if the sender's clock was wrong."),
@@ -219,6 +228,34 @@ class FailedList(Struct, frozen=True):
     failed: list[FailedEvent]
 
 
+class ReplayStep(Struct, frozen=True, kw_only=True):
+    """The results of one step of a replay, and how to go on."""
+
+    accepted: int
+    duplicates: Annotated[int, Meta(description="Events that were stored before.")]
+    failed: Annotated[int, Meta(description="Events that are still invalid.")]
+    remaining: Annotated[
+        int, Meta(description="Failed events after this step; counted up to 10,000.")
+    ]
+    next: Annotated[
+        str | None,
+        Meta(description="The `cursor` of the next step; null after the last one."),
+    ]
+
+
+class DiscardStep(Struct, frozen=True, kw_only=True):
+    """The result of one step of a discard, and how to go on."""
+
+    discarded: int
+    remaining: Annotated[
+        int, Meta(description="Failed events after this step; counted up to 10,000.")
+    ]
+    next: Annotated[
+        str | None,
+        Meta(description="The `cursor` of the next step; null after the last one."),
+    ]
+
+
 class EventCount(Struct, frozen=True):
     """The number of events with one value."""
 
@@ -231,6 +268,10 @@ class Stats(Struct, frozen=True):
 
     by: str
     counts: list[EventCount]
+    other: Annotated[
+        int,
+        Meta(description="Events with other values than those in `counts`."),
+    ] = 0
 
 
 def encode_errors(errors: tuple[EventError, ...]) -> str:

@@ -169,7 +169,8 @@ class EventParser:
         future_skew_s: float,
         clock: Callable[[], int] = now_us,
     ) -> None:
-        self._types = types
+        self.types = types
+        """They may be replaced while the service runs."""
         self._skew_us = int(future_skew_s * US_PER_S)
         self._clock = clock
 
@@ -250,9 +251,10 @@ class EventParser:
         if len(data) > MAX_DATA_BYTES:
             data = compacted(data)
         if at > latest:
-            return failure_of(source.read(), application, [self._too_early()])
-        if errors := self._types.check(envelope.category, envelope.name, value):
-            return failure_of(source.read(), application, errors)
+            too_early = [self._too_early()]
+            return failure_of(source.read(), application, too_early, digest)
+        if errors := self.types.check(envelope.category, envelope.name, value):
+            return failure_of(source.read(), application, errors, digest)
         if len(data) > MAX_SHALLOW_BYTES:
             source.read()
         event_id = digest.hex() if envelope.id is UNSET else envelope.id

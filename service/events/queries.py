@@ -6,18 +6,26 @@ from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, Raw
 from sqlalchemy import Row, Select, Table
 
-from service.events.count_statements import select_counts
-from service.events.errors import FailedEventNotFound, SessionNotFound
+from service.events.count_statements import (
+    MAX_HOURS,
+    select_counts,
+)
+from service.events.errors import SessionNotFound
+from service.events.failed_statements import (
+    FailedFilter,
+    FailedStatements,
+    FailedStatus,
+)
+from service.events.hours import check_number, check_range, format_hour, hours_of_range
 from service.events.model import (
     EventCount,
     EventError,
     FailedEvent,
-    Origin,
     Session,
+    Stats,
     StoredEvent,
 )
 from service.events.splitting import read_error
@@ -31,8 +39,6 @@ from service.events.statements import (
     select_applications,
     select_events,
     select_events_of_all,
-    select_failed_event,
-    select_failed_events,
     select_session,
 )
 from service.events.tables import OTHER_NAMES, events, failed_events
@@ -49,9 +55,6 @@ EVENT_ROWS: Final = 128
 """Rows fetched and converted at once: 4 MiB of the largest events, and 3 ms of work."""
 FAILED_ROWS: Final = 16
 """The same for failed events, which may be whole bodies."""
-
-OTHER: Final = "(other)"
-"""Value of the names that are not counted apart."""
 
 _NUL: Final = "\0"
 
@@ -92,6 +95,7 @@ class EventQueries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._failed = FailedStatements(database.dialect)
 
     async def events(
         self,
@@ -109,14 +113,12 @@ class EventQueries:
         return _page(found, EventCursor)
 
     async def failed(
-        self,
-        event_filter: EventFilter,
-        limit: int,
-        cursor: FailedCursor | None = None,
+        self, wanted: FailedFilter, limit: int, cursor: FailedCursor | None = None
     ) -> EventPage[FailedEvent]:
         """Return a page of failed events, by arrival."""
-        query = select_failed_events(event_filter, limit, cursor)
-        found = await self._fetch(query, limit, _failed_event, FAILED_ROWS)
+        query = self._failed.select_page(wanted, limit, cursor)
+        convert = partial(_failed_event, status=wanted.status or "failed")
+        found = await self._fetch(query, limit, convert, FAILED_ROWS)
         return _page(found, FailedCursor)
 
     async def applications(self) -> list[str]:
@@ -127,24 +129,6 @@ class EventQueries:
     async def _names(self, table: Table) -> list[str]:
         rows = await retry_lost(partial(self._rows, select_applications(table)))
         return [str(row.name) for row in rows]
-
-    async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        async with self._database.reading(Use.EVENT_QUERIES) as connection:
-            rows: Sequence[Row[Any]] = (await connection.execute(query)).all()
-            return rows
-
-    async def find_failed(self, application: str, failed_id: str) -> tuple[str, Origin]:
-        """Return a failed event as it was sent, and how it arrived.
-
-        Raises `FailedEventNotFound`.
-        """
-        row = None
-        if _is_storable(failed_id):
-            query = select_failed_event(application, failed_id)
-            row = await retry_lost(partial(self._first, query))
-        if row is None:
-            raise FailedEventNotFound(f"no failed event {quoted(failed_id)!r}")
-        return row.event, Origin(row.format, row.skew or 0)
 
     async def session(self, application: str, session_id: str) -> Session:
         """Return a session: first and last time, number of events, and its events.
@@ -168,32 +152,43 @@ class EventQueries:
             events=found.items,
         )
 
-    async def count(self, by: CountedBy, event_filter: EventFilter) -> list[EventCount]:
-        """Count events by value: the most frequent first, hours in ascending order.
+    async def count(
+        self, by: CountedBy, event_filter: EventFilter, limit: int
+    ) -> Stats:
+        """Count events by value: the `limit` most frequent ones, and the others."""
+        rows = await self._rows(select_counts(by, event_filter, limit))
+        # Names that are not counted apart are among the others.
+        listed = [(row.value, row.number) for row in rows if row.value != OTHER_NAMES]
+        return _stats(by, listed, total=rows[0].total if rows else 0)
 
-        `error` counts failed events, once for each code among their errors. Names that
-        are not counted apart are together `OTHER`.
+    async def count_hours(self, event_filter: EventFilter, *, zeros: bool) -> Stats:
+        """Count events by hour: every hour that has some, or with `zeros` every hour.
+
+        Raises `InvalidParameter` for a range of more than 400 days.
         """
-        groups = await self._groups(select_counts(by, event_filter))
-        if by == "hour":
-            return [
-                EventCount(_format_hour(hour), number)
-                for hour, number in sorted(groups)
-            ]
-        return _by_frequency(_split_codes(groups) if by == "error" else _named(groups))
+        check_range(event_filter.since, event_filter.until)
+        rows = await self._rows(select_counts("hour", event_filter, MAX_HOURS + 2))
+        counts = {int(row.value): int(row.number) for row in rows}
+        check_number(len(counts))
+        hours = hours_of_range(event_filter, counts) if zeros else counts
+        listed = [EventCount(format_hour(hour), counts.get(hour, 0)) for hour in hours]
+        return Stats("hour", listed)
 
-    async def _groups(self, query: Select[Any]) -> list[tuple[Any, int]]:
-        return await retry_lost(partial(self._read_groups, query))
+    async def count_codes(self, wanted: FailedFilter, limit: int) -> Stats:
+        """Count failed events by error, once for each code among their errors."""
+        rows = await self._rows(self._failed.count_codes(wanted))
+        counts = _split_codes((row.codes, row.number) for row in rows)
+        ordered = sorted(counts, key=lambda count: (-count[1], count[0]))
+        total = sum(number for _, number in counts)
+        return _stats("error", ordered[:limit], total=total)
 
-    async def _read_groups(self, query: Select[Any]) -> list[tuple[Any, int]]:
+    async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        return await retry_lost(partial(self._read_rows, query))
+
+    async def _read_rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         async with self._database.reading(Use.EVENT_QUERIES) as connection:
-            return [(row[0], row[1]) for row in await connection.execute(query)]
-
-    async def _first(self, query: Select[Any]) -> Row[Any] | None:
-        # Replays have no lane, so they must not take the connections of the queries.
-        async with self._database.reading(Use.OTHER) as connection:
-            found: Row[Any] | None = (await connection.execute(query)).first()
-            return found
+            rows: Sequence[Row[Any]] = (await connection.execute(query)).all()
+            return rows
 
     async def _fetch(
         self,
@@ -251,13 +246,14 @@ def stored_event(row: Row[Any]) -> StoredEvent:
     )
 
 
-def _failed_event(row: Row[Any]) -> FailedEvent:
+def _failed_event(row: Row[Any], status: FailedStatus) -> FailedEvent:
     return FailedEvent(
         id=row.id,
         event=_as_json(row.content),
         errors=msgspec.json.decode(row.errors, type=list[EventError]),
         received_at=format_instant(row.received_at),
         application=row.application,
+        status=status,
         corrected_timestamp=format_instant(row.at) if row.skew and row.at else UNSET,
         format=row.format or UNSET,
     )
@@ -278,19 +274,6 @@ def _split_codes(groups: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     return list(counter.items())
 
 
-def _named(groups: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Name the count of the names that are not counted apart."""
-    counter: Counter[str] = Counter()
-    for value, number in groups:
-        counter[OTHER if value == OTHER_NAMES else value] += number
-    return list(counter.items())
-
-
-def _by_frequency(groups: Iterable[tuple[str, int]]) -> list[EventCount]:
-    ordered = sorted(groups, key=lambda group: (-group[1], group[0]))
-    return [EventCount(value, number) for value, number in ordered]
-
-
-def _format_hour(hour: int) -> str:
-    """Return `2024-04-29T02:00Z`; unlike datetime, numpy has hours before year 1."""
-    return f"{np.datetime64(hour, 'h')}:00Z"
+def _stats(by: str, listed: list[tuple[str, int]], total: int) -> Stats:
+    other = int(total) - sum(number for _, number in listed)
+    return Stats(by, [EventCount(*each) for each in listed], other)

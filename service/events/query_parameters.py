@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from service.events.failed_statements import FailedFilter, FailedStatus
 from service.events.model import MAX_NAME_CHARS
 from service.events.statements import CountedBy, EventFilter, Storable
 from service.web.parameters import InvalidParameter, parse_instant
@@ -101,10 +102,46 @@ class EventListParameters(ListParameters, frozen=True, kw_only=True):
         return limit
 
 
+FailedId = Annotated[
+    Text | None, Meta(description="Only this failed event; a receipt names its id.")
+]
+
+
+class FailedParameters(ListParameters, frozen=True, kw_only=True):
+    """The parameters of lists of failed events; `from` and `to` mean their arrival."""
+
+    id: FailedId = None
+    code: Annotated[
+        Text | None, Meta(description="Only events with an error of this code.")
+    ] = None
+    status: Annotated[
+        FailedStatus,
+        Meta(description="Superseded events are those whose id was accepted later."),
+    ] = "failed"
+
+    def failed_filter(self, application: str | None) -> FailedFilter:
+        """Return the filter of a query; raises `InvalidParameter`."""
+        return FailedFilter(
+            **self.filter(application)._asdict(),
+            id=self.id,
+            code=self.code,
+            status=self.status,
+        )
+
+
 class StatsParameters(FilterParameters, frozen=True, kw_only=True):
     """The parameters of counts."""
 
-    by: Annotated[CountedBy, Meta(description="The property to count by.")] = "category"
+    by: Annotated[
+        CountedBy | Literal["error"], Meta(description="The property to count by.")
+    ] = "category"
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_LIMIT)],
+        Meta(description="Maximum number of values; hours are not limited."),
+    ] = DEFAULT_LIMIT
+    zeros: Annotated[
+        bool, Meta(description="By hour: list hours without events, too.")
+    ] = False
 
 
 class ApplicationParameters(Struct, frozen=True, forbid_unknown_fields=True):

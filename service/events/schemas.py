@@ -1,9 +1,10 @@
 """Types of events: a JSON Schema (2020-12) for each category and name.
 
 The file `<folder>/<category>/<name>.json` describes the `data` of the type's events.
-All schemas are checked when the service starts.
+All schemas are checked when the service starts, and when they are read again.
 """
 
+import hashlib
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from service.events.model import MAX_ERRORS, EventError
-from service.settings import EventsSettings, SettingsError
+from service.settings import EventsSettings, SettingsError, config_folder
 
 if TYPE_CHECKING:
     import jsonschema_rs
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+REVISION_BYTES: Final = 8
 MAX_MESSAGE_CHARS: Final = 300
 MAX_PATH_CHARS: Final = 200
 
@@ -31,7 +33,10 @@ class EventTypes:
         validators: "dict[TypeName, jsonschema_rs.Validator]",
         *,
         refuses_unknown: bool,
+        revision: str = "",
     ) -> None:
+        self.revision = revision
+        """A digest of all schemas."""
         self._validators = validators
         self._refuses_unknown = refuses_unknown
 
@@ -59,28 +64,45 @@ class EventTypes:
         return EventError("unknown_type", "/name", message)
 
 
+def types_folder(settings: EventsSettings) -> Path:
+    """Return the folder of the schemas."""
+    if settings.types_folder:
+        return Path(settings.types_folder)
+    return config_folder() / "event_types"
+
+
 def load_types(settings: EventsSettings, folder: Path) -> EventTypes:
     """Load and check every schema; raises `SettingsError` for the first invalid one."""
     if not folder.is_dir():
         raise SettingsError(f"events.types_folder: {folder}: there is no such folder")
-    files = sorted(folder.glob("*/*.json"))
-    validators = {(file.parent.name, file.stem): _validator(file) for file in files}
-    return EventTypes(validators, refuses_unknown=settings.unknown_types == "fail")
+    revision = hashlib.blake2b(digest_size=REVISION_BYTES)
+    validators = {}
+    for file in sorted(folder.glob("*/*.json")):
+        name = file.parent.name, file.stem
+        validators[name], source = _read(file)
+        revision.update(msgspec.json.encode([*name, source]))
+    return EventTypes(
+        validators,
+        refuses_unknown=settings.unknown_types == "fail",
+        revision=revision.hexdigest(),
+    )
 
 
-def _validator(file: Path) -> "jsonschema_rs.Validator":
+def _read(file: Path) -> "tuple[jsonschema_rs.Validator, bytes]":
     import jsonschema_rs
 
     try:
-        schema = msgspec.json.decode(file.read_bytes())
+        source = file.read_bytes()
+        schema = msgspec.json.decode(source)
         if isinstance(schema, dict) and schema.get("$schema", DIALECT) != DIALECT:
             raise ValueError(f"$schema: expected {DIALECT}")
         jsonschema_rs.meta.validate(schema)
         # By default `format` is only an annotation in this dialect.
-        return jsonschema_rs.Draft202012Validator(
+        validator = jsonschema_rs.Draft202012Validator(
             schema, validate_formats=True, retriever=_refuse_reference
         )
-    except (OSError, msgspec.DecodeError, ValueError) as error:
+        return validator, source
+    except (OSError, msgspec.DecodeError, RecursionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"events.types_folder: {file}: {reason}") from error
 

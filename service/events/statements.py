@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from service.events.tables import events, failed_events
+from service.events.tables import events
 
 MAX_COMPOUND: Final = 400
 """Selects in one statement; SQLite permits 500."""
@@ -33,14 +33,7 @@ EVENT_COLUMNS: Final = [
     *(events.c.sent_at, events.c.sent_timestamp, events.c.context),
     events.c.data.label("content"),
 ]
-_FAILED_COLUMNS: Final = [
-    *(failed_events.c.id, failed_events.c.errors, failed_events.c.received_at),
-    *(failed_events.c.application, failed_events.c.at),
-    *(failed_events.c.format, failed_events.c.skew),
-    failed_events.c.event.label("content"),
-]
 _EVENT_ORDER: Final = (events.c.at, events.c.received_at, events.c.id)
-_FAILED_ORDER: Final = (failed_events.c.received_at, failed_events.c.id)
 
 Storable = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 """Text without NUL: PostgreSQL cannot store NUL in text."""
@@ -63,7 +56,7 @@ class FailedCursor(NamedTuple):
 
 
 ListCursor = EventCursor | FailedCursor
-CountedBy = Literal["category", "name", "hour", "error"]
+CountedBy = Literal["category", "name", "hour"]
 
 
 class EventFilter(NamedTuple):
@@ -91,7 +84,7 @@ def select_events(
             cursor = None
     query = select(*EVENT_COLUMNS).where(*conditions(events, event_filter))
     # The additional row shows that another page follows.
-    return _after(cursor, query, _EVENT_ORDER).limit(limit + 1)
+    return after(cursor, query, _EVENT_ORDER).limit(limit + 1)
 
 
 def select_events_of_all(
@@ -128,23 +121,6 @@ def select_applications(table: Table) -> Select[Any]:
     return select(every.c.name).where(every.c.name.is_not(None))
 
 
-def select_failed_events(
-    event_filter: EventFilter, limit: int, cursor: FailedCursor | None = None
-) -> Select[Any]:
-    """Select a page of failed events, and one row more if another page follows."""
-    query = select(*_FAILED_COLUMNS).where(*conditions(failed_events, event_filter))
-    return _after(cursor, query, _FAILED_ORDER).limit(limit + 1)
-
-
-def select_failed_event(application: str, failed_id: str) -> Select[Any]:
-    """Select the text of one failed event, and how it arrived."""
-    columns = failed_events.c.event, failed_events.c.format, failed_events.c.skew
-    return select(*columns).where(
-        failed_events.c.id == failed_id,
-        failed_events.c.application == application,
-    )
-
-
 def select_session(application: str, session_id: str) -> Select[Any]:
     """Select the events of a session, each with the session's last time and number.
 
@@ -159,12 +135,10 @@ def select_session(application: str, session_id: str) -> Select[Any]:
         last.limit(1).scalar_subquery().label("last"),
         number.scalar_subquery().label("number_of_events"),
     )
-    return _after(None, query.where(*in_session), _EVENT_ORDER).limit(
-        MAX_SESSION_EVENTS
-    )
+    return after(None, query.where(*in_session), _EVENT_ORDER).limit(MAX_SESSION_EVENTS)
 
 
-def _after(
+def after(
     cursor: ListCursor | None, query: Select[Any], order: Sequence[Column[Any]]
 ) -> Select[Any]:
     """Return the query in this order, from after the cursor on."""
@@ -177,7 +151,7 @@ def _after(
 def conditions(
     table: FromClause, event_filter: EventFilter
 ) -> list[ColumnElement[bool]]:
-    """Return the conditions on events or failed events; times are their timestamps."""
+    """Return the conditions on events; times are their timestamps."""
     found = [
         table.c[name] == value
         for name in ("application", "session_id", "category", "name")

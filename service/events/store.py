@@ -12,10 +12,8 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from msgspec.structs import astuple
-from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.events.errors import FailedEventNotFound, ReplayRefused
 from service.events.model import Event, EventFailure, encode_errors
 from service.events.stored_digests import StoredDigests, find_digests
 from service.events.tables import events, failed_events
@@ -87,8 +85,8 @@ class EventStore:
                 async with self._database.writing(Use.EVENTS) as connection:
                     known = None
                     if attempt:
-                        known = await _digests(connection, received)
-                    return await _insert(connection, received, known)
+                        known = await digests_of(connection, received)
+                    return await insert_received(connection, received, known)
             except Collided:
                 continue
             except ConnectionLost:
@@ -99,7 +97,7 @@ class EventStore:
 
     async def _store_at_once(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
         """Store a group in SQLite as if none of its events were stored."""
-        stored = _compare(received, None)
+        stored = compare(received, None)
         work = partial(
             _insert_into_sqlite,
             new_rows=list(_new_rows(received, stored)),
@@ -108,34 +106,8 @@ class EventStore:
         await self._database.write_in_thread(Use.EVENTS, work)
         return stored
 
-    async def replay(self, failed_id: str, received: ReceivedEvent) -> Stored:
-        """Store a failed event that is valid now, and delete the failed event.
 
-        Raises `FailedEventNotFound`, also if another request replays it first. Raises
-        `ReplayRefused` if another event has its id, and `StorageError`.
-        """
-        for _ in range(MAX_COLLISIONS):
-            try:
-                async with self._database.writing() as connection:
-                    await _delete(connection, failed_id)
-                    known = await _digests(connection, [received])
-                    (stored,) = await _insert(connection, [received], known)
-                    if stored.conflict is not None:
-                        raise ReplayRefused("another event has this id")
-                    return stored
-            except Collided:
-                continue
-        raise StorageUnavailable("other processes store the same event all the time")
-
-
-async def _delete(connection: AsyncConnection, failed_id: str) -> None:
-    # It comes first: its row count decides which of two requests replays.
-    statement = delete(failed_events).where(failed_events.c.id == failed_id)
-    if not (await connection.execute(statement)).rowcount:
-        raise FailedEventNotFound(f"no failed event {failed_id!r}")
-
-
-async def _digests(
+async def digests_of(
     connection: AsyncConnection, received: Iterable[ReceivedEvent]
 ) -> StoredDigests:
     """Return the digests of the events that are stored already."""
@@ -144,12 +116,12 @@ async def _digests(
     return await find_digests(connection, wanted)
 
 
-async def _insert(
+async def insert_received(
     connection: AsyncConnection,
     received: Sequence[ReceivedEvent],
     known: StoredDigests | None,
 ) -> list[Stored]:
-    stored = _compare(received, known)
+    stored = compare(received, known)
     # Two processes with the same events insert them in this order, and so cannot
     # deadlock. Rows in the order of time also cost the indexes least.
     new_rows = sorted(_new_rows(received, stored), key=_by_sent_time)
@@ -204,7 +176,7 @@ def _insert_failures(dialect: str) -> Any:
     return insert_by(dialect, failed_events).on_conflict_do_nothing()
 
 
-def _compare(
+def compare(
     received: Iterable[ReceivedEvent], known: StoredDigests | None
 ) -> list[Stored]:
     """Compare events with the stored ones and with the events before them."""
@@ -252,4 +224,6 @@ def _failed_row(failure: EventFailure, received_at: int) -> tuple[Any, ...]:
         received_at,
         failure.origin.format,
         failure.origin.skew_us or None,
+        failure.event_id,
+        failure.digest,
     )

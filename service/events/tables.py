@@ -136,6 +136,10 @@ failed_events: Final = Table(
     Column("format", Text),
     # The correction of the sender's clock, in microseconds; null for none.
     Column("skew", BigInteger),
+    # By which an event is found that supersedes this one: its own id, or without one
+    # the digest of the content if all of it could be read.
+    Column("event_id", Text),
+    Column("digest", LargeBinary),
     Index("ix_failed_events_application", "application", "received_at"),
     Index("ix_failed_events_arrival", "received_at"),
 )

@@ -48,9 +48,15 @@ def parse_timestamp(timestamp: str) -> int:
 
 
 def failure_of(
-    source: bytes, application: str, errors: Sequence[EventError]
+    source: bytes,
+    application: str,
+    errors: Sequence[EventError],
+    digest: bytes | None = None,
 ) -> EventFailure:
-    """Return an invalid event with its errors and the fields that can be parsed."""
+    """Return an invalid event with its errors and the fields that can be parsed.
+
+    The digest is that of its content; it is kept if the event has no own id.
+    """
     fields = _parse_fields(source) or {}
     return EventFailure(
         id=_failure_id(source, application),
@@ -62,6 +68,7 @@ def failure_of(
         category=_name_or_none(fields.get("category")),
         name=_name_or_none(fields.get("name")),
         at=_instant_or_none(fields.get("timestamp")),
+        digest=None if "id" in fields else digest,
     )
 
 

@@ -113,7 +113,12 @@ class Database:
     @property
     def is_sqlite(self) -> bool:
         """True for SQLite, False for PostgreSQL."""
-        return self._url.get_backend_name() == SQLITE
+        return self.dialect == SQLITE
+
+    @property
+    def dialect(self) -> str:
+        """The name of the SQL dialect: `sqlite` or `postgresql`."""
+        return self._url.get_backend_name()
 
     @property
     def breaker(self) -> StorageBreaker:

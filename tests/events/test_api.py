@@ -30,6 +30,8 @@ CALLS: Final = [
     ("GET", "/events"),
     ("GET", "/events/failed"),
     ("POST", "/events/failed/1/replay"),
+    ("POST", "/events/failed/replay"),
+    ("POST", "/events/failed/discard"),
     ("GET", "/events/stats"),
     ("GET", "/sessions/1"),
 ]
@@ -215,7 +217,7 @@ BAD_QUERIES: Final = (
 )
 
 
-BAD_STATS: Final = ("by=colour", "by=", "limit=5", "cursor=x")
+BAD_STATS: Final = ("by=colour", "by=", "zeros=x", "zeros=null", "cursor=x")
 
 
 @on_sqlite

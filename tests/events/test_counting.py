@@ -62,8 +62,13 @@ async def counts(
     database: Database, by: CountedBy, event_filter: EventFilter = SHOP
 ) -> dict[str, int]:
     """Return the answer of a query."""
-    answer = await EventQueries(database).count(by, event_filter)
-    return {each.value: each.events for each in answer}
+    queries = EventQueries(database)
+    if by == "hour":
+        answer = await queries.count_hours(event_filter, zeros=False)
+    else:
+        answer = await queries.count(by, event_filter, 1_000)
+    counted = {each.value: each.events for each in answer.counts}
+    return counted | ({"(other)": answer.other} if answer.other else {})
 
 
 async def rows_of(database: Database) -> list[int]:

@@ -226,15 +226,15 @@ FAILED_FILTERS: Final[list[tuple[dict[str, str], str]]] = [
     ({"session_id": "s1"}, "ab"),
     ({"category": "other"}, "c"),
     ({"name": "scrolled"}, "b"),
-    ({"from": "2024-05-02T00:00:00Z"}, "bc"),
-    ({"to": "2024-05-02T00:00:00Z"}, "a"),
-    ({"session_id": "s1", "from": "2024-05-02", "to": "2024-05-03"}, "b"),
+    ({"from": "2024-05-02T00:00:00Z"}, "abcd"),
+    ({"to": "2024-05-02T00:00:00Z"}, ""),
+    ({"code": "unreadable_timestamp", "from": "2024-05-02"}, "d"),
     ({"session_id": "s2", "name": "scrolled"}, ""),
 ]
 
 
 async def test_failed_events_have_the_same_filters(caller: Caller) -> None:
-    """Filters use the fields that could be parsed; an event without a time has none."""
+    """Filters use the fields that could be parsed, and the time of the arrival."""
     client = await caller()
     wrong = {"colour": "red"}
     scrolled = {"name": "scrolled", **wrong}
@@ -303,7 +303,21 @@ COUNTS: Final[list[tuple[dict[str, str], list[tuple[str, int]]]]] = [
         {"by": "hour", "from": "2024-05-01", "to": "2024-05-01T01:00:00Z"},
         [("2024-05-01T00:00Z", 2)],
     ),
-    ({"by": "error", "from": "2024-05-02"}, [("wrong_length", 1)]),
+    ({"by": "error", "to": "2024-05-02"}, []),
+    (
+        {"by": "error", "from": "2024-05-02", "limit": "1"},
+        [("wrong_length", 2)],
+    ),
+    ({"by": "name", "limit": "1"}, [("pageview", 4)]),
+    (
+        {
+            "by": "hour",
+            "zeros": "true",
+            "from": "2024-04-30T23:30",
+            "to": "2024-05-01T00:30",
+        },
+        [("2024-04-30T23:00Z", 0), ("2024-05-01T00:00Z", 1)],
+    ),
     ({"by": "name", "session_id": "none"}, []),
 ]
 

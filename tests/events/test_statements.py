@@ -17,9 +17,7 @@ from service.events.statements import (
     CountedBy,
     EventCursor,
     EventFilter,
-    FailedCursor,
     select_events,
-    select_failed_events,
     select_session,
 )
 from service.events.store import EventStore, ReceivedEvent
@@ -77,11 +75,6 @@ QUERIES: Final[list[tuple[Select[Any], str]]] = [
         "ix_events_time",
     ),
     (select_events(DAY, 100), "ix_events_time"),
-    (select_failed_events(EventFilter("shop"), 10), "ix_failed_events_application"),
-    (
-        select_failed_events(EventFilter("shop"), 10, FailedCursor(AT, "1")),
-        "ix_failed_events_application",
-    ),
 ]
 
 
@@ -103,7 +96,9 @@ async def test_counts_of_whole_hours_read_no_event(filled: Database) -> None:
     """They read ranges of the tables of counts, by their keys."""
     for by, event_filter in COUNTS:
         async with filled.reading() as connection:
-            plan = "\n".join(await explain(connection, select_counts(by, event_filter)))
+            plan = "\n".join(
+                await explain(connection, select_counts(by, event_filter, 10))
+            )
 
         assert "_counts" in plan
         assert "event_changes" in plan

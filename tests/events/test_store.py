@@ -10,10 +10,9 @@ from msgspec.structs import replace
 from sqlalchemy import func, select
 
 from service.events import store as store_module
-from service.events.errors import FailedEventNotFound
 from service.events.model import Event, EventFailure
 from service.events.parsing import EventParser
-from service.events.store import DUPLICATE, NEW, EventStore, ReceivedEvent, Stored
+from service.events.store import DUPLICATE, EventStore, ReceivedEvent, Stored
 from service.events.tables import events, failed_events
 from service.settings import StorageSettings
 from service.storage.database import Database, open_database
@@ -147,48 +146,8 @@ async def test_repeated_collisions_end_with_an_error(
         pass
 
     with monkeypatch.context() as patched:
-        patched.setattr(store_module, "_digests", see_nothing)
+        patched.setattr(store_module, "digests_of", see_nothing)
         with pytest.raises(StorageUnavailable, match="all the time"):
             await store.store([received(id="a")])
 
     assert await store.store([received(id="a")]) == [DUPLICATE]
-
-
-async def fail(store: EventStore, received: Make) -> str:
-    """Store a failed event; return its id."""
-    failed = received(name="")
-    await store.store([failed])
-    assert isinstance(failed.item, EventFailure)
-    return failed.item.id
-
-
-async def test_concurrent_replays_store_one_event(
-    storage: StorageSettings, store: EventStore, database: Database, received: Make
-) -> None:
-    """Of several processes one replays the event; the others find none."""
-    failed_id = await fail(store, received)
-
-    async def replay() -> Stored:
-        async with open_database(storage) as own:
-            return await EventStore(own).replay(failed_id, received(id="a"))
-
-    outcomes = await asyncio.gather(
-        *(replay() for _ in range(4)), return_exceptions=True
-    )
-
-    assert outcomes.count(NEW) == 1
-    assert sum(isinstance(each, FailedEventNotFound) for each in outcomes) == 3
-    assert await number(database) == 1
-
-
-async def test_a_replay_of_a_stored_event_is_a_duplicate(
-    store: EventStore, database: Database, received: Make
-) -> None:
-    """If the application sent the event again, it is stored once."""
-    failed_id = await fail(store, received)
-    await store.store([received(id="a")])
-
-    assert await store.replay(failed_id, received(id="a")) == DUPLICATE
-
-    assert await number(database) == 1
-    assert await number(database, failed_events) == 0

@@ -160,7 +160,8 @@ def defined() -> dict[str, Documented]:
 def measure_events() -> None:
     """Set each metric of events."""
     events_metrics.events_received({"accepted": 1}, ["schema"])
-    events_metrics.event_replayed("accepted")
+    events_metrics.events_replayed("accepted", 1)
+    events_metrics.events_discarded(1)
     events_metrics.events_removed(1)
     events_metrics.removal_behind(0.0)
     events_metrics.changes_uncounted(0)

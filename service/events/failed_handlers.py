@@ -1,0 +1,128 @@
+"""Endpoints of failed events: list, replay and discard."""
+
+from typing import Final
+
+from aiohttp import web
+
+from service.events import problems
+from service.events.failed_events import StepCursor
+from service.events.failed_statements import FailedFilter
+from service.events.handlers import (
+    COLLECTOR,
+    LINK_HEADER,
+    QUERY_PROBLEMS,
+    enter_queries,
+    link_to,
+    requested_by,
+    uncached,
+)
+from service.events.model import DiscardStep, EventResult, FailedList, ReplayStep
+from service.events.query_parameters import ApplicationParameters, FailedParameters
+from service.events.statements import FailedCursor
+from service.observability.stages import stage
+from service.web.auth import KEY, ApiKey, application_for
+from service.web.http_cache.conditional import check_if_match
+from service.web.parameters import parse_cursor
+from service.web.problems import STORAGE_UNAVAILABLE
+from service.web.routes import Endpoints
+
+endpoints: Final = Endpoints()
+
+
+@endpoints.get(
+    "/events/failed",
+    parameters=FailedParameters,
+    answer=FailedList,
+    headers=LINK_HEADER,
+    scope="events:read",
+    problems=QUERY_PROBLEMS,
+)
+async def list_failed_events(
+    request: web.Request, parameters: FailedParameters
+) -> web.StreamResponse:
+    """List failed events, as they were sent, by arrival.
+
+    An event whose id was accepted later is superseded, and not listed by default.
+    """
+    key, wanted = _authorized(request, parameters)
+    cursor = parse_cursor(parameters.cursor, FailedCursor)
+    async with enter_queries(request, key) as collector:
+        page = await collector.queries.failed(wanted, parameters.limit, cursor)
+    return uncached(FailedList(page.items), link_to(request, page.next))
+
+
+@endpoints.post(
+    "/events/failed/replay",
+    parameters=FailedParameters,
+    answer=ReplayStep,
+    scope="events:manage",
+    problems=QUERY_PROBLEMS,
+)
+async def replay_failed_events(
+    request: web.Request, parameters: FailedParameters
+) -> web.StreamResponse:
+    """Validate failed events again, and accept those that are valid now.
+
+    A call takes about a second and replays up to `limit` events. Repeat it with `next`
+    as the `cursor` until that is null. Calls at the same time share the work.
+    """
+    key, wanted = _authorized(request, parameters)
+    cursor = parse_cursor(parameters.cursor, StepCursor)
+    check_if_match(request, None)
+    async with enter_queries(request, key) as collector:
+        step = await collector.failed.replay(wanted, parameters.limit, cursor)
+    return uncached(step)
+
+
+@endpoints.post(
+    "/events/failed/discard",
+    parameters=FailedParameters,
+    answer=DiscardStep,
+    scope="events:manage",
+    problems=QUERY_PROBLEMS,
+)
+async def discard_failed_events(
+    request: web.Request, parameters: FailedParameters
+) -> web.StreamResponse:
+    """Delete failed events for ever, those that the parameters select.
+
+    A call takes about a second and deletes up to `limit` events. Repeat it with `next`
+    as the `cursor` until that is null.
+    """
+    key, wanted = _authorized(request, parameters)
+    cursor = parse_cursor(parameters.cursor, StepCursor)
+    check_if_match(request, None)
+    async with enter_queries(request, key) as collector:
+        step = await collector.failed.discard(wanted, parameters.limit, cursor)
+    return uncached(step)
+
+
+@endpoints.post(
+    "/events/failed/{id}/replay",
+    parameters=ApplicationParameters,
+    answer=EventResult,
+    scope="events:manage",
+    problems=(
+        STORAGE_UNAVAILABLE,
+        problems.FAILED_EVENT_NOT_FOUND,
+        problems.REPLAY_REFUSED,
+    ),
+)
+async def replay_failed_event(
+    request: web.Request, parameters: ApplicationParameters
+) -> web.StreamResponse:
+    """Validate a failed event again, and accept it if it is valid now."""
+    application = application_for(request[KEY], parameters.application)
+    check_if_match(request, None)
+    failed = request.app[COLLECTOR].failed
+    with stage("storage"):
+        result = await failed.replay_one(application, request.match_info["id"])
+    return uncached(result)
+
+
+def _authorized(
+    request: web.Request, parameters: FailedParameters
+) -> tuple[ApiKey, FailedFilter]:
+    key = request[KEY]
+    application = requested_by(key, parameters.application)
+    return key, parameters.failed_filter(application)
