@@ -1,8 +1,9 @@
 """Failed events as a work list: pages, and replays and discards in bounded steps.
 
-A step has a transaction for each batch. A batch is locked while it is replayed, so
-concurrent replays share the work, and each failed event is accepted once. What a step
-has done stays done if its client leaves.
+A step has a transaction for each batch. It finds the batch before, since a search may
+take long and writers must not wait for it. The failed events of a batch are locked
+while they are replayed, so concurrent replays do none of them twice. What a step has
+done stays done if its client leaves.
 """
 
 import time
@@ -40,6 +41,7 @@ from service.events.store import (
     digests_of,
     insert_received,
 )
+from service.events.tables import failed_events
 from service.storage.database import Database, retry_lost
 from service.storage.errors import Collided, StorageUnavailable
 from service.storage.uses import Use
@@ -87,11 +89,15 @@ class Batch(NamedTuple):
         return [row.id for row in self.keys]
 
 
-Work = Callable[[AsyncConnection, Batch], Awaitable[Sequence[Any]]]
+Work = Callable[[AsyncConnection, list[str]], Awaitable[Sequence[Any]]]
+"""Processes failed events with these ids, and returns the outcome of each."""
 
 
 class FailedEvents:
-    """Replays and discards failed events; all methods raise `StorageError`."""
+    """Replays and discards failed events; all methods raise `StorageError`.
+
+    They run in the lane of queries, whose connections they use to search.
+    """
 
     def __init__(
         self,
@@ -183,19 +189,19 @@ class FailedEvents:
         ends_at = self._clock() + STEP_S
         outcomes: list[Any] = []
         has_more = True
-        while has_more and len(outcomes) < limit and self._clock() < ends_at:
-            room = min(limit - len(outcomes), BATCH_ROWS)
+        while has_more and limit > 0 and self._clock() < ends_at:
+            room = min(limit, BATCH_ROWS)
             batch, done = await self._process(wanted, room, cursor, work)
             outcomes += done
             has_more = batch.has_more
+            limit -= len(batch.keys)
             if batch.keys:
                 last = batch.keys[-1]
                 cursor = StepCursor(last.received_at, last.id, cursor.until)
         if not has_more:
             return outcomes, 0, None
-        remaining = int(
-            await self._read(self._statements.count(wanted, _place(cursor)))
-        )
+        (row,) = await self._read(self._statements.count(wanted, _place(cursor)))
+        remaining = int(row[0])
         return outcomes, remaining, encode_cursor(cursor) if remaining else None
 
     async def _process(
@@ -203,29 +209,29 @@ class FailedEvents:
     ) -> tuple[Batch, Sequence[Any]]:
         """Process a batch in a transaction; repeat it if other processes interfere."""
         sizes = self._statements.select_sizes(wanted, limit + 1, _place(cursor))
+        batch = _batch(await self._read(sizes), limit)
+        if not batch.keys:
+            return batch, ()
         for _ in range(MAX_COLLISIONS):
             try:
                 async with self._database.writing() as connection:
-                    rows = (await connection.execute(sizes)).all()
-                    batch = _batch(rows, limit)
-                    outcomes = await work(connection, batch) if batch.keys else ()
-                return batch, outcomes
+                    return batch, await work(connection, batch.ids)
             except Collided:
                 continue
         raise StorageUnavailable("other processes store the same events all the time")
 
     async def _replay(
-        self, connection: AsyncConnection, batch: Batch
+        self, connection: AsyncConnection, ids: list[str]
     ) -> Sequence[Replayed]:
-        rows = (await connection.execute(select_texts(batch.ids))).all()
+        rows = (await connection.execute(select_texts(ids))).all()
         items = list(map(self._parse, rows))
         # By the ingest, which keeps times of arrival unique in this process.
         received = self._ingest.stamp(items)
         known = await digests_of(connection, received)
         outcomes = list(map(Replayed, items, compare(received, known)))
         done = [each.status != "failed" for each in outcomes]
-        ids = [row.id for row, is_done in zip(rows, done, strict=True) if is_done]
-        await connection.execute(delete_failed(ids))
+        valid_ids = [row.id for row, is_done in zip(rows, done, strict=True) if is_done]
+        await connection.execute(delete_failed(valid_ids))
         valid = [each for each, is_done in zip(received, done, strict=True) if is_done]
         await insert_received(connection, valid, known)
         return outcomes
@@ -236,21 +242,22 @@ class FailedEvents:
 
     async def _end(self, wanted: FailedFilter) -> int:
         """Return the arrival at which a replay or a discard ends."""
-        last = await self._read(self._statements.select_last(wanted))
-        end = 0 if last is None else int(last) + 1
+        (row,) = await self._read(self._statements.select_last(wanted))
+        end = 0 if row[0] is None else int(row[0]) + 1
         return end if wanted.until is None else min(end, wanted.until)
 
-    async def _read(self, query: Select[Any]) -> Any:
-        async def scalar() -> Any:
-            async with self._database.reading(Use.OTHER) as connection:
-                return await connection.scalar(query)
+    async def _read(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        async def rows() -> Sequence[Row[Any]]:
+            async with self._database.reading(Use.EVENT_QUERIES) as connection:
+                found: Sequence[Row[Any]] = (await connection.execute(query)).all()
+                return found
 
-        return await retry_lost(scalar)
+        return await retry_lost(rows)
 
 
-async def _discard(connection: AsyncConnection, batch: Batch) -> Sequence[str]:
-    await connection.execute(delete_failed(batch.ids))
-    return batch.ids
+async def _discard(connection: AsyncConnection, ids: list[str]) -> Sequence[str]:
+    deleted = await connection.execute(delete_failed(ids).returning(failed_events.c.id))
+    return [row.id for row in deleted]
 
 
 def _batch(rows: Sequence[Row[Any]], limit: int) -> Batch:

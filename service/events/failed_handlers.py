@@ -8,7 +8,6 @@ from service.events import problems
 from service.events.failed_events import StepCursor
 from service.events.failed_statements import FailedFilter
 from service.events.handlers import (
-    COLLECTOR,
     LINK_HEADER,
     QUERY_PROBLEMS,
     enter_queries,
@@ -19,11 +18,9 @@ from service.events.handlers import (
 from service.events.model import DiscardStep, EventResult, FailedList, ReplayStep
 from service.events.query_parameters import ApplicationParameters, FailedParameters
 from service.events.statements import FailedCursor
-from service.observability.stages import stage
 from service.web.auth import KEY, ApiKey, application_for
 from service.web.http_cache.conditional import check_if_match
 from service.web.parameters import parse_cursor
-from service.web.problems import STORAGE_UNAVAILABLE
 from service.web.routes import Endpoints
 
 endpoints: Final = Endpoints()
@@ -103,7 +100,7 @@ async def discard_failed_events(
     answer=EventResult,
     scope="events:manage",
     problems=(
-        STORAGE_UNAVAILABLE,
+        *QUERY_PROBLEMS,
         problems.FAILED_EVENT_NOT_FOUND,
         problems.REPLAY_REFUSED,
     ),
@@ -112,11 +109,12 @@ async def replay_failed_event(
     request: web.Request, parameters: ApplicationParameters
 ) -> web.StreamResponse:
     """Validate a failed event again, and accept it if it is valid now."""
-    application = application_for(request[KEY], parameters.application)
+    key = request[KEY]
+    application = application_for(key, parameters.application)
+    failed_id = request.match_info["id"]
     check_if_match(request, None)
-    failed = request.app[COLLECTOR].failed
-    with stage("storage"):
-        result = await failed.replay_one(application, request.match_info["id"])
+    async with enter_queries(request, key) as collector:
+        result = await collector.failed.replay_one(application, failed_id)
     return uncached(result)
 
 

@@ -63,14 +63,9 @@ class FailedStatements:
     def select_sizes(
         self, wanted: FailedFilter, limit: int, cursor: FailedCursor | None
     ) -> Select[Any]:
-        """Select order and size of failed events, and lock them for this transaction.
-
-        Those that another transaction has locked are left out.
-        """
+        """Select order and size of failed events."""
         size = func.length(failed_events.c.event).label("size")
         query = select(*_ORDER, size).where(*self.conditions(wanted))
-        # SQLite, which has no such locks, has one writer at a time.
-        query = query.with_for_update(skip_locked=True, of=failed_events)
         return after(cursor, query, _ORDER).limit(limit)
 
     def select_last(self, wanted: FailedFilter) -> Select[Any]:
@@ -138,12 +133,18 @@ class FailedStatements:
 
 
 def select_texts(ids: list[str]) -> Select[Any]:
-    """Select the texts of failed events."""
+    """Select the texts of failed events, and lock them for this transaction.
+
+    Those that another transaction has locked or deleted are left out.
+    """
     columns = failed_events.c
-    return select(
+    query = select(
         *(columns.id, columns.application, columns.event),
         *(columns.format, columns.skew),
-    ).where(columns.id.in_(ids))
+    )
+    # SQLite has no such locks, but one writer at a time.
+    wanted = query.where(columns.id.in_(ids)).order_by(*_ORDER)
+    return wanted.with_for_update(skip_locked=True)
 
 
 def delete_failed(ids: list[str]) -> Delete:
