@@ -30,7 +30,7 @@ from tests.running import (
 )
 
 FORMER_SCHEMA: Final = "0002"
-SCHEMA: Final = "0011"
+SCHEMA: Final = "0012"
 
 
 class Ran(NamedTuple):
