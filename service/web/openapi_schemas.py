@@ -67,8 +67,14 @@ def _always_sent(struct: type[msgspec.Struct]) -> list[str]:
     return [
         field.encode_name
         for field in msgspec.structs.fields(struct)
-        if msgspec.UnsetType not in get_args(field.type)
+        if not _can_be_unset(field.type)
     ]
+
+
+def _can_be_unset(kind: object) -> bool:
+    # The union may be inside of an annotation.
+    parts = get_args(kind)
+    return msgspec.UnsetType in parts or any(map(_can_be_unset, parts[:1]))
 
 
 def _structs(types: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
