@@ -1,35 +1,43 @@
 """Numbers that a float cannot represent, so that different contents stay different.
 
 JSON readers take `9007199254740993.0` and `9007199254740992.0` for the same number. A
-digest of the content must not. Numbers of up to 15 digits are exact as floats, unless
-they are nearly zero. Few texts have others, which are searched by their shape first:
-each event would pay for a look at each of its numbers.
+digest of the content must not. Floats of up to 15 digits are exact, unless they are
+nearly zero; the others are compared with their text.
 """
 
 import math
-import re
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
-_LONG: Final = b"0" * 16
-_TINY: Final = b"e-000"
-_SHAPES: Final = bytes.maketrans(b"123456789.E", b"0000000000e")
-"""Digits and points become zeros."""
-_DIGITS: Final = re.compile(rb"[0-9.]+[eE]?")
-_IS_FLOAT: Final = re.compile(rb"[.eE]")
-_NUMBER_BEFORE: Final = re.compile(rb"[\s:,\[]-?[0-9.]{1,16}\Z")
-_NUMBER_BEFORE_BYTES: Final = 20
+MAX_EXACT_CHARS: Final = 16
+"""Length of a literal of 15 digits and a point."""
 
 
-def has_inexact(text: bytes) -> bool:
-    """Return whether a JSON text may have a number that is not exact as a float.
+class ValueDecoder:
+    """Decodes JSON; not for several threads at once."""
 
-    True may be wrong, as digits in a string may look like a number; False may not.
-    """
-    shape = text.translate(_SHAPES)
-    return _has_long(text, shape) or _has_tiny(text, shape)
+    def __init__(self) -> None:
+        # Only numbers with a point or an exponent are passed to the hook.
+        self._decoder = msgspec.json.Decoder(float_hook=self._read)
+        self._is_exact = True
+
+    def decode(self, text: bytes) -> tuple[Any, Any]:
+        """Return the value of a JSON text, and the value that its digest is made of.
+
+        They differ if a number is not exact as a float: see `decode_exactly`. Raises
+        `ValueError`, and `RecursionError`.
+        """
+        self._is_exact = True
+        value = self._decoder.decode(text)
+        return value, value if self._is_exact else decode_exactly(text)
+
+    def _read(self, literal: str) -> float:
+        value = _finite(literal)
+        if len(literal) > MAX_EXACT_CHARS or "-" in literal[1:]:
+            self._is_exact &= _canonical(literal) == _canonical(repr(value))
+        return value
 
 
 def decode_exactly(text: bytes) -> Any:
@@ -40,37 +48,18 @@ def decode_exactly(text: bytes) -> Any:
     return _exact.decode(text)
 
 
-def _has_long(text: bytes, shape: bytes) -> bool:
-    """Return whether a float has more than 15 digits."""
-    place = shape.find(_LONG)
-    while place >= 0:
-        run = _DIGITS.match(text, place)
-        assert run is not None  # noqa: S101 - a digit or a point is at this place
-        if _IS_FLOAT.search(run[0]):
-            return True
-        place = shape.find(_LONG, run.end())
-    return False
-
-
-def _has_tiny(text: bytes, shape: bytes) -> bool:
-    """Return whether a number has a negative exponent of more than two digits."""
-    place = shape.find(_TINY)
-    while place >= 0:
-        start = max(0, place - _NUMBER_BEFORE_BYTES)
-        # UUIDs have the same shape.
-        if _NUMBER_BEFORE.search(text, start, place):
-            return True
-        place = shape.find(_TINY, place + 1)
-    return False
-
-
 def _read(literal: str) -> float | Raw:
     """Return a number as a float, or as a JSON text that no float is encoded to."""
+    value = _finite(literal)
+    exact = _canonical(literal)
+    return value if exact == _canonical(repr(value)) else Raw(exact.encode())
+
+
+def _finite(literal: str) -> float:
     value = float(literal)
     if math.isinf(value):
         raise ValueError("the number is too large")
-    exact = _canonical(literal)
-    return value if exact == _canonical(repr(value)) else Raw(exact.encode())
+    return value
 
 
 def _canonical(literal: str) -> str:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from service.events.clock_skew import corrected
 from service.events.errors import NotJson, TooManyEvents
-from service.events.exact_numbers import decode_exactly, has_inexact
+from service.events.exact_numbers import ValueDecoder
 from service.events.model import (
     MAX_DATA_BYTES,
     OURS,
@@ -66,7 +66,7 @@ _ESCAPED_NUL: Final = rb"\u0000"
 _envelopes: Final = msgspec.json.Decoder(Envelope)
 _envelope_lists: Final = msgspec.json.Decoder(list[Envelope])
 _lists: Final = msgspec.json.Decoder(list[Raw])
-_values: Final = msgspec.json.Decoder()
+_values: Final = ValueDecoder()
 _DIGEST: Final = hashlib.blake2b(digest_size=DIGEST_BYTES)
 """Copied for each digest: its arguments would cost more than the hashing."""
 # Sorted members: their order does not change the digest.
@@ -108,7 +108,7 @@ def _decode_envelopes(
 
     Raises `TooManyEvents`.
     """
-    if _ESCAPED_NUL in body or has_inexact(body):
+    if _ESCAPED_NUL in body:
         return None
     try:
         body.decode()  # msgspec does not check the UTF-8 of what it does not decode
@@ -222,25 +222,17 @@ class EventParser:
         if _ESCAPED_NUL in source and (errors := find_errors(source)):
             return failure_of(source, application, errors)
         latest = self._clock() + self._skew_us - origin.skew_us
-        text = Source([source], 0)
-        exactly = has_inexact(source)
-        return self._parse(envelope, text, application, latest, exactly=exactly)
+        return self._parse(envelope, Source([source], 0), application, latest)
 
     def _parse(
-        self,
-        envelope: Envelope,
-        source: Source,
-        application: str,
-        latest: int,
-        *,
-        exactly: bool = False,
+        self, envelope: Envelope, source: Source, application: str, latest: int
     ) -> Event | EventFailure:
         """Return the event of an envelope, whose time may be up to `latest`."""
         try:
             at = parse_timestamp(envelope.timestamp)
             data = bytes(envelope.data)
-            value = _values.decode(data)
-            digest = _digest_of(envelope, decode_exactly(data) if exactly else value)
+            value, content = _values.decode(data)
+            digest = _digest_of(envelope, content)
         except (ValueError, OverflowError, RecursionError):
             return _failure_of(source.read(), application)
         # A cheap test for events that may be invalid; `find_errors` decides.
