@@ -240,7 +240,10 @@ async def with_sandbox(settings: Settings) -> AsyncIterator[Settings]:
     async with running_sandbox(embedded_sandbox_options(settings)) as sandbox:
         yield replace(
             settings,
-            upstream=replace(settings.upstream, base_url=sandbox.url),
+            # No proxy reaches the sandbox of this process.
+            upstream=replace(
+                settings.upstream, base_url=sandbox.url, trust_environment=False
+            ),
             vehicles=replace(settings.vehicles, base_url=sandbox.url + VPIC_PATH),
         )
 

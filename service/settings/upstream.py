@@ -30,6 +30,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True):
     timeout_s: Seconds
     deadline_s: Seconds
     max_body_bytes: Bytes
+    trust_environment: bool
 
     def __post_init__(self) -> None:
         check_base_url(self.base_url)

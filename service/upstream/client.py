@@ -35,6 +35,7 @@ from service.upstream.bodies import (
 from service.upstream.circuit_breaker import CircuitBreaker, MonotonicClock
 from service.upstream.guard import UpstreamGuard
 from service.upstream.profiles import COPILOT, UpstreamProfile
+from service.upstream.proxies import Proxy, proxy_for
 from service.upstream.retries import Backoff, retry_after_of, unexpected_status
 
 READ_SIZE_BYTES: Final = 64 * 1024
@@ -54,7 +55,9 @@ class UpstreamClient:
         session: aiohttp.ClientSession,
         guard: UpstreamGuard,
         new_body: NewBody = bytearray,
+        proxy: Proxy | None = None,
     ) -> None:
+        self._proxy = proxy
         self._upstream = upstream
         self._session = session
         self._guard = guard
@@ -87,7 +90,7 @@ class UpstreamClient:
         """
         endpoint = template or path
         call = _Call(self._upstream, self._guard, endpoint, slot)
-        call.new_body = self._new_body
+        call.new_body, call.proxy = self._new_body, self._proxy
         headers = {"If-None-Match": etag} if etag else {}
         try:
             with translated():
@@ -125,6 +128,7 @@ class _Call:
         self._template = template
         self._slot = slot
         self.new_body: NewBody = bytearray
+        self.proxy: Proxy | None = None
         self._body: Body | None = None
         self._is_conditional = False
         self.attempts = 0
@@ -144,6 +148,8 @@ class _Call:
             headers=headers,
             data=form,
             allow_redirects=False,
+            proxy=self.proxy and self.proxy.url,
+            proxy_headers=self.proxy and dict(self.proxy.credentials),
             middlewares=(self._try,),
         )
         async with request as response:
@@ -285,13 +291,19 @@ async def open_client(
     connector = aiohttp.TCPConnector(
         limit=upstream.concurrency, keepalive_timeout=IDLE_CONNECTION_S
     )
+    proxy = None
+    if upstream.trust_environment:
+        proxy = proxy_for(upstream.base_url, profile.name)
+    headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
+    if proxy is not None and URL(upstream.base_url).scheme == "http":
+        headers |= proxy.credentials  # requests are sent to the proxy itself
     session = aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=None),  # each try has its own
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept": "application/json", "User-Agent": USER_AGENT},
+        headers=headers,
         read_bufsize=READ_SIZE_BYTES,
     )
     guard = UpstreamGuard(upstream, breaker, clock, profile)
     async with session:
-        yield UpstreamClient(upstream, session, guard, new_body)
+        yield UpstreamClient(upstream, session, guard, new_body, proxy)

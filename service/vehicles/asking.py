@@ -24,7 +24,7 @@ from service.vehicles.store import VehicleStore
 from service.vehicles.turns import Group, QueryQueue, Refusal, Waiting
 from service.vehicles.vpic import MAX_BATCH, DecodedVins, VpicClient
 
-GATHER_S: Final = 0.01
+GATHER_S: Final = 0.015
 """Time between two calls for which queries are gathered, unless they fill a call.
 
 A lone query finds a call that began earlier, so it is sent at once.
