@@ -100,6 +100,28 @@ async def test_orders_reach_all_workers(tmp_path: Path) -> None:
     assert (status, failed["code"]) == (503, "refresh_failed")
 
 
+async def test_schemas_are_read_by_all_workers_or_by_none(tmp_path: Path) -> None:
+    """A bad file changes nothing in any worker; good ones are used by all."""
+    file = tmp_path / "types" / "c" / "n.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    folder = str(file.parent.parent)
+    with serving(tmp_path, events__types_folder=folder) as service:
+        pids = await all_listed(service.port, 2)
+        (file.parent / "more.json").write_text("{")
+        refused = await order(service.port, "schemas/reload")
+        (file.parent / "more.json").write_text("{}")
+        status, read = await order(service.port, "schemas/reload")
+        await end(service)
+
+    assert (refused[0], refused[1]["code"]) == (409, "schemas_refused")
+    assert "more.json" in refused[1]["detail"]
+    assert status == 200
+    assert sorted(each["pid"] for each in read["workers"]) == pids
+    assert [each["types"] for each in read["workers"]] == [2, 2]
+    assert len({each["revision"] for each in read["workers"]}) == 1
+
+
 async def test_workers_that_hang_or_have_ended(tmp_path: Path) -> None:
     """A worker that hangs is listed; one that was killed is not, and its file goes."""
     with serving(tmp_path) as service:

@@ -2,7 +2,7 @@
 
 import re
 from itertools import product
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import pytest
@@ -12,11 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from benchmarks.asking import explain
 from service.events.count_statements import select_counts
 from service.events.counting import Counting
+from service.events.failed_statements import (
+    FailedFilter,
+    FailedStatements,
+    FailedStatus,
+)
 from service.events.parsing import EventParser
 from service.events.statements import (
     CountedBy,
     EventCursor,
     EventFilter,
+    FailedCursor,
     select_events,
     select_session,
 )
@@ -118,6 +124,20 @@ async def test_every_query_uses_an_index(filled: Database) -> None:
             assert plan.count("TEMP B-TREE") == plan.count("TEMP B-TREE FOR RIGHT PART")
         else:
             assert "Seq Scan" not in plan
+
+
+async def test_failed_events_are_compared_by_indexes(filled: Database) -> None:
+    """A page reads its failed events, and looks each one up in unique indexes."""
+    statements = FailedStatements(filled.dialect)
+    for status in get_args(FailedStatus):
+        wanted = FailedFilter("shop", status=status)
+        query = statements.select_page(wanted, 10, FailedCursor(AT, "1"))
+        async with filled.reading() as connection:
+            plan = "\n".join(await explain(connection, query))
+        assert "ix_failed_events_application" in plan
+        assert "ux_events_id" in plan
+        assert "ux_events_sent" in plan
+        assert not re.search(r"(SCAN|Seq Scan on) (failed_)?events\b", plan), plan
 
 
 async def work_of(connection: AsyncConnection, query: Select[Any]) -> int:

@@ -106,6 +106,44 @@ async def test_the_models_are_what_migrations_make(database: Database) -> None:
         assert await connection.run_sync(tables) == set(metadata.tables)
 
 
+FAILED: Final = {
+    '{"id": "a1", "name": ""}': "a1",
+    '{"id": 5}': None,
+    '["a"]': None,
+    "5": None,
+    '{"id": "a\\u0000"}': None,
+    '{"id": "b", "data": {"v": 1e400}}': "b",
+    "{'id': 1}": None,
+}
+"""Texts of failed events, and the ids that an upgrade finds in them."""
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+async def test_failed_events_get_their_ids(
+    database: Database, storage: StorageSettings, *, is_built: bool
+) -> None:
+    """An upgrade reads them from the texts, and no text prevents it."""
+    await migrate(storage, "0012", drop_rows=True)
+    columns = "id, application, event, codes, errors, received_at"
+    insertion = text(
+        f"INSERT INTO failed_events ({columns}) VALUES (:event, 'shop', :event, "  # noqa: S608
+        "CASE WHEN :event LIKE '{''%' THEN 'not_json' ELSE 'missing' END, '[]', 1)"
+    )
+    async with database.writing() as connection:
+        for each in FAILED:
+            await connection.execute(insertion, {"event": each})
+
+    if is_built:
+        await migrate(storage)
+    else:
+        async with database.writing() as connection:
+            await connection.run_sync(upgrade)
+
+    async with database.reading() as connection:
+        rows = await connection.execute(text("SELECT id, event_id FROM failed_events"))
+        assert {row.id: row.event_id for row in rows} == FAILED
+
+
 async def test_a_step_that_fails_leaves_nothing(bare: Database) -> None:
     """The tables of a step are there all, or none: it is one transaction."""
     async with bare.writing() as connection:
