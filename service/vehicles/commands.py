@@ -25,11 +25,15 @@ from service.settings import Settings, VehiclesSettings, load
 from service.storage.database import open_database
 from service.vehicles import lookup_file as files
 from service.vehicles import row_sinks
-from service.vehicles.errors import InvalidVin, VehiclesError, VehicleUnavailable
+from service.vehicles.errors import (
+    InvalidModelYear,
+    InvalidVin,
+    VehiclesError,
+    VehicleUnavailable,
+)
 from service.vehicles.lookup import LookupFailure, Lookups, open_lookups
 from service.vehicles.lookup_file import LineCounts, LineResult
 from service.vehicles.model import Found, Vin
-from service.vehicles.vin import parse_vins
 
 MAX_RETRIES: Final = 9
 """Retries of a batch, each after the `Retry-After` of vPIC."""
@@ -56,7 +60,18 @@ class TableFormat(StrEnum):
 
 
 VinFileArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="One VIN a line; - is standard input.")
+    str,
+    typer.Argument(
+        metavar="FILE", help="A VIN in each line, or CSV; - is standard input."
+    ),
+]
+ColumnOption = Annotated[
+    str,
+    typer.Option(
+        "--column",
+        metavar="COLUMN",
+        help="Column of the VINs, by its name or number; by default it is found.",
+    ),
 ]
 FormatOption = Annotated[
     TableFormat | None,
@@ -77,6 +92,13 @@ SandboxOption = Annotated[
 
 OpenUpstreams = Callable[[Settings], AbstractAsyncContextManager[Settings]]
 """Starts the sandbox if it is enabled, and yields settings with its addresses."""
+
+
+class VinFile(NamedTuple):
+    """Name of the input, and its column of VINs, empty to find it."""
+
+    name: str
+    column: str
 
 
 class TableOutput(NamedTuple):
@@ -102,12 +124,12 @@ class BatchLookups:
 
     async def look_up(self, texts: Sequence[str]) -> list[LineResult]:
         """Return the result of each text. Raises `StorageError`."""
-        parsed = parse_vins(texts)
-        vins = {each for each in parsed.values() if not isinstance(each, InvalidVin)}
+        parsed = {text: _parse(text) for text in texts}
+        vins = {each for each in parsed.values() if not isinstance(each, VehiclesError)}
         async with self._slots:
             found = await self._look_up_with_retries(vins)
         results: dict[str, Found | VehiclesError] = {
-            text: each if isinstance(each, InvalidVin) else found[each]
+            text: each if isinstance(each, VehiclesError) else found[each]
             for text, each in parsed.items()
         }
         return [files.to_result(text, results[text]) for text in texts]
@@ -139,33 +161,39 @@ def make_cli(open_upstreams: OpenUpstreams) -> typer.Typer:
     cli = typer.Typer(help="Look up vehicles by their VIN.", no_args_is_help=True)
 
     @cli.command("lookup")
-    def look_up(
+    def look_up(  # noqa: PLR0913 - one for each option
         file: VinFileArgument,
         *,
         form: FormatOption = None,
         output: OutputOption = None,
+        column: ColumnOption = "",
         config: ConfigFile = None,
         sandbox: SandboxOption = False,
     ) -> None:
         """Look up the vehicle of each VIN in a file, and write a table of them.
 
         Results are cached, so a run that was interrupted continues where it stopped.
-        The columns are vin, make, model, model_year, body_class and error, which is
-        empty if the vehicle is known. The exit status is 1 if vPIC was unavailable for
-        some VINs. The limit vehicles.requests_per_s is for this command alone; a
-        service has its own.
+        Lines may have columns with commas, semicolons or tabs between them, and a
+        header. A column model_year is a hint, unless the file is output of this
+        command. The output has the columns vin, make, model, model_year, body_class,
+        error, which is empty if the vehicle is known, warnings, detail and source. The
+        exit status is 1 if vPIC was unavailable for some VINs, or if no line was a VIN.
+        The limit vehicles.requests_per_s is for this command alone; a service has its
+        own.
         """
         table = _table_output(form, output)
         options = {"sandbox": {"enabled": True}} if sandbox else {}
         settings = load(config, os.environ, options).settings
         counts = LineCounts()
         try:
-            _run(file, table, settings, open_upstreams, counts)
+            _run(VinFile(file, column), table, settings, open_upstreams, counts)
         except KeyboardInterrupt:
             _report(f"stopped; the results so far are cached; {counts.summary()}")
             raise typer.Exit(INTERRUPTED) from None
         _report(counts.summary())
-        if counts.failed:
+        if counts.has_no_vin:
+            _report("no line was a VIN; --column selects the column of the VINs")
+        if counts.failed or counts.has_no_vin:
             raise typer.Exit(1)
 
     return cli
@@ -181,7 +209,7 @@ def _table_output(form: TableFormat | None, output: Path | None) -> TableOutput:
 
 
 def _run(
-    name: str,
+    file: VinFile,
     table: TableOutput,
     settings: Settings,
     open_upstreams: OpenUpstreams,
@@ -192,7 +220,7 @@ def _run(
     structlog.configure(wrapper_class=silent)
     is_csv, is_file = table.form is TableFormat.CSV, table.path is not None
     with (
-        terminal.input_from(name) as source,
+        terminal.input_from(file.name) as source,
         terminal.output_to(table.path, is_streamed=is_csv) as out,
         in_background(_open_batch_lookups(settings, open_upstreams)) as background,
         terminal.progress_on(
@@ -205,7 +233,7 @@ def _run(
             return background.start(lambda lookups: lookups.look_up(texts))
 
         max_pending = BUFFER_FACTOR * _max_batches(settings.vehicles)
-        files.look_up_file(lines, sink, start, max_pending, counts)
+        files.look_up_file(lines, sink, start, max_pending, counts, file.column)
 
 
 @asynccontextmanager
@@ -230,6 +258,13 @@ async def _open_batch_lookups(
         open_lookups(with_addresses, database, None) as lookups,
     ):
         yield BatchLookups(lookups, settings.vehicles)
+
+
+def _parse(text: str) -> Vin | InvalidVin | InvalidModelYear:
+    try:
+        return files.parse_line(text)
+    except (InvalidVin, InvalidModelYear) as error:
+        return error
 
 
 def _max_batches(settings: VehiclesSettings) -> int:

@@ -1,4 +1,4 @@
-"""Look-up of a file with one VIN a line, without a server.
+"""Look-up of a file with a VIN in each line, without a server.
 
 Batches of lines are read, looked up and written in the order of the file, in constant
 memory. An invalid VIN, or one without a vehicle, becomes a row with an error. A line
@@ -14,15 +14,24 @@ from itertools import count
 from typing import BinaryIO, Final, Literal, NamedTuple
 
 from service.cli.terminal import printable
-from service.vehicles.errors import InvalidVin, VehiclesError
-from service.vehicles.model import Found
+from service.vehicles.doubts import candidates_of, warnings_of
+from service.vehicles.errors import (
+    InvalidModelYear,
+    InvalidVin,
+    VehiclesError,
+    VinNotDecoded,
+)
+from service.vehicles.model import Found, Vin
 from service.vehicles.row_sinks import RowSink, VehicleRow
-from service.vehicles.vin import parse_vin, shown
+from service.vehicles.vin import HINT_MARK, number_of, parse_vin, shown
+from service.vehicles.vin_columns import NoSuchColumn, VinColumns
 from service.vehicles.vpic import MAX_BATCH
 
 MAX_LINE_BYTES: Final = 1_000
 """Far longer than any VIN with white space."""
 NUL: Final = "\0"
+DETAIL_MEMBERS: Final = ("error_text", "suggested_vin")
+INVALID: Final = ("invalid_vin", "invalid_model_year")
 
 
 class VinFileError(Exception):
@@ -53,6 +62,11 @@ class LineCounts(Counter[str]):
         """Number of lines that may succeed another time."""
         return self["vehicle_unavailable"] + self["vehicle_lookups_full"]
 
+    @property
+    def has_no_vin(self) -> bool:
+        """True if there are lines, and none is a VIN."""
+        return 0 < self.total() == self["invalid_vin"]
+
     def summary(self) -> str:
         """Return the numbers as one line of text."""
         counts = {
@@ -61,7 +75,7 @@ class LineCounts(Counter[str]):
             "from vPIC": self["vpic"] + self["vpic_not_stored"],
             "decoded offline": self["offline"],
             "not decoded": self["vin_not_decoded"],
-            "invalid": self["invalid_vin"],
+            "invalid": sum(self[code] for code in INVALID),
             "failed": self.failed,
             "decoded, but not stored": self["vpic_not_stored"],
         }
@@ -73,12 +87,13 @@ class LineCounts(Counter[str]):
         )
 
 
-def look_up_file(
+def look_up_file(  # noqa: PLR0913, PLR0917 - each is a part of the run
     source: BinaryIO,
     sink: RowSink,
     start: StartLookup,
     max_pending: int,
     counts: LineCounts,
+    column: str = "",
 ) -> None:
     """Look up every VIN of `source`, and write the rows to `sink`.
 
@@ -86,7 +101,8 @@ def look_up_file(
     before the bad line are written, and the errors of look-ups. An `OSError` is of the
     sink.
     """
-    with closing(_in_order(read_texts(source), start, max_pending)) as batches:
+    texts = read_texts(source, column)
+    with closing(_in_order(texts, start, max_pending)) as batches:
         for results in batches:
             sink.write([result.row for result in results])
             counts.add(results)
@@ -116,14 +132,14 @@ def _in_order(
             each.cancel()
 
 
-def read_texts(source: BinaryIO) -> Iterator[Sequence[str]]:
-    """Yield the lines that are not blank, in batches.
+def read_texts(source: BinaryIO, column: str = "") -> Iterator[Sequence[str]]:
+    """Yield the VIN of each line that is not blank, in batches: `VIN` or `VIN,YEAR`.
 
     Raises `VinFileError` after the lines before the bad one.
     """
     texts: list[str] = []
     try:
-        for text in filter(None, _read_lines(source)):
+        for text in filter(None, _read_vins(source, VinColumns(column))):
             texts.append(text)
             if len(texts) == MAX_BATCH:
                 yield texts
@@ -134,17 +150,34 @@ def read_texts(source: BinaryIO) -> Iterator[Sequence[str]]:
     yield texts
 
 
+def parse_line(text: str) -> Vin:
+    """Return the VIN of a line; raise `InvalidVin` or `InvalidModelYear`."""
+    vin, _, year = text.partition(HINT_MARK)
+    return parse_vin(vin, year)
+
+
 def to_result(text: str, found: Found | VehiclesError) -> LineResult:
     """Return the result of a line."""
-    if isinstance(found, InvalidVin):
-        row = VehicleRow(printable(shown(text)), error=found.code)
-        return LineResult(row, "failed")
-    vin = parse_vin(text)
     if isinstance(found, VehiclesError):
-        return LineResult(VehicleRow(vin, error=found.code), "failed")
-    vehicle = found.vehicle
+        is_vin = not isinstance(found, InvalidVin | InvalidModelYear)
+        shown_vin = (
+            number_of(parse_line(text))
+            if is_vin
+            else printable(shown(text.partition(HINT_MARK)[0]))
+        )
+        row = VehicleRow(shown_vin, error=found.code, detail=_detail_of(found))
+        return LineResult(row, "failed")
+    vin, vehicle = parse_line(text), found.vehicle
+    years = candidates_of(vin, found.codes, vehicle.model_year)
     row = VehicleRow(
-        vin, vehicle.make, vehicle.model, vehicle.model_year, vehicle.body_class
+        number_of(vin),
+        vehicle.make,
+        vehicle.model,
+        vehicle.model_year,
+        vehicle.body_class,
+        warnings=" ".join(warnings_of(vin, found.codes)),
+        detail=f"model year {' or '.join(years)}" if years else "",
+        source="offline" if found.result == "offline" else "",
     )
     match found.result:
         case "hit" | "stale":
@@ -153,6 +186,21 @@ def to_result(text: str, found: Found | VehiclesError) -> LineResult:
             return LineResult(row, "vpic" if found.is_stored else "vpic_not_stored")
         case "offline":
             return LineResult(row, "offline")
+
+
+def _detail_of(error: VehiclesError) -> str:
+    if not isinstance(error, VinNotDecoded):
+        return printable(str(error))
+    texts = (str(error), *(error.members.get(name, "") for name in DETAIL_MEMBERS))
+    return printable("; ".join(filter(None, texts)))
+
+
+def _read_vins(source: BinaryIO, columns: VinColumns) -> Iterator[str]:
+    for number, line in enumerate(_read_lines(source), start=1):
+        try:
+            yield columns.read(line) if line else ""
+        except NoSuchColumn as error:
+            raise VinFileError(f"line {number}: {error}") from error
 
 
 def _read_lines(source: BinaryIO) -> Iterator[str]:

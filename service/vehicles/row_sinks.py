@@ -24,6 +24,12 @@ class VehicleRow(NamedTuple):
     body_class: str = ""
     error: str = ""
     """Code of the problem, if there is no vehicle."""
+    warnings: str = ""
+    """Names of the doubts, with spaces between them."""
+    detail: str = ""
+    """What is wrong, or the model years that the VIN leaves open."""
+    source: str = ""
+    """`offline` for a vehicle from the local copy of vPIC's database."""
 
 
 class RowSink(Protocol):

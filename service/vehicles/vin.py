@@ -7,7 +7,6 @@ partial VIN, `*` stands for an unknown character, and the end may be missing.
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -101,17 +100,6 @@ def parse_year(text: str) -> str:
 def last_year() -> int:
     """Return the latest model year: that after the next calendar year."""
     return datetime.now(UTC).year + 2
-
-
-def parse_vins(texts: Iterable[str]) -> dict[str, Vin | InvalidVin]:
-    """Return the VIN of each text, or its error."""
-    parsed: dict[str, Vin | InvalidVin] = {}
-    for text in texts:
-        try:
-            parsed[text] = parse_vin(text)
-        except InvalidVin as error:
-            parsed[text] = error
-    return parsed
 
 
 def is_north_american(vin: str) -> bool:

@@ -39,9 +39,15 @@ from tests.vehicles.conftest import (
     vins,
 )
 
-HEADER: Final = "vin,make,model,model_year,body_class,error"
+HEADER: Final = "vin,make,model,model_year,body_class,error,warnings,detail,source"
 KNOWN_LINES: Final = [
-    ",".join((vin, *(getattr(vehicle, name) for name in vehicle.__struct_fields__), ""))
+    ",".join(
+        (
+            vin,
+            *(getattr(vehicle, name) for name in vehicle.__struct_fields__),
+            *[""] * 4,
+        )
+    )
     for vin, vehicle in KNOWN.items()
 ]
 MANY: Final = 4 * MAX_BATCH
@@ -184,7 +190,8 @@ async def test_rows_without_a_vehicle(
     """An invalid VIN, or one without a vehicle, is a row with an error."""
     lines = ["1XPWD40X1ED21530O", UNKNOWN, "=1+1", f"\x1b[2J{VIN}", "-" * 50]
     done = await run("lookup", str(listed(tmp_path, lines)))
-    assert (done.status, done.lines[1:]) == (
+    rows = [line.split(",", 6) for line in done.lines[1:]]
+    assert (done.status, [",".join(row[:6]) for row in rows]) == (
         0,
         [
             "1XPWD40X1ED21530O,,,,,invalid_vin",
@@ -194,8 +201,69 @@ async def test_rows_without_a_vehicle(
             f"'{'-' * 40}…,,,,,invalid_vin",
         ],
     )
+    assert all("a VIN has 17 letters" in row[6] for row in rows if row[5][0] == "i")
+    assert "7 - Manufacturer is not registered with NHTSA" in rows[1][6]
     assert done.err == summary(VINs=5, not_decoded=1, invalid=4)
     assert received.vins == {UNKNOWN: 1}
+
+
+AUDI: Final = "WAUZZZ8K1DA006278"
+
+
+async def test_doubts_are_columns(run: Run, tmp_path: Path) -> None:
+    """A row has the names of its warnings, and the years that the VIN leaves open."""
+    done = await run("lookup", str(listed(tmp_path, [AUDI, f"{AUDI},2013"])))
+    names = "errors_in_positions unmatched_characters"
+    assert done.lines[1:] == [
+        f"{AUDI},AUDI,,1983,,,{names},model year 1983 or 2013,",
+        f"{AUDI},AUDI,,2013,,,{names},,",
+    ]
+
+
+async def test_its_own_output_is_input(run: Run, tmp_path: Path) -> None:
+    """All rows of a second run come from the cache, and are those of the first."""
+    lines = [*KNOWN, AUDI, UNKNOWN, "=1+1"]
+    first = await run("lookup", str(listed(tmp_path, lines)))
+    (tmp_path / "first.csv").write_bytes(first.out)
+    again = await run("lookup", str(tmp_path / "first.csv"))
+    assert (again.status, again.out) == (0, first.out)
+    assert again.err == summary(VINs=8, from_the_cache=6, not_decoded=1, invalid=1)
+
+
+@pytest.mark.parametrize(
+    "options, lines",
+    [
+        pytest.param([], ["id;VIN;year", f"1;{VIN};2014"], id="semicolons"),
+        pytest.param([], ["Note\tVIN", f"a, b\t{VIN}"], id="tabs"),
+        pytest.param([], [f'"{VIN}"'], id="quoted"),
+        pytest.param([], [f"1,{VIN},x"], id="no header"),
+        pytest.param(["--column", "fin"], ["a,FIN", f"{VIN[:-1]}8,{VIN}"], id="name"),
+        pytest.param(["--column", "2"], [f"{VIN[:-1]}8,{VIN}"], id="number"),
+        pytest.param(["--column", "2"], ["a,b", f"1,{VIN}"], id="number and header"),
+    ],
+)
+async def test_forms_of_files(
+    run: Run, tmp_path: Path, options: list[str], lines: list[str]
+) -> None:
+    """The column of VINs is found, by default by its name or its first line."""
+    done = await run("lookup", *options, str(listed(tmp_path, lines)))
+    assert (done.status, done.lines) == (0, [HEADER, KNOWN_LINES[0]])
+
+
+@pytest.mark.parametrize("column", ["fin", "3", "0"])
+async def test_no_such_column(run: Run, file: Path, column: str) -> None:
+    """The error names the column and what there is, and nothing is looked up."""
+    done = await run("lookup", "--column", column, str(file))
+    assert done.status != 0
+    assert "line 1: no column" in done.err
+
+
+async def test_no_line_is_a_vin(run: Run, tmp_path: Path) -> None:
+    """A file of something else fails, with a row for each line."""
+    done = await run("lookup", str(listed(tmp_path, ["name", "Ada"])))
+    assert (done.status, len(done.lines)) == (1, 3)
+    assert "no line was a VIN" in done.err
+    assert (await run("lookup", str(listed(tmp_path, ["vin"])))).status == 0
 
 
 async def test_a_sandbox_of_its_own(
@@ -225,10 +293,9 @@ async def test_parquet(options: list[str], name: str, run: Run, tmp_path: Path) 
     assert (done.status, done.out) == (0, b"")
     table = parquet.read_table(out)
     assert table.column_names == HEADER.split(",")
-    assert [list(row.values()) for row in table.to_pylist()] == [
-        KNOWN_LINES[0].split(","),
-        ["x", "", "", "", "", "invalid_vin"],
-    ]
+    first, second = [list(row.values()) for row in table.to_pylist()]
+    assert first == KNOWN_LINES[0].split(",")
+    assert second[:6] == ["x", "", "", "", "", "invalid_vin"]
 
 
 async def test_parquet_on_standard_output(run: Run, file: Path) -> None:
@@ -326,8 +393,10 @@ async def test_vpic_away(
     await store_expired(stored, VIN, vehicle=KNOWN[VIN])
     sandbox.sandbox.faults = always("server_error")
     done = await run("lookup", str(file))
-    failed = [f"{vin},,,,,vehicle_unavailable" for vin in list(KNOWN)[1:]]
-    assert (done.status, done.lines) == (1, [HEADER, KNOWN_LINES[0], *failed])
+    failed = [f"{vin},,,,,vehicle_unavailable," for vin in list(KNOWN)[1:]]
+    assert (done.status, done.lines[:2]) == (1, [HEADER, KNOWN_LINES[0]])
+    rows = zip(done.lines[2:], failed, strict=True)
+    assert all(line.startswith(expected) for line, expected in rows)
     assert done.err == summary(VINs=5, from_the_cache=1, failed=4)
 
     sandbox.sandbox.faults = always("server_error", times=0, path="/nowhere")
@@ -339,7 +408,10 @@ async def test_decoded_offline(run: Run, file: Path, sandbox: RunningSandbox) ->
     """With `vehicles.offline`, VINs are decoded locally, which is no failure."""
     sandbox.sandbox.faults = always("server_error")
     done = await run("lookup", str(file), vehicles__offline="true")
-    assert (done.status, done.lines) == (0, [HEADER, *KNOWN_LINES])
+    assert (done.status, done.lines) == (
+        0,
+        [HEADER, *(f"{line}offline" for line in KNOWN_LINES)],
+    )
     assert "from vPIC: 0; decoded offline: 5;" in done.err
 
 
