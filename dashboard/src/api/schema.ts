@@ -113,12 +113,15 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** List the events of your application, by timestamp and then arrival. */
+        /**
+         * List the events of your application, by timestamp and then arrival.
+         * @description With `order=arrival`, follow the feed of events: its next page has those that arrive later. NDJSON and Parquet are for the feed only.
+         */
         get: operations["list_events"];
         put?: never;
         /**
          * Send events; they are on disk when the answer is sent, each of them once.
-         * @description An invalid event is stored as a failed event, with its errors. The same `id` with the same content is a duplicate, with other content a conflict. Without an `id`, the content identifies the event.
+         * @description An invalid event is stored as a failed event, with its errors. The same `id` with the same content is a duplicate, with other content a conflict. Without an `id`, the content identifies the event. `X-Sent-At`, the time of the sender's clock, corrects the timestamps if that clock is wrong.
          */
         post: operations["send_events"];
         delete?: never;
@@ -127,34 +130,41 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/events/failed": {
+    "/events/": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** List failed events, as they were sent, by arrival. */
-        get: operations["list_failed_events"];
+        /**
+         * List the events of your application, by timestamp and then arrival.
+         * @description With `order=arrival`, follow the feed of events: its next page has those that arrive later. NDJSON and Parquet are for the feed only.
+         */
+        get: operations["list_events_at_events"];
         put?: never;
-        post?: never;
+        /**
+         * Send events; they are on disk when the answer is sent, each of them once.
+         * @description An invalid event is stored as a failed event, with its errors. The same `id` with the same content is a duplicate, with other content a conflict. Without an `id`, the content identifies the event. `X-Sent-At`, the time of the sender's clock, corrects the timestamps if that clock is wrong.
+         */
+        post: operations["send_events_at_events"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/events/failed/{id}/replay": {
+    "/applications": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /** List the applications that have events, failed ones too, by name. */
+        get: operations["list_applications"];
         put?: never;
-        /** Validate a failed event again, and accept it if it is valid now. */
-        post: operations["replay_failed_event"];
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -168,7 +178,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Count events by category, name or hour; failed events by error. */
+        /**
+         * Count events by category, name or hour; failed events by error.
+         * @description Categories and names are the most frequent ones; `other` has the rest. Hours may be those of 400 days. Failed events are selected by their arrival.
+         */
         get: operations["count_events"];
         put?: never;
         post?: never;
@@ -198,6 +211,83 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/events/failed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List failed events, as they were sent, by arrival.
+         * @description An event whose id was accepted later is superseded, and not listed by default.
+         */
+        get: operations["list_failed_events"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/events/failed/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Validate failed events again, and accept those that are valid now.
+         * @description A call takes about a second and replays up to `limit` events. Repeat it with `next` as the `cursor` until that is null. Calls at the same time share the work.
+         */
+        post: operations["replay_failed_events"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/events/failed/discard": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Delete failed events for ever, those that the parameters select.
+         * @description A call takes about a second and deletes up to `limit` events. Repeat it with `next` as the `cursor` until that is null.
+         */
+        post: operations["discard_failed_events"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/events/failed/{id}/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Validate a failed event again, and accept it if it is valid now. */
+        post: operations["replay_failed_event"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/vehicles/lookup": {
         parameters: {
             query?: never;
@@ -207,7 +297,7 @@ export interface paths {
         };
         /**
          * Look up a vehicle's make, model, year and body class by its VIN.
-         * @description If the VIN is not cached, or its entry has expired, the service asks vPIC. While vPIC is unavailable, the answer is the expired entry.
+         * @description If the VIN is not cached, or its entry has expired, the service asks vPIC. While vPIC is unavailable, the answer is the expired entry. `warnings` names each doubt of vPIC. The problem `vin_not_decoded` also has the members `codes`, `error_text`, `additional_error_text`, `suggested_vin` and `possible_values`, as vPIC gives them.
          */
         get: operations["look_vehicle_up"];
         put?: never;
@@ -423,6 +513,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/admin/schemas/reload": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Read the schemas of event types again, in all workers.
+         * @description They are used only if each worker has found all of them valid.
+         */
+        post: operations["reload_schemas"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/health/live": {
         parameters: {
             query?: never;
@@ -536,6 +646,13 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * ApplicationList
+         * @description The applications that have events.
+         */
+        ApplicationList: {
+            applications: string[];
+        };
+        /**
          * Backlog
          * @description Events that wait to be written, and the bytes of their bodies.
          */
@@ -554,11 +671,20 @@ export interface components {
             model_year?: string;
             body_class?: string;
             cached_result?: boolean;
-            warnings?: "check_digit"[];
+            warnings?: string[];
+            model_year_candidates?: string[];
             /** @enum {unknown} */
             source?: "offline";
+            fields?: {
+                [key: string]: string;
+            };
             error?: string;
             detail?: string;
+            codes?: number[];
+            error_text?: string;
+            additional_error_text?: string;
+            suggested_vin?: string;
+            possible_values?: string;
         };
         /**
          * CircuitOrder
@@ -634,6 +760,17 @@ export interface components {
             credits_used: number;
         };
         /**
+         * DiscardStep
+         * @description The result of one step of a discard, and how to go on.
+         */
+        DiscardStep: {
+            discarded: number;
+            /** @description Failed events after this step; counted up to 10,000. */
+            remaining: number;
+            /** @description The `cursor` of the next step; null after the last one. */
+            next: string | null;
+        };
+        /**
          * Envelope
          * @description An event as an application sends it; `timestamp` and `data` stay verbatim.
          */
@@ -682,6 +819,8 @@ export interface components {
             /** @enum {unknown} */
             status: "accepted" | "conflict" | "duplicate" | "failed";
             errors?: components["schemas"]["EventError"][];
+            /** @description The id of the failed event that is stored. */
+            failed_id?: string;
         };
         /**
          * Explanation
@@ -703,10 +842,20 @@ export interface components {
          */
         FailedEvent: {
             id: string;
+            /** @description The event; its text if not every JSON reader accepts it. */
             event: unknown;
             errors: components["schemas"]["EventError"][];
             received_at: string;
             application: string;
+            /**
+             * @description Superseded if its id was accepted after it.
+             * @enum {unknown}
+             */
+            status: "failed" | "superseded";
+            /** @description The time of the event, if the sender's clock was wrong. */
+            corrected_timestamp?: string;
+            /** @description The format of `event`, if a stock client has sent it. */
+            format?: string;
         };
         /**
          * FailedList
@@ -714,6 +863,15 @@ export interface components {
          */
         FailedList: {
             failed: components["schemas"]["FailedEvent"][];
+        };
+        /**
+         * HintedVin
+         * @description A VIN with its model year, if that is known.
+         */
+        HintedVin: {
+            vin: string;
+            /** @default null */
+            model_year: number | string | null;
         };
         /**
          * Index
@@ -818,9 +976,13 @@ export interface components {
             model_year: string;
             body_class: string;
             cached_result: boolean;
-            warnings?: "check_digit"[];
+            warnings?: string[];
+            model_year_candidates?: string[];
             /** @enum {unknown} */
             source?: "offline";
+            fields?: {
+                [key: string]: string;
+            };
         };
         /**
          * LookupAnswer
@@ -831,10 +993,12 @@ export interface components {
         };
         /**
          * LookupBody
-         * @description VINs to look up together.
+         * @description VINs to look up together, and the `fields` of the answers.
          */
         LookupBody: {
-            vins: string[];
+            vins: (string | components["schemas"]["HintedVin"])[];
+            /** @default basic */
+            fields: string | string[];
         };
         /**
          * Memory
@@ -953,6 +1117,21 @@ export interface components {
             cache_delete_success: boolean;
         };
         /**
+         * ReplayStep
+         * @description The results of one step of a replay, and how to go on.
+         */
+        ReplayStep: {
+            accepted: number;
+            /** @description Events that were stored before. */
+            duplicates: number;
+            /** @description Events that are still invalid. */
+            failed: number;
+            /** @description Failed events after this step; counted up to 10,000. */
+            remaining: number;
+            /** @description The `cursor` of the next step; null after the last one. */
+            next: string | null;
+        };
+        /**
          * ReportUsage
          * @description The usage of the messages that one report priced.
          */
@@ -960,6 +1139,24 @@ export interface components {
             report_name: string;
             messages: number;
             credits_used: number;
+        };
+        /**
+         * Schemas
+         * @description The schemas of all workers.
+         */
+        Schemas: {
+            workers: components["schemas"]["SchemasRead"][];
+            unreachable: number[];
+        };
+        /**
+         * SchemasRead
+         * @description The schemas of events in one worker.
+         */
+        SchemasRead: {
+            pid: number;
+            types: number;
+            revision: string | null;
+            error: string | null;
         };
         /**
          * Session
@@ -1022,6 +1219,11 @@ export interface components {
         Stats: {
             by: string;
             counts: components["schemas"]["EventCount"][];
+            /**
+             * @description Events with other values than those in `counts`.
+             * @default 0
+             */
+            other: number;
         };
         /**
          * StepTaken
@@ -1046,6 +1248,10 @@ export interface components {
             timestamp: string;
             received_at: string;
             application: string;
+            /** @description The timestamp as it was sent, if the sender's clock was wrong and `timestamp` is corrected; null if none was sent. */
+            sent_timestamp?: string | null;
+            /** @description What a stock client has sent besides. */
+            context?: Record<string, never>;
         };
         /**
          * TextUsage
@@ -1134,6 +1340,8 @@ export interface operations {
             query?: {
                 /** @description The plan to price by, with or without its version. */
                 plan?: string;
+                /** @description A kept period, by its id; the current one without it. */
+                period?: string;
                 /** @description Only messages at or after this time. */
                 from?: string;
                 /** @description Only messages before this time. */
@@ -1191,7 +1399,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `range_not_covered`: The current period does not cover the range */
+            /** @description `period_not_kept`: There is no such kept period. `range_not_covered`: The current period does not cover the range */
             404: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1200,7 +1408,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "range_not_covered";
+                        code?: "period_not_kept" | "range_not_covered";
                         /** @constant */
                         status?: 404;
                     };
@@ -1218,6 +1426,21 @@ export interface operations {
                         code?: "not_acceptable";
                         /** @constant */
                         status?: 406;
+                    };
+                };
+            };
+            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "texts_not_kept";
+                        /** @constant */
+                        status?: 409;
                     };
                 };
             };
@@ -1305,6 +1528,8 @@ export interface operations {
             query?: {
                 /** @description The plan to price by, with or without its version. */
                 plan?: string;
+                /** @description A kept period, by its id; the current one without it. */
+                period?: string;
                 /** @description Only messages at or after this time. */
                 from?: string;
                 /** @description Only messages before this time. */
@@ -1362,7 +1587,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `range_not_covered`: The current period does not cover the range */
+            /** @description `period_not_kept`: There is no such kept period. `range_not_covered`: The current period does not cover the range */
             404: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1371,7 +1596,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "range_not_covered";
+                        code?: "period_not_kept" | "range_not_covered";
                         /** @constant */
                         status?: 404;
                     };
@@ -1389,6 +1614,21 @@ export interface operations {
                         code?: "not_acceptable";
                         /** @constant */
                         status?: 406;
+                    };
+                };
+            };
+            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "texts_not_kept";
+                        /** @constant */
+                        status?: 409;
                     };
                 };
             };
@@ -1476,6 +1716,8 @@ export interface operations {
             query?: {
                 /** @description The plan to price by, with or without its version. */
                 plan?: string;
+                /** @description A kept period, by its id; the current one without it. */
+                period?: string;
                 /** @description The IANA time zone of the days; UTC by default. */
                 tz?: string;
             };
@@ -1523,6 +1765,36 @@ export interface operations {
                         code?: "unknown_plan" | "invalid_parameter";
                         /** @constant */
                         status?: 400;
+                    };
+                };
+            };
+            /** @description `period_not_kept`: There is no such kept period */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "period_not_kept";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "texts_not_kept";
+                        /** @constant */
+                        status?: 409;
                     };
                 };
             };
@@ -1595,6 +1867,8 @@ export interface operations {
             query?: {
                 /** @description The plan to price by, with or without its version. */
                 plan?: string;
+                /** @description A kept period, by its id; the current one without it. */
+                period?: string;
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -1635,6 +1909,36 @@ export interface operations {
                         code?: "unknown_plan" | "invalid_parameter";
                         /** @constant */
                         status?: 400;
+                    };
+                };
+            };
+            /** @description `period_not_kept`: There is no such kept period */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "period_not_kept";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "texts_not_kept";
+                        /** @constant */
+                        status?: 409;
                     };
                 };
             };
@@ -1808,6 +2112,8 @@ export interface operations {
             query?: {
                 /** @description The plan to price by, with or without its version. */
                 plan?: string;
+                /** @description A kept period, by its id; the current one without it. */
+                period?: string;
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -1853,7 +2159,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `message_not_found`: The period has no such message */
+            /** @description `period_not_kept`: There is no such kept period. `message_not_found`: The period has no such message */
             404: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1862,9 +2168,24 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "message_not_found";
+                        code?: "period_not_kept" | "message_not_found";
                         /** @constant */
                         status?: 404;
+                    };
+                };
+            };
+            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "texts_not_kept";
+                        /** @constant */
+                        status?: 409;
                     };
                 };
             };
@@ -1947,10 +2268,14 @@ export interface operations {
                 to?: string;
                 /** @description Another application; the key must have the read-all right. */
                 application?: string;
-                /** @description Maximum number of events on a page. */
+                /** @description Maximum number of events on a page; 100 by default. JSON has at most 1000. The feed as NDJSON or Parquet has 100,000 by default. */
                 limit?: number;
                 /** @description The next page, from a Link header. */
                 cursor?: string;
+                /** @description `arrival` is the feed: each stored event once, in an order that never changes, with a next page always. */
+                order?: "arrival" | "time";
+                /** @description Time to wait for events that match; for the feed only. */
+                wait_s?: number;
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -1971,6 +2296,9 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["EventList"];
+                    "application/x-ndjson": string;
+                    "application/ndjson": string;
+                    "application/vnd.apache.parquet": string;
                 };
             };
             /** @description `invalid_parameter`: A parameter is not valid */
@@ -2015,6 +2343,21 @@ export interface operations {
                         code?: "forbidden";
                         /** @constant */
                         status?: 403;
+                    };
+                };
+            };
+            /** @description `cursor_ahead`: The cursor is after the last event */
+            410: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cursor_ahead";
+                        /** @constant */
+                        status?: 410;
                     };
                 };
             };
@@ -2064,7 +2407,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `event_waits_full`: Too many requests wait for events. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2074,7 +2417,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "event_waits_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2084,7 +2427,9 @@ export interface operations {
     };
     send_events: {
         parameters: {
-            query?: never;
+            query?: {
+                key?: string;
+            };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
@@ -2092,7 +2437,7 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
-        /** @description One event, a list of events, or one event per line; gzip is accepted. Plain text is read as JSON. */
+        /** @description One event, a list of events, or one event per line; gzip is accepted. All other types are read as JSON. */
         requestBody: {
             content: {
                 /**
@@ -2108,8 +2453,11 @@ export interface operations {
                  *     }
                  */
                 "application/json": components["schemas"]["Envelope"][] | components["schemas"]["Envelope"];
+                "application/ndjson": string;
                 "application/x-ndjson": string;
                 "text/plain": string;
+                "application/x-www-form-urlencoded": string;
+                "application/octet-stream": string;
             };
         };
         responses: {
@@ -2277,7 +2625,7 @@ export interface operations {
             };
         };
     };
-    list_failed_events: {
+    list_events_at_events: {
         parameters: {
             query?: {
                 /** @description Only events of this session. */
@@ -2292,10 +2640,14 @@ export interface operations {
                 to?: string;
                 /** @description Another application; the key must have the read-all right. */
                 application?: string;
-                /** @description Maximum number of events on a page. */
+                /** @description Maximum number of events on a page; 100 by default. JSON has at most 1000. The feed as NDJSON or Parquet has 100,000 by default. */
                 limit?: number;
                 /** @description The next page, from a Link header. */
                 cursor?: string;
+                /** @description `arrival` is the feed: each stored event once, in an order that never changes, with a next page always. */
+                order?: "arrival" | "time";
+                /** @description Time to wait for events that match; for the feed only. */
+                wait_s?: number;
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -2306,7 +2658,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description A page of failed events, by arrival. */
+            /** @description A page of events, by timestamp and then arrival. */
             200: {
                 headers: {
                     /** @description The next page, if there is one. */
@@ -2315,7 +2667,356 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["FailedList"];
+                    "application/json": components["schemas"]["EventList"];
+                    "application/x-ndjson": string;
+                    "application/ndjson": string;
+                    "application/vnd.apache.parquet": string;
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `cursor_ahead`: The cursor is after the last event */
+            410: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cursor_ahead";
+                        /** @constant */
+                        status?: 410;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `event_waits_full`: Too many requests wait for events. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "event_waits_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    send_events_at_events: {
+        parameters: {
+            query?: {
+                key?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description One event, a list of events, or one event per line; gzip is accepted. All other types are read as JSON. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "session_id": "e2085be5-9137-4e4e-80b5-f1ffddc25423",
+                 *       "category": "page interaction",
+                 *       "name": "pageview",
+                 *       "data": {
+                 *         "host": "www.example.com",
+                 *         "path": "/"
+                 *       },
+                 *       "timestamp": "2021-01-01 09:15:27.243860"
+                 *     }
+                 */
+                "application/json": components["schemas"]["Envelope"][] | components["schemas"]["Envelope"];
+                "application/ndjson": string;
+                "application/x-ndjson": string;
+                "text/plain": string;
+                "application/x-www-form-urlencoded": string;
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description The results of the events of one request, in the order sent. */
+            202: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Receipt"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_events";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    list_applications: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The applications that have events. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApplicationList"];
                 };
             };
             /** @description `invalid_parameter`: A parameter is not valid */
@@ -2427,172 +3128,6 @@ export interface operations {
             };
         };
     };
-    replay_failed_event: {
-        parameters: {
-            query?: {
-                /** @description Another application; the key must have the read-all right. */
-                application?: string;
-            };
-            header?: {
-                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
-                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
-            };
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The result of one event. */
-            200: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["EventResult"];
-                };
-            };
-            /** @description `invalid_parameter`: A parameter is not valid */
-            400: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "invalid_parameter";
-                        /** @constant */
-                        status?: 400;
-                    };
-                };
-            };
-            /** @description `unauthorized`: An API key is required */
-            401: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "unauthorized";
-                        /** @constant */
-                        status?: 401;
-                    };
-                };
-            };
-            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
-            403: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
-                        /** @constant */
-                        status?: 403;
-                    };
-                };
-            };
-            /** @description `failed_event_not_found`: The failed event does not exist */
-            404: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "failed_event_not_found";
-                        /** @constant */
-                        status?: 404;
-                    };
-                };
-            };
-            /** @description `replay_refused`: The event is still invalid */
-            409: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "replay_refused";
-                        /** @constant */
-                        status?: 409;
-                    };
-                };
-            };
-            /** @description `precondition_failed`: The representation is another one */
-            412: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "precondition_failed";
-                        /** @constant */
-                        status?: 412;
-                    };
-                };
-            };
-            /** @description `rate_limited`: The client exceeds its request rate */
-            429: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    "Retry-After": components["headers"]["Retry-After"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "rate_limited";
-                        /** @constant */
-                        status?: 429;
-                    };
-                };
-            };
-            /** @description `internal_error`: The service failed */
-            500: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "internal_error";
-                        /** @constant */
-                        status?: 500;
-                    };
-                };
-            };
-            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
-            503: {
-                headers: {
-                    "X-Request-ID": components["headers"]["X-Request-ID"];
-                    "Retry-After": components["headers"]["Retry-After"];
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"] & {
-                        /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
-                        /** @constant */
-                        status?: 503;
-                    };
-                };
-            };
-        };
-    };
     count_events: {
         parameters: {
             query?: {
@@ -2609,7 +3144,11 @@ export interface operations {
                 /** @description Another application; the key must have the read-all right. */
                 application?: string;
                 /** @description The property to count by. */
-                by?: "category" | "error" | "hour" | "name";
+                by?: ("category" | "hour" | "name") | "error";
+                /** @description Maximum number of values; hours are not limited. */
+                limit?: number;
+                /** @description By hour: list hours without events, too. */
+                zeros?: boolean;
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -2890,11 +3429,644 @@ export interface operations {
             };
         };
     };
+    list_failed_events: {
+        parameters: {
+            query?: {
+                /** @description Only events of this session. */
+                session_id?: string;
+                /** @description Only events of this category. */
+                category?: string;
+                /** @description Only events of this name. */
+                name?: string;
+                /** @description Only events at or after this time. */
+                from?: string;
+                /** @description Only events before this time. */
+                to?: string;
+                /** @description Another application; the key must have the read-all right. */
+                application?: string;
+                /** @description Maximum number of events on a page. */
+                limit?: number;
+                /** @description The next page, from a Link header. */
+                cursor?: string;
+                /** @description Only this failed event; a receipt names its id. */
+                id?: string;
+                /** @description Only events with an error of this code. */
+                code?: string;
+                /** @description Superseded events are those whose id was accepted later. */
+                status?: "failed" | "superseded";
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of failed events, by arrival. */
+            200: {
+                headers: {
+                    /** @description The next page, if there is one. */
+                    Link?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FailedList"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    replay_failed_events: {
+        parameters: {
+            query?: {
+                /** @description Only events of this session. */
+                session_id?: string;
+                /** @description Only events of this category. */
+                category?: string;
+                /** @description Only events of this name. */
+                name?: string;
+                /** @description Only events at or after this time. */
+                from?: string;
+                /** @description Only events before this time. */
+                to?: string;
+                /** @description Another application; the key must have the read-all right. */
+                application?: string;
+                /** @description Maximum number of events on a page. */
+                limit?: number;
+                /** @description The next page, from a Link header. */
+                cursor?: string;
+                /** @description Only this failed event; a receipt names its id. */
+                id?: string;
+                /** @description Only events with an error of this code. */
+                code?: string;
+                /** @description Superseded events are those whose id was accepted later. */
+                status?: "failed" | "superseded";
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The results of one step of a replay, and how to go on. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReplayStep"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    discard_failed_events: {
+        parameters: {
+            query?: {
+                /** @description Only events of this session. */
+                session_id?: string;
+                /** @description Only events of this category. */
+                category?: string;
+                /** @description Only events of this name. */
+                name?: string;
+                /** @description Only events at or after this time. */
+                from?: string;
+                /** @description Only events before this time. */
+                to?: string;
+                /** @description Another application; the key must have the read-all right. */
+                application?: string;
+                /** @description Maximum number of events on a page. */
+                limit?: number;
+                /** @description The next page, from a Link header. */
+                cursor?: string;
+                /** @description Only this failed event; a receipt names its id. */
+                id?: string;
+                /** @description Only events with an error of this code. */
+                code?: string;
+                /** @description Superseded events are those whose id was accepted later. */
+                status?: "failed" | "superseded";
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The result of one step of a discard, and how to go on. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiscardStep"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    replay_failed_event: {
+        parameters: {
+            query?: {
+                /** @description Another application; the key must have the read-all right. */
+                application?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The result of one event. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EventResult"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `failed_event_not_found`: The failed event does not exist */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "failed_event_not_found";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `replay_refused`: The event is still invalid */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "replay_refused";
+                        /** @constant */
+                        status?: 409;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
     look_vehicle_up: {
         parameters: {
             query: {
-                /** @description 17 letters or digits, in either case; no I, O or Q. */
+                /** @description 17 letters or digits, in either case; no I, O or Q. In a partial VIN, * stands for an unknown character, and its end may be missing. */
                 vin: string;
+                model_year?: string;
+                /** @description `basic`; or `all` values that vPIC has; or names of vPIC, such as `GVWR,FuelTypePrimary`. */
+                fields?: string;
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -2964,7 +4136,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `invalid_vin`: The text is not a VIN */
+            /** @description `invalid_vin`: The text is not a VIN. `invalid_model_year`: The hint is not a model year */
             422: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2973,7 +4145,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "invalid_vin";
+                        code?: "invalid_vin" | "invalid_model_year";
                         /** @constant */
                         status?: 422;
                     };
@@ -3038,14 +4210,17 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
-        /** @description At most 500 VINs. */
+        /** @description At most 500 VINs, some of them with the model year as a hint. */
         requestBody: {
             content: {
                 /**
                  * @example {
                  *       "vins": [
                  *         "1XPWD40X1ED215307",
-                 *         "1XKWDB0X57J211825"
+                 *         {
+                 *           "vin": "1XKWDB0X57J211825",
+                 *           "model_year": 2007
+                 *         }
                  *       ]
                  *     }
                  */
@@ -3220,7 +4395,7 @@ export interface operations {
     remove_vehicle_by_post: {
         parameters: {
             query: {
-                /** @description 17 letters or digits, in either case; no I, O or Q. */
+                /** @description 17 letters or digits, in either case; no I, O or Q. In a partial VIN, * stands for an unknown character, and its end may be missing. */
                 vin: string;
             };
             header?: {
@@ -3369,7 +4544,7 @@ export interface operations {
     remove_vehicle: {
         parameters: {
             query: {
-                /** @description 17 letters or digits, in either case; no I, O or Q. */
+                /** @description 17 letters or digits, in either case; no I, O or Q. In a partial VIN, * stands for an unknown character, and its end may be missing. */
                 vin: string;
             };
             header?: {
@@ -5316,6 +6491,167 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "bodies_full" | "overloaded" | "request_timeout" | "storage_unavailable";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    reload_schemas: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The schemas of all workers. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Schemas"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `domain_disabled`: The domain is not enabled */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "domain_disabled";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `schemas_refused`: A schema of events is invalid */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "schemas_refused";
+                        /** @constant */
+                        status?: 409;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time. `storage_unavailable`: The database is unavailable */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "overloaded" | "request_timeout" | "storage_unavailable";
                         /** @constant */
                         status?: 503;
                     };
