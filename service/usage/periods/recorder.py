@@ -16,8 +16,13 @@ from service.storage.database import Database
 from service.storage.errors import StorageError
 from service.usage.errors import WorkerLost
 from service.usage.periods import metrics
-from service.usage.periods.changes import find_changes, pack_pages, shares_message
-from service.usage.periods.model import KeptPeriod, SnapshotContent
+from service.usage.periods.changes import (
+    PAGE_CHANGES,
+    find_changes,
+    pack_pages,
+    shares_message,
+)
+from service.usage.periods.model import Change, KeptPeriod, SnapshotContent
 from service.usage.periods.store import CHUNKS_AT_ONCE, OtherRevision, PeriodStore
 from service.usage.snapshot import Snapshot
 from service.usage.snapshots.errors import SnapshotError
@@ -130,9 +135,9 @@ class Recorder:
             return
         changes = await asyncio.to_thread(find_changes, then, now)
         await self._add(period.number, new)
-        pages = await asyncio.to_thread(lambda: list(pack_pages(changes)))
+        pages = await self._store.add_pages(period.number, _packed(changes))
         await self._store.publish(period, content, pages)
-        await self._store.remove_chunks(period.number, gone)
+        await self._store.remove_unlisted(period.number)
         metrics.changed(len(changes))
         log.info(
             "usage.period_kept",
@@ -170,9 +175,7 @@ class Recorder:
         number = await self._store.next_number()
         new = await self._encode_unknown(snapshot, content, number)
         await self._add(number, new)
-        added: list[KeptColumns] = [decode_chunk(each) for each in new.values()]
-        changes = await asyncio.to_thread(find_changes, (), added)
-        pages = await asyncio.to_thread(lambda: list(pack_pages(changes)))
+        pages = await self._store.add_pages(number, self._added(number, content))
         period = await self._store.open(number, previous, content, pages)
         log.info(
             "usage.period_opened",
@@ -182,6 +185,14 @@ class Recorder:
             credits_total=content.hundredths / 100,
             **snapshot.log_values,
         )
+
+    async def _added(
+        self, number: int, content: SnapshotContent
+    ) -> AsyncIterator[list[bytes]]:
+        """Yield the pages of the changes that add all messages, chunk by chunk."""
+        for each in content.chunks:
+            chunk = await self._decode(number, [each.digest])
+            yield await asyncio.to_thread(_pages_added, chunk[each.digest])
 
     async def _encode_unknown(
         self, snapshot: Snapshot, content: SnapshotContent, number: int
@@ -214,6 +225,21 @@ class Recorder:
         if len(contents) != len(set(digests)):
             raise OtherRevision
         return {digest: decode_chunk(contents[digest]) for digest in digests}
+
+
+def _pages_of(changes: list[Change]) -> list[bytes]:
+    return list(pack_pages(changes))
+
+
+def _pages_added(chunk: KeptColumns) -> list[bytes]:
+    return _pages_of(find_changes((), [chunk]))
+
+
+async def _packed(changes: list[Change]) -> AsyncIterator[list[bytes]]:
+    """Yield the changes in pages."""
+    for begin in range(0, len(changes), PAGE_CHANGES):
+        some = changes[begin : begin + PAGE_CHANGES]
+        yield await asyncio.to_thread(_pages_of, some)
 
 
 async def _content_of(fetched: Fetched) -> SnapshotContent:

@@ -4,13 +4,15 @@ A revision is published by its row alone, which lists its chunks. So readers see
 a revision or nothing. Chunks that no revision lists are removed later.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Annotated, Any, Final, NamedTuple
 
 from msgspec import Meta
 from sqlalchemy import (
     Row,
+    and_,
     bindparam,
     delete,
     func,
@@ -39,6 +41,8 @@ from service.usage.periods.tables import (
 MAX_INTEGER: Final = 2**31 - 1
 CHUNKS_AT_ONCE: Final = 4
 """Chunks of one transaction; one is some hundred kilobytes."""
+REMOVED_AT_ONCE: Final = 50
+ATTEMPT_BYTES: Final = 8
 
 _OPEN_PERIOD: Final = select(periods).where(periods.c.status == OPEN)
 _PERIOD: Final = select(periods).where(periods.c.period == bindparam("of_period"))
@@ -50,9 +54,25 @@ _CHUNKS: Final = select(chunks.c.digest, chunks.c.content).where(
     chunks.c.digest.in_(bindparam("digests", expanding=True)),
 )
 _STORED_CHANGES: Final = (
-    select(changes)
-    .where(changes.c.period_number == bindparam("of_number"))
-    .order_by(changes.c.revision, changes.c.page)
+    select(revisions.c.revision, changes.c.page, changes.c.content)
+    .join_from(
+        revisions,
+        changes,
+        and_(
+            changes.c.period_number == revisions.c.period_number,
+            changes.c.attempt == revisions.c.attempt,
+        ),
+    )
+    .where(revisions.c.period_number == bindparam("of_number"))
+    .order_by(revisions.c.revision, changes.c.page)
+)
+_REMOVE_PAGES: Final = delete(changes).where(
+    changes.c.period_number == bindparam("of_number"),
+    changes.c.attempt.not_in(
+        select(revisions.c.attempt).where(
+            revisions.c.period_number == bindparam("of_number")
+        )
+    ),
 )
 _LOCKED: Final = (
     select(periods).where(periods.c.number == bindparam("of_number")).with_for_update()
@@ -70,6 +90,13 @@ class Revision(NamedTuple):
     at: int
     hundredths_before: int
     hundredths_after: int
+
+
+class StoredPages(NamedTuple):
+    """The stored pages of changes of one attempt to publish a revision."""
+
+    attempt: str
+    stored: int
 
 
 class ChangesPlace(NamedTuple):
@@ -189,8 +216,28 @@ class PeriodStore:
             statement = statement.on_conflict_do_nothing()
             await connection.execute(statement, rows)
 
+    async def add_pages(
+        self, number: int, pages: AsyncIterator[list[bytes]]
+    ) -> StoredPages:
+        """Store pages of changes that no revision has yet, one batch a transaction."""
+        attempt, stored = secrets.token_hex(ATTEMPT_BYTES), 0
+        async for batch in pages:
+            rows = [
+                {
+                    "period_number": number,
+                    "attempt": attempt,
+                    "page": page,
+                    "content": content,
+                }
+                for page, content in enumerate(batch, start=stored)
+            ]
+            stored += len(rows)
+            async with self._database.writing(Use.PERIODS) as connection:
+                await connection.execute(insert(changes), rows)
+        return StoredPages(attempt, stored)
+
     async def publish(
-        self, before: KeptPeriod, content: SnapshotContent, pages: Iterable[bytes]
+        self, before: KeptPeriod, content: SnapshotContent, pages: StoredPages
     ) -> None:
         """Publish the next revision of the open period, with its changes.
 
@@ -205,15 +252,15 @@ class PeriodStore:
             published = Revision(
                 revision, content.fetched_at, before.hundredths, content.hundredths
             )
-            await _add_revision(connection, before.number, published, pages)
-            await _check_chunks(connection, before.number, content)
+            await _add_revision(connection, before.number, published, pages.attempt)
+            await _check_content(connection, before.number, content, pages)
 
     async def open(
         self,
         number: int,
         previous: KeptPeriod | None,
         content: SnapshotContent,
-        pages: Iterable[bytes],
+        pages: StoredPages,
     ) -> str:
         """Close the previous period, and open one; return its id.
 
@@ -237,24 +284,28 @@ class PeriodStore:
                 },
             )
             first = Revision(1, content.fetched_at, 0, content.hundredths)
-            await _add_revision(connection, number, first, pages)
-            await _check_chunks(connection, number, content)
+            await _add_revision(connection, number, first, pages.attempt)
+            await _check_content(connection, number, content, pages)
         return period
 
-    async def remove_chunks(self, number: int, digests: Collection[bytes]) -> None:
-        """Remove chunks, except those that the period's revision lists."""
-        ordered = sorted(digests)
-        for begin in range(0, len(ordered), CHUNKS_AT_ONCE):
-            some = ordered[begin : begin + CHUNKS_AT_ONCE]
+    async def remove_unlisted(self, number: int) -> None:
+        """Remove what no revision of a period lists: chunks, and pages of changes."""
+        while True:
             async with self._database.writing(Use.PERIODS) as connection:
                 # The lock of the row keeps others from publishing meanwhile.
                 found = await connection.execute(_LOCKED, {"of_number": number})
                 period = _period_of(found.first())
-                listed = set(period.digests) if period else set()
-                unlisted = [each for each in some if each not in listed]
+                if period is None:
+                    return
+                known = await connection.execute(_KNOWN, {"of_number": number})
+                unlisted = sorted(set(known.scalars()) - set(period.digests))
                 await connection.execute(
-                    _REMOVE_CHUNKS, {"of_number": number, "digests": unlisted}
+                    _REMOVE_CHUNKS,
+                    {"of_number": number, "digests": unlisted[:REMOVED_AT_ONCE]},
                 )
+                if len(unlisted) <= REMOVED_AT_ONCE:
+                    await connection.execute(_REMOVE_PAGES, {"of_number": number})
+                    return
 
 
 async def _read_changes(
@@ -268,7 +319,8 @@ async def _read_changes(
     by_number = {each.revision: each for each in found}
     first = place or ChangesPlace(found[0].revision, 0, 0)
     query = _STORED_CHANGES.where(
-        tuple_(changes.c.revision, changes.c.page) >= tuple_(first.revision, first.page)
+        tuple_(revisions.c.revision, changes.c.page)
+        >= tuple_(first.revision, first.page)
     )
     listed: list[tuple[Revision, Change]] = []
     rows = await connection.stream(query, {"of_number": period.number})
@@ -287,36 +339,27 @@ async def _read_changes(
 
 
 async def _add_revision(
+    connection: AsyncConnection, number: int, published: Revision, attempt: str
+) -> None:
+    values = {"period_number": number, "attempt": attempt, **published._asdict()}
+    await connection.execute(insert(revisions), values)
+
+
+async def _check_content(
     connection: AsyncConnection,
     number: int,
-    published: Revision,
-    pages: Iterable[bytes],
+    content: SnapshotContent,
+    pages: StoredPages,
 ) -> None:
-    """Store a revision, and its changes."""
-    await connection.execute(
-        insert(revisions), {"period_number": number, **published._asdict()}
-    )
-    rows = [
-        {
-            "period_number": number,
-            "revision": published.revision,
-            "page": page,
-            "content": packed,
-        }
-        for page, packed in enumerate(pages)
-    ]
-    if rows:
-        await connection.execute(insert(changes), rows)
-
-
-async def _check_chunks(
-    connection: AsyncConnection, number: int, content: SnapshotContent
-) -> None:
-    """Raise `OtherRevision` if a listed chunk is not stored."""
-    # Another process may have removed one that this process did not store again.
+    """Raise `OtherRevision` if a listed chunk, or a page of changes, is not stored."""
+    # Another process may have removed one, which was not listed yet.
     listed = {each.digest for each in content.chunks}
     known = await connection.execute(_KNOWN, {"of_number": number})
-    if not listed <= set(known.scalars()):
+    of_attempt = select(func.count()).where(
+        changes.c.period_number == number, changes.c.attempt == pages.attempt
+    )
+    stored = await connection.scalar(of_attempt)
+    if not listed <= set(known.scalars()) or stored != pages.stored:
         raise OtherRevision
 
 

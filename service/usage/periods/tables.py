@@ -55,12 +55,14 @@ revisions: Final = Table(
     Column("at", BigInteger, nullable=False),
     Column("hundredths_before", BigInteger, nullable=False),
     Column("hundredths_after", BigInteger, nullable=False),
+    # The pages of its changes were written before it, under this id.
+    Column("attempt", Text, nullable=False),
 )
 changes: Final = Table(
     "usage_changes",
     metadata,
     Column("period_number", Integer, primary_key=True),
-    Column("revision", Integer, primary_key=True),
+    Column("attempt", Text, primary_key=True),
     Column("page", Integer, primary_key=True),
     Column("content", LargeBinary, nullable=False),
 )

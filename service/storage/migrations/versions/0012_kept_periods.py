@@ -49,11 +49,12 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("hundredths_before", sa.BigInteger, nullable=False),
         sa.Column("hundredths_after", sa.BigInteger, nullable=False),
+        sa.Column("attempt", sa.Text, nullable=False),
     )
     op.create_table(
         "usage_changes",
         sa.Column("period_number", sa.Integer, primary_key=True),
-        sa.Column("revision", sa.Integer, primary_key=True),
+        sa.Column("attempt", sa.Text, primary_key=True),
         sa.Column("page", sa.Integer, primary_key=True),
         sa.Column("content", sa.LargeBinary, nullable=False),
     )
