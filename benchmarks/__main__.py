@@ -38,6 +38,7 @@ NAMES: Final = (
     "big_period",
     "dashboard",
     "events",
+    "feed",
     "asking",
     "client",
     "vehicles",

@@ -54,6 +54,10 @@ UNMEASURED: Final = (
 )
 
 
+Database = AbstractContextManager[str]
+"""A database while it exists, by its URL."""
+
+
 class Target(NamedTuple):
     """Target rates of a database, in events per second."""
 
@@ -102,9 +106,10 @@ class Service:
         self._sent += 1
         port = int(self._server.url.rpartition(":")[2])
         plan = Plan(port, self._key, requests, events, connections, per_s, self._sent)
-        commits, cpu_s = self._commits(), _cpu_s(self._server.pid)
-        outcome = _send(plan)
-        cpu_s, commits = _cpu_s(self._server.pid) - cpu_s, self._commits() - commits
+        commits, started_s = self._commits(), cpu_s(self._server.pid)
+        outcome = send(plan)
+        taken_s = cpu_s(self._server.pid) - started_s
+        commits = self._commits() - commits
         sent = requests * events
         if outcome.refused or outcome.accepted != sent:
             raise Missing(f"{outcome.accepted:,} of {sent:,} accepted")
@@ -112,7 +117,7 @@ class Service:
         return Round(
             per_s=sent / outcome.seconds,
             group=sent / commits,
-            cpu_us=cpu_s / sent * 1e6,
+            cpu_us=taken_s / sent * 1e6,
             p99_ms=taken_ms[int(len(taken_ms) * 0.99)],
         )
 
@@ -132,7 +137,7 @@ def run() -> list[Result]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         services: dict[str, Service] = {}
         missing: dict[str, Exception] = {}
-        databases = {"SQLite": _sqlite(folder), "PostgreSQL": postgresql()}
+        databases = {"SQLite": sqlite(folder), "PostgreSQL": postgresql()}
         for name, database in databases.items():
             try:
                 services[name] = stack.enter_context(_collecting(database))
@@ -185,14 +190,20 @@ def _median(rounds: Sequence[Round]) -> Round:
 
 
 @contextmanager
-def _collecting(database: AbstractContextManager[str]) -> Iterator[Service]:
+def _collecting(database: Database) -> Iterator[Service]:
+    with serving(database) as (server, key):
+        yield Service(server, key)
+
+
+@contextmanager
+def serving(database: Database) -> Iterator[tuple[Server, str]]:
     """Serve on an empty database, with a key that may send as fast as it can."""
     with database as url:
         key = asyncio.run(_prepare(url))
         with service(
             NO_UPSTREAM, cores=CORES, storage__url=url, events__enabled="true"
         ) as server:
-            yield Service(server, key)
+            yield server, key
 
 
 async def _prepare(url: str) -> str:
@@ -203,7 +214,8 @@ async def _prepare(url: str) -> str:
 
 
 @contextmanager
-def _sqlite(folder: Path) -> Iterator[str]:
+def sqlite(folder: Path) -> Iterator[str]:
+    """Yield the URL of a file that is created."""
     yield f"sqlite+aiosqlite:///{folder}/events.db"
 
 
@@ -226,7 +238,8 @@ async def _execute(statement: str) -> None:
         await connection.close()
 
 
-def _send(plan: Plan) -> Outcome:
+def send(plan: Plan) -> Outcome:
+    """Send events from a process of its own."""
     command = [sys.executable, "-m", "benchmarks.load.senders"]
     sent = subprocess.run(  # noqa: S603 - our own command
         [*command, msgspec.json.encode(plan).decode()],
@@ -248,7 +261,7 @@ def _appends_per_s(folder: Path) -> float:
     return appends / taken_s
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Return the CPU time of a process, user and system, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

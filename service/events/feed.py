@@ -18,6 +18,7 @@ from service.events.feed_statements import (
     select_matches,
     select_newest,
     select_rows,
+    select_size,
     up_to,
 )
 from service.events.model import StoredEvent
@@ -31,9 +32,11 @@ T = TypeVar("T")
 
 FIRST_ROWS: Final = 256
 """Events of the first chunk; the size of each one decides the next one's rows."""
-MAX_ROWS: Final = 2_048
+MAX_ROWS: Final = 4_096
 MIN_ROWS: Final = 32
-CHUNK_BYTES: Final = 512 * 1024
+UNMEASURED_ROWS: Final = 512
+"""Events of a chunk whose size need not be known before: 16 MiB at most."""
+CHUNK_BYTES: Final = 1024 * 1024
 
 
 class Page(NamedTuple):
@@ -150,8 +153,12 @@ class Feed:
         self, part: Range, event_filter: EventFilter, rows: int, read: Read[T]
     ) -> tuple[Chunk[T], int]:
         async with self._database.reading(Use.FEED) as connection:
-            end = await _place(connection, select_end(part, event_filter, rows))
-            part = part._replace(until=end or part.until)
+            part = await _begin(connection, part, event_filter, rows)
+            if rows > UNMEASURED_ROWS:
+                # The events may be larger than those before.
+                size = await connection.scalar(select_size(part, event_filter)) or 0
+                if size > 2 * CHUNK_BYTES:
+                    part = await _begin(connection, part, event_filter, UNMEASURED_ROWS)
             content, size = await read(connection, part, event_filter)
         return Chunk(content, part.until), size
 
@@ -170,6 +177,14 @@ async def read_rows(
     """Return the events of a range as rows."""
     rows = (await connection.execute(select_rows(part, event_filter))).all()
     return rows, sum(len(row.content) for row in rows)
+
+
+async def _begin(
+    connection: AsyncConnection, part: Range, event_filter: EventFilter, rows: int
+) -> Range:
+    """Return the begin of a range, with `rows` events that match at most."""
+    end = await _place(connection, select_end(part, event_filter, rows))
+    return part._replace(until=end or part.until)
 
 
 async def _place(connection: AsyncConnection, query: Select[Any]) -> Place | None:

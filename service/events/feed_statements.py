@@ -11,12 +11,14 @@ from sqlalchemy import (
     BigInteger,
     LargeBinary,
     Select,
+    func,
     literal_column,
     select,
     text,
     tuple_,
 )
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.elements import ColumnElement, UnaryExpression
+from sqlalchemy.sql.operators import custom_op
 
 from service.events.statements import (
     EVENT_COLUMNS,
@@ -49,10 +51,8 @@ class Place(NamedTuple):
 START: Final = Place(-(2**63))
 """The place before the first event."""
 
-LAST: Final = {
-    "sqlite": text("SELECT seq FROM sqlite_sequence WHERE name = 'events'"),
-    "postgresql": text("SELECT pg_sequence_last_value('events_position_seq')"),
-}
+LAST_SQLITE: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
+LAST_POSTGRESQL: Final = text("SELECT pg_sequence_last_value('events_position_seq')")
 """The last position that was assigned; no row or NULL before the first one."""
 WRITERS: Final = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND granted "
@@ -61,6 +61,7 @@ WRITERS: Final = text(
 )
 """The transactions of PostgreSQL that may have inserted events and have not ended."""
 
+_PLUS: Final[custom_op[Any]] = custom_op("+", precedence=15)
 _POSITION: Final = {
     "sqlite": literal_column("events.position", BigInteger),
     # The expression of the index; with parameters, the index could not be used.
@@ -151,17 +152,23 @@ def select_newest(part: Range) -> Select[Any]:
 def select_rows(part: Range, event_filter: EventFilter) -> Select[Any]:
     """Select events, each with its place, in the order of the feed."""
     query = _selected(part, [*EVENT_COLUMNS, _position(part)])
-    return query.where(*conditions(events, event_filter)).order_by(*_order(part))
+    return query.where(*_matching(part, event_filter)).order_by(*_order(part))
 
 
 def select_lines(part: Range, event_filter: EventFilter) -> Select[Any]:
     """Select events as the bytes of NDJSON; NULL for none."""
     # The database makes one value of many events, which costs less than its rows.
     line: ColumnElement[Any] = literal_column(_LINES[part.dialect]).label("line")
-    query = _selected(part, [line]).where(*conditions(events, event_filter))
+    query = _selected(part, [line]).where(*_matching(part, event_filter))
     lines = query.order_by(*_order(part)).subquery("lines")
     joined = literal_column(_JOINED[part.dialect], LargeBinary)
     return select(joined).select_from(lines)
+
+
+def select_size(part: Range, event_filter: EventFilter) -> Select[Any]:
+    """Select the size of the data of events, in characters; NULL for none."""
+    query = _selected(part, [func.sum(func.length(events.c.data))])
+    return query.where(*_matching(part, event_filter))
 
 
 def select_matches(
@@ -171,13 +178,26 @@ def select_matches(
 
     Without columns, select one row if there is any event.
     """
-    names = [events.c[name] for name in columns]
+    names = [_unindexed(part, events.c[name]).label(name) for name in columns]
     if not names:
         return _selected(part, [literal_column("1")]).limit(1)
     query = _selected(part, names).distinct()
     for place, column in enumerate(names):
-        query = query.where(column.in_({each[place] for each in wanted}))
+        query = query.where(column.element.in_({each[place] for each in wanted}))
     return query
+
+
+def _matching(part: Range, event_filter: EventFilter) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions of a filter on the events in a range."""
+    for each in conditions(events, event_filter):
+        comparison: Any = each
+        yield comparison.operator(_unindexed(part, comparison.left), comparison.right)
+
+
+def _unindexed(part: Range, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a column for whose value SQLite searches no index, but the range."""
+    # Without statistics, SQLite prefers an equal column to a range, and then sorts.
+    return column if part.dialect != SQLITE else UnaryExpression(column, operator=_PLUS)
 
 
 def _selected(part: Range, columns: Sequence[ColumnElement[Any]]) -> Select[Any]:

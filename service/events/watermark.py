@@ -6,12 +6,14 @@ commits in the order of positions.
 """
 
 import asyncio
+import sqlite3
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.events import feed_metrics as metrics
-from service.events.feed_statements import LAST, WRITERS
+from service.events.feed_statements import LAST_POSTGRESQL, LAST_SQLITE, WRITERS
+from service.storage.bulk_inserts import run_in_thread
 from service.storage.database import Database
 from service.storage.engines import SQLITE
 from service.storage.uses import Use
@@ -81,5 +83,12 @@ class Watermark:
 
 
 async def _last_position(connection: AsyncConnection) -> int:
-    found = await connection.scalar(LAST[connection.dialect.name])
-    return int(found or 0)
+    if connection.dialect.name == SQLITE:
+        # Without a transaction, it is one call of the thread instead of ten.
+        return await run_in_thread(connection, _last_of_sqlite)
+    return int(await connection.scalar(LAST_POSTGRESQL) or 0)
+
+
+def _last_of_sqlite(connection: sqlite3.Connection) -> int:
+    row = connection.execute(LAST_SQLITE).fetchone()
+    return int(row[0]) if row else 0

@@ -283,3 +283,21 @@ def test_a_draining_server_refuses_nothing_early(now: list[float]) -> None:
     queue.is_draining = True
 
     assert queue.shed(GET) is None
+
+
+@pytest.mark.parametrize(
+    "target, refused",
+    [
+        (b"/events?order=arrival&wait_s=30", 0),
+        (b"/events?wait_s=30&order=arrival", 0),
+        (b"/events?order=arrival", 1),
+        (b"/usage?wait_s=30", 1),
+    ],
+)
+def test_requests_that_wait_are_not_refused_early(
+    now: list[float], target: bytes, refused: int
+) -> None:
+    """Their number has a bound of its own, and they come together after an event."""
+    queue = queue_with(2 * MIN_WAITING, now)
+    request = b"GET " + target + b" HTTP/1.1\r\nHost: test\r\n\r\n"
+    assert (queue.shed(request) is not None) == bool(refused)

@@ -10,6 +10,7 @@ from aiohttp import ClientSession, TCPConnector, web
 from pytest_aiohttp.plugin import AiohttpClient
 from structlog.typing import EventDict
 
+from service.web.client_stream import WAITED_S
 from service.web.request_context import (
     CACHE_RESULT,
     REQUEST_ID_HEADER,
@@ -56,11 +57,16 @@ async def streaming(request: web.Request) -> web.StreamResponse:
     return response
 
 
+async def waiting(request: web.Request) -> web.Response:
+    request[WAITED_S] = 1_000.0
+    return web.Response(text="waited")
+
+
 @pytest.fixture
 async def client(aiohttp_client: AiohttpClient) -> Client:
     """A small application behind the middleware."""
     app = web.Application(middlewares=[request_context(Reports(access_log=True))])
-    handlers = (fine, binding, missing, broken, redirecting, streaming)
+    handlers = (fine, binding, missing, broken, redirecting, streaming, waiting)
     app.add_routes([web.get(f"/{each.__name__}", each) for each in handlers])
     app.router.add_get("/things/{thing}", fine)
     return await aiohttp_client(app)
@@ -220,6 +226,14 @@ async def test_the_whole_line_of_a_request(
         "http.response.body.size": 4,
         "cache": "hit",
     }
+
+
+async def test_a_wait_that_was_asked_for_is_no_duration(
+    client: Client, log_entries: list[EventDict]
+) -> None:
+    """The duration is what the service took, so that a long poll is not slow."""
+    await client.get("/waiting")
+    assert log_entries[-1]["duration_s"] < 0  # this one has not really waited
 
 
 @pytest.mark.parametrize(
