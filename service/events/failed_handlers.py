@@ -16,12 +16,26 @@ from service.events.handlers import (
     uncached,
 )
 from service.events.model import DiscardStep, EventResult, FailedList, ReplayStep
-from service.events.query_parameters import ApplicationParameters, FailedParameters
+from service.events.query_parameters import (
+    ApplicationParameters,
+    FailedParameters,
+    FailedSelection,
+)
 from service.events.statements import FailedCursor
 from service.web.auth import KEY, ApiKey, application_for
+from service.web.bodies import JSON_PROBLEMS, JSON_TYPE, read_json
 from service.web.http_cache.conditional import check_if_match
-from service.web.parameters import parse_cursor
-from service.web.routes import Endpoints
+from service.web.parameters import InvalidParameter, parse_cursor
+from service.web.routes import Endpoints, RequestBody
+
+MAX_BODY_BYTES: Final = 16 * 1024
+BODY_TIMEOUT_S: Final = 5.0
+FILTER_BODY: Final = RequestBody(
+    {JSON_TYPE: FailedSelection},
+    "The parameters, if the query has none.",
+    example={"code": "schema", "limit": 1_000},
+    is_required=False,
+)
 
 endpoints: Final = Endpoints()
 
@@ -51,9 +65,10 @@ async def list_failed_events(
 @endpoints.post(
     "/events/failed/replay",
     parameters=FailedParameters,
+    body=FILTER_BODY,
     answer=ReplayStep,
     scope="events:manage",
-    problems=QUERY_PROBLEMS,
+    problems=(*QUERY_PROBLEMS, *JSON_PROBLEMS),
 )
 async def replay_failed_events(
     request: web.Request, parameters: FailedParameters
@@ -63,6 +78,7 @@ async def replay_failed_events(
     A call takes about a second and replays up to `limit` events. Repeat it with `next`
     as the `cursor` until that is null. Calls at the same time share the work.
     """
+    parameters = await _from_body(request, parameters)
     key, wanted = _authorized(request, parameters)
     cursor = parse_cursor(parameters.cursor, StepCursor)
     check_if_match(request, None)
@@ -74,9 +90,10 @@ async def replay_failed_events(
 @endpoints.post(
     "/events/failed/discard",
     parameters=FailedParameters,
+    body=FILTER_BODY,
     answer=DiscardStep,
     scope="events:manage",
-    problems=QUERY_PROBLEMS,
+    problems=(*QUERY_PROBLEMS, *JSON_PROBLEMS),
 )
 async def discard_failed_events(
     request: web.Request, parameters: FailedParameters
@@ -86,6 +103,7 @@ async def discard_failed_events(
     A call takes about a second and deletes up to `limit` events. Repeat it with `next`
     as the `cursor` until that is null.
     """
+    parameters = await _from_body(request, parameters)
     key, wanted = _authorized(request, parameters)
     cursor = parse_cursor(parameters.cursor, StepCursor)
     check_if_match(request, None)
@@ -124,3 +142,24 @@ def _authorized(
     key = request[KEY]
     application = requested_by(key, parameters.application)
     return key, parameters.failed_filter(application)
+
+
+async def _from_body(
+    request: web.Request, parameters: FailedParameters
+) -> FailedParameters:
+    """Return the parameters of the query, or of a JSON body.
+
+    Raises `InvalidParameter` for both, and `RequestProblem`. A body that is ignored
+    could discard everything.
+    """
+    if not request.body_exists:
+        return parameters
+    if request.query_string:
+        name = next(iter(request.query))
+        raise InvalidParameter(name, "expected parameters in the body only")
+    return await read_json(
+        request,
+        FailedSelection,
+        max_bytes=MAX_BODY_BYTES,
+        timeout_s=BODY_TIMEOUT_S,
+    )

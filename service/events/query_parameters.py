@@ -129,6 +129,10 @@ class FailedParameters(ListParameters, frozen=True, kw_only=True):
         )
 
 
+class FailedSelection(FailedParameters, frozen=True, kw_only=True):
+    """The same parameters as a JSON body."""
+
+
 class StatsParameters(FilterParameters, frozen=True, kw_only=True):
     """The parameters of counts."""
 

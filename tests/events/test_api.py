@@ -316,7 +316,9 @@ async def test_an_outage_of_the_database_is_reported(
     monkeypatch.setattr(collector.queries._database, "writing", away)
     monkeypatch.setattr(collector.queries._database, "write_in_thread", away)
 
-    answer = await client.request(method, path, json=event())
+    answer = await client.request(
+        method, path, json=event() if path == "/events" else None
+    )
 
     assert await problem_of(answer) == (503, "storage_unavailable")
     assert int(answer.headers[hdrs.RETRY_AFTER]) >= 1

@@ -243,6 +243,35 @@ async def test_failures_that_arrive_meanwhile_are_not_part_of_it(
 
 
 @on_sqlite
+@pytest.mark.parametrize("action", ["replay", "discard"])
+async def test_a_body_may_have_the_filter(caller: Caller, action: str) -> None:
+    """It is never ignored: a body that is not understood changes nothing."""
+    client = await caller()
+    await send(client, event(id="a", data=1), event(id="b", name=""))
+    path = f"/events/failed/{action}"
+    for body, status in {
+        "{": 400,
+        '{"colour": "red"}': 422,
+        '{"code": 5}': 422,
+        '{"from": "soon"}': 400,
+    }.items():
+        headers = {"Content-Type": "application/json"}
+        async with client.post(path, data=body, headers=headers) as answer:
+            assert answer.status == status, body
+    query = {"code": "missing"}
+    async with client.post(path, params=query, json={}) as answer:
+        assert answer.status == 400
+    assert len(await failed(client)) == 2
+
+    async with client.post(path, json={"code": "wrong_type", "limit": 5}) as answer:
+        assert answer.status == 200
+        result = await answer.json()
+
+    assert result["failed" if action == "replay" else "discarded"] == 1
+    assert len(await failed(client)) == (2 if action == "replay" else 1)
+
+
+@on_sqlite
 @pytest.mark.parametrize("action", ["replay", "discard", "1/replay"])
 async def test_only_a_key_that_manages_events_may_change_the_list(
     events_settings: Callable[..., Settings],
