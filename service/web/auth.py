@@ -95,13 +95,13 @@ class Authenticator:
         """
         credential = credential_of(request)
         # A page of another origin cannot send a key in a header without permission.
-        is_safe = request.method in SAFE_METHODS or credential
+        is_safe = bool(credential) or request.method in SAFE_METHODS
         is_own = is_safe or self._is_of_own_page(request, scope)
         if scope is None:
             return
         if scope in self._required:
             key = await self._required_key(
-                request, credential, scope, may_sign_in=bool(is_own)
+                request, credential, scope, may_sign_in=is_own
             )
             await self._charge(key, scope)
             check_scope(key, scope)

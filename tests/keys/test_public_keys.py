@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+from traceback import format_exception
 from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
 from aiohttp import ClientSession, encode_basic_auth
 from structlog.typing import EventDict
 
+from service.events.collector import Collector
 from tests.events.conftest import event
 from tests.keys.conftest import MakeKey, Serve, on_sqlite, with_key
 from tests.patience import GIVE_UP_S
@@ -102,11 +105,13 @@ async def test_a_query_has_one_key(serve: Serve, make_key: MakeKey) -> None:
 async def test_no_key_reaches_the_log_the_metrics_or_an_answer(
     serve: Serve,
     make_key: MakeKey,
+    *,
     log_entries: list[EventDict],
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A key may be in the right place, in a wrong one, or in a malformed request."""
+    """A key may be in the right place, in a wrong one, or in a request that fails."""
     key = await make_key(WRITE)
     requests = [
         f"POST /events?key={key} HTTP/1.1",
@@ -128,11 +133,17 @@ async def test_no_key_reaches_the_log_the_metrics_or_an_answer(
     ]
     async with serve() as service:
         answers = [await raw(service, each) for each in requests]
+        monkeypatch.setattr(Collector, "reserve", Mock(side_effect=RuntimeError))
+        answers.append(await raw(service, requests[0]))
         async with service.get("/metrics") as answer:
             metrics = await answer.text()
     assert answers[0].startswith("HTTP/1.1 202 ")
+    assert answers[-1].startswith("HTTP/1.1 500 ")
+    (error_entry,) = [each for each in log_entries if each["event"] == "http.error"]
+    failure = "".join(format_exception(error_entry["exc_info"]))
     out, error = capfd.readouterr()
-    seen = (*answers, metrics, repr(log_entries), caplog.text, out, error)
+    logged = repr(log_entries), failure, caplog.text, out, error
+    seen = (*answers, metrics, *logged)
     assert all(key not in each for each in seen)
 
 
