@@ -60,11 +60,13 @@ from service.usage.readiness import UsageReadiness
 from service.usage.shared_store import open_store
 from service.usage.snapshots.memory_files import ReceivedBody
 from service.usage.sources import EventMessages, MessageSource, UpstreamMessages
+from service.vehicles import cache_handlers
 from service.vehicles import handlers as vehicles
 from service.vehicles import problems as vehicles_problems
 from service.vehicles.expiry import Expiry
 from service.vehicles.export import open_exports
 from service.vehicles.lanes import open_lanes
+from service.vehicles.listing import Listing
 from service.vehicles.lookup import open_lookups, source_of
 from service.vehicles.readiness import check_vehicles
 from service.web import bodies, health, problems, static_pages, system
@@ -160,6 +162,7 @@ def _domains(settings: Settings) -> Iterator[ModuleType]:
         yield failed_handlers
     if settings.vehicles.enabled:
         yield vehicles
+        yield cache_handlers
     if settings.needs_storage:
         yield keys
 
@@ -312,6 +315,7 @@ async def _open_stored_domains(
             app[health.TRAFFIC].domains["vehicles"] = partial(
                 check_vehicles, database, app[vehicles.LOOKUPS]
             )
+            app[cache_handlers.LISTING] = Listing(database, source_of(settings))
             app[vehicles.EXPORTS] = await stack.enter_async_context(
                 open_exports(settings.storage, source_of(settings))
             )

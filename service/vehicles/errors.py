@@ -3,6 +3,8 @@
 VehiclesError
 ├── InvalidVin            the text is not a VIN.
 ├── InvalidModelYear      the hint is not a model year.
+├── InvalidWmi            the text is not the code of a manufacturer.
+├── UnknownWmi            vPIC knows no manufacturer with the code.
 ├── TooManyVins           a request has more VINs than allowed.
 ├── VinNotDecoded         vPIC knows no vehicle for the VIN.
 ├── VehicleUnavailable    the VIN is not cached, and vPIC is unavailable.
@@ -34,6 +36,18 @@ class InvalidModelYear(VehiclesError):
     """The hint is not a model year that a VIN can have."""
 
     code = "invalid_model_year"
+
+
+class InvalidWmi(VehiclesError):
+    """The text is not the code of a manufacturer; the message says why."""
+
+    code = "invalid_wmi"
+
+
+class UnknownWmi(VehiclesError):
+    """vPIC knows no manufacturer with the code."""
+
+    code = "wmi_unknown"
 
 
 class TooManyVins(VehiclesError):

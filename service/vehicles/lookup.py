@@ -30,6 +30,7 @@ from service.vehicles.errors import (
     VinNotDecoded,
 )
 from service.vehicles.fetching import Fetcher
+from service.vehicles.manufacturers import Manufacturers
 from service.vehicles.model import Entry, Found, VehicleSource, Vin
 from service.vehicles.offline import OfflineDecoder, load_decoder
 from service.vehicles.pending import LookupClient, Outcome, PendingVin
@@ -65,9 +66,11 @@ class Lookups:
         self,
         fetcher: Fetcher,
         removals: Removals,
+        manufacturers: Manufacturers,
         stale_wait_s: float,
         offline: OfflineDecoder | None = None,
     ) -> None:
+        self.manufacturers = manufacturers
         self.guard: UpstreamGuard | None = None
         """The limits of calls to vPIC."""
         self._fetcher = fetcher
@@ -127,6 +130,7 @@ class Lookups:
     async def close(self) -> None:
         """Cancel the look-ups and removals in progress."""
         await self._removals.close()
+        await self.manufacturers.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -301,7 +305,10 @@ async def open_lookups(
         fetcher = Fetcher(vehicles, store, locks, batches)
         offline = load_decoder() if vehicles.offline else None
         removals = Removals(store)
-        lookups = Lookups(fetcher, removals, vehicles.stale_wait_s, offline)
+        manufacturers = Manufacturers(vehicles, client)
+        lookups = Lookups(
+            fetcher, removals, manufacturers, vehicles.stale_wait_s, offline
+        )
         lookups.guard = client.guard
         share_holds(client.guard, shared, f"vpic:{source}")
         try:

@@ -14,6 +14,14 @@ INVALID_MODEL_YEAR: Final = ProblemKind(
     HTTPStatus.UNPROCESSABLE_ENTITY,
     "The hint is not a model year",
 )
+INVALID_WMI: Final = ProblemKind(
+    "invalid_wmi",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "The text is not the code of a manufacturer",
+)
+WMI_UNKNOWN: Final = ProblemKind(
+    "wmi_unknown", HTTPStatus.NOT_FOUND, "No manufacturer has this code"
+)
 TOO_MANY_VINS: Final = ProblemKind(
     "too_many_vins", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body has too many VINs"
 )
@@ -60,6 +68,8 @@ EXPORT_FAILED: Final = ProblemKind(
 KINDS: Final[Kinds] = {
     errors.InvalidVin: INVALID_VIN,
     errors.InvalidModelYear: INVALID_MODEL_YEAR,
+    errors.InvalidWmi: INVALID_WMI,
+    errors.UnknownWmi: WMI_UNKNOWN,
     errors.TooManyVins: TOO_MANY_VINS,
     errors.VinNotDecoded: VIN_NOT_DECODED,
     errors.VehicleUnavailable: VEHICLE_UNAVAILABLE,
