@@ -90,8 +90,8 @@ class UpstreamGuard:
 
         Raises `CircuitOpen`.
         """
-        if self._rate_limit is not None or self._slots.locked():
-            await self._wait_out(endpoint)
+        # Before the wait too, so that an open circuit answers at once.
+        await self._wait_out(endpoint)
         async with AsyncExitStack() as stack:
             # The slot comes first: a permit that waits for a slot would let later tries
             # exceed the rate.

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from service.sandbox.server import RunningSandbox
 from service.settings import Settings
 from service.usage.shared_store import open_store
 from service.vehicles.lookup import source_of
 from service.vehicles.model import Vin
 from service.vehicles.shared_lookups import LookupLocks
 from service.vehicles.store import VehicleStore
+from tests.conftest import always
 from tests.patience import GIVE_UP_S
 from tests.redis_servers import RedisDouble, SharedRedis
 from tests.vehicles.conftest import (
@@ -257,3 +259,24 @@ async def test_lock_expires_before_waiting_look_ups_time_out(
         async with asyncio.timeout(GIVE_UP_S):
             assert await other.wait([VIN]) == set()
         assert await other.acquire([VIN]) == {VIN}
+
+
+@on_sqlite
+async def test_a_wait_that_vpic_asks_for_is_shared(
+    serve: Serve,
+    shared: SharedRedis,
+    sandbox: RunningSandbox,
+    received: VpicRequests,
+) -> None:
+    """One process is told to come back in an hour, and none asks before."""
+    sandbox.sandbox.faults = always("too_many_requests", retry_after="3600")
+    cache = {"redis_url": shared.url}
+    one, other = await serve(cache=cache), await serve(cache=cache)
+
+    answers = [
+        await each.look_up(vin) for each, vin in zip((one, other), vins(2), strict=True)
+    ]
+
+    assert {each.problem for each in answers} == {(503, "vehicle_unavailable")}
+    assert all(3_590 <= int(each.headers["Retry-After"]) <= 3_600 for each in answers)
+    assert received.calls == 1
