@@ -24,6 +24,7 @@ from service.admin.model import Level
 from service.admin.ports import separate_ports
 from service.admin.siblings import FOLDER, SIBLINGS, Siblings, open_siblings
 from service.admin.worker import Parts, Worker
+from service.events import client_handlers as event_clients
 from service.events import collected_messages as collected
 from service.events import failed_handlers
 from service.events import handlers as events
@@ -31,6 +32,7 @@ from service.events import problems as events_problems
 from service.events.collector import open_collector
 from service.events.feed_handlers import FOLLOWER
 from service.events.follow import open_follower
+from service.events.receiving import COLLECTOR
 from service.keys import handlers as keys
 from service.keys import problems as keys_problems
 from service.keys.cached_keys import ApiKeys, FixedKeys
@@ -160,6 +162,7 @@ def _domains(settings: Settings) -> Iterator[ModuleType]:
     if settings.events.enabled:
         yield events
         yield failed_handlers
+        yield event_clients
     if settings.vehicles.enabled:
         yield vehicles
         yield cache_handlers
@@ -297,7 +300,7 @@ async def _open_stored_domains(
     """Open the enabled domains that store data: events and vehicles."""
     async with AsyncExitStack() as stack:
         if settings.events.enabled:
-            app[events.COLLECTOR] = collector = await stack.enter_async_context(
+            app[COLLECTOR] = collector = await stack.enter_async_context(
                 open_collector(settings, database)
             )
             app[FOLLOWER] = follower = await stack.enter_async_context(
@@ -369,7 +372,7 @@ def _parts(
         app[health.TRAFFIC],
         app[LIMITS],
         database,
-        app.get(events.COLLECTOR),
+        app.get(COLLECTOR),
     )
 
 

@@ -30,6 +30,7 @@ PAGES: Final = (
     "docs/use-the-api.md",
     "docs/keys.md",
     "docs/collect-events.md",
+    "docs/stock-clients.md",
     "docs/look-up-vehicles.md",
     "docs/operate.md",
     "docs/settings.md",
@@ -233,7 +234,7 @@ def curl(arguments: list[str], service: Service) -> str:
             case "-X":
                 method = arguments.pop(0)
             case "--json":
-                headers["Content-Type"] = "application/json"
+                headers.setdefault("Content-Type", "application/json")
                 body = arguments.pop(0).encode()
             case option:
                 assert option == "-s", f"no test knows {option} of curl"

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Self
 from msgspec.structs import replace
 from multidict import MultiMapping
 
-from service.events.model import Event, EventFailure, Origin
+from service.events.model import Event, EventFailure
 from service.instants import US_PER_S, format_instant, now_us, read_instant
 from service.settings import EventsSettings
 
@@ -65,9 +65,9 @@ def corrected(item: Event | EventFailure, skew_us: int) -> Event | EventFailure:
     """Return an event with its time corrected, and with its time as it was sent."""
     if not skew_us:
         return item
-    origin = Origin(item.origin.format, skew_us)
+    origin = item.origin._replace(skew_us=skew_us)
     if isinstance(item, EventFailure):
-        at = item.at and item.at + skew_us
+        at = None if item.at is None else item.at + skew_us
         return replace(item, at=at, origin=origin)
     try:
         timestamp = format_instant(item.at + skew_us)

@@ -1,9 +1,10 @@
 """Collection of events: from a request's body to its receipt, and replays."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
@@ -13,7 +14,7 @@ from service.events.clock_skew import UNKNOWN, Clocks
 from service.events.counting import Counting
 from service.events.failed_events import FailedEvents
 from service.events.ingest import Ingest, running_ingest
-from service.events.model import Event, EventFailure, Receipt
+from service.events.model import Event, EventFailure, Origin, Receipt
 from service.events.parsing import EventParser
 from service.events.queries import EventQueries
 from service.events.retention import Retention
@@ -28,6 +29,15 @@ from service.web.health import Unready
 from service.web.repeats import RepeatedPost
 
 log = structlog.get_logger()
+
+
+class Adapted(NamedTuple):
+    """The items of a request of a stock client."""
+
+    format: str
+    items: Sequence[bytes]
+    sent_at: object = None
+    """The time of the sender's clock that the body states, if it does."""
 
 
 class Collector:
@@ -87,11 +97,8 @@ class Collector:
         `clocks` correct the times of the events. Raises `BadBody`, `BacklogFull` and
         `StorageError`; then no event is stored.
         """
-        reservation.resize(len(body))
         items = self._parse(body, content_type, reservation.application, clocks)
-        receipt = await self._ingest.accept(items, reservation)
-        _log_receipt(receipt, reservation.application)
-        return receipt
+        return await self._store_items(items, reservation)
 
     def begin(self, post: RepeatedPost) -> None:
         """Store the events of a request's body, which gets its receipt or an error.
@@ -113,6 +120,28 @@ class Collector:
             application,
             clocks.skew_us(self.settings),
         )
+
+    async def collect_adapted(
+        self, adapted: "Adapted", reservation: Reservation, clocks: Clocks
+    ) -> Receipt:
+        """Store the items of a stock client; they are on disk when this returns.
+
+        Raises `BacklogFull` and `StorageError`; then no event is stored.
+        """
+        clocks = clocks.stating(adapted.sent_at)
+        origin = Origin(adapted.format, clocks.skew_us(self.settings))
+        application = reservation.application
+        items = [
+            self._parser.parse(each, application, origin) for each in adapted.items
+        ]
+        return await self._store_items(items, reservation)
+
+    async def _store_items(
+        self, items: Sequence[Event | EventFailure], reservation: Reservation
+    ) -> Receipt:
+        receipt = await self._ingest.accept(items, reservation)
+        _log_receipt(receipt, reservation.application)
+        return receipt
 
 
 @asynccontextmanager

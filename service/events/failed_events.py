@@ -237,7 +237,7 @@ class FailedEvents:
         return outcomes
 
     def _parse(self, row: Row[Any]) -> Event | EventFailure:
-        origin = Origin(row.format, row.skew or 0)
+        origin = Origin(row.format, row.skew or 0, row.received_at)
         return self._parser.parse(row.event.encode(), row.application, origin)
 
     async def _end(self, wanted: FailedFilter) -> int:

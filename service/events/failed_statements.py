@@ -140,7 +140,7 @@ def select_texts(ids: list[str]) -> Select[Any]:
     columns = failed_events.c
     query = select(
         *(columns.id, columns.application, columns.event),
-        *(columns.format, columns.skew),
+        *(columns.format, columns.skew, columns.received_at),
     )
     # SQLite has no such locks, but one writer at a time.
     wanted = query.where(columns.id.in_(ids)).order_by(*_ORDER)

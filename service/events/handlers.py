@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
 from service.events import problems
-from service.events.clock_skew import SENT_AT, Clocks
+from service.events.adapters import cloudevents
+from service.events.client_handlers import TEXT, adapter_of_cloudevents
+from service.events.clock_skew import SENT_AT
 from service.events.collector import Collector
 from service.events.failed_statements import FailedFilter
 from service.events.feed_handlers import FORMATS, answer_feed, media_type_for
@@ -31,6 +33,7 @@ from service.events.query_parameters import (
     EventListParameters,
     StatsParameters,
 )
+from service.events.receiving import COLLECTOR, receive
 from service.events.statements import (
     EventCursor,
     ListCursor,
@@ -38,9 +41,8 @@ from service.events.statements import (
 from service.observability.stages import stage
 from service.settings import Scope, Settings
 from service.web.auth import KEY, ApiKey, application_for
-from service.web.bodies import BODY_PROBLEMS, max_size, read_body
+from service.web.bodies import BODY_PROBLEMS
 from service.web.credentials import PUBLIC_SCOPE
-from service.web.http_cache.conditional import check_if_match
 from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.limits import Limits
 from service.web.links import next_link
@@ -57,14 +59,14 @@ from service.web.routes import (
     json_block,
 )
 
-COLLECTOR: Final = web.AppKey("collector", Collector)
 QUERIES: Final = web.AppKey("event_queries", Lane)
-TEXT: Final = "text/plain"
-"""Read as JSON: pages send it where they may send no other type."""
 FORM: Final = "application/x-www-form-urlencoded"
 UNTYPED: Final = "application/octet-stream"
 """Read as JSON, too; without `Content-Type` this one counts, as for untyped Blobs."""
-MEDIA_TYPES: Final = ("application/json", *sorted(LINE_TYPES), TEXT, FORM, UNTYPED)
+MEDIA_TYPES: Final = (
+    *("application/json", *sorted(LINE_TYPES), TEXT, FORM, UNTYPED),
+    *cloudevents.MEDIA_TYPES,
+)
 
 QUERY_PROBLEMS: Final = (
     STORAGE_UNAVAILABLE,
@@ -92,9 +94,12 @@ endpoints = Endpoints()
         {
             "application/json": Envelope | list[Envelope],
             **dict.fromkeys((*sorted(LINE_TYPES), TEXT, FORM, UNTYPED)),
+            cloudevents.STRUCTURED: dict[str, Any],
+            cloudevents.BATCHED: list[dict[str, Any]],
         },
         "One event, a list of events, or one event per line; gzip is accepted. "
-        "All other types are read as JSON.",
+        "CloudEvents have types of their own, or attributes in the headers `ce-…`. All "
+        "other types are read as JSON.",
         example=EXAMPLE,
     ),
     answer=Receipt,
@@ -116,28 +121,19 @@ async def send_events(
     An invalid event is stored as a failed event, with its errors. The same `id` with
     the same content is a duplicate, with other content a conflict. Without an `id`, the
     content identifies the event. `X-Sent-At`, the time of the sender's clock, corrects
-    the timestamps if that clock is wrong.
+    the timestamps if that clock is wrong. CloudEvents are accepted in every content
+    mode.
     """
-    key = request[KEY]
-    clocks = Clocks.of(request.headers)
-    collector = request.app[COLLECTOR]
-    settings = collector.settings
-    max_bytes = settings.max_body_bytes
-    with collector.reserve(key.application, max_size(request, max_bytes)) as reserved:
-        body = await read_body(
-            request,
-            MEDIA_TYPES,
-            max_bytes=max_bytes,
-            timeout_s=settings.body_timeout_s,
-        )
-        check_if_match(request, None)
-        with stage("storage"):
-            receipt = await collector.collect(
-                body, request.content_type, reserved, clocks
-            )
-    # The stated time differs in each request.
-    if SENT_AT not in request.headers:
-        offer_posts(request, SmallPosts(collector))
+    if cloudevents.is_structured(request.headers):
+        receipt = await receive(request, MEDIA_TYPES, adapter_of_cloudevents(request))
+    elif cloudevents.is_binary(request.headers):
+        any_type = (request.content_type,)
+        receipt = await receive(request, any_type, adapter_of_cloudevents(request))
+    else:
+        receipt = await receive(request, MEDIA_TYPES)
+        # The stated time differs in each request.
+        if SENT_AT not in request.headers:
+            offer_posts(request, SmallPosts(request.app[COLLECTOR]))
     return json_block(request, receipt, status=HTTPStatus.ACCEPTED)
 
 

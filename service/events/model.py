@@ -53,12 +53,14 @@ class EventError(Struct, frozen=True, gc=False):
 
 
 class Origin(NamedTuple):
-    """How an event arrived; a replay reads it in the same way."""
+    """The way in which an event arrived; a replay reads it in the same way."""
 
     format: str | None = None
     """The format of a stock client; None for that of `POST /events`."""
     skew_us: int = 0
     """The correction of the sender's clock, in microseconds."""
+    arrived_at: int | None = None
+    """The time of arrival of a failed event that is replayed; None for now."""
 
 
 OURS: Final = Origin()
@@ -158,20 +160,26 @@ class StoredEvent(Struct, frozen=True):
     timestamp: str
     received_at: str
     application: str
-    sent_timestamp: Annotated[
-        str | UnsetType | None,
-        Meta(
-            description="The timestamp as it was sent, if the sender's clock was wrong "
-            "and `timestamp` is corrected; null if none was sent."
-        ),
-    ] = UNSET
-    context: Annotated[
-        Raw | UnsetType,
-        Meta(
-            description="What a stock client has sent besides.",
-            extra_json_schema={"type": "object"},
-        ),
-    ] = UNSET
+    sent_timestamp: (
+        Annotated[
+            str | None,
+            Meta(
+                description="The timestamp as it was sent, if the sender's clock was "
+                "wrong and `timestamp` is corrected; null if none was sent."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    context: (
+        Annotated[
+            Raw,
+            Meta(
+                description="What a stock client has sent besides.",
+                extra_json_schema={"type": "object"},
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class EventList(Struct, frozen=True):
@@ -212,14 +220,20 @@ class FailedEvent(Struct, frozen=True):
         Literal["failed", "superseded"],
         Meta(description="Superseded if its id was accepted after it."),
     ]
-    corrected_timestamp: Annotated[
-        str | UnsetType,
-        Meta(description="The time of the event, if the sender's clock was wrong."),
-    ] = UNSET
-    format: Annotated[
-        str | UnsetType,
-        Meta(description="The format of `event`, if a stock client has sent it."),
-    ] = UNSET
+    corrected_timestamp: (
+        Annotated[
+            str,
+            Meta(description="The time of the event, if the sender's clock was wrong."),
+        ]
+        | UnsetType
+    ) = UNSET
+    format: (
+        Annotated[
+            str,
+            Meta(description="The format of `event`, if a stock client has sent it."),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class FailedList(Struct, frozen=True):

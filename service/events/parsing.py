@@ -15,11 +15,14 @@ import msgspec
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
+from service.events.adapters import ADAPTERS
+from service.events.adapters.conversion import object_of
 from service.events.clock_skew import corrected
 from service.events.errors import NotJson, TooManyEvents
 from service.events.exact_numbers import ValueDecoder
 from service.events.model import (
     MAX_DATA_BYTES,
+    NOT_SENT,
     OURS,
     Envelope,
     Event,
@@ -40,11 +43,13 @@ from service.events.validation import (
     DIGEST_BYTES,
     NUL,
     compacted,
+    context_errors,
+    failed_item,
     failure_of,
     find_errors,
     parse_timestamp,
 )
-from service.instants import US_PER_S, now_us
+from service.instants import US_PER_S, format_instant, now_us
 
 NDJSON: Final = "application/x-ndjson"
 LINE_TYPES: Final = frozenset({NDJSON, "application/ndjson"})
@@ -59,6 +64,9 @@ MAX_SHALLOW_BYTES: Final = 512
 The maximum depth depends on the stack, which the request and the writer of events do
 not share. So a body with larger data is split by its request, which can be refused.
 """
+
+UNDATED: Final = {"timestamp": b'"1970-01-01T00:00:00Z"'}
+"""In place of a time that was not sent: the same in each attempt, for the digest."""
 
 _ESCAPED_NUL: Final = rb"\u0000"
 """JSON has no other way to write a NUL."""
@@ -210,7 +218,33 @@ class EventParser:
         self, source: bytes, application: str, origin: Origin = OURS
     ) -> Event | EventFailure:
         """Return the event of a JSON text, or a failure that lists its errors."""
+        if origin.format is not None:
+            return self._parse_adapted(source, application, origin)
         return corrected(self._parse_text(source, application, origin), origin.skew_us)
+
+    def _parse_adapted(
+        self, item: bytes, application: str, origin: Origin
+    ) -> Event | EventFailure:
+        """Return the event of a stock client's item, by the adapter of its format."""
+        found = ADAPTERS[origin.format or ""](item)
+        if found is None:
+            failure = failure_of(item, application, find_errors(item))
+            return replace(failure, origin=origin)
+        is_dated = "timestamp" in found.fields
+        text = object_of({**found.fields, **({} if is_dated else UNDATED)})
+        parsed = self._parse_text(text, application, origin)
+        context = object_of(found.context)
+        errors = parsed.errors if isinstance(parsed, EventFailure) else ()
+        errors = found.translate([*errors, *context_errors(context)])
+        if isinstance(parsed, EventFailure) or errors:
+            failure = failed_item(item, text, application, errors, origin)
+            return corrected(failure, origin.skew_us)
+        event = _with_context(parsed, item, context, origin)
+        if is_dated:
+            return corrected(event, origin.skew_us)
+        at = self._clock() if origin.arrived_at is None else origin.arrived_at
+        timestamp = format_instant(at)
+        return replace(event, at=at, timestamp=timestamp, sent_at=NOT_SENT)
 
     def _parse_text(
         self, source: bytes, application: str, origin: Origin
@@ -276,6 +310,23 @@ def _failure_of(source: bytes, application: str) -> EventFailure:
     # Data may be shallow enough to be decoded, and too deep to be encoded.
     too_deep = EventError(UNREADABLE, "", "nested too deeply")
     return failure_of(source, application, find_errors(source) or [too_deep])
+
+
+def _with_context(event: Event, item: bytes, context: bytes, origin: Origin) -> Event:
+    """Return the event of an item with its context, which belongs to its content."""
+    _, content = _values.decode(context)
+    digest = _DIGEST.copy()
+    digest.update(event.digest + _canonical.encode(content))
+    event_id = event.id if event.id != event.digest.hex() else digest.hexdigest()
+    return replace(
+        event,
+        key=key_of(event.application, event_id),
+        id=event_id,
+        digest=digest.digest(),
+        source=Source([item], 0),
+        context=context.decode(),
+        origin=origin,
+    )
 
 
 def _with_line(item: Event | EventFailure, number: int) -> Event | EventFailure:

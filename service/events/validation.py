@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from service.events.model import (
     MAX_DATA_BYTES,
@@ -18,6 +19,7 @@ from service.events.model import (
     EventError,
     EventFailure,
     Name,
+    Origin,
 )
 from service.events.splitting import NOT_JSON, read_error, split_object
 from service.instants import read_instant
@@ -70,6 +72,28 @@ def failure_of(
         at=_instant_or_none(fields.get("timestamp")),
         digest=None if "id" in fields else digest,
     )
+
+
+def context_errors(context: bytes) -> list[EventError]:
+    """Return the errors of what a stock client has sent besides an envelope."""
+    if len(context) > MAX_DATA_BYTES:
+        message = f"{len(context)} bytes besides the data; {MAX_DATA_BYTES} are allowed"
+        return [EventError("data_too_large", "", message)]
+    error = read_error(context)
+    return [] if error is None else [error]
+
+
+def failed_item(
+    item: bytes,
+    text: bytes,
+    application: str,
+    errors: tuple[EventError, ...],
+    origin: Origin,
+) -> EventFailure:
+    """Return the failure of an item, with the fields of its envelope."""
+    sent = failure_of(item, application, errors[:MAX_ERRORS])
+    named = failure_of(text, application, sent.errors)
+    return replace(named, id=sent.id, event=sent.event, origin=origin)
 
 
 def conflict_of(event: Event) -> EventFailure:

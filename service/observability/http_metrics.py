@@ -33,6 +33,11 @@ PARTS: Final = {
     "usage": "usage",
     "events": "events",
     "sessions": "events",
+    # Of stock clients: /api/v1/events, and Segment's calls below /v1.
+    **dict.fromkeys(
+        ("api", "track", "page", "screen", "identify", "group", "alias", "batch"),
+        "events",
+    ),
     "vehicles": "vehicles",
 }
 """Parts of the service by the first part of their paths."""

@@ -8,7 +8,7 @@ Codes are part of the contract.
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -27,6 +27,9 @@ MAX_RETRY_AFTER_S: Final = 3_600.0
 TEMPORARY: Final = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
 """Statuses whose answers have `Retry-After`."""
 
+HAS_MESSAGE: Final = web.RequestKey("has_message", bool)
+"""Key of a request whose problems have a `message`."""
+
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -39,6 +42,13 @@ class Problem(msgspec.Struct, frozen=True):
     detail: str
     code: str
     request_id: str
+    message: (
+        Annotated[
+            str,
+            msgspec.Meta(description="`detail` again, for stock clients of events."),
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class ProblemKind(NamedTuple):
@@ -187,17 +197,23 @@ def kind_of(error: BaseException, kinds: Kinds = KINDS) -> ProblemKind:
 
 
 def answer_problem(
-    error: BaseException, request_id: str, kinds: Kinds = KINDS
+    error: BaseException,
+    request_id: str,
+    kinds: Kinds = KINDS,
+    *,
+    has_message: bool = False,
 ) -> web.Response:
     """Return the answer to an error, with its headers."""
     kind = kind_of(error, kinds)
+    detail = _detail(error, kind)
     problem = Problem(
         type=TYPE_PREFIX + kind.code,
         title=kind.title,
         status=_status(error, kind),
-        detail=_detail(error, kind),
+        detail=detail,
         code=kind.code,
         request_id=request_id,
+        message=detail if has_message else msgspec.UNSET,
     )
     return web.Response(
         status=problem.status,

@@ -34,6 +34,7 @@ from service.web.credentials import redacted
 from service.web.http_cache.conditional import handle_if_match
 from service.web.large_answers import send_large
 from service.web.problems import (
+    HAS_MESSAGE,
     INTERNAL_ERROR,
     KINDS,
     Kinds,
@@ -196,7 +197,8 @@ async def _handle(
         raise
     except Exception as error:  # noqa: BLE001 - answered, and logged if unexpected
         request[LOG_VALUES] = refusal_of(error, kind_of(error, kinds))
-        return answer_error(error, request[REQUEST_ID], kinds)
+        has_message = request.get(HAS_MESSAGE, False)
+        return answer_error(error, request[REQUEST_ID], kinds, has_message=has_message)
 
 
 def request_id_of(request: web.BaseRequest) -> str:
@@ -303,6 +305,8 @@ def answer_error(
     request_id: str,
     kinds: Kinds,
     context: Mapping[str, str] = MappingProxyType({}),
+    *,
+    has_message: bool = False,
 ) -> web.Response:
     """Return the answer to an error, and log one that is unexpected.
 
@@ -313,4 +317,4 @@ def answer_error(
         return web.Response(status=error.status, headers=error.headers)
     if kind_of(error, kinds) is INTERNAL_ERROR:
         log.error("http.error", exc_info=error, **context)
-    return answer_problem(error, request_id, kinds)
+    return answer_problem(error, request_id, kinds, has_message=has_message)

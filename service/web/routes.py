@@ -25,7 +25,7 @@ from service.web.large_answers import MAX_BLOCK_BYTES
 from service.web.limits import rate_lines
 from service.web.page_headers import NO_SNIFFING
 from service.web.parameters import InvalidParameter
-from service.web.problems import ProblemKind
+from service.web.problems import HAS_MESSAGE, ProblemKind
 from service.web.request_context import REQUEST_ID, REQUEST_ID_HEADER
 
 ANNOTATIONS: Final = frozenset({"description", "examples", "title", "default"})
@@ -94,6 +94,8 @@ class Endpoint(NamedTuple):
     """The scope that a key needs; None if the operation is open to everybody."""
     other_statuses: Mapping[HTTPStatus, str] = MappingProxyType({})
     """Descriptions of other statuses whose body has one of these media types."""
+    has_message: bool = False
+    """Whether problems have a member `message`, which some clients need."""
 
     @property
     def name(self) -> str:
@@ -105,6 +107,8 @@ class Endpoint(NamedTuple):
 
         The parameters are decoded, and the body is read, only afterwards.
         """
+        if self.has_message:
+            request[HAS_MESSAGE] = True
         await authorize(request, self.scope)
         return await self.handler(request, read_parameters(request, self.parameters))
 
@@ -120,6 +124,7 @@ class Options(TypedDict, total=False):
     body: RequestBody | None
     scope: Scope | None
     other_statuses: Mapping[HTTPStatus, str]
+    has_message: bool
 
 
 class Endpoints(list[Endpoint]):

@@ -8,7 +8,7 @@ import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
 from service.app import create_app
-from service.events.handlers import COLLECTOR
+from service.events.receiving import COLLECTOR
 from service.events.schemas import EventTypes
 from service.keys.store import add_key
 from service.settings import Settings

@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 from yarl import URL
 
 from service.app import create_app
-from service.events.handlers import COLLECTOR
+from service.events.receiving import COLLECTOR
 from service.keys.store import add_key
 from service.settings import Settings
 from service.storage.database import open_database

@@ -29,7 +29,7 @@ positive_data_acceptance.enabled = false
 ignored_auth.enabled = false
 
 [[operations]]
-include-name = ["POST /events", "POST /events/"]
+include-name = ["POST /events", "POST /events/", "POST /api/v1/events"]
 # An event that breaks its schema is stored as a failed one, and the request accepted.
 checks.negative_data_rejection.enabled = false
 """

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 from aiohttp.test_utils import unused_port
 
-from service.events.handlers import COLLECTOR
+from service.events.receiving import COLLECTOR
 from service.sandbox.options import Faults, SandboxOptions
 from service.sandbox.server import RunningSandbox, running_sandbox
 from service.upstream.errors import Unreachable

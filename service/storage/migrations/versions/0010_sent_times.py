@@ -1,6 +1,6 @@
 """The time of an event as it was sent, beside a corrected one; and its stock client.
 
-An event without an id is found by the time as it was sent: the sender's clock is
+An event without an id is found by the time as it was sent. The sender's clock is
 measured in each attempt, so the corrected time is another one in each.
 """
 
