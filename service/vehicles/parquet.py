@@ -78,7 +78,7 @@ SAMPLE: Final = (
 
 ONE_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 EXPORT_SNAPSHOT: Final = "SELECT pg_export_snapshot()"
-IMPORT_SNAPSHOT: Final = "SET TRANSACTION SNAPSHOT {snapshot}"
+IMPORT_SNAPSHOT: Final = "SET TRANSACTION SNAPSHOT "
 IN_ORDER: Final = (
     "SET enable_sort = off",
     "SET enable_bitmapscan = off",
@@ -107,11 +107,10 @@ class ExportConnection:
         for sql in job.set_up:
             self.execute(sql)
 
-    def execute(self, sql: str, **texts: str) -> None:
+    def execute(self, sql: str) -> None:
         """Execute a statement without a result."""
-        values = {name: _quoted(text) for name, text in texts.items()}
         with AdbcStatement(self._connection) as statement:
-            statement.set_sql_query(sql.format(**values))
+            statement.set_sql_query(sql)
             statement.execute_update()
 
     def read(self, sql: str, **vins: str) -> pa.Table:
@@ -212,9 +211,9 @@ def _read_postgresql(job: ExportJob, pool: ThreadPoolExecutor) -> PendingTables:
     first, *others = readers
     for each in readers:
         each.execute(ONE_SNAPSHOT)
-    snapshot = str(first.read(EXPORT_SNAPSHOT).column(0)[0])
+    snapshot = _quoted(str(first.read(EXPORT_SNAPSHOT).column(0)[0]))
     for each in others:
-        each.execute(IMPORT_SNAPSHOT, snapshot=snapshot)
+        each.execute(IMPORT_SNAPSHOT + snapshot)
     ends = _sampled_ends(first.read(SAMPLE))
     for each in readers:
         for setting in IN_ORDER:

@@ -7,21 +7,23 @@ from scripts.dockerfile import read_stages
 from service.settings import load
 from service.storage.uses import UseLimits, connections_of
 from service.vehicles.export import MAX_EXPORTS
+from service.vehicles.parquet import BLOCKS_AHEAD
 from tests.deploy.files import DEPLOY, PAGES, ROOT, read_yaml
 
 PAGE: Final = PAGES[0].read_text(encoding="utf-8")
 WORKERS: Final = 2
 COMMANDS: Final = 10
 """Connections for commands and backups."""
-DEFAULT_LIMIT: Final = 100
-"""Default of PostgreSQL's `max_connections`."""
+LIMIT: Final = 200
+"""PostgreSQL's `max_connections` in Compose."""
 
 
 def connections() -> int:
     """Return the maximum number of connections of one worker to PostgreSQL."""
     settings = load().settings
     limits = UseLimits(1.0, event_queries=settings.events.max_queries)
-    return sum(connections_of(settings.storage, limits).values()) + MAX_EXPORTS
+    exports = MAX_EXPORTS * BLOCKS_AHEAD
+    return sum(connections_of(settings.storage, limits).values()) + exports
 
 
 def test_connections_to_postgresql() -> None:
@@ -36,7 +38,9 @@ def test_connections_to_postgresql() -> None:
     assert [int(needed) for _, needed in rows] == [
         workers * connections() + COMMANDS for workers in expected
     ]
-    assert int(rows[0][1]) <= DEFAULT_LIMIT
+    postgresql = read_yaml("compose.production.yaml")["services"]["postgres"]
+    assert f"max_connections={LIMIT}" in postgresql["command"]
+    assert int(rows[0][1]) <= LIMIT
     for name in ("kubernetes/base", "kubernetes/overlays/example", "systemd"):
         file = DEPLOY / name / "copilot-usage.toml"
         assert load(file).settings.server.workers == WORKERS

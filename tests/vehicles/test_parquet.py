@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import asyncpg
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from service.vehicles.export import COMMAND
 from service.vehicles.model import Entry, Vehicle, VehicleSource, Vin
 from service.vehicles.parquet import BLOCK_ROWS
 from service.vehicles.store import VehicleStore
-from tests.conftest import storage_at
+from tests.conftest import POSTGRESQL, storage_at
 from tests.patience import GIVE_UP_S
 from tests.vehicles.conftest import KNOWN, OTHER, UNKNOWN, VIN, on_sqlite
 from tests.vehicles.exporting import MANY, SCHEMA, fill, row, table_of
@@ -99,6 +100,26 @@ async def test_vehicles_come_in_the_order_of_their_vins(
             for vin in sorted(KNOWN.keys() - {VIN})
         ),
     ]
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+async def test_a_schema_may_have_any_name(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """Statements with braces are no templates."""
+    await fill(storage, 3)
+    url, _, schema = storage.url.partition("?schema=")
+    connection = await asyncpg.connect(POSTGRESQL)
+    await connection.execute(f'ALTER SCHEMA {schema} RENAME TO "{{vin}}{schema}"')
+    try:
+        status, _, words = ended(
+            job(storage_at(f"{url}?schema=%7Bvin%7D{schema}")), tmp_path
+        )
+        assert (status, words) == (0, "3")
+    finally:
+        await connection.execute(f'ALTER SCHEMA "{{vin}}{schema}" RENAME TO {schema}')
+        await connection.close()
 
 
 async def test_no_vehicles_are_a_table_too(
