@@ -60,9 +60,13 @@ def unpack(packed: bytes) -> Details:
     return _decoder.decode(decompress(packed[1:], max_output_size=MAX_BYTES))
 
 
-def dictionary(number: int) -> bytes:
-    """Return the dictionary with a number."""
-    return Path(__file__).with_name(f"row_dictionary_{number}.zstd").read_bytes()
+def dictionary_files() -> dict[int, Path]:
+    """Return the file of each dictionary, by its number."""
+    folder = Path(__file__).parent
+    return {
+        number: folder / f"row_dictionary_{number}.zstd"
+        for number in range(1, NUMBER + 1)
+    }
 
 
 def _text_of(value: object) -> str:
@@ -75,14 +79,18 @@ def _is_kept(name: str, value: str) -> bool:
     return bool(value) and len(name) <= MAX_NAME_CHARS and len(value) <= MAX_VALUE_CHARS
 
 
+def _dictionary(number: int) -> zstandard.ZstdCompressionDict:
+    return zstandard.ZstdCompressionDict(dictionary_files()[number].read_bytes())
+
+
 @cache
 def _compressor() -> zstandard.ZstdCompressor:
-    shared = zstandard.ZstdCompressionDict(dictionary(NUMBER))
+    shared = _dictionary(NUMBER)
     shared.precompute_compress(level=LEVEL)
     return zstandard.ZstdCompressor(LEVEL, dict_data=shared, write_dict_id=False)
 
 
 @cache
 def _decompressor(number: int) -> zstandard.ZstdDecompressor:
-    shared = zstandard.ZstdCompressionDict(dictionary(number))
+    shared = _dictionary(number)
     return zstandard.ZstdDecompressor(dict_data=shared)

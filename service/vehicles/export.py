@@ -25,7 +25,9 @@ from service.observability.metrics import SUCCESS
 from service.settings import StorageSettings
 from service.storage.adbc import adbc_options_of
 from service.vehicles import metrics
+from service.vehicles.details import dictionary_files
 from service.vehicles.errors import ExportFailed
+from service.vehicles.fields import BASIC, Fields
 from service.vehicles.model import VehicleSource
 from service.web.lanes import LaneFull
 
@@ -108,18 +110,19 @@ class Exports:
     """Runs exports; there is one in each process."""
 
     def __init__(self, storage: StorageSettings, source: VehicleSource) -> None:
-        job = asdict(adbc_options_of(storage)) | {"source": source}
-        self._job = msgspec.json.encode(job)
+        self._job = asdict(adbc_options_of(storage)) | {"source": source}
         self._storage = storage
         self._in_progress: list[asyncio.Task[object] | None] = []
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def export(self, lane: EnterLane = nullcontext) -> AsyncIterator[Export]:
+    async def export(
+        self, lane: EnterLane = nullcontext, fields: Fields = BASIC
+    ) -> AsyncIterator[Export]:
         """Start an export in the lane, and yield its file once it has first bytes.
 
-        The caller reads it to its end. Raises `ExportFailed`, and the errors of the
-        lane.
+        It has a column for each of the `fields`. The caller reads it to its end. Raises
+        `ExportFailed`, and the errors of the lane.
         """
         started = time.perf_counter()
         task: asyncio.Task[object] | None = None
@@ -128,7 +131,7 @@ class Exports:
                 task = asyncio.current_task()
                 self._in_progress.append(task)
                 log.info("vehicle.export.started", under_way=len(self._in_progress))
-                async with self._child() as export:
+                async with self._child(fields) as export:
                     yield export
         except LaneFull:
             raise
@@ -155,7 +158,7 @@ class Exports:
         await asyncio.gather(*self._closing)
 
     @asynccontextmanager
-    async def _child(self) -> AsyncIterator[Export]:
+    async def _child(self, fields: Fields) -> AsyncIterator[Export]:
         try:
             child = await create_subprocess_exec(
                 *COMMAND,
@@ -171,7 +174,7 @@ class Exports:
             raise ExportFailed(f"no process can be started: {error}") from error
         export = Export(child, self._storage.timeout_s)
         try:
-            await export.begin(self._job)
+            await export.begin(self._job_of(fields))
             yield export
         finally:
             closing = asyncio.create_task(export.close())
@@ -179,6 +182,13 @@ class Exports:
             closing.add_done_callback(self._closing.discard)
             # A second cancellation must not leave the child running.
             await asyncio.shield(closing)
+
+    def _job_of(self, fields: Fields) -> bytes:
+        if fields.is_basic:
+            return msgspec.json.encode(self._job)
+        files = {str(number): str(path) for number, path in dictionary_files().items()}
+        columns = {"fields": fields.columns, "dictionaries": files}
+        return msgspec.json.encode(self._job | columns)
 
     def _log_failure(self, error: BaseException, started: float) -> None:
         name = type(error).__name__

@@ -61,6 +61,13 @@ class Fields(NamedTuple):
     names: frozenset[str] | None = None
     """None for all that are not empty."""
 
+    @property
+    def columns(self) -> list[str]:
+        """The names in order; for all values, all names that vPIC has."""
+        if self.is_basic:
+            return []
+        return sorted(NAMES if self.names is None else self.names)
+
     def of(self, vin: Vin, vehicle: Vehicle, packed: bytes) -> Details:
         """Return the values of an entry that are not empty.
 

@@ -98,6 +98,22 @@ class VinParameters(Struct, frozen=True, forbid_unknown_fields=True):
     vin: VinText
 
 
+FieldsText = Annotated[
+    str,
+    Meta(
+        description="`basic`; or `all` values that vPIC has; or names of vPIC, such as "
+        "`GVWR,FuelTypePrimary`.",
+        examples=["all"],
+    ),
+]
+
+
+class ExportParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of the export."""
+
+    fields: FieldsText = BASIC_NAME
+
+
 class LookupParameters(VinParameters, frozen=True, forbid_unknown_fields=True):
     """Parameters of the look-up of one VIN."""
 
@@ -111,14 +127,7 @@ class LookupParameters(VinParameters, frozen=True, forbid_unknown_fields=True):
         ]
         | None
     ) = None
-    fields: Annotated[
-        str,
-        Meta(
-            description="`basic`; or `all` values that vPIC has; or names of vPIC, "
-            "such as `GVWR,FuelTypePrimary`.",
-            examples=["all"],
-        ),
-    ] = BASIC_NAME
+    fields: FieldsText = BASIC_NAME
 
 
 @endpoints.get(
@@ -235,21 +244,23 @@ async def remove_vehicle_by_post(
 
 @endpoints.get(
     "/vehicles/export",
-    parameters=NoParameters,
+    parameters=ExportParameters,
     scope="vehicles:read",
     media_types=(PARQUET,),
     headers={"Content-Disposition": "The name of the file: vehicles.parquet."},
     problems=(problems.TOO_MANY_EXPORTS, problems.EXPORT_FAILED),
 )
 async def export_vehicles(
-    request: web.Request, _parameters: NoParameters
+    request: web.Request, parameters: ExportParameters
 ) -> web.StreamResponse:
     """Export all cached vehicles as a Parquet file, in the order of their VINs.
 
-    Its columns are vin, make, model, model_year, body_class and fetched_at. The file is
-    sent while it is written: if that fails midway, the connection is reset.
+    Its columns are vin, make, model, model_year, body_class and fetched_at. `fields`
+    adds columns under vPIC's names, which are null for unknown values. The file is sent
+    while it is written: if that fails midway, the connection is reset.
     """
     check_if_match(request, None)
+    fields = _parse_fields(parameters.fields)
     headers = EXPORT_HEADERS | {REQUEST_ID_HEADER: request[REQUEST_ID]}
     response = web.StreamResponse(headers=headers)
     stream = ClientStream(request, response)
@@ -258,7 +269,7 @@ async def export_vehicles(
         return response
     try:
         lane = partial(request.app[LANES].exports.enter, request)
-        async with request.app[EXPORTS].export(lane) as export:
+        async with request.app[EXPORTS].export(lane, fields) as export:
             await stream.start()
             while chunk := await export.read():
                 await stream.write(chunk)

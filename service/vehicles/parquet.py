@@ -13,10 +13,12 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
+from pathlib import Path
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import BinaryIO, Final, NamedTuple
 
 if __name__ == "__main__":
@@ -57,11 +59,17 @@ SCHEMA: Final = pa.schema(
 DICTIONARY_COLUMNS: Final = ["make", "model", "model_year", "body_class"]
 """Columns with few distinct values, which are dictionary-encoded."""
 
+DETAILS: Final = ", CASE WHEN details_at = fetched_at THEN details END AS details"
+"""Further column of a query, if the job has fields. Older versions store none."""
+SLICE_ROWS: Final = 4_096
+"""Rows whose values are objects of Python at once: some 20 MB with all fields."""
+
 FROM: Final = "FROM vehicles WHERE source = {source}"
 # The plus prevents SQLite from using the index of removals: the table itself is already
-# in the order of VINs.
+# in the order of VINs. Rows of VINs with a hint are not exported.
 ALL: Final = (
-    f"SELECT {', '.join(SCHEMA.names)} {FROM} AND is_decoded AND +removed_at IS NULL"
+    f"SELECT {', '.join(SCHEMA.names)}{{details}} {FROM} "
+    "AND is_decoded AND +removed_at IS NULL AND vin_of_hint IS NULL"
 )
 ORDER: Final = " ORDER BY vin"
 LATER: Final = " AND vin > {after}"
@@ -89,12 +97,16 @@ third more of its processor time."""
 
 
 class ExportJob(NamedTuple):
-    """`service.storage.adbc.AdbcOptions`, and the source of the vehicles."""
+    """`service.storage.adbc.AdbcOptions`, and the vehicles and columns of the file."""
 
     driver: str
     uri: str
     set_up: list[str]
     source: str
+    fields: Sequence[str] = ()
+    """Further columns, by vPIC's names."""
+    dictionaries: Mapping[str, str] = MappingProxyType({})
+    """Files of the dictionaries of compressed rows, by their numbers."""
 
 
 class ExportConnection:
@@ -102,6 +114,7 @@ class ExportConnection:
 
     def __init__(self, job: ExportJob, database: AdbcDatabase, **options: str) -> None:
         self._source = _quoted(job.source)
+        self._details = DETAILS if job.fields else ""
         self._options = options
         self._connection = AdbcConnection(database)
         for sql in job.set_up:
@@ -119,7 +132,8 @@ class ExportConnection:
         values = {name: _quoted(vin) for name, vin in vins.items()}
         with AdbcStatement(self._connection) as statement:
             statement.set_options(**self._options)
-            statement.set_sql_query(sql.format(source=self._source, **values))
+            values |= {"source": self._source, "details": self._details}
+            statement.set_sql_query(sql.format(**values))
             stream, _ = statement.execute_query()
             with pa.RecordBatchReader.from_stream(stream) as reader:
                 return reader.read_all()
@@ -147,7 +161,7 @@ class BlockReader:
     def _read(self, query: str, after: str, end: str) -> pa.Table:
         connection = self._free.get()
         try:
-            return connection.read(query, after=after, end=end).cast(SCHEMA)
+            return _cast(connection.read(query, after=after, end=end))
         finally:
             self._free.put(connection)
 
@@ -179,7 +193,7 @@ def export(job: ExportJob, sink: BinaryIO) -> int:
         tables = _in_order(read(job, pool))
         # A query that cannot run then fails before the first byte is sent.
         first = next(tables)
-        return _write(chain([first], tables), sink)
+        return _write(chain([first], tables), sink, job)
 
 
 def _read_sqlite(job: ExportJob, pool: ThreadPoolExecutor) -> PendingTables:
@@ -241,15 +255,72 @@ def _in_order(reads: PendingTables) -> Iterator[pa.Table]:
         yield waiting.popleft().result()
 
 
-def _write(tables: Iterable[pa.Table], sink: BinaryIO) -> int:
+def _cast(table: pa.Table) -> pa.Table:
+    """Return the result of a query with the types of the file."""
+    basic = table.select(SCHEMA.names).cast(SCHEMA)
+    if table.num_columns == len(SCHEMA):
+        return basic
+    packed = table.column("details")
+    # SQLite gives no type to a column without values.
+    is_empty = packed.null_count == table.num_rows
+    nulls = pa.nulls(table.num_rows, pa.binary())
+    return basic.append_column("details", nulls if is_empty else packed)
+
+
+class DetailsReader:
+    """Makes columns of compressed rows (see `service.vehicles.details`)."""
+
+    def __init__(self, job: ExportJob) -> None:
+        self._names = job.fields
+        self._files = {int(number): file for number, file in job.dictionaries.items()}
+        self._unpack: dict[int, Callable[[bytes], bytes]] = {}
+
+    def expand(self, table: pa.Table) -> pa.Table:
+        """Return a table with a column for each field, in place of `details`."""
+        if not self._names:
+            return table
+        starts = range(0, table.num_rows, SLICE_ROWS)
+        return pa.concat_tables(
+            [self._expand(table.slice(start, SLICE_ROWS)) for start in starts]
+        )
+
+    def _expand(self, table: pa.Table) -> pa.Table:
+        rows = [self._read(each) for each in table.column("details").to_pylist()]
+        table = table.drop_columns(["details"])
+        for name in self._names:
+            values = pa.array([row.get(name) for row in rows], TEXT_TYPE)
+            table = table.append_column(name, values)
+        return table
+
+    def _read(self, packed: bytes | None) -> dict[str, str]:
+        if not packed:
+            return {}
+        unpack = self._unpack.get(packed[0]) or self._open(packed[0])
+        details: dict[str, str] = json.loads(unpack(packed[1:]))
+        return details
+
+    def _open(self, number: int) -> Callable[[bytes], bytes]:
+        # Most exports have no such columns.
+        import zstandard  # noqa: PLC0415
+
+        file = Path(self._files[number])
+        dictionary = zstandard.ZstdCompressionDict(file.read_bytes())
+        unpack = zstandard.ZstdDecompressor(dict_data=dictionary).decompress
+        self._unpack[number] = unpack
+        return unpack
+
+
+def _write(tables: Iterable[pa.Table], sink: BinaryIO, job: ExportJob) -> int:
     # Threads read the first blocks meanwhile.
     import pyarrow.parquet as pq
 
-    rows = 0
-    writer = pq.ParquetWriter(sink, SCHEMA, use_dictionary=DICTIONARY_COLUMNS)
+    rows, details = 0, DetailsReader(job)
+    schema = pa.schema([*SCHEMA, *((name, TEXT_TYPE) for name in job.fields)])
+    dictionaries = [*DICTIONARY_COLUMNS, *job.fields]
+    writer = pq.ParquetWriter(sink, schema, use_dictionary=dictionaries)
     for table in tables:
         if table.num_rows:
-            writer.write_table(table, MAX_GROUP_ROWS)
+            writer.write_table(details.expand(table), MAX_GROUP_ROWS)
             rows += table.num_rows
     writer.close()
     return rows

@@ -19,6 +19,7 @@ from service.storage.database import open_database
 from service.vehicles import export
 from service.vehicles.errors import ExportFailed
 from service.vehicles.export import MAX_EXPORTS, Exports, open_exports
+from service.vehicles.fields import NAMES
 from service.vehicles.model import VehicleSource
 from service.vehicles.store import VehicleStore
 from tests.conftest import Client, storage_at
@@ -26,12 +27,16 @@ from tests.leftovers import child_pids
 from tests.metric_samples import growth
 from tests.vehicles.conftest import (
     KNOWN,
+    OTHER,
     UNKNOWN,
+    VIN,
     Added,
     Caller,
     Serve,
     Until,
     on_sqlite,
+    store_expired,
+    vin,
 )
 from tests.vehicles.exporting import (
     IN_SANDBOX,
@@ -268,3 +273,28 @@ async def test_close_ends_exports(log_entries: list[EventDict]) -> None:
     assert child_pids() == before
     assert all(task.cancelled() for task in tasks)
     assert [kind for kind, _ in failures(log_entries)] == ["CancelledError"] * 2
+
+
+# --- further columns ----------------------------------------------------------------
+
+
+async def test_columns_of_vpic(serve: Serve, stored: VehicleStore) -> None:
+    """Columns that are asked for follow the others, null where vPIC has no value."""
+    one = await serve()
+    await one.look_up_all([VIN, {"vin": VIN, "model_year": 2014}])
+    await store_expired(stored, vin(1))
+    for fields, names in (
+        ("GVWR,fueltypeprimary", ["FuelTypePrimary", "GVWR"]),
+        ("all", sorted(NAMES)),
+    ):
+        async with one.client.get(PATH, params={"fields": fields}) as answer:
+            assert answer.status == 200
+            table = table_of(await answer.read())
+        assert table.column_names == [*SCHEMA.names, *names]
+        rows = {each["vin"]: each for each in table.to_pylist()}
+        assert rows.keys() == {VIN, vin(1)}
+        assert rows[VIN]["FuelTypePrimary"] == "Diesel"
+        assert rows[vin(1)]["GVWR"] is None
+        assert rows[vin(1)]["make"] == OTHER.make
+    async with one.client.get(PATH, params={"fields": "nothing"}) as answer:
+        assert answer.status == 400
