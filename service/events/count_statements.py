@@ -1,8 +1,8 @@
 """SQL statements that count events.
 
 Counts of whole hours come from the tables of counts. Their cost is that of the counts,
-not of the events. Events are counted for the parts of hours at the ends of a range, and
-for filters by name or session.
+not of the events. Events are counted for the parts of hours at the ends of a range, for
+filters by session, and for a name in the categories that do not count it apart.
 """
 
 from collections.abc import Iterator
@@ -91,10 +91,16 @@ def _select_parts(
     by: CountedBy, event_filter: EventFilter
 ) -> Select[Any] | CompoundSelect[Any]:
     """Select values and their numbers, in rows of any order that are added up."""
-    if event_filter.session_id is not None or event_filter.name is not None:
+    is_of_all = event_filter.name is not None and event_filter.application is None
+    if event_filter.session_id is not None or is_of_all:
         return _count_rows(by, event_filter)
     hours, ends = _whole_hours(event_filter)
-    counted = _add_counts(by, event_filter, hours)
+    counted = [*_add_counts(by, event_filter, hours)]
+    if event_filter.name is not None:
+        since, until = (each if each is None else each * HOUR_US for each in hours)
+        whole = event_filter._replace(since=since, until=until)
+        is_hidden = events.c.category.in_(_hidden_categories(event_filter))
+        counted.append(_count_rows(by, whole).where(is_hidden))
     return union_all(*counted, *(_count_end(by, end) for end in ends))
 
 
@@ -107,9 +113,29 @@ def _count_rows(by: CountedBy, event_filter: EventFilter) -> Select[Any]:
     )
 
 
+def _hidden_categories(event_filter: EventFilter) -> Select[Any]:
+    """Select the categories in which the name of a filter may not be counted apart."""
+    others, own = name_counts.alias(), name_counts.alias()
+    total = event_filter._replace(since=None, until=None)
+    is_apart = (
+        select(own.c.name)
+        .where(
+            *(own.c.application == others.c.application, own.c.span == TOTAL),
+            *(own.c.start == 0, own.c.category == others.c.category),
+            own.c.name == event_filter.name,
+        )
+        .correlate(others)
+        .exists()
+    )
+    return select(others.c.category).where(
+        *conditions(others, total._replace(name=OTHER_NAMES)),
+        *(others.c.span == TOTAL, others.c.start == 0, ~is_apart),
+    )
+
+
 def _count_end(by: CountedBy, event_filter: EventFilter) -> Select[Any]:
     """Count the events of a part of an hour, names as they are counted already."""
-    if by != "name":
+    if by != "name" or event_filter.name is not None:
         return _count_rows(by, event_filter)
     columns = (events.c.application, events.c.category, events.c.name)
     names = (
@@ -141,7 +167,8 @@ def _whole_hours(event_filter: EventFilter) -> tuple[Range, list[EventFilter]]:
 def _add_counts(
     by: CountedBy, event_filter: EventFilter, hours: Range
 ) -> Iterator[Select[Any]]:
-    table = name_counts if by == "name" else category_counts
+    has_names = by == "name" or event_filter.name is not None
+    table = name_counts if has_names else category_counts
     value = table.c.start if by == "hour" else table.c[by]
     for span, part in [(HOUR, hours)] if by == "hour" else _parts(hours):
         yield select(value.label("value"), table.c.events).where(
@@ -150,9 +177,13 @@ def _add_counts(
             part.contains(table.c.start),
         )
     changed = _counted_value(by, event_changes).label("value")
-    yield select(changed, event_changes.c.events).where(
+    changes = select(changed, event_changes.c.events).where(
         *_properties(event_changes, event_filter), hours.contains(event_changes.c.hour)
     )
+    if event_filter.name is not None:
+        hidden = _hidden_categories(event_filter)
+        changes = changes.where(event_changes.c.category.not_in(hidden))
+    yield changes
 
 
 def _properties(table: Table, event_filter: EventFilter) -> list[ColumnElement[bool]]:

@@ -307,9 +307,10 @@ class EventParser:
 
 def _failure_of(source: bytes, application: str) -> EventFailure:
     """Return the failure of an event that could not be decoded."""
-    # Data may be shallow enough to be decoded, and too deep to be encoded.
-    too_deep = EventError(UNREADABLE, "", "nested too deeply")
-    return failure_of(source, application, find_errors(source) or [too_deep])
+    # It can be decoded, but has no digest: data may be too deep to be encoded.
+    message = "nested too deeply, or a number has a huge exponent"
+    no_digest = EventError(UNREADABLE, "", message)
+    return failure_of(source, application, find_errors(source) or [no_digest])
 
 
 def _with_context(event: Event, item: bytes, context: bytes, origin: Origin) -> Event:

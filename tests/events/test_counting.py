@@ -125,6 +125,9 @@ FILTERS: Final = [
     SHOP._replace(since=NOON, until=NOON),
     SHOP._replace(since=NOON + 1, until=NOON + 5 * HOUR_US),
     SHOP._replace(name="n"),
+    SHOP._replace(name="n", since=NOON - 30 * HOUR_US, until=NOON + 5 * HOUR_US + 1),
+    SHOP._replace(name="n", category="c", until=NOON - HOUR_US // 2),
+    EventFilter(None, name="n"),
     SHOP._replace(session_id="t", since=NOON),
 ]
 
@@ -259,6 +262,36 @@ async def test_names_beyond_the_limit_are_counted_together(
         await Counting(database).add_changes()
     assert await counts(database, "name", SHOP._replace(since=NOON + 1)) == {}
     assert await counts(database, "name", SHOP._replace(name="d")) == {"d": 3}
+
+
+async def test_a_filter_by_name_counts_each_event_of_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a category counts the name apart or not, and before it is added up."""
+    monkeypatch.setattr(counting, "MAX_NAMES", 2)
+    stored: list[ReceivedEvent] = []
+    for start in range(3):
+        more = [
+            counted(
+                start * 100 + number,
+                name=f"n{number % 5}",
+                category=f"c{number % 2 * number % 3}",
+                at=NOON + number * HOUR_US // 3,
+            )
+            for number in range(40)
+        ]
+        stored += more
+        await fill(database, more)
+        for name in ("n0", "n4", "none"):
+            for since in (None, NOON + 3 * HOUR_US, NOON + 3 * HOUR_US + 1):
+                wanted = SHOP._replace(name=name, since=since)
+                for by in ("category", "name", "hour"):
+                    found = await counts(database, by, wanted)
+                    if by == "hour":
+                        found = {hours_of(hour): each for hour, each in found.items()}
+                    assert found == expected(stored, by, wanted), (by, wanted)
+        if start < 2:
+            await Counting(database).add_changes()
 
 
 async def test_other_names_come_apart_when_they_are_gone(

@@ -112,6 +112,16 @@ async def test_counts_of_whole_hours_read_no_event(filled: Database) -> None:
         assert not re.search(r"SCAN \w+_counts", plan)
 
 
+async def test_counts_of_a_name_look_events_up_by_category(filled: Database) -> None:
+    """They read no event of a category that counts the name apart."""
+    query = select_counts("hour", EventFilter("shop", name="pageview"), 10)
+    async with filled.reading() as connection:
+        plan = "\n".join(await explain(connection, query))
+
+    assert "ix_events_category" in plan
+    assert not re.search(r"(SCAN|Seq Scan on) events\b", plan), plan
+
+
 async def test_every_query_uses_an_index(filled: Database) -> None:
     """No query scans a table, or sorts more than events of one time."""
     for query, index in QUERIES:
