@@ -52,6 +52,11 @@ ROWS: Final = (
     "SELECT vin, make, model, model_year, body_class, fetched_at FROM vehicles "
     "WHERE source = $1 AND is_decoded AND removed_at IS NULL ORDER BY vin"
 )
+FILLED: Final = (
+    *("source", "vin", "is_decoded", "make", "model", "model_year", "body_class"),
+    *("fetched_at", "removals"),
+)
+"""Columns that have values; the others are null."""
 LETTERS: Final = "0123456789ABCDEFGHJKLMNPRSTUVWXYZ"
 CHECK_DIGITS: Final = "0123456789X"
 BODIES: Final = (
@@ -285,7 +290,8 @@ def _made_up() -> Iterator[tuple[Any, ...]]:
         told_at = now - random.randrange(WEEK_US)
         body = BODIES[model % len(BODIES)]
         texts = (f"MAKER {make}", f"Model {model}", str(1990 + year), body)
-        yield (SOURCE, vin, True, *texts, told_at, None, 0)
+        filled = zip(FILLED, (SOURCE, vin, True, *texts, told_at, 0), strict=True)
+        yield tuple(map(dict(filled).get, vehicles.columns.keys()))
 
 
 def _chance(random: Random, characters: int) -> str:

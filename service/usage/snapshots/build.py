@@ -287,7 +287,9 @@ def _find_items(
 ) -> None:
     """Set the begins of items, of which the first `kept` have the place of before."""
     if before is None or not kept:
-        return  # the first query finds them
+        # Now, because the next refresh needs them at once.
+        priced.item_begins = priced.find_items(len(ANSWER_BEGIN))
+        return
     begins = before.item_begins[:kept]
     following = priced.find_items(int(before.item_begins[kept]))
     priced.item_begins = np.concatenate([begins, following])
