@@ -65,12 +65,14 @@ from service.usage.sources import EventMessages, MessageSource, UpstreamMessages
 from service.vehicles import cache_handlers
 from service.vehicles import handlers as vehicles
 from service.vehicles import problems as vehicles_problems
+from service.vehicles.completion import Completion
 from service.vehicles.expiry import Expiry
 from service.vehicles.export import open_exports
 from service.vehicles.lanes import open_lanes
 from service.vehicles.listing import Listing
 from service.vehicles.lookup import open_lookups, source_of
 from service.vehicles.readiness import check_vehicles
+from service.vehicles.store import VehicleStore
 from service.web import bodies, health, problems, static_pages, system
 from service.web.auth import AUTHENTICATOR, ApiKey, Authenticator, KeySource
 from service.web.cors import add_cors
@@ -315,6 +317,9 @@ async def _open_stored_domains(
             )
             expiry = Expiry(settings.vehicles, database)
             await stack.enter_async_context(in_background(expiry.run()))
+            rows = VehicleStore(database, source_of(settings))
+            completion = Completion(rows, app[vehicles.LOOKUPS])
+            await stack.enter_async_context(in_background(completion.run()))
             app[health.TRAFFIC].domains["vehicles"] = partial(
                 check_vehicles, database, app[vehicles.LOOKUPS]
             )

@@ -30,6 +30,9 @@ GATHER_S: Final = 0.015
 A lone query finds a call that began earlier, so it is sent at once.
 """
 
+IDLE_S: Final = 2.0
+"""Time without a call after which vPIC has nothing to do: some permits are unused."""
+
 Batch = Sequence[Waiting]
 """The queries of one call."""
 
@@ -56,6 +59,12 @@ class VpicBatches:
         self._calling: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self.memory = MemoryCache(settings.vehicles)
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no query waits or is in a call, and no call began just before."""
+        quiet_s = asyncio.get_running_loop().time() - self._queue.called_at
+        return not self._queue.waiting and not self._calls and quiet_s > IDLE_S
 
     async def ask(self, fetch: Fetch, queries: Sequence[Query]) -> None:
         """Ask for queries whose locks this process has; finish them, and release these.

@@ -38,6 +38,11 @@ class Fetcher:
         self._batches = batches
         self.memory = batches.memory
 
+    @property
+    def is_idle(self) -> bool:
+        """True if no fetch needs vPIC, and none has needed it for a while."""
+        return self._batches.is_idle
+
     def find_cached(self, vin: Query) -> Entry | None:
         """Return the entry of a VIN if it is in memory and fresh."""
         entry = self.memory.find(vin)

@@ -114,6 +114,16 @@ class Lookups:
                 results[vin] = error
         return results
 
+    @property
+    def is_idle(self) -> bool:
+        """True if no look-up needs vPIC, and none has needed it for a while."""
+        return self._fetcher.is_idle
+
+    async def complete(self, vins: Collection[Vin]) -> bool:
+        """Ask vPIC for rows that lack values; return False if it is unavailable."""
+        outcomes = await self._outcomes(vins, LookupClient(needs_whole=True))
+        return not any(each.error for each in outcomes.values())
+
     async def remove(self, vin: Vin, client: Hashable = None) -> bool:
         """Remove a VIN; return False if it was not stored. Raises `StorageError`.
 

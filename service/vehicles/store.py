@@ -11,7 +11,7 @@ from collections.abc import Collection, Coroutine, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Row, bindparam, delete, or_, select, tuple_, update
+from sqlalchemy import Row, and_, bindparam, delete, or_, select, tuple_, update
 
 from service.instants import US_PER_S, now_us
 from service.settings.vehicles import MAX_LOOKUP_S
@@ -55,6 +55,23 @@ _REMOVABLE: Final = (
     select(vehicles.c.vin, vehicles.c.vin_of_hint, vehicles.c.removed_at)
     .where(_SOURCE, or_(_VINS, _VINS_OF_HINTS), _SEEN_BY_LOOKUPS)
     .order_by(vehicles.c.vin)
+)
+_PAGE: Final = (
+    select(
+        vehicles.c.vin,
+        and_(
+            vehicles.c.details.is_not(None),
+            vehicles.c.details_at == vehicles.c.fetched_at,
+        ),
+    )
+    .where(
+        _SOURCE,
+        vehicles.c.vin > bindparam("after"),
+        vehicles.c.removed_at.is_(None),
+        vehicles.c.is_decoded,
+    )
+    .order_by(vehicles.c.vin)
+    .limit(bindparam("limit"))
 )
 # Rows are locked in the order in which `save` writes them, so no deadlock is possible.
 _LOCK_REMOVABLE: Final = _REMOVABLE.with_for_update()
@@ -109,6 +126,13 @@ class StoredEntry(NamedTuple):
     removals: int
 
 
+class PageRow(NamedTuple):
+    """A row of a decoded VIN; it lacks values if an older version has stored it."""
+
+    vin: Vin
+    is_whole: bool
+
+
 NOT_STORED: Final = StoredEntry(None, 0)
 
 
@@ -134,6 +158,16 @@ class VehicleStore:
             rows = (await connection.execute(_FIND, self._of(vins))).all()
         found = {Vin(row.vin): _stored_entry(row) for row in rows}
         return {vin: found.get(vin, NOT_STORED) for vin in vins}
+
+    async def page(self, after: Vin, limit: int) -> list[PageRow]:
+        """Return the next rows of decoded VINs, in their order. Raises `StorageError`.
+
+        The last of fewer rows than the limit is the last of all.
+        """
+        bound = {"of_source": self._source, "after": after, "limit": limit}
+        async with self._database.reading(Use.RETENTION) as connection:
+            rows = (await connection.execute(_PAGE, bound)).all()
+        return [PageRow(Vin(vin), bool(is_whole)) for vin, is_whole in rows]
 
     async def announce(self, vins: Collection[Vin]) -> dict[Vin, int]:
         """Announce look-ups of VINs before vPIC is asked.
