@@ -55,8 +55,6 @@ class EventMetrics:
             ("result",),
             registry=registry,
         )
-        for result in ("accepted", "duplicate"):
-            self.replayed.labels(result)
         self.discarded = Counter(
             "copilot_usage_events_discarded",
             "Failed events that were discarded by hand.",

@@ -8,6 +8,7 @@ import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
 from service.app import create_app
+from service.events import failed_events
 from service.events.receiving import COLLECTOR
 from service.events.schemas import EventTypes
 from service.keys.store import add_key
@@ -208,6 +209,39 @@ async def test_concurrent_replays_share_the_work(
     assert await failed(first) == []
     pages = await all_pages(first, "/events?limit=1000", "events")
     assert len(pages[0]) == 300
+
+
+@on_sqlite
+async def test_a_client_that_leaves_loses_nothing(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was replayed is stored, and another call replays the rest."""
+    client = await caller()
+    await send(client, *(event(id=str(number), data=WRONG) for number in range(4)))
+    mend_schemas(client)
+    monkeypatch.setattr(failed_events, "BATCH_ROWS", 1)
+    process = failed_events.FailedEvents._process
+    began = asyncio.Event()
+    batches: list[int] = []
+
+    async def process_slowly(*arguments: Any) -> Any:
+        if batches:
+            began.set()
+            await asyncio.Event().wait()
+        batches.append(1)
+        return await process(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(failed_events.FailedEvents, "_process", process_slowly)
+        call = asyncio.create_task(client.post("/events/failed/replay"))
+        await began.wait()
+        call.cancel()
+        await asyncio.wait([call])
+
+    assert len(await failed(client)) == 3
+    (replayed,) = await steps(client, "/events/failed/replay")
+    assert replayed["accepted"] == 3
+    assert len((await ask(client, "/events"))["events"]) == 4
 
 
 async def test_failed_events_are_discarded_in_steps(caller: Caller) -> None:

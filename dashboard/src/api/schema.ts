@@ -121,7 +121,7 @@ export interface paths {
         put?: never;
         /**
          * Send events; they are on disk when the answer is sent, each of them once.
-         * @description An invalid event is stored as a failed event, with its errors. The same `id` with the same content is a duplicate, with other content a conflict. Without an `id`, the content identifies the event. `X-Sent-At`, the time of the sender's clock, corrects the timestamps if that clock is wrong.
+         * @description An invalid event is stored as a failed event, with its errors. The same `id` with the same content is a duplicate, with other content a conflict. Without an `id`, the content identifies the event. `X-Sent-At`, the time of the sender's clock, corrects the timestamps if that clock is wrong. CloudEvents are accepted in every content mode.
          */
         post: operations["send_events"];
         delete?: never;
@@ -145,7 +145,7 @@ export interface paths {
         put?: never;
         /**
          * Send events; they are on disk when the answer is sent, each of them once.
-         * @description An invalid event is stored as a failed event, with its errors. The same `id` with the same content is a duplicate, with other content a conflict. Without an `id`, the content identifies the event. `X-Sent-At`, the time of the sender's clock, corrects the timestamps if that clock is wrong.
+         * @description An invalid event is stored as a failed event, with its errors. The same `id` with the same content is a duplicate, with other content a conflict. Without an `id`, the content identifies the event. `X-Sent-At`, the time of the sender's clock, corrects the timestamps if that clock is wrong. CloudEvents are accepted in every content mode.
          */
         post: operations["send_events_at_events"];
         delete?: never;
@@ -288,6 +288,166 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/track": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send events by a client of Segment or RudderStack, with the key as write key.
+         * @description A call becomes an event whose id is its `messageId`. `sentAt` corrects its time. What is invalid becomes a failed event.
+         */
+        post: operations["send_segment_calls"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/page": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send events by a client of Segment or RudderStack, with the key as write key.
+         * @description A call becomes an event whose id is its `messageId`. `sentAt` corrects its time. What is invalid becomes a failed event.
+         */
+        post: operations["send_segment_calls_at_v1_page"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/screen": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send events by a client of Segment or RudderStack, with the key as write key.
+         * @description A call becomes an event whose id is its `messageId`. `sentAt` corrects its time. What is invalid becomes a failed event.
+         */
+        post: operations["send_segment_calls_at_v1_screen"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/identify": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send events by a client of Segment or RudderStack, with the key as write key.
+         * @description A call becomes an event whose id is its `messageId`. `sentAt` corrects its time. What is invalid becomes a failed event.
+         */
+        post: operations["send_segment_calls_at_v1_identify"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/group": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send events by a client of Segment or RudderStack, with the key as write key.
+         * @description A call becomes an event whose id is its `messageId`. `sentAt` corrects its time. What is invalid becomes a failed event.
+         */
+        post: operations["send_segment_calls_at_v1_group"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/alias": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send events by a client of Segment or RudderStack, with the key as write key.
+         * @description A call becomes an event whose id is its `messageId`. `sentAt` corrects its time. What is invalid becomes a failed event.
+         */
+        post: operations["send_segment_calls_at_v1_alias"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/batch": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send events by a client of Segment or RudderStack, with the key as write key.
+         * @description A call becomes an event whose id is its `messageId`. `sentAt` corrects its time. What is invalid becomes a failed event.
+         */
+        post: operations["send_segment_calls_at_v1_batch"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send events by a client of OpenMeter, as CloudEvents.
+         * @description They are stored as those of `POST /events`. What is invalid becomes a failed event.
+         */
+        post: operations["send_openmeter_events"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/vehicles/lookup": {
         parameters: {
             query?: never;
@@ -342,9 +502,49 @@ export interface paths {
         };
         /**
          * Export all cached vehicles as a Parquet file, in the order of their VINs.
-         * @description Its columns are vin, make, model, model_year, body_class and fetched_at. The file is sent while it is written: if that fails midway, the connection is reset.
+         * @description Its columns are vin, make, model, model_year, body_class and fetched_at. `fields` adds columns under vPIC's names, which are null for unknown values. The file is sent while it is written: if that fails midway, the connection is reset.
          */
         get: operations["export_vehicles"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/vehicles": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List cached vehicles, newest first, with their age and source.
+         * @description Expired vehicles are in the list, too. Upper and lower case are the same.
+         */
+        get: operations["list_vehicles"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/vehicles/wmi/{wmi}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Look up a manufacturer by its code, the first three characters of a VIN.
+         * @description A small manufacturer has six: these three, and those at positions 12 to 14.
+         */
+        get: operations["look_manufacturer_up"];
         put?: never;
         post?: never;
         delete?: never;
@@ -687,6 +887,23 @@ export interface components {
             possible_values?: string;
         };
         /**
+         * CachedVehicle
+         * @description A cached vehicle; empty texts are unknown.
+         */
+        CachedVehicle: {
+            vin: string;
+            make: string;
+            model: string;
+            model_year: string;
+            body_class: string;
+            fetched_at: string;
+            age_s: number;
+            source: string;
+            model_year_hint?: string;
+            warnings?: string[];
+            model_year_candidates?: string[];
+        };
+        /**
          * CircuitOrder
          * @description The state to keep a circuit in; `auto` gives it back to its own judgement.
          */
@@ -865,6 +1082,68 @@ export interface components {
             failed: components["schemas"]["FailedEvent"][];
         };
         /**
+         * FailedSelection
+         * @description The same parameters as a JSON body.
+         */
+        FailedSelection: {
+            /**
+             * @description Only events of this session.
+             * @default null
+             */
+            session_id: string | null;
+            /**
+             * @description Only events of this category.
+             * @default null
+             */
+            category: string | null;
+            /**
+             * @description Only events of this name.
+             * @default null
+             */
+            name: string | null;
+            /**
+             * @description Only events at or after this time.
+             * @default null
+             */
+            from: string | null;
+            /**
+             * @description Only events before this time.
+             * @default null
+             */
+            to: string | null;
+            /**
+             * @description Another application; the key must have the read-all right.
+             * @default null
+             */
+            application: string | null;
+            /**
+             * @description Maximum number of events on a page.
+             * @default 100
+             */
+            limit: number;
+            /**
+             * @description The next page, from a Link header.
+             * @default null
+             */
+            cursor: string | null;
+            /**
+             * @description Only this failed event; a receipt names its id.
+             * @default null
+             */
+            id: string | null;
+            /**
+             * @description Only events with an error of this code.
+             * @default null
+             */
+            code: string | null;
+            /**
+             * @description Superseded events are those whose id was accepted later.
+             * @default failed
+             * @enum {unknown}
+             */
+            status: "failed" | "superseded";
+        };
+        /**
          * HintedVin
          * @description A VIN with its model year, if that is known.
          */
@@ -1001,6 +1280,20 @@ export interface components {
             fields: string | string[];
         };
         /**
+         * Manufacturer
+         * @description A manufacturer; empty texts are unknown.
+         */
+        Manufacturer: {
+            wmi: string;
+            manufacturer: string;
+            make: string;
+            common_name: string;
+            parent_company: string;
+            vehicle_type: string;
+            url: string;
+            cached_result: boolean;
+        };
+        /**
          * Memory
          * @description Memory of the process; `resident_bytes` is unknown without `/proc`.
          */
@@ -1058,6 +1351,8 @@ export interface components {
             detail: string;
             code: string;
             request_id: string;
+            /** @description `detail` again, for stock clients of events. */
+            message?: string;
         };
         /**
          * Readiness
@@ -1254,6 +1549,17 @@ export interface components {
             context?: Record<string, never>;
         };
         /**
+         * Success
+         * @description The events are stored, as valid or as failed ones.
+         */
+        Success: {
+            /**
+             * @description True.
+             * @default true
+             */
+            success: boolean;
+        };
+        /**
          * TextUsage
          * @description The usage of the messages that their texts priced.
          */
@@ -1285,6 +1591,13 @@ export interface components {
             timestamp: string;
             report_name?: string;
             credits_used: number;
+        };
+        /**
+         * VehicleList
+         * @description A page of cached vehicles, newest first.
+         */
+        VehicleList: {
+            vehicles: components["schemas"]["CachedVehicle"][];
         };
         /**
          * WorkerState
@@ -2437,7 +2750,7 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
-        /** @description One event, a list of events, or one event per line; gzip is accepted. All other types are read as JSON. */
+        /** @description One event, a list of events, or one event per line; gzip is accepted. CloudEvents have types of their own, or attributes in the headers `ce-…`. All other types are read as JSON. */
         requestBody: {
             content: {
                 /**
@@ -2458,6 +2771,32 @@ export interface operations {
                 "text/plain": string;
                 "application/x-www-form-urlencoded": string;
                 "application/octet-stream": string;
+                /**
+                 * @example {
+                 *       "session_id": "e2085be5-9137-4e4e-80b5-f1ffddc25423",
+                 *       "category": "page interaction",
+                 *       "name": "pageview",
+                 *       "data": {
+                 *         "host": "www.example.com",
+                 *         "path": "/"
+                 *       },
+                 *       "timestamp": "2021-01-01 09:15:27.243860"
+                 *     }
+                 */
+                "application/cloudevents+json": Record<string, never>;
+                /**
+                 * @example {
+                 *       "session_id": "e2085be5-9137-4e4e-80b5-f1ffddc25423",
+                 *       "category": "page interaction",
+                 *       "name": "pageview",
+                 *       "data": {
+                 *         "host": "www.example.com",
+                 *         "path": "/"
+                 *       },
+                 *       "timestamp": "2021-01-01 09:15:27.243860"
+                 *     }
+                 */
+                "application/cloudevents-batch+json": Record<string, never>[];
             };
         };
         responses: {
@@ -2809,7 +3148,7 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
-        /** @description One event, a list of events, or one event per line; gzip is accepted. All other types are read as JSON. */
+        /** @description One event, a list of events, or one event per line; gzip is accepted. CloudEvents have types of their own, or attributes in the headers `ce-…`. All other types are read as JSON. */
         requestBody: {
             content: {
                 /**
@@ -2830,6 +3169,32 @@ export interface operations {
                 "text/plain": string;
                 "application/x-www-form-urlencoded": string;
                 "application/octet-stream": string;
+                /**
+                 * @example {
+                 *       "session_id": "e2085be5-9137-4e4e-80b5-f1ffddc25423",
+                 *       "category": "page interaction",
+                 *       "name": "pageview",
+                 *       "data": {
+                 *         "host": "www.example.com",
+                 *         "path": "/"
+                 *       },
+                 *       "timestamp": "2021-01-01 09:15:27.243860"
+                 *     }
+                 */
+                "application/cloudevents+json": Record<string, never>;
+                /**
+                 * @example {
+                 *       "session_id": "e2085be5-9137-4e4e-80b5-f1ffddc25423",
+                 *       "category": "page interaction",
+                 *       "name": "pageview",
+                 *       "data": {
+                 *         "host": "www.example.com",
+                 *         "path": "/"
+                 *       },
+                 *       "timestamp": "2021-01-01 09:15:27.243860"
+                 *     }
+                 */
+                "application/cloudevents-batch+json": Record<string, never>[];
             };
         };
         responses: {
@@ -3618,7 +3983,18 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
-        requestBody?: never;
+        /** @description The parameters, if the query has none. */
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "code": "schema",
+                 *       "limit": 1000
+                 *     }
+                 */
+                "application/json": components["schemas"]["FailedSelection"];
+            };
+        };
         responses: {
             /** @description The results of one step of a replay, and how to go on. */
             200: {
@@ -3630,7 +4006,7 @@ export interface operations {
                     "application/json": components["schemas"]["ReplayStep"];
                 };
             };
-            /** @description `invalid_parameter`: A parameter is not valid */
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
             400: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3639,7 +4015,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "invalid_parameter";
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
                         /** @constant */
                         status?: 400;
                     };
@@ -3675,6 +4051,21 @@ export interface operations {
                     };
                 };
             };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
             /** @description `precondition_failed`: The representation is another one */
             412: {
                 headers: {
@@ -3687,6 +4078,51 @@ export interface operations {
                         code?: "precondition_failed";
                         /** @constant */
                         status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `invalid_body`: The form of the body is invalid */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_body";
+                        /** @constant */
+                        status?: 422;
                     };
                 };
             };
@@ -3721,7 +4157,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3731,7 +4167,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -3772,7 +4208,18 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
-        requestBody?: never;
+        /** @description The parameters, if the query has none. */
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "code": "schema",
+                 *       "limit": 1000
+                 *     }
+                 */
+                "application/json": components["schemas"]["FailedSelection"];
+            };
+        };
         responses: {
             /** @description The result of one step of a discard, and how to go on. */
             200: {
@@ -3784,7 +4231,7 @@ export interface operations {
                     "application/json": components["schemas"]["DiscardStep"];
                 };
             };
-            /** @description `invalid_parameter`: A parameter is not valid */
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
             400: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3793,7 +4240,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "invalid_parameter";
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
                         /** @constant */
                         status?: 400;
                     };
@@ -3829,6 +4276,21 @@ export interface operations {
                     };
                 };
             };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
             /** @description `precondition_failed`: The representation is another one */
             412: {
                 headers: {
@@ -3841,6 +4303,51 @@ export interface operations {
                         code?: "precondition_failed";
                         /** @constant */
                         status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `invalid_body`: The form of the body is invalid */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_body";
+                        /** @constant */
+                        status?: 422;
                     };
                 };
             };
@@ -3875,7 +4382,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3885,7 +4392,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -4052,6 +4559,1600 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    send_segment_calls: {
+        parameters: {
+            query?: {
+                key?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description A call of Segment's HTTP API; for `/v1/batch`, an object with a list `batch` of calls that have a `type`. Gzip is accepted. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "messageId": "5c2a5f0e",
+                 *       "anonymousId": "e2085be5",
+                 *       "event": "Order Completed",
+                 *       "properties": {
+                 *         "total": 12.5
+                 *       },
+                 *       "timestamp": "2021-01-01T09:15:27.243Z",
+                 *       "sentAt": "2021-01-01T09:15:28.000Z"
+                 *     }
+                 */
+                "application/json": Record<string, never>;
+                "text/plain": string;
+            };
+        };
+        responses: {
+            /** @description The events are stored, as valid or as failed ones. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Success"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_events";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    send_segment_calls_at_v1_page: {
+        parameters: {
+            query?: {
+                key?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description A call of Segment's HTTP API; for `/v1/batch`, an object with a list `batch` of calls that have a `type`. Gzip is accepted. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "messageId": "5c2a5f0e",
+                 *       "anonymousId": "e2085be5",
+                 *       "event": "Order Completed",
+                 *       "properties": {
+                 *         "total": 12.5
+                 *       },
+                 *       "timestamp": "2021-01-01T09:15:27.243Z",
+                 *       "sentAt": "2021-01-01T09:15:28.000Z"
+                 *     }
+                 */
+                "application/json": Record<string, never>;
+                "text/plain": string;
+            };
+        };
+        responses: {
+            /** @description The events are stored, as valid or as failed ones. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Success"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_events";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    send_segment_calls_at_v1_screen: {
+        parameters: {
+            query?: {
+                key?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description A call of Segment's HTTP API; for `/v1/batch`, an object with a list `batch` of calls that have a `type`. Gzip is accepted. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "messageId": "5c2a5f0e",
+                 *       "anonymousId": "e2085be5",
+                 *       "event": "Order Completed",
+                 *       "properties": {
+                 *         "total": 12.5
+                 *       },
+                 *       "timestamp": "2021-01-01T09:15:27.243Z",
+                 *       "sentAt": "2021-01-01T09:15:28.000Z"
+                 *     }
+                 */
+                "application/json": Record<string, never>;
+                "text/plain": string;
+            };
+        };
+        responses: {
+            /** @description The events are stored, as valid or as failed ones. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Success"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_events";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    send_segment_calls_at_v1_identify: {
+        parameters: {
+            query?: {
+                key?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description A call of Segment's HTTP API; for `/v1/batch`, an object with a list `batch` of calls that have a `type`. Gzip is accepted. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "messageId": "5c2a5f0e",
+                 *       "anonymousId": "e2085be5",
+                 *       "event": "Order Completed",
+                 *       "properties": {
+                 *         "total": 12.5
+                 *       },
+                 *       "timestamp": "2021-01-01T09:15:27.243Z",
+                 *       "sentAt": "2021-01-01T09:15:28.000Z"
+                 *     }
+                 */
+                "application/json": Record<string, never>;
+                "text/plain": string;
+            };
+        };
+        responses: {
+            /** @description The events are stored, as valid or as failed ones. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Success"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_events";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    send_segment_calls_at_v1_group: {
+        parameters: {
+            query?: {
+                key?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description A call of Segment's HTTP API; for `/v1/batch`, an object with a list `batch` of calls that have a `type`. Gzip is accepted. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "messageId": "5c2a5f0e",
+                 *       "anonymousId": "e2085be5",
+                 *       "event": "Order Completed",
+                 *       "properties": {
+                 *         "total": 12.5
+                 *       },
+                 *       "timestamp": "2021-01-01T09:15:27.243Z",
+                 *       "sentAt": "2021-01-01T09:15:28.000Z"
+                 *     }
+                 */
+                "application/json": Record<string, never>;
+                "text/plain": string;
+            };
+        };
+        responses: {
+            /** @description The events are stored, as valid or as failed ones. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Success"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_events";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    send_segment_calls_at_v1_alias: {
+        parameters: {
+            query?: {
+                key?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description A call of Segment's HTTP API; for `/v1/batch`, an object with a list `batch` of calls that have a `type`. Gzip is accepted. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "messageId": "5c2a5f0e",
+                 *       "anonymousId": "e2085be5",
+                 *       "event": "Order Completed",
+                 *       "properties": {
+                 *         "total": 12.5
+                 *       },
+                 *       "timestamp": "2021-01-01T09:15:27.243Z",
+                 *       "sentAt": "2021-01-01T09:15:28.000Z"
+                 *     }
+                 */
+                "application/json": Record<string, never>;
+                "text/plain": string;
+            };
+        };
+        responses: {
+            /** @description The events are stored, as valid or as failed ones. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Success"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_events";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    send_segment_calls_at_v1_batch: {
+        parameters: {
+            query?: {
+                key?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description A call of Segment's HTTP API; for `/v1/batch`, an object with a list `batch` of calls that have a `type`. Gzip is accepted. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "messageId": "5c2a5f0e",
+                 *       "anonymousId": "e2085be5",
+                 *       "event": "Order Completed",
+                 *       "properties": {
+                 *         "total": 12.5
+                 *       },
+                 *       "timestamp": "2021-01-01T09:15:27.243Z",
+                 *       "sentAt": "2021-01-01T09:15:28.000Z"
+                 *     }
+                 */
+                "application/json": Record<string, never>;
+                "text/plain": string;
+            };
+        };
+        responses: {
+            /** @description The events are stored, as valid or as failed ones. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Success"];
+                };
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_events";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    send_openmeter_events: {
+        parameters: {
+            query?: {
+                key?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description A CloudEvent, or a list of them; gzip is accepted. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "specversion": "1.0",
+                 *       "id": "5c2a5f0e",
+                 *       "source": "billing",
+                 *       "type": "prompt",
+                 *       "subject": "customer-1",
+                 *       "time": "2021-01-01T09:15:27.243Z",
+                 *       "data": {
+                 *         "tokens": 12
+                 *       }
+                 *     }
+                 */
+                "application/cloudevents+json": Record<string, never> | Record<string, never>[];
+                /**
+                 * @example {
+                 *       "specversion": "1.0",
+                 *       "id": "5c2a5f0e",
+                 *       "source": "billing",
+                 *       "type": "prompt",
+                 *       "subject": "customer-1",
+                 *       "time": "2021-01-01T09:15:27.243Z",
+                 *       "data": {
+                 *         "tokens": 12
+                 *       }
+                 *     }
+                 */
+                "application/cloudevents-batch+json": Record<string, never> | Record<string, never>[];
+                /**
+                 * @example {
+                 *       "specversion": "1.0",
+                 *       "id": "5c2a5f0e",
+                 *       "source": "billing",
+                 *       "type": "prompt",
+                 *       "subject": "customer-1",
+                 *       "time": "2021-01-01T09:15:27.243Z",
+                 *       "data": {
+                 *         "tokens": 12
+                 *       }
+                 *     }
+                 */
+                "application/json": Record<string, never> | Record<string, never>[];
+            };
+        };
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not_json" | "body_incomplete" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large" | "too_many_events";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -4692,7 +6793,10 @@ export interface operations {
     };
     export_vehicles: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description `basic`; or `all` values that vPIC has; or names of vPIC, such as `GVWR,FuelTypePrimary`. */
+                fields?: string;
+            };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
                 "X-Request-ID"?: components["parameters"]["X-Request-ID"];
@@ -4786,6 +6890,248 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "too_many_exports" | "export_failed" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    list_vehicles: {
+        parameters: {
+            query?: {
+                make?: string;
+                model?: string;
+                year?: string;
+                limit?: number;
+                cursor?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of cached vehicles, newest first. */
+            200: {
+                headers: {
+                    /** @description The next page, if there is one. */
+                    Link?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VehicleList"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `vehicle_lookups_full`: Too many look-ups wait. `vehicle_unavailable`: The VIN cannot be decoded now. `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "vehicle_lookups_full" | "vehicle_unavailable" | "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    look_manufacturer_up: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path: {
+                wmi: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A manufacturer; empty texts are unknown. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Manufacturer"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `wmi_unknown`: No manufacturer has this code */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "wmi_unknown";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `invalid_wmi`: The text is not the code of a manufacturer */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_wmi";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `vehicle_unavailable`: The VIN cannot be decoded now. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "vehicle_unavailable" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
