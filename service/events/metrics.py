@@ -55,6 +55,8 @@ class EventMetrics:
             ("result",),
             registry=registry,
         )
+        for result in ("accepted", "duplicate"):
+            self.replayed.labels(result)
         self.discarded = Counter(
             "copilot_usage_events_discarded",
             "Failed events that were discarded by hand.",
