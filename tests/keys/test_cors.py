@@ -53,6 +53,9 @@ async def test_a_preflight_of_a_named_origin_is_permitted(serve: Serve) -> None:
             assert answer.headers["Access-Control-Allow-Headers"] == requested
             assert int(answer.headers["Access-Control-Max-Age"]) > 0
             assert "Access-Control-Allow-Credentials" not in answer.headers
+        for path in ("/v1/track", "/v1/batch", "/api/v1/events"):
+            async with service.options(path, headers=sent) as answer:
+                assert permits(answer.headers), path
         # Only a beacon, which has its key in the URL, has to permit cookies.
         async with service.options("/events?key=cu_one", headers=sent) as answer:
             assert answer.headers["Access-Control-Allow-Credentials"] == "true"
