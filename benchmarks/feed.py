@@ -46,9 +46,10 @@ class Reading(NamedTuple):
 class Consumers:
     """Requests that wait for events of a session that none has."""
 
-    def __init__(self, server: Server, key: str) -> None:
+    def __init__(self, server: Server, key: str, link: str) -> None:
         self._port = int(server.url.rpartition(":")[2])
         self._key = key
+        self._path = f"{link}&wait_s={WAIT_S}&session_id=none"
         self._loop = asyncio.new_event_loop()
         self._writers: list[asyncio.StreamWriter] = []
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -62,8 +63,7 @@ class Consumers:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
 
     async def _connect(self) -> None:
-        path = f"{FEED}&wait_s={WAIT_S}&session_id=none"
-        head = f"GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {self._key}\r\n\r\n"
+        head = f"GET {self._path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {self._key}\r\n\r\n"
         for _ in range(WAITERS):
             _, writer = await asyncio.open_connection("127.0.0.1", self._port)
             writer.write(head.encode())
@@ -82,6 +82,7 @@ class Collected:
         self._server = server
         self._key = key
         self._plans = 0
+        self._end = FEED
 
     def send(self, batches: int) -> float:
         """Send batches of events; return the CPU time of the service, in seconds."""
@@ -101,6 +102,7 @@ class Collected:
         while True:
             lines, link = self._read_page(link)
             if not lines:
+                self._end = link
                 break
             found += lines
         wall_s = time.perf_counter() - started
@@ -120,8 +122,8 @@ class Collected:
         return lines, following
 
     def consumers(self) -> Consumers:
-        """Return consumers that are not connected yet."""
-        return Consumers(self._server, self._key)
+        """Return consumers that have read all, and are not connected yet."""
+        return Consumers(self._server, self._key, self._end)
 
     def memory_mb(self) -> float:
         """Return the resident memory of the service."""

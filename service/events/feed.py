@@ -127,8 +127,10 @@ class Feed:
     ) -> Place | None:
         async with self._database.reading(Use.FEED) as connection:
             newest = await _place(connection, select_newest(part))
-            if newest is None:
-                return None
+            # As many positions as events fit: no need to look for the end of a page.
+            is_short = 0 <= part.until.position - part.after.position <= limit
+            if newest is None or is_short:
+                return newest
             end = await _place(connection, select_end(part, event_filter, limit))
             return end or await _place(connection, select_limit(part)) or newest
 

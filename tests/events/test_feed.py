@@ -10,18 +10,22 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
+from aiohttp import ClientError
 from pyarrow import BufferReader, parquet
 from sqlalchemy import delete, func, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
 
 from service.events import feed, feed_statements, follow
-from service.events.feed import Feed
+from service.events.feed import Feed, read_lines
 from service.events.feed_statements import START, Place
+from service.events.follow import Follower
 from service.events.statements import EventFilter
 from service.events.tables import events
 from service.events.watermark import Watermark
 from service.settings import StorageSettings
 from service.storage.database import Database, migrate, open_database
+from service.storage.errors import StorageUnavailable
 from service.storage.uses import Use
 from service.web.parameters import encode_cursor
 from tests.conftest import POSTGRESQL, Client
@@ -145,10 +149,10 @@ async def test_a_rare_filter_is_no_long_query(
     client = await caller()
     await send_each(client, *(at(f"/{n}", name=f"n{n}") for n in range(20)))
 
-    found, _ = await follow_all(client, FEED, name="n17")
+    found, _ = await follow_all(client, FEED, name="n17", limit=2)
     assert paths_of(found) == ["/17"]
     monkeypatch.setattr(follow, "SCAN_S", 0.0)
-    found, link = await page(client, FEED, name="n17")
+    found, link = await page(client, FEED, name="n17", limit=2)
     assert found == []
     pages = 1
     while not found:
@@ -212,6 +216,7 @@ async def read(media_type: str, body: bytes) -> list[Json]:
     return rows
 
 
+@on_sqlite
 @pytest.mark.parametrize("headers", [NDJSON, PARQUET])
 @pytest.mark.parametrize("streams", [0, 8])
 async def test_a_large_page_is_sent_in_chunks(
@@ -240,6 +245,54 @@ async def test_a_large_page_is_sent_in_chunks(
         pages.append(paths_of(found))
     assert list(chain.from_iterable(pages)) == [f"/{n}" for n in range(20)]
     assert [len(each) for each in pages] == ([17, 3] if streams else [3] * 6 + [2])
+
+
+@on_sqlite
+async def test_a_chunk_is_bounded_though_events_become_larger(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The size of a large chunk is known before it is read."""
+    monkeypatch.setattr(feed, "FIRST_ROWS", 8)
+    monkeypatch.setattr(feed, "MIN_ROWS", 2)
+    monkeypatch.setattr(feed, "UNMEASURED_ROWS", 4)
+    monkeypatch.setattr(feed, "CHUNK_BYTES", 2_000)
+    async with database.writing() as connection:
+        for number in range(40):
+            data = "{}" if number < 8 else f'{{"a": "{"x" * 1_000}"}}'
+            values = {**values_of(f"{number}"), "data": data}
+            await connection.execute(INSERT, values)
+    reader = Feed(database)
+    page = await reader.find_page(START, ALL, 1_000)
+    chunks = [each.content async for each in reader.chunks(page, ALL, read_lines)]
+    found = [json.loads(line)["id"] for each in chunks for line in each.splitlines()]
+    assert found == [f"{number}" for number in range(40)]
+    assert max(map(len, chunks)) < 4 * 1_300
+
+
+@on_sqlite
+@pytest.mark.parametrize("headers", [NDJSON, PARQUET])
+async def test_a_page_that_cannot_be_completed_is_no_whole_answer(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    """The connection is reset, so that the consumer requests the page again."""
+    client = await caller()
+    await send(client, *(at(f"/{n}") for n in range(20)))
+    monkeypatch.setattr(feed, "FIRST_ROWS", 3)
+
+    async def fail(*_arguments: object) -> AsyncIterator[object]:
+        for _ in range(2):
+            yield await failing()
+
+    async def failing() -> object:
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Follower, "rest", fail)
+        with pytest.raises(ClientError):
+            async with client.get(FEED, headers=headers) as answer:
+                await answer.read()
+    async with client.get(FEED, headers=headers) as answer:
+        assert len(await read(answer.content_type, await answer.read())) == 20
 
 
 @on_sqlite
@@ -406,6 +459,29 @@ async def test_a_transaction_that_commits_late_is_not_skipped(
             found, place = await read_all(reader, place)
             assert found == [f"later {is_committed}"]
             assert (await read_all(reader))[0][: len(before)] == before
+
+
+@on_postgresql
+@pytest.mark.services
+async def test_the_last_position_is_no_watermark(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer that trusts the last position skips an event that commits later."""
+
+    async def trust(_mark: Watermark, connection: AsyncConnection) -> tuple[int, int]:
+        last = await connection.scalar(feed_statements.LAST_POSTGRESQL) or 0
+        return last, last
+
+    monkeypatch.setattr(Watermark, "_look", trust)
+    async with writer(database) as first, writer(database) as second:
+        early = first.transaction()
+        await early.start()
+        await copy(first, "early")
+        await copy(second, "late")
+        found, place = await read_all(database)
+        assert found == ["late"]
+        await early.commit()
+        assert (await read_all(database, place))[0] == []
 
 
 @on_postgresql
