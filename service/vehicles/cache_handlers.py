@@ -63,7 +63,7 @@ async def list_vehicles(
         model=_parse_text("model", parameters.model),
         year=_parse_text("year", parameters.year),
     )
-    async with request.app[LANES].lookups.enter(request):
+    async with request.app[LANES].lists.enter(request):
         with stage("storage"):
             page = await request.app[LISTING].page(wanted, cursor, parameters.limit)
     link = next_link(request, page.next) if page.next else {}
@@ -77,6 +77,7 @@ async def list_vehicles(
     answer=Manufacturer,
     problems=(
         problems.VEHICLE_UNAVAILABLE,
+        problems.LOOKUPS_FULL,
         problems.INVALID_WMI,
         problems.WMI_UNKNOWN,
     ),

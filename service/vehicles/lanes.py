@@ -1,13 +1,17 @@
-"""The lanes of requests about vehicles: look-ups, removals and exports."""
+"""The lanes of requests about vehicles: look-ups, removals, exports and lists."""
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from service.settings import Settings
 from service.vehicles import problems
 from service.vehicles.export import MAX_EXPORT_S, MAX_EXPORTS
+from service.vehicles.listing import TIME_LIMIT_S as LIST_LIMIT_S
 from service.vehicles.removals import TIME_LIMIT_S
 from service.web.lanes import Lane, LaneKinds, LaneLimits
+
+MAX_LISTS: Final = 2
+"""Lists at once: look-ups need the connections to the database too."""
 
 
 class Lanes(NamedTuple):
@@ -18,6 +22,8 @@ class Lanes(NamedTuple):
     removals: Lane
     """Occupied until the transaction of the group ends."""
     exports: Lane
+    lists: Lane
+    """Occupied while the database is read, which takes seconds for a rare filter."""
 
 
 def open_lanes(identify: Callable[[Any], Hashable], settings: Settings) -> Lanes:
@@ -29,6 +35,7 @@ def open_lanes(identify: Callable[[Any], Hashable], settings: Settings) -> Lanes
     removals = LaneLimits.of(
         limits, concurrency=vehicles.max_removals, time_limit_s=TIME_LIMIT_S
     )
+    lists = LaneLimits.of(limits, concurrency=MAX_LISTS, time_limit_s=LIST_LIMIT_S)
     # An export may take minutes, so none waits for another.
     exports = LaneLimits(MAX_EXPORTS, 0, 0.0, MAX_EXPORT_S)
 
@@ -50,5 +57,10 @@ def open_lanes(identify: Callable[[Any], Hashable], settings: Settings) -> Lanes
             "vehicle_exports",
             LaneKinds(problems.TOO_MANY_EXPORTS, problems.EXPORT_FAILED),
             exports,
+        ),
+        lane(
+            "vehicle_lists",
+            LaneKinds(problems.LOOKUPS_FULL, problems.VEHICLE_UNAVAILABLE),
+            lists,
         ),
     )

@@ -18,10 +18,17 @@ from service.upstream.bodies import decode
 from service.upstream.client import UpstreamClient
 from service.upstream.errors import UpstreamError
 from service.vehicles.details import clean
-from service.vehicles.errors import InvalidWmi, UnknownWmi, VehicleUnavailable
+from service.vehicles.errors import (
+    InvalidWmi,
+    LookupsFull,
+    UnknownWmi,
+    VehicleUnavailable,
+)
 from service.vehicles.vin import shown, trimmed
 
 PATH: Final = "/vehicles/DecodeWMI/{wmi}"
+MAX_CALLS: Final = 16
+"""Calls that wait, each for the one before: further ones are refused."""
 MAX_CACHED: Final = 1_000
 """vPIC knows some 20,000 codes; a process is asked for few of them."""
 
@@ -89,6 +96,7 @@ class Manufacturers:
         self._settings = settings
         self._client = client
         self._cached = LruCache[str, _Cached](MAX_CACHED)
+        self._turn = asyncio.Lock()
         self._calls: dict[str, asyncio.Task[WmiRow | None]] = {}
 
     async def look_up(self, wmi: str) -> Manufacturer:
@@ -117,6 +125,8 @@ class Manufacturers:
 
     async def _ask_shared(self, wmi: str) -> WmiRow | None:
         call = self._calls.get(wmi)
+        if call is None and len(self._calls) >= MAX_CALLS:
+            raise LookupsFull(f"{MAX_CALLS} calls about manufacturers wait for vPIC")
         if call is None:
             call = asyncio.get_running_loop().create_task(self._ask(wmi))
             self._calls[wmi] = call
@@ -127,7 +137,8 @@ class Manufacturers:
     async def _ask(self, wmi: str) -> WmiRow | None:
         path = PATH.replace("{wmi}", wmi) + "?format=json"
         try:
-            async with asyncio.timeout(self._settings.deadline_s):
+            # One at a time, so that most of vPIC's rate is left to VINs.
+            async with asyncio.timeout(self._settings.deadline_s), self._turn:
                 response = await self._client.fetch(path, template=PATH)
             answer = decode(response, _decoder)
         except TimeoutError:

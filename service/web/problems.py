@@ -226,7 +226,7 @@ def answer_problem(
 def _with_members(problem: Problem, error: BaseException) -> object:
     """Return the document with further members, which some errors have."""
     members = getattr(error, "members", None)
-    return {**msgspec.structs.asdict(problem), **members} if members else problem
+    return msgspec.to_builtins(problem) | members if members else problem
 
 
 def _status(error: BaseException, kind: ProblemKind) -> int:

@@ -1,5 +1,6 @@
 """The list of cached vehicles, and manufacturers by their codes."""
 
+import asyncio
 from typing import Any, Final
 
 import pytest
@@ -17,6 +18,8 @@ from tests.vehicles.conftest import (
     Answer,
     Caller,
     Serve,
+    Until,
+    VpicBarrier,
     VpicRequests,
     on_sqlite,
     vins,
@@ -174,3 +177,22 @@ async def test_manufacturers_while_vpic_is_away(
     cached = await one.get("/vehicles/wmi/1XP")
     assert (cached.status, cached.body["cached_result"]) == (200, True)
     assert (await one.get("/vehicles/wmi/1XK")).problem == (503, "vehicle_unavailable")
+
+
+@on_sqlite
+async def test_codes_leave_vpic_to_vins(
+    one: Caller, barrier: VpicBarrier, received: VpicRequests, until: Until
+) -> None:
+    """One call about a manufacturer is in progress, and few wait; a VIN is decoded."""
+    barrier.close()
+    codes = [f"1A{letter}" for letter in "ABCDEFGHJKLMNPRS"]
+    asked = [asyncio.create_task(one.get(f"/vehicles/wmi/{wmi}")) for wmi in codes]
+    await until(lambda: received.calls == 1)
+    refused = await one.get("/vehicles/wmi/1AT")
+    assert refused.problem == (503, "vehicle_lookups_full")
+    look_up = asyncio.create_task(one.look_up(VIN))
+    await until(lambda: received.vins[VIN] == 1)
+    assert received.calls == 2
+    barrier.open()
+    assert (await look_up).status == 200
+    assert {each.status for each in await asyncio.gather(*asked)} == {404}
