@@ -14,7 +14,6 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from msgspec.structs import replace
 from yarl import URL
 
 from service.admin import handlers as admin
@@ -39,9 +38,7 @@ from service.keys.cached_keys import ApiKeys, FixedKeys
 from service.keys.store import sandbox_key
 from service.observability import http_metrics
 from service.observability import tracing as telemetry
-from service.sandbox.fake_vpic import VPIC_PATH
-from service.sandbox.options import SandboxOptions
-from service.sandbox.server import running_sandbox
+from service.sandbox.embedded import with_sandbox
 from service.settings import EventsSettings, Settings
 from service.storage.database import Database, open_database
 from service.storage.maintenance import in_background
@@ -237,26 +234,6 @@ async def _open_siblings(
 
 
 @asynccontextmanager
-async def with_sandbox(settings: Settings) -> AsyncIterator[Settings]:
-    """Run the sandbox if it is enabled, and yield settings that call it.
-
-    Without it, the settings are unchanged.
-    """
-    if not settings.sandbox.enabled:
-        yield settings
-        return
-    async with running_sandbox(embedded_sandbox_options(settings)) as sandbox:
-        yield replace(
-            settings,
-            # No proxy reaches the sandbox of this process.
-            upstream=replace(
-                settings.upstream, base_url=sandbox.url, trust_environment=False
-            ),
-            vehicles=replace(settings.vehicles, base_url=sandbox.url + VPIC_PATH),
-        )
-
-
-@asynccontextmanager
 async def _open_keys(
     app: web.Application,
     events: EventsSettings,
@@ -408,15 +385,3 @@ async def check_storage(settings: Settings, *, may_migrate: bool = True) -> None
 
 def _use_limits(settings: Settings) -> UseLimits:
     return UseLimits(settings.limits.queue_wait_s, settings.events.max_queries)
-
-
-def embedded_sandbox_options(settings: Settings) -> SandboxOptions:
-    """Return the options of the embedded sandbox."""
-    chosen = settings.sandbox
-    return SandboxOptions(
-        messages=chosen.messages,
-        reports=chosen.reports,
-        seed=chosen.seed,
-        latency_ms=chosen.latency_ms,
-        error_rate=chosen.error_rate,
-    )

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from service.app import with_sandbox
 from service.cli import terminal
 from service.cli.terminal import ConfigFile
 from service.keys import commands as key_commands
@@ -22,6 +21,7 @@ from service.keys.errors import BadKey, KeyNotFound
 from service.keys.store import SANDBOX_KEY
 from service.observability import log_output, logs
 from service.sandbox import command as sandbox_command
+from service.sandbox.embedded import with_sandbox
 from service.server import lifecycle
 from service.server import runner as serving
 from service.server.checks import OPTION, VALID

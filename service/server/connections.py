@@ -297,11 +297,10 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
                 self._start_write_timer(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop all timers, and the wait for the rest of a body."""
+        """Stop all timers, and aiohttp's wait for a body whose answer is sent."""
         if self.transport is not None:
             self._unsent.resume(self.transport)
         super().connection_lost(exc)
-        # After an answer, aiohttp would wait for it until a time-out.
         if self._last_body is not None and not self._last_body.is_eof():
             self._last_body.feed_eof()
         self._notify_listeners(is_lost=True)

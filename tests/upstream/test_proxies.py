@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from structlog.typing import EventDict
 
-from service.app import with_sandbox
+from service.sandbox.embedded import with_sandbox
 from service.upstream import errors
 from service.upstream.bodies import UpstreamResponse
 from service.upstream.client import open_client
