@@ -16,6 +16,7 @@ from aiohttp import ClientSession
 
 from service.settings import StorageSettings
 from service.storage.database import migrate
+from service.storage.migrations import revisions
 from tests.events.conftest import event
 from tests.isolation.history import former_revision
 from tests.launcher import Forked, Launcher, forked
@@ -30,7 +31,7 @@ from tests.running import (
 )
 
 FORMER_SCHEMA: Final = "0002"
-SCHEMA: Final = "0012"
+SCHEMA: Final = revisions()[-1]
 
 
 class Ran(NamedTuple):
