@@ -78,7 +78,8 @@ class VpicBatches:
         try:
             refusals = self._queue.add(group, queries)
         except LookupsFull as full:
-            await self._refuse(fetch, queries, full)
+            await self._locks.release(queries)
+            fetch.fail(queries, full)
             return
         try:
             await self._drop(refusals)
@@ -112,15 +113,12 @@ class VpicBatches:
 
     async def _drop(self, refusals: Collection[Refusal]) -> None:
         """Finish queries that do not wait any more with the reason."""
-        for each, reason in refusals:
-            await self._refuse(each.group.fetch, [each.query], reason)
-            each.group.end()
-
-    async def _refuse(
-        self, fetch: Fetch, queries: Sequence[Query], reason: VehicleUnavailable
-    ) -> None:
-        fetch.fail(queries, reason)
-        await self._locks.release(queries)
+        try:
+            await self._locks.release([each.query for each, _ in refusals])
+        finally:
+            for each, reason in refusals:
+                each.group.fetch.fail([each.query], reason)
+                each.group.end()
 
     # --- calls ----------------------------------------------------------------------
 
