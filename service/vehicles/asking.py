@@ -7,8 +7,7 @@ its fetch. Once vPIC is asked, its answer is stored even if all clients have lef
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
-from typing import Final
+from contextlib import AsyncExitStack, suppress
 
 import structlog
 
@@ -22,13 +21,7 @@ from service.vehicles.pending import Fetch, Outcome
 from service.vehicles.shared_lookups import LookupLocks
 from service.vehicles.store import VehicleStore
 from service.vehicles.turns import Group, QueryQueue, Refusal, Waiting
-from service.vehicles.vpic import MAX_BATCH, DecodedVins, VpicClient
-
-GATHER_S: Final = 0.015
-"""Time between two calls for which queries are gathered, unless they fill a call.
-
-A lone query finds a call that began earlier, so it is sent at once.
-"""
+from service.vehicles.vpic import DecodedVins, VpicClient
 
 IDLE_S: Final = 2.0
 """Time without a call after which vPIC has nothing to do: some permits are unused."""
@@ -130,14 +123,20 @@ class VpicBatches:
     async def _call_all(self) -> None:
         queue = self._queue
         while queue.waiting:
-            gathered_s = asyncio.get_running_loop().time() - queue.called_at
-            if queue.waiting < MAX_BATCH and gathered_s < GATHER_S:
-                await asyncio.sleep(GATHER_S - gathered_s)
+            await self._gather()
             while not queue.may_call and queue.waiting:
                 queue.has_changed.clear()
                 await queue.has_changed.wait()
             if queue.waiting:
                 await self._call_next()
+
+    async def _gather(self) -> None:
+        """Wait for more queries, as long as the queue says."""
+        while (left_s := self._queue.gathers_for_s) > 0:
+            self._queue.has_changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._queue.has_changed.wait()
 
     async def _call_next(self) -> None:
         """Wait for the rate limit, and begin a call for those that wait by then."""

@@ -19,6 +19,18 @@ from service.web.lane_metrics import LaneMetrics
 
 LANE: Final = "vpic_calls"
 
+GATHER_S: Final = 0.015
+"""Time after the begin of a call in which queries are gathered, unless they fill one.
+
+A lone query finds a call that began earlier, so it is sent at once.
+"""
+BUSY_QUERIES: Final = MAX_BATCH // 5
+BUSY_S: Final = 1.0
+"""After a call with so many queries, calls are evenly spaced for so long.
+
+Otherwise the burst of the rate limit would be spent on the few queries that come first.
+"""
+
 
 class Group:
     """The queries of one fetch that have not ended: they wait, or are in calls."""
@@ -78,8 +90,8 @@ class QueryQueue:
         self._running: Counter[Hashable] = Counter()
         self._calls = 0
         self._metrics = LaneMetrics(LANE)
-        self.called_at = -math.inf
-        """When the last call began, by the clock of the event loop."""
+        self._called_at = -math.inf
+        self._busy_until = -math.inf
         self.waiting = 0
         """Queries that wait."""
         self.has_changed = asyncio.Event()
@@ -112,6 +124,16 @@ class QueryQueue:
             self._note_removed(each)
         self._changed()
         return removed
+
+    @property
+    def gathers_for_s(self) -> float:
+        """Seconds for which the queries that wait should wait for others."""
+        if not 0 < self.waiting < MAX_BATCH:
+            return 0.0
+        now = asyncio.get_running_loop().time()
+        is_busy = self._per_s and now < self._busy_until
+        gather_s = max(GATHER_S, 1 / self._per_s) if is_busy else GATHER_S
+        return self._called_at + gather_s - now
 
     @property
     def may_call(self) -> bool:
@@ -149,7 +171,9 @@ class QueryQueue:
             return
         self._calls += 1
         self._running += Counter({each.client for each in batch})
-        self.called_at = now = asyncio.get_running_loop().time()
+        self._called_at = now = asyncio.get_running_loop().time()
+        if len(batch) >= BUSY_QUERIES:
+            self._busy_until = now + BUSY_S
         waits_s = [now - each.arrived for each in batch]
         self._metrics.started_all(waits_s, self._calls)
         self._changed()

@@ -7,7 +7,7 @@ import pytest
 
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
-from service.vehicles import asking
+from service.vehicles import turns
 from service.vehicles.errors import VehicleUnavailable
 from service.vehicles.store import VehicleStore
 from tests.clock import LoopTime
@@ -90,7 +90,7 @@ async def test_a_lone_look_up_waits_for_no_others(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is sent at once, also soon after start."""
-    monkeypatch.setattr(asking, "GATHER_S", 2 * GIVE_UP_S)
+    monkeypatch.setattr(turns, "GATHER_S", 2 * GIVE_UP_S)
     one = await serve()
     async with asyncio.timeout(GIVE_UP_S):
         assert (await one.look_up(VIN)).status == 200
