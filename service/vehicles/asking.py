@@ -8,6 +8,7 @@ its fetch. Once vPIC is asked, its answer is stored even if all clients have lef
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import Final
 
 import structlog
 

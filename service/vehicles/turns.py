@@ -90,7 +90,8 @@ class QueryQueue:
         self._running: Counter[Hashable] = Counter()
         self._calls = 0
         self._metrics = LaneMetrics(LANE)
-        self._called_at = -math.inf
+        self.called_at = -math.inf
+        """When the last call began, by the clock of the event loop."""
         self._busy_until = -math.inf
         self.waiting = 0
         """Queries that wait."""
@@ -133,7 +134,7 @@ class QueryQueue:
         now = asyncio.get_running_loop().time()
         is_busy = self._per_s and now < self._busy_until
         gather_s = max(GATHER_S, 1 / self._per_s) if is_busy else GATHER_S
-        return self._called_at + gather_s - now
+        return self.called_at + gather_s - now
 
     @property
     def may_call(self) -> bool:
@@ -171,7 +172,7 @@ class QueryQueue:
             return
         self._calls += 1
         self._running += Counter({each.client for each in batch})
-        self._called_at = now = asyncio.get_running_loop().time()
+        self.called_at = now = asyncio.get_running_loop().time()
         if len(batch) >= BUSY_QUERIES:
             self._busy_until = now + BUSY_S
         waits_s = [now - each.arrived for each in batch]
