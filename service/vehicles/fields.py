@@ -86,12 +86,11 @@ ALL: Final = Fields(is_basic=False)
 def parse_fields(selection: str | Sequence[str]) -> Fields:
     """Return a selection: `basic`, `all`, or names; raise `UnknownField`."""
     texts = selection.split(",") if isinstance(selection, str) else selection
-    named = {each.strip().lower() for each in texts} - {"", BASIC_NAME}
-    if ALL_NAME in named:
+    given = {each.strip().lower() for each in texts}
+    named = frozenset(map(_name_of, sorted(given - {"", BASIC_NAME, ALL_NAME})))
+    if ALL_NAME in given:
         return ALL
-    if not named:
-        return BASIC
-    return Fields(is_basic=False, names=frozenset(map(_name_of, named)))
+    return Fields(is_basic=False, names=named) if named else BASIC
 
 
 def _name_of(text: str) -> str:

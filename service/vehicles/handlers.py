@@ -160,9 +160,10 @@ async def look_vehicle_up(
     async with _client(request, fields) as client:
         found = await lookups.look_up(vin, client)
     request[CACHE_RESULT] = found.result
-    if fields.is_basic or found.packed:
-        block = partial(answers.cached_block, fields=fields)
-        offer(request, RepeatedLookup(lookups, LOOKUP_PATH, vin, block))
+    block = partial(answers.cached_block, fields=fields)
+    needs_whole = not fields.is_basic
+    repeated = RepeatedLookup(lookups, LOOKUP_PATH, vin, block, needs_whole=needs_whole)
+    offer(request, repeated)
     return answers.answer(vin, found, fields)
 
 

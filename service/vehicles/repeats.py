@@ -26,11 +26,14 @@ class RepeatedLookup:
         route: str,
         vin: Vin,
         make: Callable[[Vin, Entry], Block],
+        *,
+        needs_whole: bool = False,
     ) -> None:
         self._lookups = lookups
         self._route = route
         self._vin = vin
         self._make = make
+        self._needs_whole = needs_whole
         self._entry: Entry | None = None
         self._prepared: PreparedAnswer | None = None
         self._prepared_until = 0.0
@@ -38,7 +41,7 @@ class RepeatedLookup:
     def prepare(self) -> PreparedAnswer | None:
         """Return the present answer; None unless the VIN is in memory, and fresh."""
         entry = self._lookups.find_cached(self._vin)
-        if entry is None:
+        if entry is None or (self._needs_whole and not entry.packed):
             self._entry = self._prepared = None
         elif entry is not self._entry or time.monotonic() >= self._prepared_until:
             self._prepare_again(entry)

@@ -52,7 +52,9 @@ class Memory:
         return self.entry
 
 
-def repeated(clocks: Clocks, slow_s: float = 0.0) -> RepeatedLookup:
+def repeated(
+    clocks: Clocks, slow_s: float = 0.0, *, needs_whole: bool = False
+) -> RepeatedLookup:
     """Return an answer whose heads are the numbers of its preparations."""
     numbers = itertools.count()
 
@@ -62,7 +64,9 @@ def repeated(clocks: Clocks, slow_s: float = 0.0) -> RepeatedLookup:
         return 200, str(number).encode(), b""
 
     memory: Any = Memory()
-    return RepeatedLookup(memory, "/vehicles/lookup", VIN, make)
+    return RepeatedLookup(
+        memory, "/vehicles/lookup", VIN, make, needs_whole=needs_whole
+    )
 
 
 def head_of(answer: RepeatedLookup) -> bytes:
@@ -95,3 +99,8 @@ def test_a_second_that_ends_meanwhile_is_not_prolonged(clocks: Clocks) -> None:
     answer = repeated(clocks, slow_s=0.002)
     assert head_of(answer) == b"0"
     assert head_of(answer) == b"1"
+
+
+def test_a_row_without_all_values_is_not_repeated(clocks: Clocks) -> None:
+    """A look-up for more values has to complete it."""
+    assert repeated(clocks, needs_whole=True).prepare() is None
