@@ -107,6 +107,7 @@ class TurnQueue:
         # In the order of turns; an application is removed with its last submission.
         self._waiting: dict[str, deque[Submission]] = {}
         self.requests = 0
+        self.events = 0
 
     def append(self, submission: Submission) -> None:
         """Add a submission behind those of its application."""
@@ -114,6 +115,7 @@ class TurnQueue:
             submission
         )
         self.requests += 1
+        self.events += len(submission.received)
 
     def remove(self, submission: Submission) -> bool:
         """Remove a submission; return False if it does not wait any more."""
@@ -143,7 +145,7 @@ class TurnQueue:
         """Take all submissions."""
         everything = [each for waiting in self._waiting.values() for each in waiting]
         self._waiting.clear()
-        self.requests = 0
+        self.requests = self.events = 0
         return everything
 
     def _remove(self, submission: Submission) -> None:
@@ -152,3 +154,4 @@ class TurnQueue:
         if not waiting:
             del self._waiting[submission.reservation.application]
         self.requests -= 1
+        self.events -= len(submission.received)

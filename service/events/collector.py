@@ -155,7 +155,12 @@ async def open_collector(
     )
     async with AsyncExitStack() as stack:
         ingest = await stack.enter_async_context(
-            running_ingest(settings, EventStore(database), every.limits.queue_wait_s)
+            running_ingest(
+                settings,
+                EventStore(database),
+                every.limits.queue_wait_s,
+                overlaps=True,
+            )
         )
         await stack.enter_async_context(in_background(Counting(database).run()))
         retention = Retention(settings, database)

@@ -23,7 +23,7 @@ from service.events.failed_statements import (
     delete_failed,
     select_texts,
 )
-from service.events.ingest import Ingest, result_of
+from service.events.ingest import Ingest
 from service.events.model import (
     DiscardStep,
     Event,
@@ -33,6 +33,7 @@ from service.events.model import (
     ReplayStep,
 )
 from service.events.parsing import EventParser
+from service.events.receipts import result_of
 from service.events.statements import FailedCursor, Moment, Storable
 from service.events.store import (
     MAX_COLLISIONS,

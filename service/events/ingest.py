@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from itertools import count, islice, repeat
+from itertools import chain, count, islice, repeat
 from typing import Final
 
 import structlog
@@ -19,8 +19,9 @@ import structlog
 from service.events import metrics
 from service.events.backlog import FairBound, Reservation, Submission, TurnQueue
 from service.events.errors import BacklogFull
-from service.events.model import Event, EventFailure, EventResult, Receipt
-from service.events.store import NEW, EventStore, ReceivedEvent, Stored
+from service.events.model import Event, EventFailure, Receipt
+from service.events.receipts import complete, end_with_receipt
+from service.events.store import EventStore, ReceivedEvent, Stored
 from service.instants import US_PER_S, now_us
 from service.observability.metrics import SUCCESS
 from service.settings import EventsSettings
@@ -52,6 +53,8 @@ class Ingest:
         store: EventStore,
         queue_wait_s: float,
         clock: Callable[[], int] = now_us,
+        *,
+        overlaps: bool = False,
     ) -> None:
         self.failure: str | None = None
         """The reason why no events are written any more."""
@@ -61,7 +64,8 @@ class Ingest:
         self._max_group_events = settings.commit_max_events
         self._queue_wait_s = queue_wait_s
         self._queue = TurnQueue()
-        self._writing: list[Submission] = []
+        self._writing: list[list[Submission]] = []
+        self._overlaps = overlaps
         self._events = FairBound(settings.max_backlog, self._measure_later)
         self._bytes = FairBound(settings.max_backlog_bytes, self._measure_later)
         self._not_empty = asyncio.Event()
@@ -97,7 +101,7 @@ class Ingest:
         unless the connection was lost during the commit.
         """
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self.submit(items, reservation, partial(_complete, receipt))
+        self.submit(items, reservation, partial(complete, receipt))
         return await receipt
 
     def submit(
@@ -116,16 +120,36 @@ class Ingest:
         self._check()
         if not self._events.reserve(reservation.application, len(items)):
             raise self._full("queue_full", f"{self._events.total} events wait")
-        self._submit(items, reservation, partial(_end, items, end))
+        self._submit(items, reservation, partial(end_with_receipt, items, end))
 
     async def write(self) -> None:
-        """Store group after group, until `close` is called and the queue is empty."""
+        """Store group after group, until `close` is called and the queue is empty.
+
+        With `overlaps`, a group that is full does not wait for the end of one before.
+        """
+        if not self._overlaps:
+            await self._write_all()
+            return
+        async with asyncio.TaskGroup() as writers:
+            writers.create_task(self._write_all())
+            writers.create_task(self._write_full_groups())
+
+    async def _write_full_groups(self) -> None:
+        """Prepare a group, and give it to the database, while another is written."""
+        while not self._is_closing:
+            await self._group_full.wait()
+            if self._is_full:
+                await self._write_next()
+            else:
+                self._group_full.clear()
+
+    async def _write_all(self) -> None:
         while True:
             await self._not_empty.wait()
             try:
                 await self._write_group()
             except Exception as error:  # noqa: BLE001 - a defect must not end the task
-                await self._recover(error)
+                await self._recover([], error)
             if self._queue.requests:
                 continue
             if self._is_closing:
@@ -134,18 +158,29 @@ class Ingest:
 
     async def _write_group(self) -> None:
         await self._wait_for_more()
-        # Empty after `close`, or if all requests have waited too long.
-        self._writing = self._queue.take_group(self._max_group_events)
-        if self._writing:
-            self._start(self._writing)
-            await self._store_group(self._writing)
-            self._writing = []
-            self._measure_later()
+        await self._write_next()
 
-    async def _recover(self, error: Exception) -> None:
+    async def _write_next(self) -> None:
+        # Empty after `close`, or if all requests have waited too long.
+        group = self._queue.take_group(self._max_group_events)
+        if not group:
+            return
+        self._writing.append(group)
+        try:
+            self._start(group)
+            await self._store_group(group)
+        except Exception as error:  # noqa: BLE001 - a defect must not end the task
+            await self._recover(group, error)
+        self._writing.remove(group)
+        self._measure_later()
+
+    @property
+    def _is_full(self) -> bool:
+        return self._queue.events >= self._max_group_events
+
+    async def _recover(self, group: list[Submission], error: Exception) -> None:
         """Fail the group in which a defect of the program showed, and pause."""
         log.error("events.writer_failed", exc_info=error)
-        group, self._writing = self._writing, []
         for submission in group:
             self._complete(submission, StorageUnavailable("the writer has failed"))
         # The next group may fail in the same way.
@@ -161,7 +196,8 @@ class Ingest:
     def on_writer_end(self, writer: asyncio.Task[None]) -> None:
         """Fail all requests that still wait after the writer has ended."""
         error = None if writer.cancelled() else writer.exception()
-        waiting = [*self._writing, *self._queue.take_all()]
+        written = chain.from_iterable(self._writing)
+        waiting = [*written, *self._queue.take_all()]
         if self._is_closing and error is None:
             if waiting:
                 self._fail(waiting, StorageUnavailable("the service has stopped"))
@@ -211,7 +247,7 @@ class Ingest:
         reservation.add_holder()
         self._queue.append(submission)
         self._not_empty.set()
-        if self._events.total >= self._max_group_events:
+        if self._is_full:
             self._group_full.set()
 
     def _expire(self, submission: Submission) -> None:
@@ -238,8 +274,7 @@ class Ingest:
 
     async def _wait_for_more(self) -> None:
         """Wait `commit_wait_ms` for other requests, or until the group is full."""
-        is_full = self._events.total >= self._max_group_events
-        if is_full or self._is_closing or not self._wait_s:
+        if self._is_full or self._is_closing or not self._wait_s:
             return
         self._group_full.clear()
         with suppress(TimeoutError):
@@ -317,18 +352,23 @@ class Ingest:
         metrics.backlog_bytes_changed(self._bytes.total)
         self._lane.waiting(self._queue.requests)
         waits_s, self._waits_s = self._waits_s, []
-        self._lane.started_all(waits_s, len(self._writing))
+        self._lane.started_all(waits_s, sum(map(len, self._writing)))
 
 
 @asynccontextmanager
 async def running_ingest(
-    settings: EventsSettings, store: EventStore, queue_wait_s: float
+    settings: EventsSettings,
+    store: EventStore,
+    queue_wait_s: float,
+    *,
+    overlaps: bool = False,
 ) -> AsyncIterator[Ingest]:
     """Run an ingest; all accepted events are written when the context ends.
 
-    A write that hangs is cancelled after `queue_wait_s`.
+    With `overlaps`, two groups may be written at once. A write that hangs is cancelled
+    after `queue_wait_s`.
     """
-    ingest = Ingest(settings, store, queue_wait_s)
+    ingest = Ingest(settings, store, queue_wait_s, overlaps=overlaps)
     writer = asyncio.create_task(ingest.write())
     writer.add_done_callback(ingest.on_writer_end)
     try:
@@ -339,50 +379,3 @@ async def running_ingest(
         if writer.cancel():
             await asyncio.wait([writer], timeout=CANCEL_S)
         metrics.write_now()
-
-
-def _end(
-    items: Sequence[Event | EventFailure],
-    end: Callable[[Receipt | Exception], None],
-    outcome: list[Stored] | Exception,
-) -> None:
-    """Pass on the receipt of a request's events, or the error."""
-    end(outcome if isinstance(outcome, Exception) else _receipt(items, outcome))
-
-
-def _complete(receipt: asyncio.Future[Receipt], outcome: Receipt | Exception) -> None:
-    # The future of a cancelled request is cancelled.
-    if receipt.done():
-        return
-    if isinstance(outcome, Exception):
-        receipt.set_exception(outcome)
-    else:
-        receipt.set_result(outcome)
-
-
-def _receipt(
-    items: Sequence[Event | EventFailure], stored: Sequence[Stored]
-) -> Receipt:
-    results = [
-        # Nearly all are new: `result_of` would double the cost of the receipt.
-        EventResult(item.id, "accepted")
-        if each is NEW and isinstance(item, Event)
-        else result_of(item, each)
-        for item, each in zip(items, stored, strict=True)
-    ]
-    statuses = [result.status for result in results]
-    return Receipt(
-        accepted=statuses.count("accepted"),
-        duplicates=statuses.count("duplicate"),
-        failed=statuses.count("failed") + statuses.count("conflict"),
-        results=results,
-    )
-
-
-def result_of(item: Event | EventFailure, stored: Stored) -> EventResult:
-    """Return the result of one event for the receipt."""
-    if isinstance(item, EventFailure):
-        return EventResult(item.event_id, "failed", item.errors, item.id)
-    if (conflict := stored.conflict) is not None:
-        return EventResult(item.id, "conflict", conflict.errors, conflict.id)
-    return EventResult(item.id, "accepted" if stored.is_new else "duplicate")

@@ -42,6 +42,8 @@ LOGGED_BY_CALLER: Final = frozenset(
 )
 """Uses whose callers log each failure with their own event."""
 
+EVENT_CONNECTIONS: Final = 2
+"""Groups of events that are written at once; one after the other in SQLite."""
 USAGE_CONNECTIONS: Final = 2
 PERIOD_CONNECTIONS: Final = 2
 
@@ -65,7 +67,7 @@ def connections_of(settings: StorageSettings, limits: UseLimits) -> Mapping[Use,
     """Return the maximum number of connections of each use."""
     return {
         Use.KEYS: 1,
-        Use.EVENTS: 1,
+        Use.EVENTS: EVENT_CONNECTIONS,
         Use.EVENT_QUERIES: limits.event_queries,
         Use.FEED: limits.event_queries,
         Use.USAGE: USAGE_CONNECTIONS,

@@ -74,10 +74,13 @@ def opened(database: Database, settings: MakeSettings) -> Open:
     """A factory of running ingests that commit at once, each with its store."""
 
     @asynccontextmanager
-    async def run(**events: Any) -> AsyncIterator[tuple[Ingest, BlockableStore]]:
+    async def run(
+        *, overlaps: bool = False, **events: Any
+    ) -> AsyncIterator[tuple[Ingest, BlockableStore]]:
         store = BlockableStore(database)
         given = settings(events={"commit_wait_ms": 0.0, **events}).events
-        async with running_ingest(given, store, QUEUE_WAIT_S) as ingest:
+        running = running_ingest(given, store, QUEUE_WAIT_S, overlaps=overlaps)
+        async with running as ingest:
             yield ingest, store
 
     return run
@@ -519,3 +522,63 @@ async def test_pages_skip_no_event_after_the_clock_has_gone_back(
     assert listed == sorted(listed)
     assert sorted(str(name) for _, name in listed) == list("abcdef")
     assert len({received_at for received_at, _ in listed}) < len(listed)
+
+
+async def test_a_full_group_does_not_wait_for_the_one_before(
+    opened: Open, items: Items, until: Until, database: Database
+) -> None:
+    """Two groups are written at once, and what is no full group forms the next one."""
+    async with opened(overlaps=True, commit_max_events=2) as (ingest, store):
+        store.is_open.clear()
+        tasks = [asyncio.create_task(accept(ingest, items("0")))]
+        await until(lambda: store.sizes == [1])
+        tasks += [asyncio.create_task(accept(ingest, items(each))) for each in "12345"]
+        await until(lambda: store.sizes == [1, 2])
+        store.is_open.set()
+        assert [(await each).accepted for each in tasks] == [1] * 6
+    assert sorted(await stored_ids(database)) == list("012345")
+
+
+async def test_events_of_groups_that_overlap_are_stored_once(
+    opened: Open, items: Items, until: Until, database: Database
+) -> None:
+    """Equal events in two groups that are written at once get one place."""
+    async with opened(overlaps=True, commit_max_events=2) as (ingest, store):
+        store.is_open.clear()
+        tasks = [asyncio.create_task(accept(ingest, items("a", "b"))) for _ in range(4)]
+        await until(lambda: len(store.sizes) == 2)
+        store.is_open.set()
+        receipts = [await each for each in tasks]
+    assert sum(each.accepted for each in receipts) == 2
+    assert sum(each.duplicates for each in receipts) == 6
+    assert sorted(await stored_ids(database)) == ["a", "b"]
+
+
+async def test_a_defect_fails_one_of_two_groups(
+    opened: Open, items: Items, until: Until
+) -> None:
+    """The other group is stored, and the end of the writers fails what still waits."""
+    async with opened(overlaps=True, commit_max_events=1) as (ingest, store):
+        store.is_open.clear()
+        store.failures = [ValueError("a defect")]
+        tasks = [asyncio.create_task(accept(ingest, items(each))) for each in "ab"]
+        await until(lambda: len(store.sizes) == 2)
+        store.is_open.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sorted(type(each).__name__ for each in results) == [
+            "Receipt",
+            "ValueError",
+        ]
+
+
+async def test_the_end_waits_for_both_groups(
+    opened: Open, items: Items, until: Until, database: Database
+) -> None:
+    """All accepted events are stored when the ingest has closed."""
+    async with opened(overlaps=True, commit_max_events=1) as (ingest, store):
+        store.is_open.clear()
+        tasks = [asyncio.create_task(accept(ingest, items(each))) for each in "abc"]
+        await until(lambda: len(store.sizes) == 2)
+        asyncio.get_running_loop().call_soon(store.is_open.set)
+    assert [(await each).accepted for each in tasks] == [1] * 3
+    assert sorted(await stored_ids(database)) == list("abc")
