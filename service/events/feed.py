@@ -59,6 +59,15 @@ class Chunk(NamedTuple, Generic[T]):
     end: Place
 
 
+class Match(NamedTuple):
+    """Values that new events have."""
+
+    values: tuple[str, ...]
+    first: int
+    """The time of the first of these events."""
+    last: int
+
+
 Read = Callable[[AsyncConnection, Range, EventFilter], Awaitable[tuple[T, int]]]
 """Returns the events of a range in some form, and their size in bytes."""
 
@@ -115,12 +124,14 @@ class Feed:
         until: int,
         columns: Sequence[str],
         wanted: Collection[tuple[str, ...]],
-    ) -> list[tuple[str, ...]]:
+    ) -> list[Match]:
         """Return the values of columns that events have, with the wanted ones."""
         part = between(self._dialect, after, until)
         async with self._database.reading(Use.FEED) as connection:
             found = await connection.execute(select_matches(part, columns, wanted))
-            return [tuple(row) for row in found] if columns else [() for _ in found]
+            # Without any event, the times are NULL.
+            rows = [row for row in found if row[-1] is not None]
+        return [Match(tuple(row[:-2]), *row[-2:]) for row in rows]
 
     async def _end(
         self, part: Range, event_filter: EventFilter, limit: int

@@ -176,15 +176,15 @@ def select_matches(
 ) -> Select[Any]:
     """Select the different values of columns, among others the wanted ones.
 
-    Without columns, select one row if there is any event.
+    Each has the times of its first and last event. Without columns, select one row,
+    whose times are NULL if there is no event.
     """
-    names = [_unindexed(part, events.c[name]).label(name) for name in columns]
-    if not names:
-        return _selected(part, [literal_column("1")]).limit(1)
-    query = _selected(part, names).distinct()
+    names = [_unindexed(part, events.c[name]) for name in columns]
+    times = [func.min(events.c.at), func.max(events.c.at)]
+    query = _selected(part, [*names, *times])
     for place, column in enumerate(names):
-        query = query.where(column.element.in_({each[place] for each in wanted}))
-    return query
+        query = query.where(column.in_({each[place] for each in wanted}))
+    return query.group_by(*names)
 
 
 def _matching(part: Range, event_filter: EventFilter) -> Iterator[ColumnElement[bool]]:

@@ -7,7 +7,7 @@ nor the number of requests matter to the other, and it sees the events of any pr
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -27,6 +27,7 @@ PAUSE_S: Final = 1.0
 
 Values = tuple[str, ...]
 Turn = asyncio.Future[None]
+Turns = dict[Turn, EventFilter]
 
 
 class Waits:
@@ -36,7 +37,7 @@ class Waits:
         self._feed = feed
         self._max_waits = max_waits
         self._entered = 0
-        self._turns: dict[Values, dict[Values, set[Turn]]] = defaultdict(dict)
+        self._turns: dict[Values, dict[Values, Turns]] = defaultdict(dict)
         """Those that wait, by the columns of their filters and the wanted values."""
         self._seen = 0
         """The watermark up to which all waiting requests know the events."""
@@ -84,7 +85,7 @@ class Waits:
         turn: Turn = asyncio.get_running_loop().create_future()
         columns, values = _wanted(event_filter)
         by_values = self._turns[columns]
-        by_values.setdefault(values, set()).add(turn)
+        by_values.setdefault(values, {})[turn] = event_filter
         try:
             async with asyncio.timeout(limit_s):
                 await turn
@@ -113,7 +114,7 @@ class Waits:
     def _remove(self, columns: Values, values: Values, turn: Turn) -> None:
         by_values = self._turns[columns]
         turns = by_values[values]
-        turns.discard(turn)
+        del turns[turn]
         if not turns:
             del by_values[values]
         if not by_values:
@@ -141,8 +142,9 @@ class Waits:
             found = await self._feed.matches(
                 before, watermark, columns, list(by_values)
             )
-            for values in found:
-                _wake(by_values.get(values, ()))
+            for values, first, last in found:
+                turns = by_values.get(values, {})
+                _wake(each for each in turns if _is_within(turns[each], first, last))
 
     def _wake_all(self) -> None:
         for by_values in self._turns.values():
@@ -150,10 +152,16 @@ class Waits:
                 _wake(turns)
 
 
-def _wake(turns: "set[Turn] | tuple[()]") -> None:
+def _wake(turns: Iterable[Turn]) -> None:
     for turn in turns:
         if not turn.done():
             turn.set_result(None)
+
+
+def _is_within(event_filter: EventFilter, first: int, last: int) -> bool:
+    """Return whether events between two times may be within those of a filter."""
+    since, until = event_filter.since, event_filter.until
+    return (since is None or last >= since) and (until is None or first < until)
 
 
 def _wanted(event_filter: EventFilter) -> tuple[Values, Values]:

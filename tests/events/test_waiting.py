@@ -36,6 +36,9 @@ FILTERS: Final = (
     EventFilter(None, session_id="t"),
     EventFilter("shop", category="d", name="n"),
     EventFilter("shop", "s", "c", "m"),
+    EventFilter("bank", since=0, until=1),
+    EventFilter(None, since=1),
+    EventFilter("bank", until=0),
 )
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -55,7 +58,7 @@ async def waits(database: Database) -> AsyncIterator[Waits]:
     await waits.close()
 
 
-async def add(database: Database, event_id: str, **more: str) -> None:
+async def add(database: Database, event_id: str, **more: str | int) -> None:
     """Insert an event."""
     async with database.writing() as connection:
         await connection.execute(insert(events), {**values_of(event_id), **more})
@@ -67,7 +70,8 @@ async def test_a_wait_ends_with_an_event_that_matches(
     """Filters decide which requests wake, and no others do."""
     for more, expected in (
         ({}, [0, 1, 3]),
-        ({"application": "bank", "session_id": "t"}, [0, 2, 4]),
+        ({"application": "bank", "session_id": "t"}, [0, 2, 4, 7]),
+        ({"application": "x", "at": 1}, [0, 8]),
         ({"category": "d"}, [0, 1, 3, 5]),
         ({"session_id": "t"}, [0, 1, 4]),
         ({"name": "m"}, [0, 1, 3, 6]),
