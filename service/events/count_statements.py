@@ -1,8 +1,9 @@
 """SQL statements that count events.
 
 Counts of whole hours come from the tables of counts. Their cost is that of the counts,
-not of the events. Events are counted for the parts of hours at the ends of a range, for
-filters by session, and for a name in the categories that do not count it apart.
+not of the events. Events are counted one by one for the parts of hours at the ends of a
+range, and for a filter by session. So are those of a name in the categories that do not
+count it apart.
 """
 
 from collections.abc import Iterator

@@ -74,7 +74,8 @@ class Retention:
         before = self._clock() - self._retention_us
         progress = Progress()
         try:
-            for table in (events, failed_events):
+            # An event that supersedes a failed one must not be removed before it.
+            for table in (failed_events, events):
                 await self._remove_from(table, before, progress)
             metrics.removal_behind(0.0)
         finally:
@@ -144,7 +145,7 @@ class Progress:
 
     def is_behind(self, behind_s: float) -> None:
         """Set the time since the next event to remove has expired, in seconds."""
-        self._behind_s = behind_s
+        self._behind_s = max(behind_s, self._behind_s)
         metrics.removal_behind(behind_s)
 
     def add(self, number: int) -> None:
@@ -161,6 +162,7 @@ class Progress:
             behind_s = round(self._behind_s, 3)
             log.info("events.removed", events=self._unlogged, behind_s=behind_s)
         self._unlogged = 0
+        self._behind_s = 0.0
         self._logged_at = time.monotonic()
 
 

@@ -211,6 +211,31 @@ async def test_concurrent_replays_share_the_work(
     assert len(pages[0]) == 300
 
 
+async def test_the_list_of_all_applications(
+    caller: Caller,
+    events_settings: Callable[..., Settings],
+) -> None:
+    """A key that may read all lists, counts and discards the failures of each."""
+    client = await caller(can_read_all=True)
+    async with open_database(events_settings().storage) as database:
+        other = await add_key(database, "bank", ("events:write",))
+    await send(client, event(id="a", data=1), event(id="c", data=1))
+    headers = {"Authorization": f"Bearer {other}"}
+    body = event(id="b", name="")
+    async with client.post("/events", json=body, headers=headers) as answer:
+        assert answer.status == 202
+    await send(client, event(id="a"))
+
+    found = await failed(client, application="*")
+
+    assert [each["event"]["id"] for each in found] == ["c", "b"]
+    query = {"application": "*", "by": "error"}
+    counts = (await ask(client, "/events/stats", **query))["counts"]
+    assert sum(each["events"] for each in counts) == 2
+    (done,) = await steps(client, "/events/failed/discard", application="*")
+    assert done["discarded"] == 2
+
+
 @on_sqlite
 async def test_a_client_that_leaves_loses_nothing(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
