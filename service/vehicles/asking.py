@@ -101,7 +101,7 @@ class VpicBatches:
                         await group.has_begun.wait()
                 except TimeoutError:
                     raise self._queue.full("waited") from None
-                await group.has_left_queue.wait()
+                await group.has_stopped_waiting.wait()
         except LookupsFull as full:
             await self._drop([(each, full) for each in self._queue.remove(group)])
 

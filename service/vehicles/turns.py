@@ -39,17 +39,17 @@ class Group:
         self.fetch = fetch
         self.has_begun = asyncio.Event()
         """The first query is in a call, or has ended."""
-        self.has_left_queue = asyncio.Event()
+        self.has_stopped_waiting = asyncio.Event()
         """No query waits any more."""
         self.has_ended = asyncio.Event()
         self._waiting = self._unfinished = len(queries)
 
-    def leave_queue(self) -> None:
+    def stop_waiting(self) -> None:
         """Note that one query does not wait any more."""
         self._waiting -= 1
         self.has_begun.set()
         if not self._waiting:
-            self.has_left_queue.set()
+            self.has_stopped_waiting.set()
 
     def end(self) -> None:
         """Note that one query has ended."""
@@ -199,7 +199,7 @@ class QueryQueue:
 
     def _note_removed(self, each: Waiting) -> None:
         self.waiting -= 1
-        each.group.leave_queue()
+        each.group.stop_waiting()
         if not self._waiting[each.client]:
             del self._waiting[each.client]
 
@@ -213,7 +213,7 @@ class QueryQueue:
         own = len(self._waiting.get(new.client, ()))
         other = max(self._waiting.values(), key=len)
         if len(other) <= own + 1:
-            new.group.leave_queue()
+            new.group.stop_waiting()
             return new, self.full("queue_full")
         displaced = other.pop()
         self._note_removed(displaced)

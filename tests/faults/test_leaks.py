@@ -64,9 +64,9 @@ class Service:
 def faults_of(name: str) -> list[Faults]:
     """Return the fault for the messages, for the reports, and for one call."""
     return [
-        always(name, path=MESSAGES_PATH),
-        always(name, path=REPORTS_PREFIX),
-        always(name, times=1),
+        always(name, path=MESSAGES_PATH, retry_after=""),
+        always(name, path=REPORTS_PREFIX, retry_after=""),
+        always(name, times=1, retry_after=""),
         Faults(),
     ]
 

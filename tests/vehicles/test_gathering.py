@@ -7,8 +7,10 @@ import pytest
 
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
+from service.settings import load
 from service.vehicles import turns
 from service.vehicles.errors import VehicleUnavailable
+from service.vehicles.model import Found
 from service.vehicles.store import VehicleStore
 from tests.clock import LoopTime
 from tests.conftest import always
@@ -203,3 +205,33 @@ async def test_a_late_answer_is_stored(
             while (await stored.find([vin(0)]))[vin(0)].entry is None:
                 pass
     assert received.vins[vin(0)] == 1
+
+
+@on_sqlite
+async def test_a_slow_vpic_is_waited_for(
+    opened: Open,
+    received: VpicRequests,
+    *,
+    barrier: VpicBarrier,
+    until: Until,
+    loop_time: LoopTime,
+) -> None:
+    """With the usual settings, an answer after 14 s is one; a try is made once."""
+    usual = load().settings.vehicles
+    times = {"deadline_s": usual.deadline_s, "timeout_s": usual.timeout_s}
+    barrier.close()
+    async with opened(vehicles=times | {"attempts": usual.attempts}) as lookups:
+        asking = asyncio.create_task(lookups.look_up_all(vins(100)))
+        await until(lambda: received.calls == 2)
+        await loop_time.pass_s(14.0)
+        barrier.open()
+        found = await asking
+        barrier.close()
+        late = asyncio.create_task(lookups.look_up(VIN))
+        await until(lambda: received.calls == 3)
+        await loop_time.pass_s(15.0)
+        with pytest.raises(VehicleUnavailable):
+            await late
+
+    assert all(isinstance(each, Found) for each in found.values())
+    assert received.calls == 3
