@@ -22,8 +22,8 @@ VIN_NAMES: Final = frozenset(
 )
 """Names of the column of VINs, in lower case, with spaces for `_`, `-` and `.`."""
 YEAR_NAMES: Final = frozenset({"model year", "modelyear", "year"})
-RESULT_NAMES: Final = frozenset({"error", "make"})
-"""With one of them in the header, the model year is a result."""
+RESULT_NAME: Final = "error"
+"""With it in the header, the file is our output, and the model year a result."""
 PAIR: Final = 2
 """Columns of a line without header that is `VIN,YEAR`, as in a batch of vPIC."""
 FORMULA_MARK: Final = "'"
@@ -86,7 +86,7 @@ class VinColumns:
             is_header = not VIN_NAMES.isdisjoint(names)
             found = [at for at, name in enumerate(names) if name in VIN_NAMES]
             self._vin_at = (found or _find_vins(cells) or [0])[0]
-        if is_header and RESULT_NAMES.isdisjoint(names):
+        if is_header and RESULT_NAME not in names:
             years = [at for at, name in enumerate(names) if name in YEAR_NAMES]
             self._year_at = years[0] if years else None
         self._has_header = is_header

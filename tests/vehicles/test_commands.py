@@ -220,6 +220,18 @@ async def test_doubts_are_columns(run: Run, tmp_path: Path) -> None:
     ]
 
 
+async def test_a_column_of_hints(run: Run, tmp_path: Path) -> None:
+    """A header names it; an empty cell is no hint, and a wrong year is an error."""
+    lines = ["Make;Model Year;VIN", f"x;2013;{AUDI}", f"x;;{AUDI}", f"x;1900;{AUDI}"]
+    done = await run("lookup", str(listed(tmp_path, lines)))
+    rows = [line.split(",") for line in done.lines[1:]]
+    assert [(row[3], row[5]) for row in rows] == [
+        ("2013", ""),
+        ("1983", ""),
+        ("", "invalid_model_year"),
+    ]
+
+
 async def test_its_own_output_is_input(run: Run, tmp_path: Path) -> None:
     """All rows of a second run come from the cache, and are those of the first."""
     lines = [*KNOWN, AUDI, UNKNOWN, "=1+1"]
