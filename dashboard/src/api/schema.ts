@@ -7121,7 +7121,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `vehicle_unavailable`: The VIN cannot be decoded now. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `vehicle_unavailable`: The VIN cannot be decoded now. `vehicle_lookups_full`: Too many look-ups wait. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7131,7 +7131,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "vehicle_unavailable" | "overloaded" | "request_timeout";
+                        code?: "vehicle_unavailable" | "vehicle_lookups_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
