@@ -17,6 +17,7 @@ import argparse
 import importlib
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -89,6 +90,9 @@ def _measure(name: str) -> list[Result]:
         results: list[Result] = importlib.import_module(f"benchmarks.{name}").run()
     except (Missing, ImportError, OSError, subprocess.SubprocessError) as error:
         return [unmeasured(name, error)]
+    except Exception as error:  # noqa: BLE001 - the other benchmarks run all the same
+        traceback.print_exc()
+        return [unmeasured(name, f"{type(error).__name__}: {error}")]
     return results
 
 
