@@ -90,11 +90,12 @@ class Listing:
     async def _read(
         self, wanted: ListFilter, cursor: ListCursor | None, limit: int
     ) -> list[Row[Any]]:
-        # `is_decoded` as the condition of the index has it.
+        # `is_decoded` as the condition of the index has it. The plus prevents SQLite
+        # from using the index of removals, by which it would sort all rows.
         query = select(vehicles).where(
             vehicles.c.source == self._source,
             text("is_decoded"),
-            vehicles.c.removed_at.is_(None),
+            text("+removed_at IS NULL"),
         )
         columns = (vehicles.c.make, vehicles.c.model, vehicles.c.model_year)
         for column, value in zip(columns, wanted, strict=True):
