@@ -175,7 +175,10 @@ class PostPath:
         self, data: bytes, request: web.BaseRequest, endpoint: PostEndpoint
     ) -> None:
         """Remember the head of a request, which aiohttp has parsed."""
-        is_plain = request.method == hdrs.METH_POST and not request.query_string
+        # Another path of the endpoint, or a query, has another meaning in the log.
+        is_plain = request.method == hdrs.METH_POST and (
+            request.rel_url.raw_path_qs == endpoint.route
+        )
         if not is_plain or not keeps_connection(request):
             return
         if EXPECTS_CONTINUE in request or any(

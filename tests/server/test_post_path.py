@@ -196,6 +196,16 @@ async def test_other_heads_are_parsed(sender: Sender, lines: list[str]) -> None:
     assert not sender.passed
 
 
+@pytest.mark.parametrize("path", [b"/events/", b"/events?key=none"])
+async def test_other_paths_are_parsed(sender: Sender, path: bytes) -> None:
+    """Only the path of the endpoint itself is remembered."""
+    for _ in range(3):
+        peer = await sender.service.connect()
+        request = sender.request().replace(b"/events", path, 1)
+        assert (await peer.ask(request)).startswith(b"HTTP/1.1 202")
+    assert not sender.passed
+
+
 async def test_the_id_of_a_request_is_used(sender: Sender) -> None:
     """Requests that differ in their id have one head, and get their id back."""
     peer = await sender.service.connect()
