@@ -2,7 +2,8 @@
 
 The period is the current calendar month, in UTC. It has the events of all applications,
 ordered by timestamp and then arrival, in the JSON form of the messages API. The id of a
-message is its time of arrival in microseconds, because the API requires integer ids.
+message is the position of its event, because the API requires integer ids: the database
+assigns it once, so it is unique over all processes, and never changes.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ from service.storage.uses import Use
 CATEGORY: Final = "copilot"
 NAME: Final = "message"
 BATCH_ROWS: Final = 1_000
+FIRST_ID: Final = 10**15
+"""Positions from revision 0014 on; a message from before keeps its time of arrival."""
 BODY_BEGIN: Final = b'{"messages":['
 BODY_END: Final = b"]}"
 
@@ -43,7 +46,7 @@ _ARRIVAL: Final = events.c.received_at
 _STATE: Final = select(func.count(), func.min(_ARRIVAL), func.max(_ARRIVAL))
 """Changes when messages are added or removed; the oldest arrivals are removed first."""
 _MESSAGES: Final = select(
-    events.c.id, _ARRIVAL, events.c.timestamp, events.c.data
+    events.c.id, _ARRIVAL, events.c.position, events.c.timestamp, events.c.data
 ).order_by(events.c.at, _ARRIVAL, events.c.id)
 
 
@@ -135,4 +138,9 @@ def _message_of(row: Any) -> CollectedMessage:
     if not isinstance(text, str):
         raise ValueError(f"the event {row.id!r} is no message: it has no text")
     report_id = data.get("report_id", UNSET)
-    return CollectedMessage(row.received_at, row.timestamp, text, report_id)
+    return CollectedMessage(_id_of(row), row.timestamp, text, report_id)
+
+
+def _id_of(row: Any) -> int:
+    has_own = row.position is not None and row.position >= FIRST_ID
+    return int(row.position if has_own else row.received_at)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, insert
 
 from service.events.collected_messages import BATCH_ROWS, CollectedMessages, month_of
 from service.events.model import Event
@@ -17,7 +17,8 @@ from service.events.store import EventStore, ReceivedEvent
 from service.events.tables import events
 from service.instants import read_instant
 from service.keys.store import add_key
-from service.storage.database import Database
+from service.settings import StorageSettings
+from service.storage.database import Database, migrate
 from tests.events.conftest import event
 
 APRIL: Final = read_instant("2024-04-15T12:00:00Z")
@@ -103,15 +104,73 @@ async def test_messages_have_the_form_of_the_messages_api(
     )
 
     names = ("id", "timestamp", "text", "report_id")
+    messages = await messages_of(collected)
+    last, first, second, third = (each["id"] for each in messages)
+    assert len({last, first, second, third}) == len(messages)
+    # Scripts of pages read them as floats.
+    assert max(last, first, second, third) < 2**53
     told = [
-        (ARRIVAL + 3, "2024-04-01T00:00", "Prüfung\0\n\u2028"),
-        (ARRIVAL, "2024-04-02T00:00:00Z", "second", 7),
-        (ARRIVAL + 1, "2024-04-02 00:00:00", "third", "x/8"),
-        (ARRIVAL + 2, "2024-04-02T02:00:00.000+02:00", "fourth"),
+        (last, "2024-04-01T00:00", "Prüfung\0\n\u2028"),
+        (first, "2024-04-02T00:00:00Z", "second", 7),
+        (second, "2024-04-02 00:00:00", "third", "x/8"),
+        (third, "2024-04-02T02:00:00.000+02:00", "fourth"),
     ]
-    assert await messages_of(collected) == [
-        dict(zip(names, each, strict=False)) for each in told
+    assert messages == [dict(zip(names, each, strict=False)) for each in told]
+
+
+async def test_ids_of_equal_arrivals_are_unique(
+    collected: CollectedMessages, database: Database, parser: EventParser
+) -> None:
+    """Messages of two processes may arrive at once; retention changes no id."""
+    sent = [
+        msgspec.json.encode(message_event(text, "2024-04-02T00:00:00Z"))
+        for text in "abc"
     ]
+    items = [ReceivedEvent(parser.parse(each, "shop"), ARRIVAL) for each in sent]
+    for item in items:
+        await EventStore(database).store([item])
+
+    before = {each["text"]: each["id"] for each in await messages_of(collected)}
+    assert len(set(before.values())) == len(sent)
+    async with database.writing() as connection:
+        first = events.c.data.contains('"a"')
+        await connection.execute(delete(events).where(first))
+    await EventStore(database).store(items[:1])
+
+    after = {each["text"]: each["id"] for each in await messages_of(collected)}
+    assert {text: after[text] for text in "bc"} == {text: before[text] for text in "bc"}
+    assert len({*before.values(), after["a"]}) == len(sent) + 1
+
+
+async def test_ids_of_existing_messages(
+    collected: CollectedMessages, database: Database, storage: StorageSettings
+) -> None:
+    """They stay the times of arrival, but for messages that shared one."""
+    await migrate(storage, "0008")
+    values = {
+        "application": "shop",
+        "digest": b"d",
+        "session_id": "s",
+        "key": b"k",
+        "category": "copilot",
+        "name": "message",
+        "at": APRIL,
+        "timestamp": "2024-04-15T12:00:00Z",
+        "data": '{"text":"Rent?"}',
+    }
+    arrivals = {"a": ARRIVAL, "b": ARRIVAL + 1, "c": ARRIVAL + 1, "d": ARRIVAL + 2}
+    rows = [values | {"id": n, "received_at": each} for n, each in arrivals.items()]
+    other = values | {"id": "e", "name": "other", "received_at": ARRIVAL}
+    async with database.writing() as connection:
+        await connection.execute(insert(events), [*rows, other])
+    await migrate(storage)
+
+    ids = [each["id"] for each in await messages_of(collected)]
+    assert ids[:2] + ids[3:] == [ARRIVAL, ARRIVAL + 1, ARRIVAL + 2]
+    assert len(set(ids)) == len(ids)
+    await migrate(storage, "0013")
+    await migrate(storage)
+    assert [each["id"] for each in await messages_of(collected)] == ids
 
 
 @pytest.mark.parametrize(

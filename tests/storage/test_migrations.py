@@ -30,6 +30,8 @@ from tests.patience import GIVE_UP_S
 HOUR_US: Final = 3_600_000_000
 STEPS = revisions()
 LATER_COLUMNS: Final = {"position", "sent_at", "sent_timestamp", "context"}
+OF_ROWS: Final = {"0014"}
+"""Steps that change rows, and no table."""
 EXPRESSIONS: Final = {"ux_events_sent", "ix_events_position"}
 """Indexes of expressions, which SQLAlchemy does not read from SQLite."""
 pytestmark = [
@@ -83,7 +85,7 @@ async def test_the_stairway(bare: Database) -> None:
             assert await connection.run_sync(shape) == below
             await connection.run_sync(upgrade, step)
             assert await connection.run_sync(shape) == above
-            assert above != below
+            assert (above != below) == (step not in OF_ROWS)
 
 
 async def test_the_models_are_what_migrations_make(database: Database) -> None:
@@ -379,7 +381,7 @@ async def test_each_event_has_one_position(
     """New rows follow the existing ones, without a rewrite, and none is used twice."""
     await migrate(storage, "0008")
     await stored_events(bare, 3)
-    await migrate(storage)
+    await migrate(storage, "0009")
     await stored_events(bare, 2, first=3)
     async with bare.writing() as connection:
         await connection.execute(delete(events).where(events.c.id >= "4"))
