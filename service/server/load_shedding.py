@@ -19,8 +19,8 @@ from service.web.request_context import REQUEST_ID_HEADER, new_request_id
 
 GET: Final = b"GET "
 HTTP_1_1: Final = b" HTTP/1.1\r\n"
-LONG_POLL: Final = (b"GET /events?", b"wait_s=")
-"""The begin of a request that waits for events, and a part of its query."""
+LONG_POLL: Final = ((b"GET /events?", b"GET /events/?"), b"wait_s=")
+"""The begins of a request that waits for events, and a part of its query."""
 EXEMPT: Final = (b"GET /health/", b"GET /metrics", b"GET /admin/")
 CLOSE: Final = b"onnection: close"
 MIN_WAITING: Final = 32
@@ -160,5 +160,5 @@ def _is_sheddable(data: bytes) -> bool:
 
 def _is_long_poll(data: bytes) -> bool:
     """Return whether a request waits for events, which has a bound of its own."""
-    begin, parameter = LONG_POLL
-    return data.startswith(begin) and parameter in data.partition(HTTP_1_1)[0]
+    begins, parameter = LONG_POLL
+    return data.startswith(begins) and parameter in data.partition(HTTP_1_1)[0]

@@ -290,6 +290,7 @@ def test_a_draining_server_refuses_nothing_early(now: list[float]) -> None:
     [
         (b"/events?order=arrival&wait_s=30", 0),
         (b"/events?wait_s=30&order=arrival", 0),
+        (b"/events/?order=arrival&wait_s=30", 0),
         (b"/events?order=arrival", 1),
         (b"/usage?wait_s=30", 1),
     ],
