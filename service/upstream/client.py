@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -295,7 +296,7 @@ async def open_client(
     if upstream.trust_environment:
         proxy = proxy_for(upstream.base_url, profile.name)
     headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
-    if proxy is not None and URL(upstream.base_url).scheme == "http":
+    if proxy is not None and urlsplit(upstream.base_url).scheme == "http":
         headers |= proxy.credentials  # requests are sent to the proxy itself
     session = aiohttp.ClientSession(
         connector=connector,

@@ -5,6 +5,7 @@ aiohttp could read them itself (`trust_env`), but would then also send passwords
 """
 
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 import structlog
@@ -30,9 +31,9 @@ def proxy_for(base_url: str, upstream: str) -> Proxy | None:
     The log has its address without credentials. A proxy that is no HTTP proxy is not
     used, and a warning says so.
     """
-    target = URL(base_url)
+    target = urlsplit(base_url)  # `URL` refuses more
     text = getproxies_environment().get(target.scheme)
-    if not text or proxy_bypass(target.authority.rpartition("@")[2]):
+    if not text or proxy_bypass(target.netloc.rpartition("@")[2]):
         return None
     proxy = _parse(text)
     if proxy is None:
