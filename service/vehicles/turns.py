@@ -14,6 +14,7 @@ from service.settings import Settings
 from service.vehicles.errors import LookupsFull
 from service.vehicles.model import Query
 from service.vehicles.pending import Fetch
+from service.vehicles.vin import number_of
 from service.vehicles.vpic import MAX_BATCH
 from service.web.lane_metrics import LaneMetrics
 
@@ -142,16 +143,21 @@ class QueryQueue:
         return any(True for _ in self._eligible())
 
     def take(self) -> list[Waiting]:
-        """Begin a call, and return its queries: of each client in turn."""
-        batch: list[Waiting] = []
-        clients = deque(self._eligible())
-        while clients and len(batch) < MAX_BATCH:
-            client = clients.popleft()
-            batch.append(self._pop(client))
-            if client in self._waiting:
-                clients.append(client)
-        self._begin(batch)
-        return batch
+        """Begin a call, and return its queries: of each client in turn.
+
+        It has each VIN once: the rows of an answer do not show which hint they are for.
+        """
+        batch: dict[str, Waiting] = {}
+        turns = deque(iter(list(self._waiting[each])) for each in self._eligible())
+        while turns and len(batch) < MAX_BATCH:
+            own = turns.popleft()
+            each = next((w for w in own if number_of(w.query) not in batch), None)
+            if each is not None:
+                batch[number_of(each.query)] = each
+                self._take_out(each)
+                turns.append(own)
+        self._begin(batch.values())
+        return list(batch.values())
 
     def end_call(self, batch: Collection[Waiting]) -> None:
         """End a call."""
@@ -188,14 +194,13 @@ class QueryQueue:
             if self._running[client] < max_own:
                 yield client
 
-    def _pop(self, client: Hashable) -> Waiting:
-        """Return the next query of a client, whose further ones wait behind others."""
-        own = self._waiting[client]
-        each = own.popleft()
+    def _take_out(self, each: Waiting) -> None:
+        """Remove a query, and let the further ones of its client wait behind others."""
+        own = self._waiting[each.client]
+        own.remove(each)
         self._note_removed(each)
         if own:
-            self._waiting[client] = self._waiting.pop(client)
-        return each
+            self._waiting[each.client] = self._waiting.pop(each.client)
 
     def _note_removed(self, each: Waiting) -> None:
         self.waiting -= 1

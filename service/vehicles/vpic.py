@@ -5,7 +5,7 @@ empty. The row shows if the VIN was decoded. The API is described at
 https://vpic.nhtsa.dot.gov/api/; its other behaviour was observed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -80,14 +80,10 @@ class VpicClient:
     ) -> DecodedVins:
         """Decode up to `MAX_BATCH` VINs by one call. Raises `UpstreamError`.
 
-        The first try is made in a reserved `slot`. VINs for which vPIC returns no valid
-        row are missing in the result.
+        Each has another number. The first try is made in a reserved `slot`. VINs for
+        which vPIC returns no valid row are missing in the result.
         """
-        decoded: DecodedVins = {}
-        for part in _parts(vins):
-            decoded |= _select(part, await self._ask(list(part.values()), slot))
-            slot = None  # further parts wait for the rate limit
-        return decoded
+        return _select(vins, await self._ask(vins, slot))
 
     async def _ask(self, vins: Sequence[Vin], slot: AsyncExitStack | None) -> Rows:
         if len(vins) == 1:
@@ -149,24 +145,9 @@ def vpic_profile(settings: Settings) -> UpstreamProfile:
     )
 
 
-def _parts(vins: Sequence[Vin]) -> Iterator[Mapping[str, Vin]]:
-    """Yield VINs by number: those of one number, with several hints, in several parts.
-
-    The rows of an answer do not show which hint they are for.
-    """
-    left = list(vins)
-    while left:
-        part: dict[str, Vin] = {}
-        for vin in left:
-            part.setdefault(number_of(vin), vin)
-        yield part
-        sent = set(part.values())
-        left = [vin for vin in left if vin not in sent]
-
-
-def _select(part: Mapping[str, Vin], rows: Rows) -> DecodedVins:
+def _select(vins: Sequence[Vin], rows: Rows) -> DecodedVins:
     """Return the requested VINs; raise `ContractBroken` if there is none."""
-    selected = {vin: rows[number] for number, vin in part.items() if number in rows}
+    selected = {vin: rows[number_of(vin)] for vin in vins if number_of(vin) in rows}
     if not selected:
         raise ContractBroken("the answer has no row for any requested VIN")
     return selected

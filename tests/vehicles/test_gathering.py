@@ -4,7 +4,9 @@ import asyncio
 from typing import Any, Final
 
 import pytest
+from aiohttp import web
 
+from service.sandbox.fake_vpic import FakeVpic, VinQuery
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
 from service.settings import load
@@ -47,9 +49,10 @@ class Queue:
         self.busy = busy
         self._until = until
 
-    async def add(self, *asked: str) -> list[asyncio.Task[Answer]]:
-        """Let single look-ups wait."""
-        before = waiting()
+    async def add(self, *asked: str, before: int = 0) -> list[asyncio.Task[Answer]]:
+        """Let single look-ups wait, behind as many others."""
+        await self._until(lambda: waiting() >= before)
+        before = int(waiting())
         tasks = [asyncio.create_task(self.one.look_up(each)) for each in asked]
         await self._until(lambda: waiting() == before + len(asked))
         return tasks
@@ -125,6 +128,32 @@ async def test_a_client_that_leaves_takes_its_vin_away(
 
     assert await results(others) == [(200, None)] * 2
     assert set(received.vins) == {VIN, vin(1), vin(2)}
+
+
+@on_sqlite
+async def test_a_vin_with_many_hints_keeps_no_result_back(
+    queue: Queue, barrier: VpicBarrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each hint is in a call of its own, and the first call has all other VINs."""
+    receive, never = FakeVpic.receive, asyncio.Event()
+
+    async def hold_1991(vpic: FakeVpic, request: web.Request) -> VinQuery:
+        query = await receive(vpic, request)
+        if "1991" in query.years:
+            await never.wait()
+        return query
+
+    monkeypatch.setattr(FakeVpic, "receive", hold_1991)
+    hints = [{"vin": vin(0), "model_year": year} for year in (1990, 1991)]
+    late = asyncio.create_task(queue.one.look_up_all(hints))
+    others = await queue.add(*vins(10)[1:], before=2)
+    barrier.open()
+
+    async with asyncio.timeout(GIVE_UP_S):
+        assert await results(others) == [(200, None)] * 9
+        assert (await queue.one.look_up(vin(0), model_year="1990")).status == 200
+    never.set()
+    assert all("error" not in each for each in (await late).body["results"])
 
 
 @pytest.fixture
