@@ -205,7 +205,7 @@ async def reload_schemas(
         key_id=request[KEY].id,
         workers=len(used.answers),
         types=used.answers[0].types,
-        revision=revision,
+        schemas_revision=revision,
     )
     return json_answer(Schemas(*used), NO_STORE)
 

@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Final
 
 from service.admin.errors import CircuitNotFound, NoSchemas
+from service.events.errors import SchemasRefused
 from service.web.problems import DOMAIN_DISABLED, Kinds, ProblemKind
 
 CIRCUIT_NOT_FOUND: Final = ProblemKind(
@@ -25,4 +26,5 @@ SCHEMAS_REFUSED: Final = ProblemKind(
 KINDS: Final[Kinds] = {
     CircuitNotFound: CIRCUIT_NOT_FOUND,
     NoSchemas: DOMAIN_DISABLED,
+    SchemasRefused: SCHEMAS_REFUSED,
 }

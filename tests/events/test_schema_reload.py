@@ -67,7 +67,7 @@ async def test_new_schemas_are_used(
     assert (await send(operator, event(category="c", name="more", data={})))["failed"]
     (entry,) = (each for each in log_entries if each["event"] == "admin.schemas_reload")
     assert entry["types"] == 2
-    assert entry["revision"] == worker["revision"]
+    assert entry["schemas_revision"] == worker["revision"]
 
 
 @on_sqlite

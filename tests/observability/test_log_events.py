@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from structlog.typing import EventDict
 
 from service.events.counting import Counting
+from service.events.feed import Feed
 from service.events.ingest import Ingest
 from service.events.retention import Retention
 from service.keys.store import add_key
@@ -31,8 +32,13 @@ from service.settings import SCOPES, EventsSettings, load
 from service.storage import breaker
 from service.storage.database import Database, open_database
 from service.storage.errors import StorageUnavailable
+from service.storage.maintenance import repeat_logged
+from service.upstream.proxies import proxy_for
 from service.usage.cache import SnapshotCache
+from service.usage.periods.recorder import Fetched, Recorder
+from service.vehicles.completion import Completion
 from service.vehicles.expiry import Expiry
+from service.vehicles.store import VehicleStore
 from service.web.request_context import Reports, request_context
 from service.web.unsent_bytes import UnsentBytes
 from tests.conftest import (
@@ -40,6 +46,7 @@ from tests.conftest import (
     Client,
     MakeClient,
     always,
+    message,
     storage_at,
 )
 from tests.events.conftest import event
@@ -144,6 +151,8 @@ async def cause_every_event(
     await cause_storage(client, tmp_path, monkeypatch)
     await cause_the_storage_circuit(monkeypatch)
     await cause_vehicles(client, sandbox, tmp_path, monkeypatch)
+    await cause_periods(client, sandbox, tmp_path, monkeypatch)
+    cause_proxies(monkeypatch)
     cause_a_life()
     monkeypatch.setattr(SnapshotCache, "view", None)
     await get(await client())
@@ -172,6 +181,18 @@ async def cause_the_circuit(client: MakeClient, sandbox: RunningSandbox) -> None
     await get(service)
     sandbox.sandbox.faults = Faults(server_error=1)
     await get(await client(upstream={"retry_floor": 0, "retry_rate": 0.0}))
+    sandbox.sandbox.faults = Faults(too_many_requests=1, retry_after="60")
+    await get(await client(upstream={"attempts": 1}))
+
+
+def cause_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment has a proxy, and one that cannot be used."""
+    with monkeypatch.context() as patched:
+        patched.delenv("NO_PROXY", raising=False)
+        patched.delenv("no_proxy", raising=False)
+        for url in ("http://127.0.0.1:1", "socks5://127.0.0.1:1"):
+            patched.setenv("http_proxy", url)
+            proxy_for("http://upstream.test", "copilot")
 
 
 async def cause_connections() -> None:
@@ -241,6 +262,9 @@ async def cause_events(
         failed = await (await mended.get("/events/failed", headers=headers)).json()
         path = f"/events/failed/{failed['failed'][0]['id']}/replay"
         await mended.post(path, headers=headers)
+        await strict.post("/events", json=event(category="odd"), headers=headers)
+        await mended.post("/events/failed/replay", headers=headers)
+        await mended.post("/events/failed/discard", headers=headers)
         await operate(mended, headers)
         settings = replace(load().settings.events, retention_s=1e-6)
         await Counting(database).add_changes()
@@ -259,6 +283,7 @@ async def operate(service: Client, headers: dict[str, str]) -> None:
     await service.post("/admin/refresh", headers=headers)
     await service.post("/admin/log-level", json=info, headers=headers)
     await service.post("/admin/circuit/copilot", json=auto, headers=headers)
+    await service.post("/admin/schemas/reload", headers=headers)
 
 
 async def cause_storage(
@@ -342,6 +367,14 @@ async def cause_failures(settings: EventsSettings) -> None:
         await cause_failure(Counting(broken).run(), failure)
         with patch("service.vehicles.expiry.FIRST_AFTER_S", 0.0):
             await cause_failure(Expiry(vehicles, broken).run(), failure)
+        looks = repeat_logged("events.feed_failed", Feed(broken).look, 60.0)
+        await cause_failure(looks, failure)
+        completion = Completion(VehicleStore(broken, Mock()), Mock())
+        with patch("service.vehicles.completion.FIRST_AFTER_S", 0.0):
+            await cause_failure(completion.run(), failure)
+    pages = AsyncMock(side_effect=[[Mock(is_whole=False)], []])
+    idle = Mock(is_idle=True, complete=AsyncMock(return_value=True))
+    await Completion(Mock(page=pages), idle).complete()
 
 
 async def cause_failure(run: Coroutine[Any, Any, None], away: Mock) -> None:
@@ -411,6 +444,40 @@ async def cause_a_failure_in_another_process(
     services = [await client(cache={**sharing, "ttl_s": 0.0}) for _ in range(2)]
     await asyncio.gather(*(get(each) for each in services))
     sandbox.sandbox.faults = Faults()
+
+
+async def cause_periods(
+    client: MakeClient,
+    sandbox: RunningSandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A period opens and changes, an older one is doubtful, and keeping fails."""
+    service = await client(
+        storage={"url": f"sqlite+aiosqlite:///{tmp_path}/periods.db"},
+        periods={"enabled": True},
+        cache={"confirm_shrink_s": 0.0},
+    )
+    kept = asyncio.Queue[None]()
+    keep = Recorder._keep
+
+    async def note(recorder: Recorder, fetched: Fetched) -> None:
+        await keep(recorder, fetched)
+        kept.put_nowait(None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recorder, "_keep", note)
+        for some in ([1], [1, 2], [3]):
+            sandbox.sandbox.set_messages([message(each) for each in some])
+            await get(service)
+            await asyncio.wait_for(kept.get(), GIVE_UP_S)
+        for error in (StorageUnavailable("away"), ZeroDivisionError()):
+            failure = AsyncMock(side_effect=error)
+            patched.setattr(Recorder, "_keep", failure)
+            recorder = Recorder(Mock())
+            recorder._latest = Mock()
+            recorder._has_work.set()
+            await cause_failure(recorder.run(), failure)
 
 
 async def test_the_table_lists_all_logged_values(

@@ -462,11 +462,12 @@ ZONE = "tz: expected an IANA time zone such as Europe/London"
         ("/usage?limit=", "limit: no value"),
         (
             "/usage?colour=red",
-            "colour: unknown parameter; known: plan, from, to, sort, limit, cursor",
+            "colour: unknown parameter; "
+            "known: plan, period, from, to, sort, limit, cursor",
         ),
-        ("/usage/daily?limit=1", "limit: unknown parameter; known: plan, tz"),
-        ("/usage/reports?tz=UTC", "tz: unknown parameter; known: plan"),
-        ("/usage/1000?limit=1", "limit: unknown parameter; known: plan"),
+        ("/usage/daily?limit=1", "limit: unknown parameter; known: plan, period, tz"),
+        ("/usage/reports?tz=UTC", "tz: unknown parameter; known: plan, period"),
+        ("/usage/1000?limit=1", "limit: unknown parameter; known: plan, period"),
         ("/usage/plans?plan=text-rules", "plan: unknown parameter; known: none"),
     ],
     ids=lambda value: value[:40],

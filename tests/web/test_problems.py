@@ -17,6 +17,8 @@ from service.keys import problems as keys_problems
 from service.storage import errors as storage
 from service.usage import errors as usage
 from service.usage import problems as usage_problems
+from service.usage.periods import errors as periods
+from service.usage.periods import problems as periods_problems
 from service.usage.snapshots import errors as snapshots
 from service.vehicles import problems as vehicles_problems
 from service.web import problems
@@ -35,6 +37,7 @@ MODULES = (
     problems,
     admin_problems,
     usage_problems,
+    periods_problems,
     events_problems,
     vehicles_problems,
     keys_problems,
@@ -163,11 +166,12 @@ def test_temporary_problems_have_retry_after(
     "module, root",
     [
         (usage, usage.UsageError),
+        (periods, periods.PeriodError),
         (events, events.EventsError),
         (storage, storage.StorageError),
         (keys, keys.KeysError),
     ],
-    ids=["usage", "events", "storage", "keys"],
+    ids=["usage", "periods", "events", "storage", "keys"],
 )
 def test_every_error_of_a_domain_is_in_the_table(
     module: ModuleType, root: type[Exception]
