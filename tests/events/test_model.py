@@ -8,7 +8,7 @@ from service.events import splitting
 
 ROOT: Final = Path(__file__).parents[2]
 SECTION: Final = "## Errors of events\n"
-CODE: Final = re.compile(r'EventError\(\s*(?:"(\w+)"|([A-Z_]+))')
+CODE: Final = re.compile(r'EventError\(\s*(?:"(\w+)"|([A-Z_]+\b))')
 
 
 def test_every_code_is_documented() -> None:

@@ -462,8 +462,10 @@ ZONE = "tz: expected an IANA time zone such as Europe/London"
         ("/usage?limit=", "limit: no value"),
         (
             "/usage?colour=red",
-            "colour: unknown parameter; "
-            "known: plan, period, from, to, sort, limit, cursor",
+            (
+                "colour: unknown parameter; "
+                "known: plan, period, from, to, sort, limit, cursor"
+            ),
         ),
         ("/usage/daily?limit=1", "limit: unknown parameter; known: plan, period, tz"),
         ("/usage/reports?tz=UTC", "tz: unknown parameter; known: plan, period"),
