@@ -42,6 +42,7 @@ from service.observability.stages import stage
 from service.settings import Scope, Settings
 from service.web.auth import KEY, ApiKey, application_for
 from service.web.bodies import BODY_PROBLEMS
+from service.web.cors import VARY_BY_ORIGIN
 from service.web.credentials import PUBLIC_SCOPE
 from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.limits import Limits
@@ -144,6 +145,12 @@ class SmallPosts(NamedTuple):
     scope: Scope = PUBLIC_SCOPE
     route: str = "/events"
     status: HTTPStatus = HTTPStatus.ACCEPTED
+
+    @property
+    def problem_headers(self) -> Mapping[str, str]:
+        """The headers that problems have besides."""
+        # Successful answers have no `Vary`: no cache stores them.
+        return VARY_BY_ORIGIN if self.collector.settings.cors_origins else {}
 
     @property
     def max_body_bytes(self) -> int:

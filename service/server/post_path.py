@@ -159,12 +159,16 @@ class PostPath:
             return False
         scope = head.endpoint.scope
         key = self._auth.peek(head.caller.credential, scope)
-        if key is None or (wait_s := self._auth.charge_at_once(key, scope)) is None:
+        if key is None:
             return False
         is_known = client.client_head is head
         client_id = client.client_id if is_known else client.identify(head)
         lines = self._limits.enter(client_id, head.domain)
         if lines is None:
+            return False
+        # The client before the key, whose other clients must not pay for this one.
+        if (wait_s := self._auth.charge_at_once(key, scope)) is None:
+            self._limits.leave(client_id, head.domain)
             return False
         post = Post(head, key, found.body, found.request_id or new_request_id(), client)
         post.rate_lines = lines
@@ -231,7 +235,8 @@ class PostPath:
         response = answer_error(outcome, request_id, kinds, context)
         values = refusal_of(outcome, kind_of(outcome, kinds))
         body = response.body if isinstance(response.body, bytes) else b""
-        head = _problem_head(response, len(body))
+        headers = {**response.headers, **post.head.endpoint.problem_headers}
+        head = _problem_head(response.status, headers, len(body))
         return response.status, head + lines.encode() + body, len(body), values
 
 
@@ -307,14 +312,14 @@ class Deadlines:
         self._is_running = False
 
 
-def _problem_head(response: web.Response, size: int) -> bytes:
+def _problem_head(status_code: int, headers: Mapping[str, str], size: int) -> bytes:
     headers = {
-        **response.headers,
+        **headers,
         **NO_SNIFFING,
         hdrs.CONTENT_LENGTH: str(size),
         hdrs.DATE: rfc822_formatted_time(),
     }
-    status = HTTPStatus(response.status)
+    status = HTTPStatus(status_code)
     lines = [f"HTTP/1.1 {status.value} {status.phrase}\r\n"]
     lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
     return "".join(lines).encode("latin-1")

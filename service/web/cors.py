@@ -4,7 +4,7 @@ Only endpoints that accept public keys have them. `docs/decisions/browsers.md` h
 reasons.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -18,6 +18,8 @@ MAX_AGE_S: Final = 7_200
 """Time for which a browser remembers a preflight; Chromium's maximum."""
 EXPOSED: Final = "Retry-After, X-Request-ID, RateLimit, RateLimit-Policy"
 """Headers of an answer that scripts may read."""
+VARY_BY_ORIGIN: Final[Mapping[str, str]] = {hdrs.VARY: hdrs.ORIGIN}
+"""The header of an answer that may differ for pages."""
 METHODS: Final = frozenset({hdrs.METH_POST, hdrs.METH_OPTIONS})
 
 

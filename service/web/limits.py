@@ -92,6 +92,12 @@ class Limits:
             self.in_flight[domain] += 1
         return lines
 
+    def leave(self, client: str | bytes, domain: str) -> None:
+        """Undo `enter`, for a request that `admit` will judge."""
+        self.release(domain)
+        if self._buckets is not None:
+            self._buckets.refund(client)
+
     def is_full(self, domain: str) -> bool:
         """Return whether further requests of a domain are refused."""
         return self.in_flight[domain] >= self._max_in_flight

@@ -54,7 +54,7 @@ class RepeatedPost(Protocol):
 class PostEndpoint(Protocol):
     """An endpoint that may get small requests without aiohttp's parser and router.
 
-    Its answers have no header of their own, and no cache may store them.
+    Its successful answers have no header of their own, and no cache may store them.
     """
 
     @property
@@ -68,6 +68,10 @@ class PostEndpoint(Protocol):
     @property
     def status(self) -> HTTPStatus:
         """The status of a successful answer."""
+
+    @property
+    def problem_headers(self) -> Mapping[str, str]:
+        """The headers that the endpoint's problems have besides."""
 
     @property
     def max_body_bytes(self) -> int:

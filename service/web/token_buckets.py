@@ -65,3 +65,7 @@ class TokenBuckets:
         if len(full_of) > self._max_clients:
             full_of.popitem(last=False)
         return True, int(tokens - 1), ceil(full_at - now)
+
+    def refund(self, client: str | bytes) -> None:
+        """Give a token back that was just taken at the default rate."""
+        self._full_at[client] -= 1 / self._rate.per_s

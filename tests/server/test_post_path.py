@@ -151,6 +151,11 @@ BODIES: Final = {
 }
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"events": {"cors_origins": ["https://a.test"]}}],
+    ids=["no pages", "pages"],
+)
 async def test_answers_are_those_of_the_ordinary_way(sender: Sender) -> None:
     """Status, headers and body are equal, for valid events and for all others."""
     peer = await sender.connect()
@@ -395,6 +400,24 @@ async def test_rates_are_those_of_the_ordinary_way(sender: Sender) -> None:
     theirs = await ordinary.ask(sender.request())
     assert ours.startswith(b"HTTP/1.1 429")
     assert comparable(ours) == comparable(theirs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "events": {"key_rate_per_s": 12.0},
+            "limits": {"rate_per_s": 0.001, "burst": 6, "by_credentials": False},
+        }
+    ],
+)
+async def test_a_client_over_its_rate_costs_its_key_nothing(sender: Sender) -> None:
+    """The other clients with the same key are answered."""
+    peer = await sender.connect()
+    answers = [await peer.ask(sender.request()) for _ in range(30)]
+    assert answers[-1].startswith(b"HTTP/1.1 429")
+    other = await sender.service.connect(host="127.0.0.2")
+    assert b" 202 " in await other.ask(sender.request())
 
 
 async def test_requests_are_logged_with_their_id(sender: Sender) -> None:

@@ -35,6 +35,17 @@ def test_a_refused_request_costs_nothing() -> None:
     assert buckets.take("a").is_allowed
 
 
+def test_a_refunded_token_can_be_taken_again() -> None:
+    """A client is charged once for a request that is judged twice."""
+    clock = Clock()
+    buckets = TokenBuckets(limits(rate_per_s=0.1, burst=2), clock)
+    buckets.take("a")
+    buckets.take("a")
+    buckets.refund("a")
+    clock.pass_s(0.001)
+    assert [buckets.take("a").is_allowed for _ in range(2)] == [True, False]
+
+
 def test_the_longest_idle_bucket_is_dropped() -> None:
     """The number of stored clients has a maximum."""
     buckets = TokenBuckets(limits(burst=1, max_clients=2), Clock())
