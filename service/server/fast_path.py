@@ -28,6 +28,7 @@ from service.web.repeats import PreparedAnswer, RepeatableAnswer
 from service.web.request_context import (
     REPORTS,
     REQUEST_ID_HEADER,
+    VALID_REQUEST_ID,
     Answered,
     log_answer,
     new_request_id,
@@ -47,8 +48,7 @@ ID_FIELDS: Final = tuple(
     for name in (REQUEST_ID_HEADER, REQUEST_ID_HEADER.lower(), "X-Request-Id")
 )
 """The usual spellings of the header whose value differs between equal requests."""
-VALID_ID: Final = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}\r\n")
-"""As in `request_context`, with the end of the line."""
+VALID_ID: Final = re.compile(VALID_REQUEST_ID.encode() + rb"\r\n")
 
 ORDINARY: Final = (
     hdrs.CONTENT_LENGTH,

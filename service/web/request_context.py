@@ -30,7 +30,7 @@ from service.web.client_stream import (
     ClientDisconnected,
     has_disconnected,
 )
-from service.web.credentials import redacted
+from service.web.credentials import KEY_PREFIX, redacted
 from service.web.http_cache.conditional import handle_if_match
 from service.web.large_answers import send_large
 from service.web.problems import (
@@ -52,7 +52,9 @@ CACHE_RESULT: Final = web.RequestKey("cache_result", str)
 LOG_VALUES: Final = web.RequestKey("log_values", dict[str, str])
 """Further values of the request's log line, set by its handler."""
 
-_VALID_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
+VALID_REQUEST_ID: Final = rf"(?!.*{KEY_PREFIX})[A-Za-z0-9._~+/=:-]{{1,128}}"
+"""A pattern; an id with a key in it would bring the key into the log."""
+_VALID_REQUEST_ID: Final = re.compile(VALID_REQUEST_ID)
 
 log = structlog.get_logger()
 

@@ -42,12 +42,19 @@ def attributes_of(request: web.Request) -> dict[str, str]:
         "http.request.method_original": "" if method != OTHER else request.method,
         "http.route": resource.canonical if resource else "",
         "url.scheme": request.scheme,
-        "url.path": redacted(request.rel_url.raw_path),
+        "url.path": _path_of(request),
         "url.query": redacted_query(request.query_string),
         "network.protocol.version": f"{request.version.major}.{request.version.minor}",
-        "user_agent.original": request.headers.get(hdrs.USER_AGENT, ""),
+        "user_agent.original": redacted(request.headers.get(hdrs.USER_AGENT, "")),
     }
     return {name: value for name, value in attributes.items() if value}
+
+
+def _path_of(request: web.Request) -> str:
+    """Return the path as it was sent, but for one with a key in it."""
+    # A key may be encoded with percent signs.
+    path = redacted(request.path)
+    return request.rel_url.raw_path if path == request.path else path
 
 
 def client_trace_ids(headers: MultiMapping[str]) -> dict[str, str]:

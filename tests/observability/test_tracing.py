@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 from pytest_aiohttp.plugin import AiohttpServer
 from structlog.typing import EventDict
+from yarl import URL
 
 from service.app import create_app
 from service.observability import span_export
@@ -254,6 +255,11 @@ async def test_an_unreachable_upstream_is_a_failed_span(
             "GET",
             {"url.path": "/events/REDACTED", "http.response.status_code": 404},
         ),
+        (
+            "GET /events/%63u_one",
+            "GET",
+            {"url.path": "/events/REDACTED", "http.response.status_code": 404},
+        ),
         ("GET /nowhere", "GET", {"http.response.status_code": 404}),
         (
             "PROPFIND /usage",
@@ -265,7 +271,14 @@ async def test_an_unreachable_upstream_is_a_failed_span(
             },
         ),
     ],
-    ids=["route", "key in query", "key in path", "no route", "no method"],
+    ids=[
+        "route",
+        "key in query",
+        "key in path",
+        "encoded key",
+        "no route",
+        "no method",
+    ],
 )
 async def test_attributes_of_a_request(
     traced: MakeClient,
@@ -277,7 +290,8 @@ async def test_attributes_of_a_request(
     """OpenTelemetry's attributes of servers; a caller's mistake is no error."""
     method, path = request_line.split()
     service = await traced()
-    await service.request(method, path, headers={"User-Agent": "some"})
+    url = URL(f"http://{service.host}:{service.port}{path}", encoded=True)
+    await service.session.request(method, url, headers={"User-Agent": "some"})
 
     request = (await ended(service))[0]
     expected = {

@@ -111,13 +111,16 @@ async def test_a_valid_request_id_is_used(
 
 @pytest.mark.parametrize(
     "requested",
-    ["", "a" * 129, "a b", "a\tb", '"quoted"', "<script>", "née", "a,b", "{}", "a\\b"],
+    [
+        *("", "a" * 129, "a b", "a\tb", '"quoted"', "<script>", "née", "a,b", "{}"),
+        *("a\\b", "cu_key", "a:cu_key"),
+    ],
     ids=lambda value: ascii(value)[:20],
 )
 async def test_an_invalid_request_id_is_replaced(
     client: Client, log_entries: list[EventDict], requested: str
 ) -> None:
-    """Characters that are unsafe in logs or headers are refused."""
+    """Characters that are unsafe in logs or headers are refused, and keys."""
     response = await client.get("/missing", headers={REQUEST_ID_HEADER: requested})
 
     made = response.headers[REQUEST_ID_HEADER]
