@@ -16,6 +16,7 @@ from service.events.adapters import cloudevents, openmeter, segment
 from service.events.collector import Adapted
 from service.events.parsing import split_body
 from service.events.receiving import COLLECTOR, Adapt, receive
+from service.events.splitting import BYTE_ORDER_MARK
 from service.web.bodies import BODY_PROBLEMS, JSON_TYPE
 from service.web.problems import NOT_JSON, STORAGE_UNAVAILABLE
 from service.web.routes import (
@@ -136,6 +137,7 @@ def adapter_of_cloudevents(request: web.Request) -> Adapt:
 
 
 def _adapt_calls(kind: str, max_events: int, body: bytes) -> Adapted:
+    body = body.removeprefix(BYTE_ORDER_MARK)
     if kind == "batch":
         calls = segment.split_batch(body, max_events)
     else:

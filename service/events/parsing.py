@@ -34,6 +34,7 @@ from service.events.model import (
 from service.events.schemas import EventTypes
 from service.events.splitting import (
     BLANKS,
+    BYTE_ORDER_MARK,
     NOT_JSON,
     UNREADABLE,
     read_error,
@@ -54,7 +55,6 @@ from service.instants import US_PER_S, format_instant, now_us
 NDJSON: Final = "application/x-ndjson"
 LINE_TYPES: Final = frozenset({NDJSON, "application/ndjson"})
 """Media types of one event per line."""
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 # 16 bytes keep the index small, whatever the ids look like.
 KEY_BYTES: Final = 16
 
@@ -228,16 +228,17 @@ class EventParser:
         """Return the event of a stock client's item, by the adapter of its format."""
         found = ADAPTERS[origin.format or ""](item)
         if found is None:
-            failure = failure_of(item, application, find_errors(item))
-            return replace(failure, origin=origin)
+            no_object = EventError("wrong_type", "", "expected an object")
+            errors = [read_error(item) or no_object]
+            return replace(failure_of(item, application, errors), origin=origin)
         is_dated = "timestamp" in found.fields
         text = object_of({**found.fields, **({} if is_dated else UNDATED)})
         parsed = self._parse_text(text, application, origin)
         context = object_of(found.context)
-        errors = parsed.errors if isinstance(parsed, EventFailure) else ()
-        errors = found.translate([*errors, *context_errors(context)])
-        if isinstance(parsed, EventFailure) or errors:
-            failure = failed_item(item, text, application, errors, origin)
+        own = parsed.errors if isinstance(parsed, EventFailure) else ()
+        translated = found.translate([*own, *context_errors(context)])
+        if isinstance(parsed, EventFailure) or translated:
+            failure = failed_item(item, text, application, translated, origin)
             return corrected(failure, origin.skew_us)
         event = _with_context(parsed, item, context, origin)
         if is_dated:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from service.events.model import EventError
 
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 BLANKS: Final = b" \t\r\n"
 """White space of JSON (RFC 8259 §2)."""
 NOT_JSON: Final = "not_json"
@@ -46,10 +47,16 @@ def split_list(text: bytes) -> list[bytes] | None:
     return _split(text, b"[")
 
 
-def split_object(text: bytes) -> dict[str, bytes] | None:
-    """Return the members of a JSON object that have a name; None if it is no object."""
+def split_object(text: bytes, *, skips_unnamed: bool = True) -> dict[str, bytes] | None:
+    """Return the members of a JSON object; None if it is no object.
+
+    Members whose names cannot be read are left out, or else the answer is None, too.
+    """
     members = _split(text, b"{")
-    return None if members is None else dict(_named(members))
+    if members is None:
+        return None
+    named = list(_named(members))
+    return dict(named) if skips_unnamed or len(named) == len(members) else None
 
 
 def read_error(text: bytes, path: str = "") -> EventError | None:

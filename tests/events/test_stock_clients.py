@@ -412,3 +412,52 @@ async def test_an_unknown_write_key(caller: Caller, path: str) -> None:
 
     assert status == HTTPStatus.UNAUTHORIZED
     assert json.loads(body)["message"]
+
+
+async def test_a_byte_order_mark_is_skipped(caller: Caller) -> None:
+    """Bodies of all formats may begin with one."""
+    client = await caller()
+    mark = b"\xef\xbb\xbf"
+    headers = {"ce-specversion": "1.0", "ce-type": "order.created", "ce-source": "s"}
+
+    sent = mark + json.dumps({"batch": [call(messageId="batch")]}).encode()
+    await post(client, "/v1/batch", sent)
+    sent = mark + json.dumps(call(messageId="call")).encode()
+    await post(client, "/v1/track", sent)
+    await post(client, "/events", mark + b"{}", **{"ce-id": "binary"}, **headers)
+
+    found = {each["id"] for each in await events_of(client)}
+    assert found == {"batch", "call", "binary"}
+
+
+UNNAMED: Final = rb'{"type":"track","event":"E","userId":"u","\ud800":1}'
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("/v1/track", UNNAMED),
+        ("/v1/batch", b'{"batch":[%s]}' % UNNAMED),
+        ("/api/v1/events", UNNAMED),
+    ],
+)
+async def test_a_member_whose_name_is_unreadable(
+    caller: Caller, path: str, body: bytes
+) -> None:
+    """Its item becomes a failed event as it is, so that nothing of it is lost."""
+    client = await caller()
+
+    assert (await post(client, path, body))[0] in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}
+
+    assert await failures_of(client) == [(UNNAMED.decode(), ["unreadable "])]
+    assert await events_of(client) == []
+
+
+async def test_an_item_that_is_not_json(caller: Caller) -> None:
+    """Its only error says so; no member counts as missing."""
+    client = await caller()
+    item = b'{"type":"track" "event":1}'
+
+    await post(client, "/v1/batch", b'{"batch":[%s]}' % item)
+
+    assert await failures_of(client) == [(item.decode(), ["not_json "])]

@@ -21,7 +21,7 @@ from service.events.adapters.conversion import (
     value_of,
 )
 from service.events.model import EventError
-from service.events.splitting import NOT_JSON, read_error
+from service.events.splitting import BYTE_ORDER_MARK, NOT_JSON, read_error
 
 FORMAT: Final = "cloudevents"
 STRUCTURED: Final = "application/cloudevents+json"
@@ -67,7 +67,7 @@ def from_binary(headers: MultiMapping[str], body: bytes) -> bytes:
 
 
 def convert(item: bytes) -> Conversion | None:
-    """Convert an event in the JSON format; None if it is no JSON object."""
+    """Convert an event in the JSON format; None if `members_of` cannot read it."""
     members = members_of(item)
     if members is None:
         return None
@@ -125,9 +125,10 @@ def _errors_of(members: Members) -> list[EventError]:
 def _data_of(body: bytes, *, is_json: bool) -> tuple[str, bytes]:
     """Return the member of the data of a binary event, and its JSON text."""
     if is_json:
-        error = read_error(body)
+        text = body.removeprefix(BYTE_ORDER_MARK)
+        error = read_error(text)
         if error is None or error.code != NOT_JSON:
-            return "data", body
+            return "data", text
     return "data_base64", msgspec.json.encode(base64.b64encode(body).decode())
 
 

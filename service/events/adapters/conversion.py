@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from service.events.model import EventError
-from service.events.splitting import split_object
+from service.events.splitting import NOT_JSON, split_object
 
 NULL: Final = b"null"
 EMPTY: Final = b"{}"
@@ -38,6 +38,8 @@ class Conversion(NamedTuple):
     def translate(self, errors: Iterable[EventError]) -> tuple[EventError, ...]:
         """Return all errors, with paths into the item instead of the envelope."""
         found = [*self.errors, *(self._translate(each) for each in errors)]
+        # Members that are not JSON hide others, which only seem to be missing.
+        found = [each for each in found if each.code == NOT_JSON] or found
         # Both may name a member that is missing.
         return tuple({(each.code, each.path): each for each in found}.values())
 
@@ -50,15 +52,19 @@ class Conversion(NamedTuple):
 
 
 Convert = Callable[[bytes], Conversion | None]
-"""Converts an item; returns None for one that is no JSON object."""
+"""Converts an item; returns None for one that `members_of` cannot read."""
 
 
-def members_of(text: bytes) -> dict[str, bytes] | None:
-    """Return the members of a JSON object but for nulls; None if it is no object."""
+def members_of(text: bytes, *, skips_unnamed: bool = False) -> dict[str, bytes] | None:
+    """Return the members of a JSON object but for nulls; None if it is no object.
+
+    None also for a name that cannot be read: its member must not be lost, unless
+    `skips_unnamed`.
+    """
     try:
         found = {name: bytes(raw) for name, raw in _objects.decode(text).items()}
     except (ValueError, RecursionError):
-        split = split_object(text)
+        split = split_object(text, skips_unnamed=skips_unnamed)
         if split is None:
             return None
         found = split

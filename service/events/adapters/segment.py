@@ -64,12 +64,15 @@ def split_batch(body: bytes, max_events: int) -> Calls:
 def split_call(body: bytes, kind: str) -> Calls:
     """Return the call of a request, whose path has its type; raises `NotJson`."""
     members = _members_of(body)
+    sent_at = value_of(members.get("sentAt"))
+    if members_of(body) is None:
+        return Calls([body], sent_at)  # it becomes a failed event as it is
     item = _item({**members, "type": msgspec.json.encode(kind)})
-    return Calls([item], value_of(members.get("sentAt")))
+    return Calls([item], sent_at)
 
 
 def convert(item: bytes) -> Conversion | None:
-    """Convert a call; None if it is no JSON object."""
+    """Convert a call; None if `members_of` cannot read it."""
     members = members_of(item)
     if members is None:
         return None
@@ -119,7 +122,8 @@ def _session_of(members: Members) -> tuple[str, bytes | None]:
 
 
 def _members_of(body: bytes) -> dict[str, bytes]:
-    members = members_of(body)
+    """Return the members of a body that have a name; raises `NotJson`."""
+    members = members_of(body, skips_unnamed=True)
     if members is None:
         error = read_error(body)
         detail = error.message if error is not None else "no object"
