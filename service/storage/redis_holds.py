@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from service.storage.redis_store import RedisStore, RedisUnavailable, server_time
 
@@ -29,6 +29,13 @@ def share_holds(sharer: Sharer, store: RedisStore | None, upstream: str) -> None
         sharer.share(RedisHolds(store, upstream))
 
 
+class _Read(NamedTuple):
+    """A read of a wait: when it began, and the end of the wait, both by our clock."""
+
+    at: float
+    end: asyncio.Task[float]
+
+
 class RedisHolds:
     """The waits of one upstream, by endpoint."""
 
@@ -41,19 +48,27 @@ class RedisHolds:
         self._store = store
         self._upstream = upstream
         self._clock = clock
-        self._read_at: dict[str, float] = {}
+        self._endpoints: set[str] = set()
+        self._reads: dict[str, _Read] = {}
         self._clearing: asyncio.Task[None] | None = None
 
     async def read(self, endpoint: str) -> float:
         """Return the seconds left of the wait of an endpoint; 0 for none."""
-        now = self._clock()
-        if now < self._read_at.get(endpoint, -READ_EVERY_S) + READ_EVERY_S:
-            return 0.0
-        self._read_at[endpoint] = now
+        read, now = self._reads.get(endpoint), self._clock()
+        if read is None or now >= read.at + READ_EVERY_S:
+            read = _Read(now, asyncio.create_task(self._read_end(endpoint)))
+            self._endpoints.add(endpoint)
+            self._reads[endpoint] = read
+        # Parallel calls wait for the same read: none must overtake it.
+        end = await asyncio.shield(read.end)
+        return max(0.0, end - self._clock())
+
+    async def _read_end(self, endpoint: str) -> float:
+        """Return the end of a wait by our clock; a past moment for none."""
         with suppress(RedisUnavailable):
             left_s, _ = await self._left_s(endpoint)
-            return left_s
-        return 0.0
+            return self._clock() + left_s
+        return self._clock()
 
     async def write(self, endpoint: str, wait_s: float) -> None:
         """Let the other processes wait too, unless they wait for longer already."""
@@ -77,10 +92,11 @@ class RedisHolds:
 
     def clear(self) -> None:
         """End all waits, in the background."""
-        self._clearing = asyncio.create_task(self._clear())
+        self._reads.clear()
+        keys = list(map(self._key, self._endpoints))
+        self._clearing = asyncio.create_task(self._clear(keys))
 
-    async def _clear(self) -> None:
-        keys = list(map(self._key, self._read_at))
+    async def _clear(self, keys: list[str]) -> None:
         if keys:
             with suppress(RedisUnavailable):
                 await self._store.run(lambda pipeline: pipeline.unlink(*keys))

@@ -96,9 +96,13 @@ class UpstreamGuard:
             # The slot comes first: a permit that waits for a slot would let later tries
             # exceed the rate.
             await stack.enter_async_context(self._slots)
-            if self._rate_limit is not None:
-                # The circuit may be open now. A refused try must not use up a permit.
+            # The circuit may be open now. A refused try must not use up a permit, and
+            # one that waits must not take a slot from the other endpoints.
+            while await self._pause_left_s(endpoint):
+                await stack.aclose()
                 await self._wait_out(endpoint)
+                await stack.enter_async_context(self._slots)
+            if self._rate_limit is not None:
                 await self._rate_limit.acquire()
             return stack.pop_all()
 
@@ -152,15 +156,21 @@ class UpstreamGuard:
 
         Raises `CircuitOpen` for a long one, and if too many calls have failed.
         """
-        name = self._holder(endpoint)
+        # No event ends the wait, only time.
+        while left_s := await self._pause_left_s(endpoint):  # noqa: ASYNC110
+            await asyncio.sleep(left_s)
+
+    async def _pause_left_s(self, endpoint: str) -> float:
+        """Return the seconds left of a short wait; raise `CircuitOpen` for a long one.
+
+        A wait of upstream that other processes know counts too.
+        """
         if self._shared is not None:
-            self._hold(endpoint, await self._shared.read(name))
+            self._hold(endpoint, await self._shared.read(self._holder(endpoint)))
         for each in self._circuits(endpoint):
             each.refuse_if_open()
-        while (left_s := self._pauses.get(name, 0.0) - self._clock()) > 0:
-            await asyncio.sleep(left_s)
-            for each in self._circuits(endpoint):
-                each.refuse_if_open()
+        until_s = self._pauses.get(self._holder(endpoint), 0.0)
+        return max(0.0, until_s - self._clock())
 
     def _hold(self, endpoint: str, wait_s: float) -> bool:
         """Let calls of an endpoint wait; return True if a circuit opens for it."""

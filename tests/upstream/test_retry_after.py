@@ -20,6 +20,7 @@ from service.upstream.profiles import COPILOT, UpstreamProfile
 from service.upstream.retries import parse_retry_after
 from tests.clock import Clock
 from tests.conftest import MakeSettings
+from tests.patience import GIVE_UP_S
 from tests.redis_servers import RedisServer, server
 from tests.upstream.conftest import Until, sections
 
@@ -297,6 +298,45 @@ async def test_an_endpoint_does_not_close_the_others(
     assert upstream.calls == {"/reports/1": 1, "/messages": 1, "/reports/2": 1}
 
 
+async def test_calls_that_wait_for_an_endpoint_take_no_slots(
+    opened: Open,
+    upstream: Upstream,
+    *,
+    clock: Clock,
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While reports wait for the time that upstream has named, messages are read."""
+    may_end, sleeping = asyncio.Event(), Counter[float]()
+
+    async def sleep(seconds: float) -> None:
+        sleeping[seconds] += 1
+        await may_end.wait()
+        upstream.recover()
+        clock.pass_s(seconds)
+
+    def report(number: int) -> asyncio.Task[Any]:
+        path = f"/reports/{number}"
+        return asyncio.create_task(client.fetch(path, template="/reports/{id}"))
+
+    upstream.fail(503, str(MAX_WAIT_S))
+    upstream.failing_path = "/reports"
+    upstream.barrier.clear()
+    async with opened(COPILOT, concurrency=2, attempts=1) as client:
+        sent = [report(1), report(2)]
+        await until(lambda: upstream.calls.total() == 2)
+        queued = [report(3), report(4)]
+        monkeypatch.setattr("service.upstream.guard.asyncio.sleep", sleep)
+        upstream.barrier.set()
+        await asyncio.wait(sent)
+        async with asyncio.timeout(GIVE_UP_S):
+            await client.fetch("/messages")
+        may_end.set()
+        await asyncio.gather(*queued)
+    assert sleeping == {MAX_WAIT_S: 2}
+    assert upstream.calls.total() == 5
+
+
 # --- forms --------------------------------------------------------------------------
 
 
@@ -374,6 +414,24 @@ async def test_processes_share_a_wait(
 
         assert isinstance(refused, errors.CircuitOpen)
         assert 3_590 < (refused.retry_after_s or 0) <= 3_600
+    assert upstream.calls == {ONE: 1}
+
+
+@pytest.mark.services
+async def test_concurrent_first_calls_obey_a_shared_wait(
+    opened: Open, upstream: Upstream, server: RedisServer
+) -> None:
+    """None of the first calls of a process overtakes its read of the waits."""
+    upstream.fail(429, "3600")
+    async with (
+        holds_of(server.url) as one,
+        holds_of(server.url) as two,
+        opened(holds=one) as first,
+        opened(holds=two) as second,
+    ):
+        await fail(first)
+        refused = await asyncio.gather(*(fail(second) for _ in range(10)))
+    assert {each.error_type for each in refused} == {"CircuitOpen"}
     assert upstream.calls == {ONE: 1}
 
 
