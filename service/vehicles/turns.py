@@ -30,6 +30,7 @@ BUSY_S: Final = 1.0
 """After a call with so many queries, calls are evenly spaced for so long.
 
 Otherwise the burst of the rate limit would be spent on the few queries that come first.
+A query that is alone for `GATHER_S` is sent all the same.
 """
 
 
@@ -133,9 +134,13 @@ class QueryQueue:
         if not 0 < self.waiting < MAX_BATCH:
             return 0.0
         now = asyncio.get_running_loop().time()
-        is_busy = self._per_s and now < self._busy_until
-        gather_s = max(GATHER_S, 1 / self._per_s) if is_busy else GATHER_S
-        return self.called_at + gather_s - now
+        if not self._per_s or now >= self._busy_until:
+            return self.called_at + GATHER_S - now
+        until = self.called_at + max(GATHER_S, 1 / self._per_s)
+        if self.waiting == 1:
+            ((lone,),) = self._waiting.values()
+            until = min(until, lone.arrived + GATHER_S)
+        return until - now
 
     @property
     def may_call(self) -> bool:

@@ -12,10 +12,11 @@ from service.sandbox.server import RunningSandbox
 from service.settings import load
 from service.vehicles import turns
 from service.vehicles.errors import VehicleUnavailable
-from service.vehicles.model import Found
+from service.vehicles.model import Found, Vin
+from service.vehicles.pending import Fetch
 from service.vehicles.store import VehicleStore
 from tests.clock import LoopTime
-from tests.conftest import always
+from tests.conftest import MakeSettings, always
 from tests.metric_samples import value
 from tests.patience import GIVE_UP_S
 from tests.vehicles.conftest import (
@@ -99,6 +100,25 @@ async def test_a_lone_look_up_waits_for_no_others(
     one = await serve()
     async with asyncio.timeout(GIVE_UP_S):
         assert (await one.look_up(VIN)).status == 200
+
+
+async def test_a_lone_look_up_is_not_spaced_after_a_large_call(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for others as long as after a small call; two wait for the pace."""
+    monkeypatch.setattr(turns, "BUSY_S", 1e6)
+    made = settings(vehicles={"requests_per_s": 0.001, "deadline_s": 20.0})
+    waiting_queries = turns.QueryQueue(made)
+
+    def add(*queries: Vin) -> None:
+        waiting_queries.add(turns.Group(Fetch({}, "client"), queries), queries)
+
+    add(*vins(turns.BUSY_QUERIES))
+    waiting_queries.take()
+    add(vin(11))
+    assert waiting_queries.gathers_for_s <= turns.GATHER_S
+    add(vin(12))
+    assert waiting_queries.gathers_for_s > turns.GATHER_S
 
 
 @on_sqlite
