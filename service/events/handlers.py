@@ -248,7 +248,7 @@ async def count_events(
 
 
 @endpoints.get(
-    "/sessions/{session_id}",
+    "/sessions/{session_id:[^/]+}",
     parameters=ApplicationParameters,
     answer=Session,
     scope="events:read",

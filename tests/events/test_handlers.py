@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -391,6 +392,21 @@ async def test_any_word_that_is_stored_can_be_asked_for(
             (count,) = (await ask(client, "/events/stats", by=by, **query))["counts"]
             assert count["events"] == 1
     assert (await ask(client, f"/sessions/{word}"))["number_of_events"] == 1
+
+
+@on_sqlite
+@pytest.mark.parametrize("session_id", ["{}", "a{b", "a}b", "a/b", "%7B", "\n"])
+async def test_any_session_that_is_stored_can_be_read(
+    caller: Caller, session_id: str
+) -> None:
+    """Its id may have any characters, escaped in the path."""
+    client = await caller()
+    await send(client, event(session_id=session_id))
+
+    path = URL.build(path=f"/sessions/{quote(session_id, safe='')}", encoded=True)
+    async with client.get(path) as answer:
+        assert answer.status == 200
+        assert (await answer.json())["session_id"] == session_id
 
 
 @on_sqlite
