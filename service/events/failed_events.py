@@ -113,10 +113,11 @@ class FailedEvents:
         self._parser = parser
         self._clock = clock
 
-    async def replay_one(self, application: str, failed_id: str) -> EventResult:
+    async def replay_one(self, application: str | None, failed_id: str) -> EventResult:
         """Validate a failed event again, and store it as an event if it is valid now.
 
-        Raises `FailedEventNotFound` and `ReplayRefused`.
+        Without an application, it may be one of any. Raises `FailedEventNotFound` and
+        `ReplayRefused`.
         """
         wanted = FailedFilter(application, id=failed_id, status=None)
         outcomes: Sequence[Replayed] = ()

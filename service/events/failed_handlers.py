@@ -1,7 +1,8 @@
 """Endpoints of failed events: list, replay and discard."""
 
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
 from service.events import problems
@@ -22,10 +23,11 @@ from service.events.query_parameters import (
     FailedSelection,
 )
 from service.events.statements import FailedCursor
-from service.web.auth import KEY, ApiKey, application_for
+from service.web.auth import KEY, ApiKey
 from service.web.bodies import JSON_PROBLEMS, JSON_TYPE, read_json
 from service.web.http_cache.conditional import check_if_match
-from service.web.parameters import InvalidParameter, parse_cursor
+from service.web.parameters import InvalidParameter, parse_cursor, quoted
+from service.web.problems import INVALID_BODY, RequestProblem
 from service.web.routes import Endpoints, RequestBody
 
 MAX_BODY_BYTES: Final = 16 * 1024
@@ -128,7 +130,7 @@ async def replay_failed_event(
 ) -> web.StreamResponse:
     """Validate a failed event again, and accept it if it is valid now."""
     key = request[KEY]
-    application = application_for(key, parameters.application)
+    application = requested_by(key, parameters.application)
     failed_id = request.match_info["id"]
     check_if_match(request, None)
     async with enter_queries(request, key) as collector:
@@ -157,9 +159,18 @@ async def _from_body(
     if request.query_string:
         name = next(iter(request.query))
         raise InvalidParameter(name, "expected parameters in the body only")
-    return await read_json(
+    given = await read_json(
         request,
-        FailedSelection,
+        dict[str, Any],
         max_bytes=MAX_BODY_BYTES,
         timeout_s=BODY_TIMEOUT_S,
     )
+    for name, value in given.items():
+        # The cursor of the first step may be null. Other values may be missing by
+        # mistake, and would then select everything.
+        if value is None and name != "cursor":
+            raise RequestProblem(INVALID_BODY, f"{quoted(name)}: expected a value")
+    try:
+        return msgspec.convert(given, FailedSelection)
+    except msgspec.ValidationError as error:
+        raise RequestProblem(INVALID_BODY, str(error)) from None

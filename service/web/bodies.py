@@ -46,7 +46,7 @@ BODY_PROBLEMS: Final = (
 JSON_PROBLEMS: Final = (NOT_JSON, INVALID_BODY, *BODY_PROBLEMS)
 """Problems of every endpoint that uses `read_json`."""
 
-T = TypeVar("T", bound=msgspec.Struct)
+T = TypeVar("T")
 
 EXPECTS_CONTINUE: Final = web.RequestKey("expects_continue", bool)
 """Whether the client waits for `100 Continue` before it sends the body."""
@@ -118,13 +118,13 @@ async def _receive(
 
 async def read_json(
     request: web.Request,
-    struct: type[T],
+    kind: type[T],
     *,
     max_bytes: int,
     timeout_s: float,
     is_urgent: bool = False,
 ) -> T:
-    """Return the JSON body as a struct; raises `RequestProblem`.
+    """Return the JSON body as a value of this type; raises `RequestProblem`.
 
     The arguments are those of `read_body`.
     """
@@ -138,7 +138,7 @@ async def read_json(
         is_urgent=is_urgent,
     )
     try:
-        return msgspec.json.decode(body, type=struct)
+        return msgspec.json.decode(body, type=kind)
     # These texts name fields and positions. They quote no value, which could be a key.
     except msgspec.ValidationError as error:
         raise RequestProblem(INVALID_BODY, str(error)) from None

@@ -232,6 +232,10 @@ async def test_the_list_of_all_applications(
     query = {"application": "*", "by": "error"}
     counts = (await ask(client, "/events/stats", **query))["counts"]
     assert sum(each["events"] for each in counts) == 2
+    path = f"/events/failed/{found[1]['id']}/replay?application=*"
+    async with client.post(path) as answer:
+        assert answer.status == 409
+        assert (await answer.json())["code"] == "replay_refused"
     (done,) = await steps(client, "/events/failed/discard", application="*")
     assert done["discarded"] == 2
 
@@ -312,6 +316,8 @@ async def test_a_body_may_have_the_filter(caller: Caller, action: str) -> None:
         "{": 400,
         '{"colour": "red"}': 422,
         '{"code": 5}': 422,
+        '{"code": null}': 422,
+        '{"id": null, "limit": 5}': 422,
         '{"from": "soon"}': 400,
     }.items():
         headers = {"Content-Type": "application/json"}
@@ -322,7 +328,8 @@ async def test_a_body_may_have_the_filter(caller: Caller, action: str) -> None:
         assert answer.status == 400
     assert len(await failed(client)) == 2
 
-    async with client.post(path, json={"code": "wrong_type", "limit": 5}) as answer:
+    selection = {"code": "wrong_type", "limit": 5, "cursor": None}
+    async with client.post(path, json=selection) as answer:
         assert answer.status == 200
         result = await answer.json()
 
