@@ -230,7 +230,7 @@ class EventParser:
         if found is None:
             no_object = EventError("wrong_type", "", "expected an object")
             errors = [read_error(item) or no_object]
-            return replace(failure_of(item, application, errors), origin=origin)
+            return failure_of(item, application, errors, origin=origin)
         is_dated = "timestamp" in found.fields
         text = object_of({**found.fields, **({} if is_dated else UNDATED)})
         parsed = self._parse_text(text, application, origin)

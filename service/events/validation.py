@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from service.events.model import (
     MAX_DATA_BYTES,
     MAX_ERRORS,
+    OURS,
     Event,
     EventError,
     EventFailure,
@@ -54,6 +55,8 @@ def failure_of(
     application: str,
     errors: Sequence[EventError],
     digest: bytes | None = None,
+    *,
+    origin: Origin = OURS,
 ) -> EventFailure:
     """Return an invalid event with its errors and the fields that can be parsed.
 
@@ -61,7 +64,7 @@ def failure_of(
     """
     fields = _parse_fields(source) or {}
     return EventFailure(
-        id=_failure_id(source, application),
+        id=_failure_id(source, application, origin),
         application=application,
         event=_storable(source),
         errors=tuple(errors),
@@ -71,6 +74,7 @@ def failure_of(
         name=_name_or_none(fields.get("name")),
         at=_instant_or_none(fields.get("timestamp")),
         digest=None if "id" in fields else digest,
+        origin=origin,
     )
 
 
@@ -91,7 +95,7 @@ def failed_item(
     origin: Origin,
 ) -> EventFailure:
     """Return the failure of an item, with the fields of its envelope."""
-    sent = failure_of(item, application, errors[:MAX_ERRORS])
+    sent = failure_of(item, application, errors[:MAX_ERRORS], origin=origin)
     named = failure_of(text, application, sent.errors)
     return replace(named, id=sent.id, event=sent.event, origin=origin)
 
@@ -101,7 +105,7 @@ def conflict_of(event: Event) -> EventFailure:
     error = EventError("conflict", "/id", "another event has this id")
     source = event.source.read()
     return EventFailure(
-        id=_failure_id(source, event.application),
+        id=_failure_id(source, event.application, event.origin),
         application=event.application,
         event=source.decode(),
         errors=(error,),
@@ -150,9 +154,12 @@ def compacted(data: bytes) -> bytes:
     return msgspec.json.format(data, indent=-1)
 
 
-def _failure_id(source: bytes, application: str) -> str:
+def _failure_id(source: bytes, application: str, origin: Origin) -> str:
     content = application.encode() + NUL.encode() + source
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+    # The same text in another format has another meaning.
+    person = (origin.format or "").encode()
+    digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES, person=person)
+    return digest.hexdigest()
 
 
 def _storable(source: bytes) -> str:

@@ -461,3 +461,16 @@ async def test_an_item_that_is_not_json(caller: Caller) -> None:
     await post(client, "/v1/batch", b'{"batch":[%s]}' % item)
 
     assert await failures_of(client) == [(item.decode(), ["not_json "])]
+
+
+async def test_the_same_text_in_two_formats(caller: Caller) -> None:
+    """A failed event of each format is kept, so that each is replayed in its own."""
+    client = await caller()
+    sent = cloudevent(type=None)
+
+    await post(client, "/events", sent)
+    await post(client, "/events", sent, Content_Type=STRUCTURED)
+    await post(client, "/v1/batch", {"batch": [sent]})
+
+    failed = (await ask(client, "/events/failed"))["failed"]
+    assert [each.get("format") for each in failed] == [None, "cloudevents", "segment"]
