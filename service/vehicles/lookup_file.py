@@ -27,8 +27,8 @@ from service.vehicles.vin import HINT_MARK, number_of, parse_vin, shown
 from service.vehicles.vin_columns import NoSuchColumn, VinColumns
 from service.vehicles.vpic import MAX_BATCH
 
-MAX_LINE_BYTES: Final = 1_000
-"""Far longer than any VIN with white space."""
+MAX_LINE_BYTES: Final = 16_384
+"""Enough for a line with many columns; longer ones are no list of VINs."""
 NUL: Final = "\0"
 DETAIL_MEMBERS: Final = ("error_text", "suggested_vin")
 INVALID: Final = ("invalid_vin", "invalid_model_year")

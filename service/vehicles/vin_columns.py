@@ -51,6 +51,7 @@ class VinColumns:
     def read(self, line: str) -> str:
         """Return `VIN` or `VIN,YEAR` of a line; an empty text for a header.
 
+        A line that ends before the column of VINs is returned, as an invalid VIN.
         Raises `NoSuchColumn`.
         """
         cells = self._split(line)
@@ -58,23 +59,30 @@ class VinColumns:
             self._is_first = False
             if self._read_header(cells):
                 return ""
-        vin = cells[self._vin_at] if self._vin_at < len(cells) else ""
+        vin = cells[self._vin_at] if self._vin_at < len(cells) else line
         year = self._year_of(cells)
         return f"{vin}{HINT_MARK}{year}" if year else vin
 
     def _split(self, line: str) -> list[str]:
-        delimiter = self._delimiter or max(DELIMITERS, key=line.count)
+        delimiter = self._delimiter or self._find_delimiter(line)
         if delimiter in line:
             self._delimiter = delimiter
-        try:
-            cells = next(csv.reader([line], delimiter=delimiter), [])
-        except csv.Error:  # such as a cell of more than 128 KB
-            cells = line.split(delimiter)
-        return [trimmed(each).removeprefix(FORMULA_MARK) for each in cells] or [""]
+        return _cells_of(line, delimiter)
+
+    def _find_delimiter(self, line: str) -> str:
+        """Return the delimiter that shows the column of VINs, or that is most often."""
+
+        def rank(delimiter: str) -> tuple[bool, int]:
+            cells = _cells_of(line, delimiter)
+            names = {_name_of(self._column), *VIN_NAMES} - {""}
+            shows = not names.isdisjoint(map(_name_of, cells)) or _find_vins(cells)
+            return bool(shows), len(cells)
+
+        return max(DELIMITERS, key=rank)
 
     def _read_header(self, cells: Sequence[str]) -> bool:
         """Find the columns; return whether the line is a header."""
-        names = [re.sub(r"[\s_.-]+", " ", each.lower()).strip() for each in cells]
+        names = list(map(_name_of, cells))
         is_number = self._column.isascii() and self._column.isdecimal()
         if self._column and not is_number:
             self._vin_at = _find_name(self._column, cells)
@@ -100,6 +108,18 @@ class VinColumns:
             return ""
         year = cells[at]
         return year if _YEAR.fullmatch(year) else ""
+
+
+def _cells_of(line: str, delimiter: str) -> list[str]:
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # such as a cell of more than 128 KB
+        cells = line.split(delimiter)
+    return [trimmed(each).removeprefix(FORMULA_MARK) for each in cells] or [""]
+
+
+def _name_of(cell: str) -> str:
+    return re.sub(r"[\s_.-]+", " ", cell.lower()).strip()
 
 
 def _find_name(column: str, cells: Sequence[str]) -> int:

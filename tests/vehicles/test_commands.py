@@ -249,6 +249,10 @@ async def test_its_own_output_is_input(run: Run, tmp_path: Path) -> None:
         pytest.param([], ["Note\tVIN", f"a, b\t{VIN}"], id="tabs"),
         pytest.param([], [f'"{VIN}"'], id="quoted"),
         pytest.param([], [f"1,{VIN},x"], id="no header"),
+        pytest.param([], [f'{VIN};"Truck, red, big, old"'], id="quoted commas"),
+        pytest.param([], ['"a, b, c";vin', f"1;{VIN}"], id="commas in the header"),
+        pytest.param([], [f"{VIN};1,5,5"], id="unquoted commas"),
+        pytest.param([], ["note,vin", f"{'x' * 4_000},{VIN}"], id="long line"),
         pytest.param(["--column", "fin"], ["a,FIN", f"{VIN[:-1]}8,{VIN}"], id="name"),
         pytest.param(["--column", "2"], [f"{VIN[:-1]}8,{VIN}"], id="number"),
         pytest.param(["--column", "2"], ["a,b", f"1,{VIN}"], id="number and header"),
@@ -276,6 +280,14 @@ async def test_no_line_is_a_vin(run: Run, tmp_path: Path) -> None:
     assert (done.status, len(done.lines)) == (1, 3)
     assert "no line was a VIN" in done.err
     assert (await run("lookup", str(listed(tmp_path, ["vin"])))).status == 0
+
+
+async def test_a_line_that_is_too_short_is_invalid(run: Run, tmp_path: Path) -> None:
+    """A VIN behind a line break within quotes is not left out in silence."""
+    lines = ["a,b,vin", '1,"two', f'lines",{VIN}']
+    done = await run("lookup", str(listed(tmp_path, lines)))
+    assert (done.status, len(done.lines)) == (1, 3)
+    assert done.err.startswith(summary(VINs=2, invalid=2))
 
 
 async def test_a_sandbox_of_its_own(
@@ -338,7 +350,7 @@ async def test_no_parquet_on_a_terminal(
         pytest.param(b"PAR1\0\0", "line 2: not text", id="binary"),
         pytest.param(
             b"1" * 10_000_000,
-            "line 2: longer than 1,000 bytes; expected one VIN a line",
+            "line 2: longer than 16,384 bytes; expected one VIN a line",
             id="one long line",
         ),
     ],

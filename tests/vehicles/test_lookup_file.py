@@ -111,7 +111,7 @@ def test_line_of_the_maximum_length() -> None:
     """A line may be so long, and no longer."""
     most = b"x" * (files.MAX_LINE_BYTES - 1) + b"\n"
     assert list(read_texts(io.BytesIO(most))) == [[most.decode().strip()]]
-    with pytest.raises(VinFileError, match=r"^line 1: longer than 1,000 bytes; "):
+    with pytest.raises(VinFileError, match=r"^line 1: longer than 16,384 bytes; "):
         list(read_texts(io.BytesIO(b"x" + most)))
 
 
