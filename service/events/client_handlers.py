@@ -2,6 +2,7 @@
 
 Their answers are those that these clients take for success. Each problem has a
 `message`, too: without it, RudderStack's client sends again what is refused for good.
+So 408 has none: this client would drop a batch that was only too slow.
 """
 
 from functools import partial

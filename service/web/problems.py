@@ -28,7 +28,7 @@ TEMPORARY: Final = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS
 """Statuses whose answers have `Retry-After`."""
 
 HAS_MESSAGE: Final = web.RequestKey("has_message", bool)
-"""Key of a request whose problems have a `message`."""
+"""Key of a request whose problems have a `message`, but for 408."""
 
 _encoder: Final = msgspec.json.Encoder()
 
@@ -213,7 +213,7 @@ def answer_problem(
         detail=detail,
         code=kind.code,
         request_id=request_id,
-        message=detail if has_message else msgspec.UNSET,
+        message=detail if has_message and not _is_slow(kind) else msgspec.UNSET,
     )
     return web.Response(
         status=problem.status,
@@ -227,6 +227,11 @@ def _with_members(problem: Problem, error: BaseException) -> object:
     """Return the document with further members, which some errors have."""
     members = getattr(error, "members", None)
     return msgspec.to_builtins(problem) | members if members else problem
+
+
+def _is_slow(kind: ProblemKind) -> bool:
+    """Return whether a request was only too slow, and so has to be sent again."""
+    return kind.status == HTTPStatus.REQUEST_TIMEOUT
 
 
 def _status(error: BaseException, kind: ProblemKind) -> int:

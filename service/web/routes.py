@@ -95,7 +95,7 @@ class Endpoint(NamedTuple):
     other_statuses: Mapping[HTTPStatus, str] = MappingProxyType({})
     """Descriptions of other statuses whose body has one of these media types."""
     has_message: bool = False
-    """Whether problems have a member `message`, which some clients need."""
+    """Whether problems but 408 have a member `message`, which some clients need."""
 
     @property
     def name(self) -> str:

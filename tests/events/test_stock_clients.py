@@ -474,3 +474,15 @@ async def test_the_same_text_in_two_formats(caller: Caller) -> None:
 
     failed = (await ask(client, "/events/failed"))["failed"]
     assert [each.get("format") for each in failed] == [None, "cloudevents", "segment"]
+
+
+async def test_a_slow_body_has_no_message(caller: Caller) -> None:
+    """RudderStack's client drops a batch that gets 408 with a `message`."""
+    client = await caller(body_timeout_s=0.05)
+    headers = {"Content-Type": "application/json", "Content-Length": "10"}
+
+    async with client.post("/v1/batch", data=b"", headers=headers) as answer:
+        problem = await answer.json()
+
+    assert (answer.status, problem["code"]) == (408, "body_too_slow")
+    assert "message" not in problem
