@@ -15,27 +15,43 @@ down_revision = "0012"
 COLUMNS: Final = {"event_id": sa.Text, "digest": sa.LargeBinary}
 
 # CASE is evaluated in order, so that only JSON is read as such. No id has a NUL, and
-# PostgreSQL reads no text with one.
-FILL: Final = {
-    "sqlite": """
+# text with an escaped surrogate may have no UTF-8.
+SQLITE: Final = (
+    """
 UPDATE failed_events SET event_id = found.event_id FROM (
     SELECT id, CASE WHEN json_valid(event) THEN
-        CASE WHEN json_type(event, '$.id') = 'text' THEN json_extract(event, '$.id') END
+        CASE WHEN json_type(event, '$.id') = 'text'
+        AND (event -> '$.id') NOT LIKE '%\\ud%'
+        THEN json_extract(event, '$.id') END
     END AS event_id
     FROM failed_events WHERE instr(event, '\\u0000') = 0
 ) AS found WHERE failed_events.id = found.id AND found.event_id IS NOT NULL
 """,
-    "postgresql": """
+)
+# PostgreSQL refuses some texts that other readers accept, such as deep nesting. A
+# single one must not prevent the upgrade.
+POSTGRESQL: Final = (
+    """
+CREATE OR REPLACE FUNCTION id_of_failed_event(event TEXT) RETURNS TEXT
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF json_typeof(event::json -> 'id') = 'string' THEN
+        RETURN event::json ->> 'id';
+    END IF;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
+END $$
+""",
+    """
 UPDATE failed_events SET event_id = found.event_id FROM (
-    SELECT id, CASE
-        WHEN codes ~ '(not_json|unreadable)' OR strpos(event, '\\u0000') > 0 THEN NULL
-        WHEN json_typeof(event::json) <> 'object' THEN NULL
-        WHEN json_typeof(event::json -> 'id') = 'string' THEN event::json ->> 'id'
-    END AS event_id
+    SELECT id, id_of_failed_event(event) AS event_id
     FROM failed_events WHERE failed_events.event_id IS NULL
 ) AS found WHERE failed_events.id = found.id AND found.event_id IS NOT NULL
 """,
-}
+    "DROP FUNCTION id_of_failed_event(TEXT)",
+)
+FILL: Final = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
 
 ADD: Final = (
     "ALTER TABLE failed_events ADD COLUMN IF NOT EXISTS event_id TEXT, "
@@ -53,7 +69,7 @@ def build(connection: sa.Connection) -> None:
     connection.exec_driver_sql("SET lock_timeout = '5s'")
     connection.exec_driver_sql(ADD)
     connection.exec_driver_sql("RESET lock_timeout")
-    connection.exec_driver_sql(FILL["postgresql"])
+    _fill(connection)
 
 
 def upgrade() -> None:
@@ -66,7 +82,12 @@ def upgrade() -> None:
         op.execute(MAX_WAIT)
     for name, kind in COLUMNS.items():
         op.add_column("failed_events", sa.Column(name, kind))
-    connection.exec_driver_sql(FILL[connection.dialect.name])
+    _fill(connection)
+
+
+def _fill(connection: sa.Connection) -> None:
+    for statement in FILL[connection.dialect.name]:
+        connection.exec_driver_sql(statement)
 
 
 def downgrade() -> None:
