@@ -18,6 +18,7 @@ from service.events.collector import Adapted
 from service.events.parsing import split_body
 from service.events.receiving import COLLECTOR, Adapt, receive
 from service.events.splitting import BYTE_ORDER_MARK
+from service.settings import EventsSettings
 from service.web.bodies import BODY_PROBLEMS, JSON_TYPE
 from service.web.problems import NOT_JSON, STORAGE_UNAVAILABLE
 from service.web.routes import (
@@ -93,8 +94,8 @@ async def send_segment_calls(
     What is invalid becomes a failed event.
     """
     kind = request.path.rpartition("/")[2]
-    max_events = request.app[COLLECTOR].settings.max_events
-    await receive(request, SEGMENT_TYPES, partial(_adapt_calls, kind, max_events))
+    settings = request.app[COLLECTOR].settings
+    await receive(request, SEGMENT_TYPES, partial(_adapt_calls, kind, settings))
     return json_block(request, Success(), status=HTTPStatus.OK)
 
 
@@ -137,10 +138,11 @@ def adapter_of_cloudevents(request: web.Request) -> Adapt:
     return adapt
 
 
-def _adapt_calls(kind: str, max_events: int, body: bytes) -> Adapted:
+def _adapt_calls(kind: str, settings: EventsSettings, body: bytes) -> Adapted:
     body = body.removeprefix(BYTE_ORDER_MARK)
     if kind == "batch":
-        calls = segment.split_batch(body, max_events)
+        bounds = settings.max_events, settings.max_body_bytes
+        calls = segment.split_batch(body, *bounds)
     else:
         calls = segment.split_call(body, kind)
     return Adapted(segment.FORMAT, *calls)

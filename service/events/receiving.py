@@ -42,6 +42,9 @@ async def receive(
         reserved.resize(len(body))
         with stage("storage"):
             if adapt is not None:
-                return await collector.collect_adapted(adapt(body), reserved, clocks)
+                adapted = adapt(body)
+                # Calls of a batch may have copies of what they share.
+                reserved.resize(max(len(body), sum(map(len, adapted.items))))
+                return await collector.collect_adapted(adapted, reserved, clocks)
             content_type = request.content_type
             return await collector.collect(body, content_type, reserved, clocks)

@@ -486,3 +486,18 @@ async def test_a_slow_body_has_no_message(caller: Caller) -> None:
 
     assert (answer.status, problem["code"]) == (408, "body_too_slow")
     assert "message" not in problem
+
+
+@pytest.mark.parametrize("number, status", [(2, 200), (4, 413)])
+async def test_what_a_batch_shares_is_bounded(
+    caller: Caller, number: int, status: int
+) -> None:
+    """Each call has a copy of it: a small body could become a thousand large ones."""
+    client = await caller(max_body_bytes=1_000)
+    calls = [call(messageId=str(n), properties=None) for n in range(number)]
+    body = json.dumps({"context": {"x": "x" * 250}, "batch": calls}).encode()
+    assert len(body) < 1_000
+
+    assert (await post(client, "/v1/batch", body))[0] == status
+
+    assert len(await events_of(client)) == (number if status == HTTPStatus.OK else 0)

@@ -48,8 +48,11 @@ class Calls(NamedTuple):
     sent_at: object
 
 
-def split_batch(body: bytes, max_events: int) -> Calls:
-    """Return the calls of a batch; raises `NotJson` and `TooManyEvents`."""
+def split_batch(body: bytes, max_events: int, max_bytes: int) -> Calls:
+    """Return the calls of a batch; raises `NotJson` and `TooManyEvents`.
+
+    `max_bytes` bounds the calls with the members that they share, which are copied.
+    """
     members = _members_of(body)
     batch = split_list(members.get("batch", b""))
     if batch is None:
@@ -57,7 +60,13 @@ def split_batch(body: bytes, max_events: int) -> Calls:
     if len(batch) > max_events:
         raise TooManyEvents(f"{len(batch)} events; {max_events} are allowed")
     shared = {name: members[name] for name in SHARED if name in members}
-    items = [_with_shared(item, shared) for item in batch]
+    items, size = [], 0
+    for each in batch:
+        items.append(_with_shared(each, shared))
+        size += len(items[-1])
+        if shared and size > max_bytes:
+            shares = " and ".join(shared)
+            raise TooManyEvents(f"over {max_bytes} bytes, with {shares} in each call")
     return Calls(items, value_of(members.get("sentAt")))
 
 
