@@ -84,6 +84,8 @@ SAMPLE: Final = (
     f"{FROM.replace('vehicles', SAMPLED)} AND removed_at IS NULL{ORDER}"
 )
 
+MAY_IDLE: Final = "SET idle_in_transaction_session_timeout = 0"
+"""A slow client makes a transaction wait; the service limits the whole export."""
 ONE_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 EXPORT_SNAPSHOT: Final = "SELECT pg_export_snapshot()"
 IMPORT_SNAPSHOT: Final = "SET TRANSACTION SNAPSHOT "
@@ -224,6 +226,7 @@ def _read_postgresql(job: ExportJob, pool: ThreadPoolExecutor) -> PendingTables:
     readers = [ExportConnection(job, database) for _ in range(BLOCKS_AHEAD)]
     first, *others = readers
     for each in readers:
+        each.execute(MAY_IDLE)
         each.execute(ONE_SNAPSHOT)
     snapshot = _quoted(str(first.read(EXPORT_SNAPSHOT).column(0)[0]))
     for each in others:

@@ -122,6 +122,28 @@ async def test_a_schema_may_have_any_name(
         await connection.close()
 
 
+@pytest.mark.services
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+async def test_a_slow_client_may_leave_connections_idle(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """A time limit of the server for idle transactions does not cut files off."""
+    await fill(storage, 3)
+    schema = storage.url.partition("?schema=")[2]
+    connection = await asyncpg.connect(POSTGRESQL)
+    await connection.execute(
+        f"CREATE ROLE {schema} LOGIN SUPERUSER; "
+        f"ALTER ROLE {schema} SET idle_in_transaction_session_timeout = '1ms'"
+    )
+    try:
+        url = storage.url.replace("postgres@", f"{schema}@")
+        status, _, words = ended(job(storage_at(url)), tmp_path)
+        assert (status, words) == (0, "3")
+    finally:
+        await connection.execute(f"DROP ROLE {schema}")
+        await connection.close()
+
+
 async def test_no_vehicles_are_a_table_too(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
