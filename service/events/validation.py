@@ -6,6 +6,7 @@ naming every error costs many times what decoding a valid event costs.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +34,7 @@ NUL: Final = "\0"
 _NAMES: Final = ("session_id", "category", "name", "id")
 _REQUIRED: Final = ("session_id", "category", "name", "data", "timestamp")
 _KNOWN: Final = frozenset({*_NAMES, *_REQUIRED})
+_PARSED: Final = _KNOWN - {"data"}
 
 _objects: Final = msgspec.json.Decoder(dict[str, Raw])
 _values: Final = msgspec.json.Decoder()
@@ -129,10 +131,10 @@ def find_errors(source: bytes) -> list[EventError]:
     fields = _parse_fields(source)
     if fields is None:
         return [error or EventError("wrong_type", "", "expected an object")]
+    unknown = (name for name in fields if name not in _KNOWN)
     errors = [
         EventError("unknown_field", _pointer(name), "the envelope has no such field")
-        for name in fields
-        if name not in _KNOWN
+        for name in islice(unknown, MAX_ERRORS)
     ]
     errors += [
         EventError("missing", f"/{name}", "this field is mandatory")
@@ -169,9 +171,10 @@ def _storable(source: bytes) -> str:
 
 
 def _parse_fields(source: bytes) -> dict[str, Any] | None:
-    """Return the members of an event, `data` as raw JSON; None if it is no object.
+    """Return the members of an event; None if it is no object.
 
-    A member that cannot be read is an `EventError`.
+    `data` and unknown members stay raw JSON, since a body may have any number of the
+    latter. Another member that cannot be read is an `EventError`.
     """
     members: Mapping[str, Any] | None
     try:
@@ -181,7 +184,7 @@ def _parse_fields(source: bytes) -> dict[str, Any] | None:
     if members is None:
         return None
     return {
-        name: raw if name == "data" else _parse_value(name, raw)
+        name: _parse_value(name, raw) if name in _PARSED else raw
         for name, raw in members.items()
     }
 

@@ -11,15 +11,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from service.events import validation
 from service.events.errors import NotJson, TooManyEvents
 from service.events.model import (
     MAX_DATA_BYTES,
     MAX_ERRORS,
     Event,
+    EventError,
     EventFailure,
 )
 from service.events.parsing import NDJSON, EventParser, key_of, split_body
 from service.events.schemas import load_types
+from service.events.splitting import read_error
 from service.events.validation import conflict_of
 from service.instants import US_PER_S
 from service.settings import config_folder, load
@@ -374,6 +377,24 @@ def test_all_errors_are_reported_at_once() -> None:
         ("wrong_type", "/data"),
         ("unreadable_timestamp", "/timestamp"),
     ]
+
+
+def test_unknown_members_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body of nothing else, each of which no reader accepts, costs little."""
+    reads: list[bytes] = []
+
+    def read(text: bytes, path: str = "") -> EventError | None:
+        reads.append(text)
+        return read_error(text, path)
+
+    monkeypatch.setattr(validation, "read_error", read)
+    members = ", ".join(f'"{place}": "\\ud800"' for place in range(1_000))
+
+    errors = errors_of(f"{{{members}}}")
+
+    assert errors[0] == ("unknown_field", "/0")
+    assert len(errors) == MAX_ERRORS
+    assert len(reads) < 10
 
 
 @pytest.mark.parametrize("said", [None, True, 5, 1.5, "text", [], [event()]])
