@@ -11,7 +11,7 @@ import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -106,12 +106,31 @@ class Registry:
         counted: Collector = self._registry
         if folder := os.environ.get(FOLDER_VARIABLE):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            counted = multiprocess.MultiProcessCollector(None)  # type: ignore[no-untyped-call]
+            counted = _AllWorkers(None)  # type: ignore[no-untyped-call]
         else:
             # With several workers it would describe only the one that is scraped.
             ProcessCollector(registry=self._registry)
         self._scraped = CollectorRegistry()
         self._scraped.register(_WithDerived(counted, self._derived))
+
+
+class _AllWorkers(multiprocess.MultiProcessCollector):
+    """The metrics of all workers, of which some may have just started or ended."""
+
+    def collect(self) -> Iterable[Metric]:
+        # An empty file is one that a worker has just made. The library cannot read it.
+        files = [
+            str(file) for file in Path(self._path).glob("*.db") if _has_content(file)
+        ]
+        metrics: Iterable[Metric] = self.merge(files)  # type: ignore[no-untyped-call]
+        return metrics
+
+
+def _has_content(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 class _WithDerived(Collector):

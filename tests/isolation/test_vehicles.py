@@ -74,12 +74,12 @@ async def until_announced(database: Database, *vins: Vin) -> None:
 
 
 async def fill_queue(
-    service: Vehicles, count: int, until: Until
+    service: Vehicles, count: int, until: Until, client: str = ONE
 ) -> list[asyncio.Task[Answer]]:
     """Let a call begin, and so many VINs wait behind it."""
     tasks = []
     for batch in (vins(100)[50:], vins(100 + count)[100:]):
-        tasks.append(asyncio.create_task(service.look_up_all(batch)))
+        tasks.append(asyncio.create_task(service.look_up_all(batch, client)))
         await until(lambda: running(CALLS) == 1)
     await until(lambda: waiting(CALLS) == count)
     return tasks
@@ -315,7 +315,9 @@ async def test_a_refused_client_is_read_later(
     barrier.close()
     only_one = {"concurrency": 1}
     async with serve(vehicles=only_one, limits={"max_queue": 1}) as service:
-        many = await fill_queue(service, 50, until)
+        # Another client would displace one of these look-ups.
+        same = ONE if is_proxy else "127.0.0.1"
+        many = await fill_queue(service, 50, until, same)
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         client = f"X-Forwarded-For: {ONE}\r\n" if is_proxy else ""
         request = f"GET /vehicles/lookup?vin={vin(2)} HTTP/1.1\r\nHost: a\r\n{client}"

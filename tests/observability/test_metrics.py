@@ -68,6 +68,8 @@ def forked(work, *args):
 
 metrics.prepare_workers()
 folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
+# A worker that has just started has made a file, and written nothing.
+open(f"{folder}/counter_1.db", "x").close()
 before = read()
 forked(idle)
 first, second = forked(work, 1000, 7, 3), forked(work, 10, 5, 4)
