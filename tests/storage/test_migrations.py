@@ -352,17 +352,20 @@ async def test_an_index_whose_build_failed_is_built_again(
 
 
 @pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("revision, stored", [("0007", 0), ("0009", 1)])
 @pytest.mark.services
 async def test_a_long_reader_does_not_stop_the_events(
-    bare: Database, storage: StorageSettings
+    bare: Database, storage: StorageSettings, revision: str, stored: int
 ) -> None:
     """The migration fails while a backup reads the events, which can be stored."""
-    await migrate(storage, "0007")
+    await migrate(storage, revision)
+    if stored:
+        await stored_events(bare, stored)
     async with bare.reading() as backup:
         await backup.execute(select(events.c.id))
         with pytest.raises(StorageUnusable, match="lock timeout"):
             await migrate(storage)
-        await stored_events(bare, 1)
+        await stored_events(bare, 1, first=stored)
     assert await migrate(storage) == Migrated(STEPS[-1])
 
 

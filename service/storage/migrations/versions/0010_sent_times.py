@@ -27,7 +27,8 @@ IS_FILLED: Final = sa.text("SELECT EXISTS (SELECT 1 FROM events)")
 IS_VALID: Final = sa.text(
     "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
 )
-# Every reader of the tables must have ended before they can be changed.
+# Every reader of the tables must have ended before they can be changed, and readers and
+# writers of events wait behind that. Without the limit, until the end of a backup.
 MAX_WAIT: Final = "SET LOCAL lock_timeout = '5s'"
 
 
@@ -38,9 +39,11 @@ def build(connection: sa.Connection) -> None:
     """
     if not connection.scalar(IS_FILLED):
         return
+    connection.execute(sa.text("SET lock_timeout = '5s'"))
     connection.execute(
         sa.text("ALTER TABLE events ADD COLUMN IF NOT EXISTS sent_at BIGINT")
     )
+    connection.execute(sa.text("RESET lock_timeout"))
     is_valid = connection.scalar(IS_VALID, {"name": INDEX})
     if is_valid:
         return
@@ -58,8 +61,6 @@ def build(connection: sa.Connection) -> None:
 def upgrade() -> None:
     """Add the columns, and the index by the time as it was sent."""
     if op.get_bind().dialect.name == "postgresql":
-        # Readers and writers of events wait behind these statements. Without the
-        # limit, they would wait until the end of a backup.
         op.execute(MAX_WAIT)
     known = {
         column["name"] for column in sa.inspect(op.get_bind()).get_columns("events")
