@@ -11,7 +11,18 @@ from collections.abc import Collection, Coroutine, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Row, and_, bindparam, delete, or_, select, tuple_, update
+from sqlalchemy import (
+    BindParameter,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    or_,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
 
 from service.instants import US_PER_S, now_us
 from service.settings.vehicles import MAX_LOOKUP_S
@@ -35,8 +46,8 @@ NO_LOOKUP: Final = 0
 T = TypeVar("T")
 
 _SOURCE: Final = vehicles.c.source == bindparam("of_source")
-_VINS: Final = vehicles.c.vin.in_(bindparam("vins", expanding=True))
-_VINS_OF_HINTS: Final = vehicles.c.vin_of_hint.in_(bindparam("vins", expanding=True))
+_EXPANDED: Final[BindParameter[Any]] = bindparam("vins", expanding=True)
+_VINS: Final = vehicles.c.vin.in_(_EXPANDED)
 _RESULT_COLUMNS: Final = (
     *("is_decoded", "make", "model", "model_year", "body_class"),
     *("codes", "details", "details_at", "fetched_at", "removed_at"),
@@ -51,9 +62,16 @@ _EMPTY: Final[dict[str, Any]] = {
 _SEEN_BY_LOOKUPS: Final = or_(
     vehicles.c.removed_at.is_(None), vehicles.c.fetched_at != NO_LOOKUP
 )
-_REMOVABLE: Final = (
+_KEYED: Final = vehicles.alias("keyed")
+_OF_SOURCE: Final = _KEYED.c.source == bindparam("of_source")
+_KEYS_WITH_HINTS: Final = union_all(
+    select(_KEYED.c.vin).where(_OF_SOURCE, _KEYED.c.vin.in_(_EXPANDED)),
+    select(_KEYED.c.vin).where(_OF_SOURCE, _KEYED.c.vin_of_hint.in_(_EXPANDED)),
+)
+"""Keys of VINs, with and without hints. SQLite uses no index for such an `OR`."""
+REMOVABLE: Final = (
     select(vehicles.c.vin, vehicles.c.vin_of_hint, vehicles.c.removed_at)
-    .where(_SOURCE, or_(_VINS, _VINS_OF_HINTS), _SEEN_BY_LOOKUPS)
+    .where(_SOURCE, vehicles.c.vin.in_(_KEYS_WITH_HINTS), _SEEN_BY_LOOKUPS)
     .order_by(vehicles.c.vin)
 )
 _PAGE: Final = (
@@ -74,7 +92,7 @@ _PAGE: Final = (
     .limit(bindparam("limit"))
 )
 # Rows are locked in the order in which `save` writes them, so no deadlock is possible.
-_LOCK_REMOVABLE: Final = _REMOVABLE.with_for_update()
+_LOCK_REMOVABLE: Final = REMOVABLE.with_for_update()
 _REMOVE: Final = (
     update(vehicles)
     .where(_SOURCE, _VINS)
@@ -217,7 +235,7 @@ class VehicleStore:
         """
         # Read first: a removal with nothing to remove must not wait for other writers.
         async with self._database.reading(Use.VEHICLES) as connection:
-            rows = (await connection.execute(_REMOVABLE, self._of(vins))).all()
+            rows = (await connection.execute(REMOVABLE, self._of(vins))).all()
         if not rows:
             return set()
         found = {Vin(row.vin_of_hint or row.vin) for row in rows}

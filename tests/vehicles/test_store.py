@@ -17,6 +17,7 @@ from service.vehicles.store import (
     MARKER_S,
     MAX_MARKERS_DELETED,
     NOT_STORED,
+    REMOVABLE,
     StoredEntry,
     VehicleStore,
 )
@@ -58,6 +59,20 @@ async def rows(database: Database) -> int:
     async with database.reading() as connection:
         statement = select(func.count()).select_from(vehicles)
         return int(await connection.scalar(statement) or 0)
+
+
+@on_sqlite
+async def test_a_removal_reads_no_other_rows(database: Database) -> None:
+    """SQLite finds the rows by their whole keys, with and without hints."""
+    given = REMOVABLE.params(of_source=SOURCE, vins=vins(50))
+    async with database.reading() as connection:
+        literal = {"literal_binds": True}
+        query = given.compile(dialect=connection.dialect, compile_kwargs=literal)
+        plan = await connection.execute(text(f"EXPLAIN QUERY PLAN {query}"))
+        searches = [step for *_, step in plan if step.startswith(("SEARCH", "SCAN"))]
+
+    assert len(searches) == 3
+    assert all("vin=?" in each or "vin_of_hint=?" in each for each in searches)
 
 
 # --- entries ------------------------------------------------------------------------
