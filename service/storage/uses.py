@@ -16,7 +16,7 @@ class Use(StrEnum):
     KEYS = "keys"
     """Reads of the API keys, by one background task."""
     EVENTS = "events"
-    """Writes of events, one group at a time."""
+    """Writes of events, at most two groups at a time."""
     EVENT_QUERIES = "event_queries"
     """Queries on events, in a lane."""
     FEED = "feed"
