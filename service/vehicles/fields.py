@@ -99,7 +99,7 @@ def _name_of(text: str) -> str:
         close = get_close_matches(text[:MAX_SHOWN_CHARS], _BY_LOWER_CASE, 1)
         hint = f"; did you mean {_BY_LOWER_CASE[close[0]]}?" if close else ""
         raise UnknownField(
-            f"vPIC has no field {text[:MAX_SHOWN_CHARS]!a}{hint}; "
+            f"vPIC has no field {text[:MAX_SHOWN_CHARS]!a}{hint or ';'} "
             f"expected {BASIC_NAME}, {ALL_NAME}, or names of vPIC such as GVWR"
         )
     return name
