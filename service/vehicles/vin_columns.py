@@ -78,7 +78,8 @@ class VinColumns:
             shows = not names.isdisjoint(map(_name_of, cells)) or _find_vins(cells)
             return bool(shows), len(cells)
 
-        return max(DELIMITERS, key=rank)
+        present = [each for each in DELIMITERS if each in line]
+        return max(present, key=rank) if present else DELIMITERS[0]
 
     def _read_header(self, cells: Sequence[str]) -> bool:
         """Find the columns; return whether the line is a header."""
