@@ -270,7 +270,10 @@ class Ingest:
             submission.reservation.application, -len(submission.received)
         )
         submission.reservation.remove_holder()
-        submission.end(outcome)
+        try:
+            submission.end(outcome)
+        except Exception as error:  # a defect must not fail the others
+            log.error("events.answer_failed", exc_info=error)
 
     async def _wait_for_more(self) -> None:
         """Wait `commit_wait_ms` for other requests, or until the group is full."""

@@ -210,7 +210,11 @@ class PostPath:
         self._limits.release(post.head.domain)
         http_metrics.request_ended(hdrs.METH_POST)
         route = post.head.endpoint.route
-        status, block, size, values = self._render(post, outcome)
+        try:
+            rendered = self._render(post, outcome)
+        except Exception as error:  # noqa: BLE001 - answered and logged as a defect
+            rendered = self._render(post, error)
+        status, block, size, values = rendered
         duration_s = perf_counter() - post.started
         if not post.client.end_answer(block):
             status, size, values = DISCONNECTED_STATUS, 0, DISCONNECTED

@@ -571,6 +571,22 @@ async def test_a_defect_fails_one_of_two_groups(
         ]
 
 
+async def test_a_defect_of_one_answer_fails_no_other(
+    opened: Open, items: Items, until: Until
+) -> None:
+    """The other requests of its group get their receipts."""
+    async with opened(commit_max_events=9) as (ingest, store):
+        store.is_open.clear()
+        first = asyncio.create_task(accept(ingest, items("first")))
+        await until(lambda: store.sizes == [1])
+        with ingest.reserve("shop", 1) as reservation:
+            ingest.submit(items("a"), reservation, Mock(side_effect=ValueError))
+        second = asyncio.create_task(accept(ingest, items("b")))
+        await until(lambda: ingest.backlog[0] == 3)
+        store.is_open.set()
+        assert [(await each).accepted for each in (first, second)] == [1, 1]
+
+
 async def test_the_end_waits_for_both_groups(
     opened: Open, items: Items, until: Until, database: Database
 ) -> None:

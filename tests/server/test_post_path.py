@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from service.events.model import Receipt
 from service.events.store import EventStore, ReceivedEvent, Stored
 from service.keys.handlers import API_KEYS, DATABASE
 from service.keys.store import add_key, list_keys, revoke_key
@@ -283,6 +285,24 @@ async def test_errors_of_the_storage_are_problems(
         assert comparable(ours) == comparable(theirs)
         assert ours[9:12] in {b"503", b"500"}
     assert added("http_server_active_requests", http_request_method="POST") == 0
+
+
+async def test_a_defect_of_an_answer_is_a_problem(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client gets 500, and its connection goes on."""
+    peer = await sender.connect()
+    with monkeypatch.context() as patched:
+        patched.setattr("msgspec.json.encode", _fail_for_receipts)
+        answer = await peer.ask(sender.request())
+    assert answer.startswith(b"HTTP/1.1 500")
+    assert b" 202 " in await peer.ask(sender.request())
+
+
+def _fail_for_receipts(value: object) -> bytes:
+    if isinstance(value, Receipt):
+        raise ValueError("a defect")
+    return msgspec.json.Encoder().encode(value)
 
 
 @pytest.mark.parametrize("options", [{"server": {"request_timeout_s": 0.05}}])
