@@ -168,7 +168,7 @@ class PostPath:
             return False
         # The client before the key, whose other clients must not pay for this one.
         if (wait_s := self._auth.charge_at_once(key, scope)) is None:
-            self._limits.leave(client_id, head.domain)
+            self._limits.withdraw(client_id, head.domain)
             return False
         post = Post(head, key, found.body, found.request_id or new_request_id(), client)
         post.rate_lines = lines

@@ -92,7 +92,7 @@ class Limits:
             self.in_flight[domain] += 1
         return lines
 
-    def leave(self, client: str | bytes, domain: str) -> None:
+    def withdraw(self, client: str | bytes, domain: str) -> None:
         """Undo `enter`, for a request that `admit` will judge."""
         self.release(domain)
         if self._buckets is not None:
