@@ -372,6 +372,8 @@ async def cause_failures(settings: EventsSettings) -> None:
         completion = Completion(VehicleStore(broken, Mock()), Mock())
         with patch("service.vehicles.completion.FIRST_AFTER_S", 0.0):
             await cause_failure(completion.run(), failure)
+    unanswered = Mock(is_complete=False, received=(), end=Mock(side_effect=ValueError))
+    Ingest._complete(Mock(), unanswered, [])
     pages = AsyncMock(side_effect=[[Mock(is_whole=False)], []])
     idle = Mock(is_idle=True, complete=AsyncMock(return_value=True))
     await Completion(Mock(page=pages), idle).complete()
