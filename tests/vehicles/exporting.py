@@ -1,6 +1,8 @@
 """Helpers of the tests of exports: tables of any size, clients, and parsed files."""
 
 import io
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,7 @@ from service.storage.database import open_database
 from service.vehicles.parquet import BLOCK_ROWS, BLOCKS_AHEAD
 from tests.conftest import Client
 from tests.leftovers import child_pids
+from tests.patience import GIVE_UP_S
 
 PATH: Final = "/vehicles/export"
 IN_SANDBOX: Final = {"enabled": True, "messages": 0, "reports": 0}
@@ -91,6 +94,9 @@ def table_of(file: bytes) -> pa.Table:
 
 def spoil(file: Path) -> None:
     """Break some pages of a database, of which only the last rows lie there."""
+    # The connections that wrote the rows may still be closing.
+    with closing(sqlite3.connect(file, timeout=GIVE_UP_S)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with file.open("r+b") as opened:
         opened.seek(file.stat().st_size * 9 // 10)
         opened.write(bytes(65_536))
