@@ -345,7 +345,8 @@ async def test_a_statement_that_takes_too_long(
     await observer.close()
 
 
-SLEEP: Final = "SELECT pg_sleep(600)"
+# No statement of another process has this text: the test would not wait for its own.
+SLEEP: Final = f"SELECT pg_sleep(600) AS of_{os.getpid()}"
 ASLEEP: Final = f"SELECT count(*) FROM pg_stat_activity WHERE query = '{SLEEP}'"  # noqa: S608
 
 
