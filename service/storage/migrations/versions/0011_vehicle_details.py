@@ -24,6 +24,7 @@ INDEXES: Final = (
 IS_VALID: Final = sa.text(
     "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
 )
+IS_FILLED: Final = sa.text("SELECT EXISTS (SELECT 1 FROM vehicles)")
 ADD_COLUMN: Final = "ALTER TABLE vehicles ADD COLUMN IF NOT EXISTS {name} {kind}"
 # Readers of the table wait behind this statement, which itself waits for older ones.
 MAX_WAIT: Final = "SET lock_timeout = '5s'"
@@ -39,24 +40,19 @@ def build(connection: sa.Connection) -> None:
         compiled = kind().compile(dialect=connection.dialect)
         connection.execute(sa.text(ADD_COLUMN.format(name=name, kind=compiled)))
     connection.execute(sa.text("RESET lock_timeout"))
+    is_filled = connection.scalar(IS_FILLED)
     for name, columns, condition in INDEXES:
-        _build_index(connection, name, columns, condition)
-
-
-def _build_index(
-    connection: sa.Connection, name: str, columns: list[str], condition: str
-) -> None:
-    is_valid = connection.scalar(IS_VALID, {"name": name})
-    if is_valid:
-        return
-    if is_valid is False:
-        connection.execute(sa.text(f"DROP INDEX CONCURRENTLY {name}"))
-    connection.execute(
-        sa.text(
-            f"CREATE INDEX CONCURRENTLY {name} ON vehicles "
-            f"({', '.join(columns)}) WHERE {condition}"
-        )
-    )
+        is_valid = connection.scalar(IS_VALID, {"name": name})
+        if is_valid is False:
+            connection.execute(sa.text(f"DROP INDEX CONCURRENTLY {name}"))
+        # It waits for all transactions. The upgrade takes no time for an empty table.
+        if is_filled and not is_valid:
+            connection.execute(
+                sa.text(
+                    f"CREATE INDEX CONCURRENTLY {name} ON vehicles "
+                    f"({', '.join(columns)}) WHERE {condition}"
+                )
+            )
 
 
 def upgrade() -> None:
