@@ -1,9 +1,10 @@
 """Collected `copilot/message` events as the messages of a billing period, for `usage`.
 
 The period is the current calendar month, in UTC. It has the events of all applications,
-ordered by timestamp and then arrival, in the JSON form of the messages API. The id of a
-message is the position of its event, because the API requires integer ids: the database
-assigns it once, so it is unique over all processes, and never changes.
+ordered by timestamp and then arrival, in the JSON form of the messages API.
+
+The API requires integer ids, so the id of a message is the position of its event. The
+database assigns it once. It is unique over all processes, and never changes.
 """
 
 import asyncio

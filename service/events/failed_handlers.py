@@ -80,13 +80,9 @@ async def replay_failed_events(
     A call takes about a second and replays up to `limit` events. Repeat it with `next`
     as the `cursor` until that is null. Calls at the same time share the work.
     """
-    parameters = await _from_body(request, parameters)
-    key, wanted = _authorized(request, parameters)
-    cursor = parse_cursor(parameters.cursor, StepCursor)
-    check_if_match(request, None)
-    async with enter_queries(request, key) as collector:
-        step = await collector.failed.replay(wanted, parameters.limit, cursor)
-    return uncached(step)
+    step = await _requested_step(request, parameters)
+    async with enter_queries(request, request[KEY]) as collector:
+        return uncached(await collector.failed.replay(*step))
 
 
 @endpoints.post(
@@ -105,13 +101,9 @@ async def discard_failed_events(
     A call takes about a second and deletes up to `limit` events. Repeat it with `next`
     as the `cursor` until that is null.
     """
-    parameters = await _from_body(request, parameters)
-    key, wanted = _authorized(request, parameters)
-    cursor = parse_cursor(parameters.cursor, StepCursor)
-    check_if_match(request, None)
-    async with enter_queries(request, key) as collector:
-        step = await collector.failed.discard(wanted, parameters.limit, cursor)
-    return uncached(step)
+    step = await _requested_step(request, parameters)
+    async with enter_queries(request, request[KEY]) as collector:
+        return uncached(await collector.failed.discard(*step))
 
 
 @endpoints.post(
@@ -144,6 +136,17 @@ def _authorized(
     key = request[KEY]
     application = requested_by(key, parameters.application)
     return key, parameters.failed_filter(application)
+
+
+async def _requested_step(
+    request: web.Request, parameters: FailedParameters
+) -> tuple[FailedFilter, int, StepCursor | None]:
+    """Return the filter, the limit and the cursor of a step, from query or body."""
+    parameters = await _from_body(request, parameters)
+    _, wanted = _authorized(request, parameters)
+    cursor = parse_cursor(parameters.cursor, StepCursor)
+    check_if_match(request, None)
+    return wanted, parameters.limit, cursor
 
 
 async def _from_body(

@@ -61,7 +61,7 @@ ORDINARY: Final = (
 
 
 class Remembered(Protocol):
-    """What is remembered of a head."""
+    """A remembered head, and the way to answer it."""
 
     @property
     def caller(self) -> Caller:

@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class Verdict(Struct, frozen=True):
-    """What vPIC says of a VIN that it could not decode; empty texts are unknown."""
+    """The reasons of vPIC for not decoding a VIN; empty texts are unknown."""
 
     codes: list[int]
     """Its error codes; none if an older version has stored the result."""
