@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Struct
 
 from service.instants import format_instant
 from service.usage.periods import problems
+from service.usage.periods.change_queries import ChangesPlace
 from service.usage.periods.model import (
     ChangeItem,
     ChangesAnswer,
@@ -15,7 +16,6 @@ from service.usage.periods.model import (
     PeriodsAnswer,
 )
 from service.usage.periods.reader import KeptSnapshots
-from service.usage.periods.store import ChangesPlace
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT
 from service.web.links import next_link
 from service.web.parameters import InvalidParameter, parse_cursor, parse_instant

@@ -7,18 +7,15 @@ a revision or nothing. Chunks that no revision lists are removed later.
 import secrets
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from itertools import count
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from msgspec import Meta
 from sqlalchemy import (
     Row,
-    and_,
     bindparam,
     delete,
     func,
     insert,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,8 +24,13 @@ from sqlalchemy.sql.elements import ColumnElement
 from service.storage.bulk_inserts import insert_by
 from service.storage.database import Database
 from service.storage.uses import Use
-from service.usage.periods.changes import unpack_page
-from service.usage.periods.model import Change, KeptPeriod, SnapshotContent
+from service.usage.periods.change_queries import (
+    ChangesPlace,
+    FoundChanges,
+    Revision,
+    find_changes_since,
+)
+from service.usage.periods.model import KeptPeriod, SnapshotContent
 from service.usage.periods.tables import (
     CLOSED,
     OPEN,
@@ -38,7 +40,6 @@ from service.usage.periods.tables import (
     revisions,
 )
 
-MAX_INTEGER: Final = 2**31 - 1
 CHUNKS_AT_ONCE: Final = 4
 """Chunks of one transaction; one is some hundred kilobytes."""
 REMOVED_AT_ONCE: Final = 50
@@ -52,19 +53,6 @@ _KNOWN: Final = select(chunks.c.digest).where(
 _CHUNKS: Final = select(chunks.c.digest, chunks.c.content).where(
     chunks.c.period_number == bindparam("of_number"),
     chunks.c.digest.in_(bindparam("digests", expanding=True)),
-)
-_STORED_CHANGES: Final = (
-    select(revisions.c.revision, changes.c.page, changes.c.content)
-    .join_from(
-        revisions,
-        changes,
-        and_(
-            changes.c.period_number == revisions.c.period_number,
-            changes.c.attempt == revisions.c.attempt,
-        ),
-    )
-    .where(revisions.c.period_number == bindparam("of_number"))
-    .order_by(revisions.c.revision, changes.c.page)
 )
 _REMOVE_PAGES: Final = delete(changes).where(
     changes.c.period_number == bindparam("of_number"),
@@ -83,37 +71,11 @@ _REMOVE_CHUNKS: Final = delete(chunks).where(
 )
 
 
-class Revision(NamedTuple):
-    """A published revision; the time in microseconds, credits in hundredths."""
-
-    revision: int
-    at: int
-    hundredths_before: int
-    hundredths_after: int
-
-
 class StoredPages(NamedTuple):
     """The stored pages of changes of one attempt to publish a revision."""
 
     attempt: str
     stored: int
-
-
-class ChangesPlace(NamedTuple):
-    """The place of a page of changes: the changes of a stored page that precede it."""
-
-    revision: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
-    page: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
-    offset: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
-
-
-class FoundChanges(NamedTuple):
-    """A page of changes, and the credits before and after all changes of the query."""
-
-    changes: list[tuple[Revision, Change]]
-    before: int
-    after: int
-    next: ChangesPlace | None
 
 
 class OtherRevision(Exception):
@@ -154,28 +116,8 @@ class PeriodStore:
         limit: int,
     ) -> FoundChanges:
         """Return changes after a revision or an instant, from a place on."""
-        revision, instant = since
-        query = (
-            select(
-                revisions.c.revision,
-                revisions.c.at,
-                revisions.c.hundredths_before,
-                revisions.c.hundredths_after,
-            )
-            .where(revisions.c.period_number == period.number)
-            .order_by(revisions.c.revision)
-        )
-        if revision is not None:
-            query = query.where(revisions.c.revision > revision)
-        if instant is not None:
-            query = query.where(revisions.c.at > instant)
         async with self._database.reading(Use.PERIODS) as connection:
-            found = [Revision(*row) for row in (await connection.execute(query)).all()]
-            if not found:
-                return FoundChanges([], period.hundredths, period.hundredths, None)
-            page = await _read_changes(connection, period, found, place, limit)
-        ends = found[0].hundredths_before, found[-1].hundredths_after
-        return FoundChanges(page[0], *ends, page[1])
+            return await find_changes_since(connection, period, since, place, limit)
 
     async def known_digests(self, number: int) -> set[bytes]:
         """Return the digests of all stored chunks of a period."""
@@ -306,36 +248,6 @@ class PeriodStore:
                 if len(unlisted) <= REMOVED_AT_ONCE:
                     await connection.execute(_REMOVE_PAGES, {"of_number": number})
                     return
-
-
-async def _read_changes(
-    connection: AsyncConnection,
-    period: KeptPeriod,
-    found: Sequence[Revision],
-    place: ChangesPlace | None,
-    limit: int,
-) -> tuple[list[tuple[Revision, Change]], ChangesPlace | None]:
-    """Return up to `limit` changes, and the place of those that follow."""
-    by_number = {each.revision: each for each in found}
-    first = place or ChangesPlace(found[0].revision, 0, 0)
-    query = _STORED_CHANGES.where(
-        tuple_(revisions.c.revision, changes.c.page)
-        >= tuple_(first.revision, first.page)
-    )
-    listed: list[tuple[Revision, Change]] = []
-    rows = await connection.stream(query, {"of_number": period.number})
-    async for row in rows:
-        if row.revision not in by_number:
-            continue
-        is_first = (row.revision, row.page) == first[:2]
-        skipped = first.offset if is_first else 0
-        stored = unpack_page(row.content)[skipped:]
-        free = limit - len(listed)
-        listed += [(by_number[row.revision], each) for each in stored[:free]]
-        if len(stored) > free:
-            await rows.close()
-            return listed, ChangesPlace(row.revision, row.page, skipped + free)
-    return listed, None
 
 
 async def _add_revision(

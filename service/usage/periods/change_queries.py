@@ -1,0 +1,115 @@
+"""Queries on the changes of a kept period, revision by revision."""
+
+from collections.abc import Sequence
+from typing import Annotated, Final, NamedTuple
+
+from msgspec import Meta
+from sqlalchemy import and_, bindparam, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.usage.periods.changes import unpack_page
+from service.usage.periods.model import Change, KeptPeriod
+from service.usage.periods.tables import changes, revisions
+
+MAX_INTEGER: Final = 2**31 - 1
+
+_STORED_CHANGES: Final = (
+    select(revisions.c.revision, changes.c.page, changes.c.content)
+    .join_from(
+        revisions,
+        changes,
+        and_(
+            changes.c.period_number == revisions.c.period_number,
+            changes.c.attempt == revisions.c.attempt,
+        ),
+    )
+    .where(revisions.c.period_number == bindparam("of_number"))
+    .order_by(revisions.c.revision, changes.c.page)
+)
+
+
+class Revision(NamedTuple):
+    """A published revision; the time in microseconds, credits in hundredths."""
+
+    revision: int
+    at: int
+    hundredths_before: int
+    hundredths_after: int
+
+
+class ChangesPlace(NamedTuple):
+    """The place of a page of changes: the changes of a stored page that precede it."""
+
+    revision: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+    page: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+    offset: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+
+
+class FoundChanges(NamedTuple):
+    """A page of changes, and the credits before and after all changes of the query."""
+
+    changes: list[tuple[Revision, Change]]
+    before: int
+    after: int
+    next: ChangesPlace | None
+
+
+async def find_changes_since(
+    connection: AsyncConnection,
+    period: KeptPeriod,
+    since: tuple[int | None, int | None],
+    place: ChangesPlace | None,
+    limit: int,
+) -> FoundChanges:
+    """Return changes after a revision or an instant, from a place on."""
+    revision, instant = since
+    query = (
+        select(
+            revisions.c.revision,
+            revisions.c.at,
+            revisions.c.hundredths_before,
+            revisions.c.hundredths_after,
+        )
+        .where(revisions.c.period_number == period.number)
+        .order_by(revisions.c.revision)
+    )
+    if revision is not None:
+        query = query.where(revisions.c.revision > revision)
+    if instant is not None:
+        query = query.where(revisions.c.at > instant)
+    found = [Revision(*row) for row in (await connection.execute(query)).all()]
+    if not found:
+        return FoundChanges([], period.hundredths, period.hundredths, None)
+    page = await _read_changes(connection, period, found, place, limit)
+    ends = found[0].hundredths_before, found[-1].hundredths_after
+    return FoundChanges(page[0], *ends, page[1])
+
+
+async def _read_changes(
+    connection: AsyncConnection,
+    period: KeptPeriod,
+    found: Sequence[Revision],
+    place: ChangesPlace | None,
+    limit: int,
+) -> tuple[list[tuple[Revision, Change]], ChangesPlace | None]:
+    """Return up to `limit` changes, and the place of those that follow."""
+    by_number = {each.revision: each for each in found}
+    first = place or ChangesPlace(found[0].revision, 0, 0)
+    query = _STORED_CHANGES.where(
+        tuple_(revisions.c.revision, changes.c.page)
+        >= tuple_(first.revision, first.page)
+    )
+    listed: list[tuple[Revision, Change]] = []
+    rows = await connection.stream(query, {"of_number": period.number})
+    async for row in rows:
+        if row.revision not in by_number:
+            continue
+        is_first = (row.revision, row.page) == first[:2]
+        skipped = first.offset if is_first else 0
+        stored = unpack_page(row.content)[skipped:]
+        free = limit - len(listed)
+        listed += [(by_number[row.revision], each) for each in stored[:free]]
+        if len(stored) > free:
+            await rows.close()
+            return listed, ChangesPlace(row.revision, row.page, skipped + free)
+    return listed, None
