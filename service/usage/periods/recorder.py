@@ -23,6 +23,7 @@ from service.usage.periods.changes import (
     shares_message,
 )
 from service.usage.periods.model import Change, KeptPeriod, SnapshotContent
+from service.usage.periods.observer import PeriodObserver, UnobservedPeriods
 from service.usage.periods.store import CHUNKS_AT_ONCE, OtherRevision, PeriodStore
 from service.usage.snapshot import Snapshot
 from service.usage.snapshots.errors import SnapshotError
@@ -46,8 +47,11 @@ class Fetched(NamedTuple):
 class Recorder:
     """Keeps the snapshots of one process; `running_recorder` opens one."""
 
-    def __init__(self, database: Database) -> None:
-        self._store = PeriodStore(database)
+    def __init__(
+        self, database: Database, observer: PeriodObserver | None = None
+    ) -> None:
+        self._observer = observer or UnobservedPeriods()
+        self._store = PeriodStore(database, self._observer)
         self._latest: Fetched | None = None
         self._has_work = asyncio.Event()
 
@@ -105,19 +109,25 @@ class Recorder:
         for _ in range(MAX_TRIES):
             period = await self._store.find_open()
             if period is not None and not _is_newer(content, period):
+                if _is_same(content, period):
+                    await self._observer.confirmed(period)
                 return
             with suppress(OtherRevision):
-                await self._publish(fetched.snapshot, content, period)
+                kept = await self._publish(fetched.snapshot, content, period)
+                if kept is not None:
+                    await self._observer.confirmed(kept)
                 return
         raise OtherRevision("other processes publish all the time")
 
     async def _publish(
         self, snapshot: Snapshot, content: SnapshotContent, period: KeptPeriod | None
-    ) -> None:
-        """Publish a snapshot as the next revision, or as a period of its own."""
+    ) -> KeptPeriod | None:
+        """Publish a snapshot as the next revision, or as a period of its own.
+
+        Returns the period; None if the snapshot is doubtful, and so not kept.
+        """
         if period is None:
-            await self._open(snapshot, content, None)
-            return
+            return await self._open(snapshot, content, None)
         new = await self._encode_unknown(snapshot, content, period.number)
         after = {each.digest: each for each in content.chunks}
         before = period.digests
@@ -131,12 +141,11 @@ class Recorder:
         now = [stored.get(each) or decode_chunk(new[each]) for each in added]
         then = list(old.values())
         if not is_shared and not await asyncio.to_thread(shares_message, then, now):
-            await self._replace(snapshot, content, period)
-            return
+            return await self._replace(snapshot, content, period)
         changes = await asyncio.to_thread(find_changes, then, now)
         await self._add(period.number, new)
         pages = await self._store.add_pages(period.number, _packed(changes))
-        await self._store.publish(period, content, pages)
+        published = await self._store.publish(period, content, pages)
         await self._store.remove_unlisted(period.number)
         metrics.changed(len(changes))
         log.info(
@@ -148,10 +157,11 @@ class Recorder:
             credits_after=content.hundredths / 100,
             **snapshot.log_values,
         )
+        return published
 
     async def _replace(
         self, snapshot: Snapshot, content: SnapshotContent, period: KeptPeriod
-    ) -> None:
+    ) -> KeptPeriod | None:
         """Close a period with which the snapshot has no message in common.
 
         A snapshot that begins earlier than the period ended is not kept: the upstream
@@ -166,12 +176,12 @@ class Recorder:
                 **snapshot.log_values,
             )
             metrics.doubted()
-            return
-        await self._open(snapshot, content, period)
+            return None
+        return await self._open(snapshot, content, period)
 
     async def _open(
         self, snapshot: Snapshot, content: SnapshotContent, previous: KeptPeriod | None
-    ) -> None:
+    ) -> KeptPeriod:
         number = await self._store.next_number()
         new = await self._encode_unknown(snapshot, content, number)
         await self._add(number, new)
@@ -179,12 +189,13 @@ class Recorder:
         period = await self._store.open(number, previous, content, pages)
         log.info(
             "usage.period_opened",
-            period=period,
+            period=period.period,
             closed=previous.period if previous else None,
             messages=content.messages,
             credits_total=content.hundredths / 100,
             **snapshot.log_values,
         )
+        return period
 
     async def _added(
         self, number: int, content: SnapshotContent
@@ -266,17 +277,22 @@ async def _content_of(fetched: Fetched) -> SnapshotContent:
 
 def _is_newer(content: SnapshotContent, period: KeptPeriod) -> bool:
     """Return whether a snapshot adds something to the period."""
-    is_same = content.digests == period.chunks and content.plan == period.plan
-    return content.fetched_at > period.fetched_at and not is_same
+    return content.fetched_at > period.fetched_at and not _is_same(content, period)
+
+
+def _is_same(content: SnapshotContent, period: KeptPeriod) -> bool:
+    return content.digests == period.chunks and content.plan == period.plan
 
 
 @asynccontextmanager
-async def running_recorder(database: Database) -> AsyncIterator[Recorder]:
+async def running_recorder(
+    database: Database, observer: PeriodObserver | None = None
+) -> AsyncIterator[Recorder]:
     """Run a recorder; what it has not written is not lost.
 
     The next process compares its first snapshot with what is kept.
     """
-    recorder = Recorder(database)
+    recorder = Recorder(database, observer)
     task = asyncio.create_task(recorder.run())
     try:
         yield recorder

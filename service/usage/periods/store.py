@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from itertools import count
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
 from sqlalchemy import (
     Row,
     bindparam,
@@ -31,6 +32,7 @@ from service.usage.periods.change_queries import (
     find_changes_since,
 )
 from service.usage.periods.model import KeptPeriod, SnapshotContent
+from service.usage.periods.observer import PeriodObserver, UnobservedPeriods
 from service.usage.periods.tables import (
     CLOSED,
     OPEN,
@@ -85,8 +87,11 @@ class OtherRevision(Exception):
 class PeriodStore:
     """Reads and writes kept periods; all methods raise `StorageError`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, observer: PeriodObserver | None = None
+    ) -> None:
         self._database = database
+        self._observer = observer or UnobservedPeriods()
 
     async def find_open(self) -> KeptPeriod | None:
         """Return the open period."""
@@ -180,8 +185,8 @@ class PeriodStore:
 
     async def publish(
         self, before: KeptPeriod, content: SnapshotContent, pages: StoredPages
-    ) -> None:
-        """Publish the next revision of the open period, with its changes.
+    ) -> KeptPeriod:
+        """Publish the next revision of the open period, with its changes; return it.
 
         Raises `OtherRevision`; then nothing was written.
         """
@@ -196,6 +201,9 @@ class PeriodStore:
             )
             await _add_revision(connection, before.number, published, pages.attempt)
             await _check_content(connection, before.number, content, pages)
+            period = replace(before, **values)
+            await self._observer.published(connection, period)
+        return period
 
     async def open(
         self,
@@ -203,8 +211,8 @@ class PeriodStore:
         previous: KeptPeriod | None,
         content: SnapshotContent,
         pages: StoredPages,
-    ) -> str:
-        """Close the previous period, and open one; return its id.
+    ) -> KeptPeriod:
+        """Close the previous period, and open one; return it.
 
         Raises `OtherRevision` or a storage error if another process was faster.
         """
@@ -214,20 +222,19 @@ class PeriodStore:
                 await _update(connection, previous, closed)
             begins_on = periods.c.period.startswith(content.begins_on, autoescape=True)
             taken = await connection.execute(select(periods.c.period).where(begins_on))
-            period = _free_name(content.begins_on, set(taken.scalars()))
-            await connection.execute(
-                insert(periods),
-                {
-                    "number": number,
-                    "period": period,
-                    "status": OPEN,
-                    "revision": 1,
-                    **_values_of(content),
-                },
-            )
+            values = {
+                "number": number,
+                "period": _free_name(content.begins_on, set(taken.scalars())),
+                "status": OPEN,
+                "revision": 1,
+                **_values_of(content),
+            }
+            await connection.execute(insert(periods), values)
             first = Revision(1, content.fetched_at, 0, content.hundredths)
             await _add_revision(connection, number, first, pages.attempt)
             await _check_content(connection, number, content, pages)
+            period = KeptPeriod(**values)
+            await self._observer.published(connection, period)
         return period
 
     async def remove_unlisted(self, number: int) -> None:
