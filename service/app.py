@@ -126,14 +126,13 @@ def create_app(
     # The signal costs time for each request, so it is connected only if needed.
     if limits.has_rates:
         app.on_response_prepare.append(add_rate_headers)
-    app[static_pages.DASHBOARD] = static_pages.read_dashboard()
     declared = (*_domains(settings), static_pages, admin, health, system)
     endpoints = Endpoints(each for module in declared for each in module.endpoints)
     app.add_routes(endpoints.routes())
     _expect_answers(endpoints, settings.auth.required)
     if settings.events.cors_origins:
         add_cors(app, endpoints, settings.events.cors_origins)
-    app.add_routes(static_pages.file_routes())
+    static_pages.add_dashboard(app, settings.server.frame_ancestors)
     add_documentation(app, endpoints, settings.auth.required)
     app.cleanup_ctx.append(
         partial(

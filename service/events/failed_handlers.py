@@ -16,11 +16,18 @@ from service.events.handlers import (
     requested_by,
     uncached,
 )
-from service.events.model import DiscardStep, EventResult, FailedList, ReplayStep
+from service.events.model import (
+    DiscardStep,
+    EventResult,
+    FailedGroups,
+    FailedList,
+    ReplayStep,
+)
 from service.events.query_parameters import (
     ApplicationParameters,
     FailedParameters,
     FailedSelection,
+    GroupParameters,
 )
 from service.events.statements import FailedCursor
 from service.web.auth import KEY, ApiKey
@@ -62,6 +69,28 @@ async def list_failed_events(
     async with enter_queries(request, key) as collector:
         page = await collector.queries.failed(wanted, parameters.limit, cursor)
     return uncached(FailedList(page.items), link_to(request, page.next))
+
+
+@endpoints.get(
+    "/events/failed/groups",
+    parameters=GroupParameters,
+    answer=FailedGroups,
+    scope="events:read",
+    problems=QUERY_PROBLEMS,
+)
+async def group_failed_events(
+    request: web.Request, parameters: GroupParameters
+) -> web.StreamResponse:
+    """Group failed events by error and type, the largest groups first.
+
+    An event with several errors is in a group of each. Superseded events are in none.
+    """
+    key = request[KEY]
+    events = parameters.filter(requested_by(key, parameters.application))
+    wanted = FailedFilter(**events._asdict())
+    async with enter_queries(request, key) as collector:
+        groups = await collector.queries.failed_groups(wanted, parameters.limit)
+    return uncached(groups)
 
 
 @endpoints.post(

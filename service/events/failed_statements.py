@@ -7,7 +7,7 @@ has stored, and storing an event costs nothing for it.
 
 from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import Delete, Select, delete, func, literal, or_, select
+from sqlalchemy import Delete, Select, and_, case, delete, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from service.events.statements import FailedCursor, after
@@ -15,6 +15,9 @@ from service.events.tables import HAS_CONTENT_ID, HAS_OWN_ID, events, failed_eve
 
 MAX_REMAINING: Final = 10_000
 """Failed events that are counted as remaining: a count reads each of them."""
+
+MAX_GROUPS: Final = 10_000
+"""Groups of failed events that one answer is made of; a client may invent types."""
 
 FailedStatus = Literal["failed", "superseded"]
 
@@ -26,6 +29,9 @@ _COLUMNS: Final = [
 ]
 _ORDER: Final = (failed_events.c.received_at, failed_events.c.id)
 _CONFLICT: Final = "conflict"
+_HAS_TYPE: Final = and_(
+    failed_events.c.category.is_not(None), failed_events.c.name.is_not(None)
+)
 
 
 class FailedFilter(NamedTuple):
@@ -45,6 +51,8 @@ class FailedFilter(NamedTuple):
     since: int | None = None
     until: int | None = None
     status: FailedStatus | None = "failed"
+    is_untyped: bool = False
+    """True for those whose category or name could not be read."""
 
 
 class FailedStatements:
@@ -88,6 +96,25 @@ class FailedStatements:
         )
         return query.group_by(codes)
 
+    def select_groups(self, wanted: FailedFilter) -> Select[Any]:
+        """Select groups of equal codes and type, with the bounds of their arrival.
+
+        Events without a readable category or name are one group of each codes. At most
+        `MAX_GROUPS` groups are selected, the largest first.
+        """
+        category, name = (
+            case((_HAS_TYPE, column)).label(column.name)
+            for column in (failed_events.c.category, failed_events.c.name)
+        )
+        codes, arrival = failed_events.c.codes, failed_events.c.received_at
+        number = func.count().label("number")
+        bounds = (func.min(arrival).label("first"), func.max(arrival).label("last"))
+        query = select(codes, category, name, number, *bounds).where(
+            *self.conditions(wanted)
+        )
+        grouped = query.group_by(codes, category, name)
+        return grouped.order_by(number.desc(), codes).limit(MAX_GROUPS)
+
     def conditions(self, wanted: FailedFilter) -> list[ColumnElement[bool]]:
         """Return the conditions of a filter."""
         found: list[ColumnElement[bool]] = [
@@ -98,6 +125,8 @@ class FailedStatements:
         if wanted.code is not None:
             codes = literal(",") + failed_events.c.codes + literal(",")
             found.append(codes.contains(f",{wanted.code},", autoescape=True))
+        if wanted.is_untyped:
+            found.append(~_HAS_TYPE)
         if wanted.since is not None:
             found.append(failed_events.c.received_at >= wanted.since)
         if wanted.until is not None:

@@ -242,6 +242,27 @@ class FailedList(Struct, frozen=True):
     failed: list[FailedEvent]
 
 
+class FailedGroup(Struct, frozen=True):
+    """Failed events that have an error and a type in common."""
+
+    code: str
+    category: Annotated[
+        str | None,
+        Meta(description="Null if category or name could not be read."),
+    ]
+    name: str | None
+    events: int
+    first: Annotated[str, Meta(description="The arrival of the first one.")]
+    last: Annotated[str, Meta(description="The arrival of the last one.")]
+
+
+class FailedGroups(Struct, frozen=True):
+    """Groups of failed events, the largest first."""
+
+    groups: list[FailedGroup]
+    more: Annotated[bool, Meta(description="True if there are further groups.")]
+
+
 class ReplayStep(Struct, frozen=True, kw_only=True):
     """The results of one step of a replay, and how to go on."""
 

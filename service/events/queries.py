@@ -14,6 +14,7 @@ from service.events.count_statements import (
     select_counts,
 )
 from service.events.errors import SessionNotFound
+from service.events.failed_groups import merge_groups
 from service.events.failed_statements import (
     FailedFilter,
     FailedStatements,
@@ -24,6 +25,7 @@ from service.events.model import (
     EventCount,
     EventError,
     FailedEvent,
+    FailedGroups,
     Session,
     Stats,
     StoredEvent,
@@ -181,6 +183,11 @@ class EventQueries:
         ordered = sorted(counts, key=lambda count: (-count[1], count[0]))
         total = sum(number for _, number in counts)
         return _stats("error", ordered[:limit], total=total)
+
+    async def failed_groups(self, wanted: FailedFilter, limit: int) -> FailedGroups:
+        """Return the `limit` largest groups of failed events by error and type."""
+        rows = await self._rows(self._failed.select_groups(wanted))
+        return merge_groups(rows, limit)
 
     async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         return await retry_lost(partial(self._read_rows, query))

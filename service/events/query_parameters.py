@@ -119,6 +119,11 @@ class FailedParameters(ListParameters, frozen=True, kw_only=True):
         Meta(description="Superseded events are those whose id was accepted later."),
     ] = "failed"
 
+    untyped: Annotated[
+        bool,
+        Meta(description="Only events whose category or name could not be read."),
+    ] = False
+
     def failed_filter(self, application: str | None) -> FailedFilter:
         """Return the filter of a query; raises `InvalidParameter`."""
         return FailedFilter(
@@ -126,7 +131,17 @@ class FailedParameters(ListParameters, frozen=True, kw_only=True):
             id=self.id,
             code=self.code,
             status=self.status,
+            is_untyped=self.untyped,
         )
+
+
+class GroupParameters(FilterParameters, frozen=True, kw_only=True):
+    """The parameters of groups; `from` and `to` mean the arrival."""
+
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_LIMIT)],
+        Meta(description="Maximum number of groups."),
+    ] = DEFAULT_LIMIT
 
 
 class FailedSelection(FailedParameters, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from service.settings.types import (
     Seconds,
     WaitSeconds,
     check_base_url,
+    check_frame_ancestor,
 )
 
 
@@ -22,6 +23,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(min_length=1)]
     port: Port
     public_url: str
+    frame_ancestors: tuple[str, ...]
     admin_host: Annotated[str, Meta(min_length=1)]
     admin_port: Port
     workers: Annotated[int, Meta(ge=1, le=256)]
@@ -47,6 +49,11 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
                 check_base_url(self.public_url)
             except ValueError as error:
                 raise ValueError(f"public_url: {error}") from error
+        for each in self.frame_ancestors:
+            try:
+                check_frame_ancestor(each)
+            except ValueError as error:
+                raise ValueError(f"frame_ancestors: {error}") from error
         # The grace period includes the drain. Requests in flight need the rest of it.
         if self.drain_s >= self.shutdown_grace_s:
             drain, grace = f"{self.drain_s:g}", f"{self.shutdown_grace_s:g}"

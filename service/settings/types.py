@@ -19,6 +19,8 @@ Threshold = Annotated[float, Meta(gt=0, le=1)]
 Bytes = Annotated[int, Meta(ge=1)]
 HeaderBytes = Annotated[int, Meta(ge=256, le=1_048_576)]
 
+OWN_ORIGIN: Final = "self"
+"""The origin of the service, in the list of origins that may embed its page."""
 MAX_PORT: Final = 65_535
 DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 # A browser sends lower case, and no default port.
@@ -49,6 +51,12 @@ def check_origin(text: str) -> None:
     port = found["port"]
     if port == DEFAULT_PORTS[found["scheme"]] or int(port or 1) > MAX_PORT:
         raise ValueError(f"{text!r} is not an origin {expected}")
+
+
+def check_frame_ancestor(text: str) -> None:
+    """Raise `ValueError` for a text that is neither `self` nor an origin."""
+    if text != OWN_ORIGIN:
+        check_origin(text)
 
 
 def is_installed(module: str) -> bool:

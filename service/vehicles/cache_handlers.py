@@ -26,6 +26,10 @@ endpoints = Endpoints()
 class ListParameters(Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of the list of cached vehicles."""
 
+    vin: (
+        Annotated[str, Meta(max_length=17, description="The beginning of the VIN.")]
+        | None
+    ) = None
     make: Annotated[str, Meta(max_length=100, examples=["PETERBILT"])] | None = None
     model: Annotated[str, Meta(max_length=100)] | None = None
     year: Annotated[str, Meta(max_length=4)] | None = None
@@ -58,7 +62,9 @@ async def list_vehicles(
     Expired vehicles are in the list, too. Upper and lower case are the same.
     """
     cursor = parse_cursor(parameters.cursor, ListCursor)
+    vin = _parse_text("vin", parameters.vin)
     wanted = ListFilter(
+        vin=vin.strip().upper() if vin else None,
         make=_parse_text("make", parameters.make),
         model=_parse_text("model", parameters.model),
         year=_parse_text("year", parameters.year),

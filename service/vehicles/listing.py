@@ -22,6 +22,8 @@ _ORDER: Final = (vehicles.c.fetched_at, vehicles.c.vin)
 class ListFilter(NamedTuple):
     """The vehicles of a list; None is any. Case does not count."""
 
+    vin: str | None = None
+    """The beginning of the VIN, in upper case."""
     make: str | None = None
     model: str | None = None
     year: str | None = None
@@ -97,8 +99,10 @@ class Listing:
             text("is_decoded"),
             text("+removed_at IS NULL"),
         )
+        if wanted.vin is not None:
+            query = query.where(vehicles.c.vin.startswith(wanted.vin, autoescape=True))
         columns = (vehicles.c.make, vehicles.c.model, vehicles.c.model_year)
-        for column, value in zip(columns, wanted, strict=True):
+        for column, value in zip(columns, wanted[1:], strict=True):
             if value is not None:
                 same = func.upper(column) == func.upper(bindparam(None, value))
                 query = query.where(same)

@@ -5,10 +5,13 @@ The headers of pages forbid browsers every unused feature.
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
+
+from service.settings.types import OWN_ORIGIN
 
 NO_SNIFFING: Final = {"X-Content-Type-Options": "nosniff"}
 """Browsers must not guess another media type than the stated one."""
@@ -26,14 +29,19 @@ _UNUSED_FEATURES: Final = (
 )
 
 
-def page_headers(*sources: str) -> dict[str, str]:
-    """Return the headers of a page that may load from these sources only."""
+def page_headers(*sources: str, frame_ancestors: Sequence[str] = ()) -> dict[str, str]:
+    """Return the headers of a page that may load from these sources only.
+
+    Pages of the origins `frame_ancestors` may show it in a frame; no page by default.
+    """
+    ancestors = ["'self'" if each == OWN_ORIGIN else each for each in frame_ancestors]
+    embedding = " ".join(ancestors or ["'none'"])
     policy = (
         "default-src 'none'",
         *sources,
         "base-uri 'none'",
         "form-action 'none'",
-        "frame-ancestors 'none'",
+        f"frame-ancestors {embedding}",
     )
     return {
         "Content-Security-Policy": "; ".join(policy),

@@ -6,7 +6,7 @@ them for ever; they revalidate the page itself.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -50,16 +50,15 @@ UNKNOWN_TYPE: Final = "application/octet-stream"
 REVALIDATE: Final = "no-cache"
 CACHE_FOR_EVER: Final = "public, max-age=31536000, immutable"
 
-PAGE_HEADERS: Final = {
-    hdrs.CACHE_CONTROL: REVALIDATE,
-    **page_headers(
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "font-src 'self'",
-        "connect-src 'self'",
-    ),
-}
+PAGE_SOURCES: Final = (
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self' data:",
+    "font-src 'self'",
+    "connect-src 'self'",
+)
+PAGE_HEADERS: Final = web.AppKey("dashboard_headers", Mapping[str, str])
+"""Headers of the page, with the origins that may embed it."""
 
 _MISSING: Final = Path(__file__).with_name("dashboard_missing.html").read_text("utf-8")
 _MISSING_STYLE: Final = _MISSING.partition("<style>")[2].partition("</style>")[0]
@@ -141,7 +140,15 @@ async def read_dashboard_page(
             content_type="text/html",
             headers=_MISSING_HEADERS,
         )
-    return _send(request, page, PAGE_HEADERS)
+    return _send(request, page, request.app[PAGE_HEADERS])
+
+
+def add_dashboard(app: web.Application, frame_ancestors: Sequence[str]) -> None:
+    """Add the built page, which pages of these origins may show in a frame."""
+    headers = page_headers(*PAGE_SOURCES, frame_ancestors=frame_ancestors)
+    app[DASHBOARD] = read_dashboard()
+    app[PAGE_HEADERS] = {hdrs.CACHE_CONTROL: REVALIDATE, **headers}
+    app.add_routes(file_routes())
 
 
 def file_routes() -> list[web.RouteDef]:

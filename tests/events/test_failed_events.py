@@ -101,6 +101,47 @@ async def test_failed_events_are_selected(caller: Caller) -> None:
     ]
 
 
+async def test_failed_events_are_grouped_by_error_and_type(caller: Caller) -> None:
+    """The largest group comes first, and an event is in a group of each error."""
+    client = await caller()
+    soon = {**event(id="c"), "timestamp": "soon", "data": 1}
+    wrong = [event(id="a", data=1), event(id="b", data=1), soon]
+    await send(client, *wrong, {"name": "pageview"})
+    arrivals = [each["received_at"] for each in await failed(client)]
+
+    answer = await ask(client, "/events/failed/groups")
+
+    kind = {"category": "page interaction", "name": "pageview"}
+    assert answer["groups"][0] == {
+        "code": "wrong_type",
+        **kind,
+        "events": 3,
+        "first": arrivals[0],
+        "last": arrivals[2],
+    }
+    others = [(each["code"], each["category"]) for each in answer["groups"][1:]]
+    assert others == [("missing", None), ("unreadable_timestamp", kind["category"])]
+    assert answer["more"] is False
+    first = await ask(client, "/events/failed/groups", limit=1)
+    assert (first["groups"], first["more"]) == (answer["groups"][:1], True)
+    since = {"from": arrivals[3]}
+    (last,) = (await ask(client, "/events/failed/groups", **since))["groups"]
+    assert (last["code"], last["name"], last["events"]) == ("missing", None, 1)
+
+
+async def test_events_of_an_unreadable_type_are_selected(caller: Caller) -> None:
+    """`untyped` selects the events of a group without a type, and discards no other."""
+    client = await caller()
+    await send(client, {"name": "n"}, {"category": "c", "name": "n"}, {"category": "c"})
+
+    found = await failed(client, code="missing", untyped="true")
+    assert [each["event"] for each in found] == [{"name": "n"}, {"category": "c"}]
+    await steps(client, "/events/failed/discard", code="missing", untyped="true")
+
+    (rest,) = await failed(client)
+    assert rest["event"] == {"category": "c", "name": "n"}
+
+
 async def test_an_event_that_is_accepted_later_supersedes_its_failures(
     caller: Caller,
 ) -> None:

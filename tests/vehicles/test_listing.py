@@ -79,10 +79,14 @@ async def test_cached_vehicles_are_listed(one: Caller, received: VpicRequests) -
         ({"make": "PETERBILT", "model": "379"}, {"379"}),
         ({"year": "2014"}, {"388", "VNL"}),
         ({"make": "nobody"}, set()),
+        ({"vin": "1xpwd"}, {"388"}),
+        ({"vin": "1XP", "year": "2000"}, {"379"}),
+        ({"vin": "XP"}, set()),
+        ({"vin": "%"}, set()),
     ],
 )
 async def test_filters(one: Caller, query: dict[str, str], expected: set[str]) -> None:
-    """Each filter is a whole value, in any case."""
+    """Each filter is a whole value, or the beginning of the VIN, in any case."""
     await one.look_up_all(list(KNOWN))
     rows = (await one.get("/vehicles", **query)).body["vehicles"]
     assert {each["model"] for each in rows} == expected

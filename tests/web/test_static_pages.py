@@ -1,8 +1,10 @@
 """The served dashboard: the page, its files, and the page without a build."""
 
 import gzip
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import pytest
 from aiohttp import ClientResponse
@@ -11,6 +13,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 from structlog.typing import EventDict
 
 from service.app import create_app
+from service.settings import SettingsError
 from service.web.page_headers import style_source
 from service.web.static_pages import DASHBOARD, NOT_BUILT, Dashboard, read_dashboard
 from tests.conftest import Client, MakeSettings
@@ -67,10 +70,15 @@ async def bare(settings: MakeSettings, aiohttp_client: AiohttpClient) -> Client:
 
 
 async def serve(
-    settings: MakeSettings, aiohttp_client: AiohttpClient, dashboard: Dashboard
+    settings: MakeSettings,
+    aiohttp_client: AiohttpClient,
+    dashboard: Dashboard,
+    server: Mapping[str, Any] = MappingProxyType({}),
 ) -> Client:
     """A client of the application; there is no upstream, as pages need none."""
-    app = create_app(settings(upstream={"base_url": "http://127.0.0.1:1"}))
+    app = create_app(
+        settings(upstream={"base_url": "http://127.0.0.1:1"}, server=dict(server))
+    )
     app[DASHBOARD] = dashboard
     return await aiohttp_client(app)
 
@@ -110,6 +118,47 @@ async def test_page_comes_under_a_strict_policy(service: Client) -> None:
     features = headers["Permissions-Policy"].split(", ")
     assert {"camera=()", "geolocation=()", "microphone=()"} <= set(features)
     assert all(each.endswith("=()") for each in features)
+
+
+@pytest.mark.parametrize(
+    "ancestors, directive",
+    [
+        (("self",), "'self'"),
+        (
+            ("https://intranet.example.com", "http://[::1]:8080"),
+            "https://intranet.example.com http://[::1]:8080",
+        ),
+    ],
+)
+async def test_pages_of_named_origins_may_embed_the_page(
+    settings: MakeSettings,
+    aiohttp_client: AiohttpClient,
+    folder: Path,
+    ancestors: tuple[str, ...],
+    directive: str,
+) -> None:
+    """The policy of the page names them, and the other headers stay."""
+    server = {"frame_ancestors": ancestors}
+    service = await serve(settings, aiohttp_client, read_dashboard(folder), server)
+    policy = (await service.get(PAGE_PATH)).headers["Content-Security-Policy"]
+
+    assert policy.split("; ")[-1] == f"frame-ancestors {directive}"
+    assert (
+        "frame-ancestors 'none'"
+        in (await service.get("/docs")).headers["Content-Security-Policy"]
+    )
+
+
+@pytest.mark.parametrize(
+    "ancestor",
+    ["*", "'self'", "intranet.example.com", "https://a.test/", "https://a.test; x"],
+)
+def test_an_invalid_ancestor_prevents_the_start(
+    settings: MakeSettings, ancestor: str
+) -> None:
+    """Only origins and `self` are accepted, so nothing else enters the policy."""
+    with pytest.raises(SettingsError, match="frame_ancestors"):
+        settings(server={"frame_ancestors": (ancestor,)})
 
 
 @pytest.mark.parametrize(

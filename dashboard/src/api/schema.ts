@@ -231,6 +231,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/events/failed/groups": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Group failed events by error and type, the largest groups first.
+         * @description An event with several errors is in a group of each. Superseded events are in none.
+         */
+        get: operations["group_failed_events"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/events/failed/replay": {
         parameters: {
             query?: never;
@@ -1075,6 +1095,30 @@ export interface components {
             format?: string;
         };
         /**
+         * FailedGroup
+         * @description Failed events that have an error and a type in common.
+         */
+        FailedGroup: {
+            code: string;
+            /** @description Null if category or name could not be read. */
+            category: string | null;
+            name: string | null;
+            events: number;
+            /** @description The arrival of the first one. */
+            first: string;
+            /** @description The arrival of the last one. */
+            last: string;
+        };
+        /**
+         * FailedGroups
+         * @description Groups of failed events, the largest first.
+         */
+        FailedGroups: {
+            groups: components["schemas"]["FailedGroup"][];
+            /** @description True if there are further groups. */
+            more: boolean;
+        };
+        /**
          * FailedList
          * @description A page of failed events, by arrival.
          */
@@ -1142,6 +1186,11 @@ export interface components {
              * @enum {unknown}
              */
             status: "failed" | "superseded";
+            /**
+             * @description Only events whose category or name could not be read.
+             * @default false
+             */
+            untyped: boolean;
         };
         /**
          * HintedVin
@@ -3819,6 +3868,8 @@ export interface operations {
                 code?: string;
                 /** @description Superseded events are those whose id was accepted later. */
                 status?: "failed" | "superseded";
+                /** @description Only events whose category or name could not be read. */
+                untyped?: boolean;
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -3839,6 +3890,152 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["FailedList"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `event_queries_full`: Too many queries on events are running. `query_timeout`: The query takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "event_queries_full" | "query_timeout" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    group_failed_events: {
+        parameters: {
+            query?: {
+                /** @description Only events of this session. */
+                session_id?: string;
+                /** @description Only events of this category. */
+                category?: string;
+                /** @description Only events of this name. */
+                name?: string;
+                /** @description Only events at or after this time. */
+                from?: string;
+                /** @description Only events before this time. */
+                to?: string;
+                /** @description Another application; the key must have the read-all right. */
+                application?: string;
+                /** @description Maximum number of groups. */
+                limit?: number;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Groups of failed events, the largest first. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FailedGroups"];
                 };
             };
             /** @description `invalid_parameter`: A parameter is not valid */
@@ -3975,6 +4172,8 @@ export interface operations {
                 code?: string;
                 /** @description Superseded events are those whose id was accepted later. */
                 status?: "failed" | "superseded";
+                /** @description Only events whose category or name could not be read. */
+                untyped?: boolean;
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -4200,6 +4399,8 @@ export interface operations {
                 code?: string;
                 /** @description Superseded events are those whose id was accepted later. */
                 status?: "failed" | "superseded";
+                /** @description Only events whose category or name could not be read. */
+                untyped?: boolean;
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -6900,6 +7101,7 @@ export interface operations {
     list_vehicles: {
         parameters: {
             query?: {
+                vin?: string;
                 make?: string;
                 model?: string;
                 year?: string;
