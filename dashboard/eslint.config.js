@@ -5,7 +5,7 @@ import reactHooks from "eslint-plugin-react-hooks";
 import { defineConfig, globalIgnores } from "eslint/config";
 import tseslint from "typescript-eslint";
 
-const FEATURES = ["message", "period", "plan"];
+const FEATURES = ["events", "usage", "vehicles"];
 
 /** A feature knows what all share, and no other feature; `app` puts them together. */
 const featureZones = FEATURES.map((feature) => ({
@@ -54,7 +54,7 @@ export default defineConfig(
   },
   ...featureZones,
   {
-    files: ["src/{api,view,text}/**"],
+    files: ["src/{api,components,text}/**"],
     rules: {
       "no-restricted-imports": [
         "error",

@@ -21,7 +21,7 @@ export default defineConfig({
       "@": fileURLToPath(new URL("./src", import.meta.url)),
       // Recharts asks for all of d3-scale by name, and bars for two scales of it.
       "victory-vendor/d3-scale": fileURLToPath(
-        new URL("./src/features/period/scales.ts", import.meta.url),
+        new URL("./src/features/usage/period/scales.ts", import.meta.url),
       ),
     },
   },

@@ -26,6 +26,9 @@ FOLDER: Final = Path(__file__).parent / "static" / "dashboard"
 
 PATH: Final = "/dashboard"
 PAGE_PATH: Final = f"{PATH}/"
+OTHER_PAGES: Final = ("events", "vehicles")
+"""Pages of the same script below `PAGE_PATH`; the script chooses by the path."""
+
 ASSETS: Final = "assets"
 
 BROTLI: Final[Coding] = "br"
@@ -132,6 +135,10 @@ async def read_dashboard_page(
     request: web.Request, _parameters: IgnoredQuery
 ) -> web.StreamResponse:
     """The dashboard of the current period."""
+    return await _read_page(request)
+
+
+async def _read_page(request: web.Request) -> web.StreamResponse:
     page = request.app[DASHBOARD].page
     if page is None:
         return web.Response(
@@ -155,6 +162,7 @@ def file_routes() -> list[web.RouteDef]:
     """Return the routes of the page's files, which are no part of the API."""
     return [
         web.get(PATH, _redirect_to_page),
+        *(web.get(f"{PATH}/{name}", _read_page) for name in OTHER_PAGES),
         web.get(f"{PATH}/{{name}}", _read_file),
         web.get(f"{PATH}/{ASSETS}/{{name}}", _read_asset),
     ]

@@ -15,7 +15,13 @@ from structlog.typing import EventDict
 from service.app import create_app
 from service.settings import SettingsError
 from service.web.page_headers import style_source
-from service.web.static_pages import DASHBOARD, NOT_BUILT, Dashboard, read_dashboard
+from service.web.static_pages import (
+    DASHBOARD,
+    NOT_BUILT,
+    Dashboard,
+    file_routes,
+    read_dashboard,
+)
 from tests.conftest import Client, MakeSettings
 from tests.usage.test_handlers import ask_raw
 from tests.web.test_documentation import Page
@@ -100,6 +106,16 @@ async def test_page_is_served_whatever_its_query(service: Client, query: str) ->
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert answer.headers["Cache-Control"] == "no-cache"
+    assert await answer.read() == PAGE_TEXT
+
+
+@pytest.mark.parametrize("path", ["/dashboard/events", "/dashboard/vehicles"])
+async def test_other_pages_are_the_same_script(service: Client, path: str) -> None:
+    """Each page has an address, and the script selects the page by that address."""
+    answer = await service.get(f"{path}?a=1")
+
+    assert answer.status == 200
+    assert "frame-ancestors" in answer.headers["Content-Security-Policy"]
     assert await answer.read() == PAGE_TEXT
 
 
@@ -333,7 +349,8 @@ async def test_file_names_are_no_metric_labels(
     }
     logged = {each["http.route"] for each in log_entries if "http.route" in each}
     routes = {"/dashboard/", "/dashboard/{name}", "/dashboard/assets/{name}"}
-    assert routes <= counted <= {*routes, "/dashboard"}
+    declared = {route.path for route in file_routes()}
+    assert routes <= counted <= {*routes, *declared}
     assert logged == {*routes, "/metrics"}
 
 

@@ -1,41 +1,33 @@
-// The whole page: asks for the period that the address names, and shows how it stands.
-import { ErrorBoundary } from "@/components/error-boundary";
-import { usePeriod } from "@/features/period/api/use-period";
-import { useView } from "@/view/use-view";
+// The shell: navigation, and the page that the address names.
+import { Suspense, useEffect, useState } from "react";
 
-import { Dashboard } from "./dashboard";
-import { Header } from "./header";
-import { Refusal } from "./refusal";
-import { Skeleton } from "./skeleton";
+import { ErrorBoundary } from "@/components/error-boundary";
+import { Page } from "@/components/page";
+
+import { Navigation } from "./navigation";
+import { useRoute } from "./use-route";
 
 export function App() {
-  const [view, changeView] = useView();
-  const { data, error, failureCount, isPlaceholderData, refetch } = usePeriod(
-    view.plan,
+  const [route, go] = useRoute();
+  // A page that another site embeds has the navigation of that site.
+  const [isEmbedded] = useState(
+    () => new URLSearchParams(location.search).get("embed") === "1",
   );
-  const retry = () => void refetch();
+  const { path, title, Content } = route;
+  useEffect(() => {
+    document.title = path === "" ? "Copilot usage" : `${title} – Copilot usage`;
+  }, [path, title]);
   return (
     <>
-      <Header plan={data?.period.plan ?? null} freshness={data?.freshness ?? null} />
-      <main>
-        <ErrorBoundary>
-          {data ? (
-            <Dashboard
-              period={data.period}
-              freshness={data.freshness}
-              error={error}
-              isChangingPlan={isPlaceholderData}
-              onRetry={retry}
-              view={view}
-              onChange={changeView}
-            />
-          ) : error ? (
-            <Refusal error={error} onRetry={retry} onChange={changeView} />
-          ) : (
-            <Skeleton isRetrying={failureCount > 0} />
-          )}
-        </ErrorBoundary>
-      </main>
+      {!isEmbedded && <Navigation current={route} onGo={go} />}
+      {/* Catches a script that cannot be loaded; each page catches its own errors. */}
+      <ErrorBoundary key={path}>
+        <Suspense
+          fallback={<Page title={path === "" ? "Copilot usage" : title}>{null}</Page>}
+        >
+          <Content />
+        </Suspense>
+      </ErrorBoundary>
     </>
   );
 }

@@ -1,7 +1,7 @@
 // The messages of the period: sorted, scrolled, and opened one by one.
 import { useMemo, useRef, type ReactNode } from "react";
 
-import type { ColumnSort } from "@/view/view";
+import type { ColumnSort } from "@/features/usage/view/view";
 
 import type { Row } from "../period";
 import { sortRows } from "../select-rows";

@@ -3,7 +3,7 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useCallback, useEffect, useMemo, type RefObject } from "react";
 
-import type { ColumnSort } from "@/view/view";
+import type { ColumnSort } from "@/features/usage/view/view";
 
 import type { Row } from "../period";
 

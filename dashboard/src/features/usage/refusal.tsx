@@ -1,7 +1,7 @@
 // Nothing can be shown: the error, and the way out where this page knows one.
 import { ApiError } from "@/api/client";
 import { ProblemCard } from "@/components/problem-card";
-import type { ChangeView } from "@/view/use-view";
+import type { ChangeView } from "@/features/usage/view/use-view";
 
 interface Props {
   error: Error;

@@ -23,6 +23,8 @@ export interface View {
   search: string;
   /** The plan to price by; null is the service's default. */
   plan: string | null;
+  /** Whether another site shows the page in a frame, without the navigation. */
+  isEmbedded: boolean;
 }
 
 export const DEFAULT_VIEW: View = {
@@ -31,6 +33,7 @@ export const DEFAULT_VIEW: View = {
   report: null,
   search: "",
   plan: null,
+  isEmbedded: false,
 };
 
 /** What `Clear filters` sets: every message is shown. */
@@ -56,6 +59,7 @@ export function parseView(query: string): View {
     report: report !== null && report.length <= LONGEST_TEXT ? report : null,
     search: given.get("search")?.slice(0, LONGEST_TEXT) ?? "",
     plan: plan !== null && PLAN_NAME.test(plan) ? plan : null,
+    isEmbedded: given.get("embed") === "1",
   };
 }
 
@@ -74,6 +78,7 @@ export function formatView(view: View): string {
     report === null || report.length > LONGEST_TEXT ? "" : `report=${encode(report)}`,
     search === "" ? "" : `search=${encode(search.slice(0, LONGEST_TEXT))}`,
     plan === null ? "" : `plan=${encode(plan)}`,
+    view.isEmbedded ? "embed=1" : "",
   ].filter((part) => part !== "");
   return parts.length ? `?${parts.join("&")}` : "";
 }

@@ -1,5 +1,5 @@
 // Says aloud how the table is sorted, when that changes.
-import type { ColumnSort } from "@/view/view";
+import type { ColumnSort } from "@/features/usage/view/view";
 
 import { SORT_TITLES } from "../columns";
 

@@ -10,7 +10,7 @@ import {
 } from "@tanstack/react-table";
 import { useState } from "react";
 
-import { SORT_COLUMNS, type ColumnSort } from "@/view/view";
+import { SORT_COLUMNS, type ColumnSort } from "@/features/usage/view/view";
 
 import type { Row } from "../period";
 import { COLUMNS } from "./table-columns";

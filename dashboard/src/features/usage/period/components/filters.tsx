@@ -2,8 +2,8 @@
 import { useMemo, useRef } from "react";
 
 import { countOf, formatCount } from "@/text/credits";
-import type { ChangeView } from "@/view/use-view";
-import { NO_FILTERS, type View } from "@/view/view";
+import type { ChangeView } from "@/features/usage/view/use-view";
+import { NO_FILTERS, type View } from "@/features/usage/view/view";
 
 import type { Day, Row } from "../period";
 import { reportNames } from "../sums";

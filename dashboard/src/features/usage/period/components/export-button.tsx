@@ -1,5 +1,5 @@
 // Saves what the table shows as a file.
-import type { ColumnSort } from "@/view/view";
+import type { ColumnSort } from "@/features/usage/view/view";
 
 import { toCsv } from "../csv";
 import type { Row } from "../period";

@@ -1,6 +1,6 @@
 // Which rows are on the screen, and in what order. Fast enough for 100,000: values
 // are ranked once, and only numbers are sorted.
-import type { ColumnSort, SortColumn, View } from "@/view/view";
+import type { ColumnSort, SortColumn, View } from "@/features/usage/view/view";
 
 import type { Row } from "./period";
 

@@ -1,7 +1,7 @@
 // The filter by a part of a report's name.
 import { useId, type Ref } from "react";
 
-import { LONGEST_TEXT } from "@/view/view";
+import { LONGEST_TEXT } from "@/features/usage/view/view";
 
 interface Props {
   field: Ref<HTMLInputElement>;

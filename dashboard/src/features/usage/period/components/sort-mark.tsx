@@ -1,5 +1,5 @@
 // How a column is sorted: an arrow and its priority, and the same in words.
-import type { Direction } from "@/view/view";
+import type { Direction } from "@/features/usage/view/view";
 
 interface Props {
   direction: Direction | false;

@@ -1,8 +1,8 @@
 // What a reader must know before they trust the figures.
 import { ApiError } from "@/api/client";
 import type { Freshness } from "@/api/freshness";
-import { Updated } from "@/features/period/components/updated";
-import type { Period } from "@/features/period/period";
+import { Updated } from "@/features/usage/period/components/updated";
+import type { Period } from "@/features/usage/period/period";
 import { countOf } from "@/text/credits";
 
 interface Props {

@@ -3,7 +3,7 @@ import userEvent from "@testing-library/user-event";
 import { useState } from "react";
 import { describe, expect, test, vi } from "vitest";
 
-import { DEFAULT_VIEW, type View } from "@/view/view";
+import { DEFAULT_VIEW, type View } from "@/features/usage/view/view";
 
 import type { Row } from "../period";
 import { sumByDay } from "../sums";

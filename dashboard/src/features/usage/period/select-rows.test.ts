@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import type { ColumnSort } from "@/view/view";
+import type { ColumnSort } from "@/features/usage/view/view";
 
 import type { Row } from "./period";
 import { filterRows, sortRows } from "./select-rows";

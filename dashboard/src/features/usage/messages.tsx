@@ -1,11 +1,11 @@
 // The messages on the screen, each of which opens to how its price was made.
 import { memo } from "react";
 
-import { Explanation } from "@/features/message/components/explanation";
-import { UsageTable } from "@/features/period/components/usage-table";
-import type { Row } from "@/features/period/period";
-import type { ChangeView } from "@/view/use-view";
-import { NO_FILTERS, type View } from "@/view/view";
+import { Explanation } from "@/features/usage/message/components/explanation";
+import { UsageTable } from "@/features/usage/period/components/usage-table";
+import type { Row } from "@/features/usage/period/period";
+import type { ChangeView } from "@/features/usage/view/use-view";
+import { NO_FILTERS, type View } from "@/features/usage/view/view";
 
 interface Props extends Pick<View, "sorting"> {
   /** Those that the filters let through. */

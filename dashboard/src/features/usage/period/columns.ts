@@ -1,5 +1,5 @@
 // The table's columns, the same on the screen and in the export.
-import type { SortColumn } from "@/view/view";
+import type { SortColumn } from "@/features/usage/view/view";
 
 export const COLUMN_TITLES = [
   "Message ID",

@@ -2,7 +2,7 @@
 import { createColumnHelper } from "@tanstack/react-table";
 
 import { formatCredits } from "@/text/credits";
-import type { SortColumn } from "@/view/view";
+import type { SortColumn } from "@/features/usage/view/view";
 
 import { COLUMN_TITLES } from "../columns";
 import type { Row } from "../period";

@@ -11,6 +11,7 @@ const FULL: View = {
   report: "Wills & Trusts + 50%; <b>=?#",
   search: "naïve ‮租约",
   plan: "token-estimate/1",
+  isEmbedded: true,
 };
 
 describe("an address", () => {

@@ -2,16 +2,16 @@
 import { useDeferredValue, useMemo } from "react";
 
 import type { Freshness } from "@/api/freshness";
-import { DailyChart } from "@/features/period/components/daily-chart";
-import { ExportButton } from "@/features/period/components/export-button";
-import { Filters } from "@/features/period/components/filters";
-import { Tiles } from "@/features/period/components/tiles";
-import type { Period } from "@/features/period/period";
-import { filterRows } from "@/features/period/select-rows";
-import { busiestOf, sumAll, sumByDay } from "@/features/period/sums";
-import { PlanSwitch } from "@/features/plan/components/plan-switch";
-import type { ChangeView } from "@/view/use-view";
-import type { View } from "@/view/view";
+import { DailyChart } from "@/features/usage/period/components/daily-chart";
+import { ExportButton } from "@/features/usage/period/components/export-button";
+import { Filters } from "@/features/usage/period/components/filters";
+import { Tiles } from "@/features/usage/period/components/tiles";
+import type { Period } from "@/features/usage/period/period";
+import { filterRows } from "@/features/usage/period/select-rows";
+import { busiestOf, sumAll, sumByDay } from "@/features/usage/period/sums";
+import { PlanSwitch } from "@/features/usage/plan/components/plan-switch";
+import type { ChangeView } from "@/features/usage/view/use-view";
+import type { View } from "@/features/usage/view/view";
 
 import { Messages } from "./messages";
 import { Notices } from "./notices";

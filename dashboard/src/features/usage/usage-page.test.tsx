@@ -8,7 +8,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from "vi
 
 import { createQueryClient } from "@/api/queries";
 
-import { App } from "./app";
+import { UsagePage } from "./usage-page";
 
 const ITEMS = [
   { message_id: 1, timestamp: "2024-04-29T02:08:29.375Z", credits_used: 5.2 },
@@ -65,7 +65,7 @@ function refuseWith(status: number, code: string, title: string) {
 function show() {
   render(
     <QueryClientProvider client={createQueryClient()}>
-      <App />
+      <UsagePage />
     </QueryClientProvider>,
   );
 }

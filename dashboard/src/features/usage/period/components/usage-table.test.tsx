@@ -3,7 +3,7 @@ import userEvent from "@testing-library/user-event";
 import { useState } from "react";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 
-import type { ColumnSort } from "@/view/view";
+import type { ColumnSort } from "@/features/usage/view/view";
 
 import type { Row } from "../period";
 import { UsageTable } from "./usage-table";
