@@ -46,6 +46,8 @@ class SnapshotContent(Struct, frozen=True, kw_only=True):
     fetched_at: int
     begins_on: str
     chunks: list[ChunkRef]
+    outline: bytes
+    """As `snapshots.outline` encodes it."""
 
     @property
     def digests(self) -> bytes:

@@ -256,22 +256,22 @@ async def _packed(changes: list[Change]) -> AsyncIterator[list[bytes]]:
 async def _content_of(fetched: Fetched) -> SnapshotContent:
     """Return the chunks and the totals of a snapshot; raises `SnapshotError`."""
     snapshot = fetched.snapshot
-    chunks = await snapshot.worker.query(
+    kept = await snapshot.worker.query(
         SnapshotStore.find_chunks, snapshot.number, snapshot.plan.id
     )
-    span = await snapshot.worker.query(SnapshotStore.span, snapshot.number)
     summary = snapshot.summary
     assert summary.begins_on is not None  # noqa: S101 - it has messages
     return SnapshotContent(
         plan=summary.plan,
-        first_at=span[0],
-        last_at=span[1],
+        first_at=kept.first_at,
+        last_at=kept.last_at,
         messages=summary.messages,
         hundredths=round(summary.credits_total * 100),
         degraded=summary.degraded,
         fetched_at=fetched.at,
         begins_on=summary.begins_on,
-        chunks=chunks,
+        chunks=kept.chunks,
+        outline=kept.outline,
     )
 
 

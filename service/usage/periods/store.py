@@ -38,6 +38,7 @@ from service.usage.periods.tables import (
     OPEN,
     changes,
     chunks,
+    outlines,
     periods,
     revisions,
 )
@@ -55,6 +56,13 @@ _KNOWN: Final = select(chunks.c.digest).where(
 _CHUNKS: Final = select(chunks.c.digest, chunks.c.content).where(
     chunks.c.period_number == bindparam("of_number"),
     chunks.c.digest.in_(bindparam("digests", expanding=True)),
+)
+_OUTLINE: Final = select(outlines.c.content).where(
+    outlines.c.period_number == bindparam("of_number"),
+    outlines.c.revision == bindparam("of_revision"),
+)
+_REMOVE_OUTLINE: Final = delete(outlines).where(
+    outlines.c.period_number == bindparam("of_number")
 )
 _REMOVE_PAGES: Final = delete(changes).where(
     changes.c.period_number == bindparam("of_number"),
@@ -144,6 +152,13 @@ class PeriodStore:
                 found.update((row.digest, row.content) for row in rows)
         return found
 
+    async def read_outline(self, number: int, revision: int) -> bytes | None:
+        """Return the outline of a revision; None if another one has replaced it."""
+        values = {"of_number": number, "of_revision": revision}
+        async with self._database.reading(Use.PERIODS) as connection:
+            content: bytes | None = await connection.scalar(_OUTLINE, values)
+        return content
+
     async def next_number(self) -> int:
         """Return the number of a period that does not exist yet."""
         async with self._database.reading(Use.PERIODS) as connection:
@@ -200,6 +215,7 @@ class PeriodStore:
                 revision, content.fetched_at, before.hundredths, content.hundredths
             )
             await _add_revision(connection, before.number, published, pages.attempt)
+            await _put_outline(connection, before.number, revision, content.outline)
             await _check_content(connection, before.number, content, pages)
             period = replace(before, **values)
             await self._observer.published(connection, period)
@@ -232,6 +248,7 @@ class PeriodStore:
             await connection.execute(insert(periods), values)
             first = Revision(1, content.fetched_at, 0, content.hundredths)
             await _add_revision(connection, number, first, pages.attempt)
+            await _put_outline(connection, number, first.revision, content.outline)
             await _check_content(connection, number, content, pages)
             period = KeptPeriod(**values)
             await self._observer.published(connection, period)
@@ -262,6 +279,14 @@ async def _add_revision(
 ) -> None:
     values = {"period_number": number, "attempt": attempt, **published._asdict()}
     await connection.execute(insert(revisions), values)
+
+
+async def _put_outline(
+    connection: AsyncConnection, number: int, revision: int, content: bytes
+) -> None:
+    await connection.execute(_REMOVE_OUTLINE, {"of_number": number})
+    values = {"period_number": number, "revision": revision, "content": content}
+    await connection.execute(insert(outlines), values)
 
 
 async def _check_content(

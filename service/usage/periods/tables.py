@@ -47,6 +47,14 @@ chunks: Final = Table(
     Column("digest", LargeBinary, primary_key=True),
     Column("content", LargeBinary, nullable=False),
 )
+outlines: Final = Table(
+    "usage_outlines",
+    metadata,
+    Column("period_number", Integer, primary_key=True),
+    # That of the period, since one transaction writes both.
+    Column("revision", Integer, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+)
 revisions: Final = Table(
     "usage_revisions",
     metadata,

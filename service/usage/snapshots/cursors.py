@@ -189,10 +189,22 @@ def _rows_equal_to(
 
 def _digest_of(priced: PricedMessages, rows: MessageRows) -> str:
     """Return a digest of the ids and times of some rows, whatever their order."""
-    ids = priced.messages.ids[rows].view(np.uint64)
-    instants = priced.messages.instants[rows].view(np.uint64)
-    mixed: NDArray[np.uint64] = _mix(ids) + _mix(instants ^ _MIX_1)
-    return f"{int(_mix(mixed).sum(dtype=np.uint64)):016x}"
+    messages = priced.messages
+    mixed = mix_messages(messages.ids[rows], messages.instants[rows])
+    return digest_of_mixed(int(mixed.sum(dtype=np.uint64)))
+
+
+def mix_messages(
+    ids: NDArray[np.int64], instants: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """Return a number of each message, `(n_messages,)` uint64; sums are digests."""
+    mixed_instants = _mix(instants.view(np.uint64) ^ _MIX_1)
+    return _mix(_mix(ids.view(np.uint64)) + mixed_instants)
+
+
+def digest_of_mixed(total: int) -> str:
+    """Return the digest of messages, by the sum of what `mix_messages` returns."""
+    return f"{total % 2**64:016x}"
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,12 +1,11 @@
 """Chunks of a kept period: runs of priced messages as compressed columns.
 
-The ids of messages decide where chunks end. So an added or removed message changes only
-the chunk that it belongs to, and equal chunks of successive snapshots are stored once.
-Texts are not kept. A hash of each text shows whether it has changed.
+`chunking` decides which messages are a chunk. Texts are not kept. A hash
+of each text shows whether it has changed.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b, sha256
 from typing import Final, NamedTuple
 
@@ -20,16 +19,10 @@ from service.usage.snapshots.messages import NO_REPORT, Message
 from service.usage.snapshots.parts import Parts
 from service.usage.snapshots.sharing import PackedColumns
 
-MEAN_ROWS: Final = 4_096
-MAX_ROWS: Final = 4 * MEAN_ROWS
 DIGEST_BYTES: Final = 16
 TEXT_HASH_BYTES: Final = 8
 COMPRESSION: Final = 1
 """Higher levels of zlib take a multiple of the time for a few percent of the size."""
-
-# Fibonacci hashing: the high bits of the product depend on all bits of the id.
-_MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT: Final = np.uint64(64 - (MEAN_ROWS - 1).bit_length())
 
 TextHashes = NDArray[np.uint64]
 """Hashes of the messages' texts: `(n_messages,)` uint64."""
@@ -76,19 +69,11 @@ def hash_texts(sent: Parts[Message], known: TextHashes) -> TextHashes:
     return np.concatenate([known, np.frombuffer(hashes, "<u8")])
 
 
-def find_chunks(priced: PricedMessages, texts: TextHashes) -> list[ChunkRef]:
-    """Return the chunks of a snapshot, in the order of its messages."""
-    return [
-        ChunkRef(_digest(_encode(priced, texts, begin, end)), begin, end)
-        for begin, end in _cut(priced.messages.ids)
-    ]
-
-
 def encode_chunk(
     priced: PricedMessages, texts: TextHashes, begin: int, end: int
 ) -> bytes:
     """Return the compressed columns of one chunk."""
-    return zlib.compress(_encode(priced, texts, begin, end), COMPRESSION)
+    return zlib.compress(encode(priced, texts, begin, end), COMPRESSION)
 
 
 def decode_chunk(content: bytes) -> KeptColumns:
@@ -136,20 +121,8 @@ def _renumber(chunk: KeptColumns, names: dict[str, int]) -> bytes:
     return renumbered.tobytes()
 
 
-def _cut(ids: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of chunks: `begin` and `end` of rows."""
-    ends = np.flatnonzero((ids.astype(np.uint64) * _MULTIPLIER) >> _SHIFT == 0) + 1
-    begin = 0
-    for end in [*ends.tolist(), len(ids)]:
-        while end - begin > MAX_ROWS:
-            yield begin, begin + MAX_ROWS
-            begin += MAX_ROWS
-        if end > begin:
-            yield begin, end
-            begin = end
-
-
-def _encode(priced: PricedMessages, texts: TextHashes, begin: int, end: int) -> bytes:
+def encode(priced: PricedMessages, texts: TextHashes, begin: int, end: int) -> bytes:
+    """Return the columns of one chunk, in MessagePack."""
     rows, messages = slice(begin, end), priced.messages
     names, name_of = _used(priced.name_of[rows], priced.names)
     reports, report_of = _used(messages.report_of[rows], messages.report_keys)
@@ -180,5 +153,6 @@ def _used(indexes: NDArray[np.int32], listed: Sequence[str]) -> tuple[list[str],
     return values, places[place_of].astype("<i4", copy=False).tobytes()
 
 
-def _digest(encoded: bytes) -> bytes:
+def digest_of(encoded: bytes) -> bytes:
+    """Return the digest that names a chunk."""
     return sha256(encoded).digest()[:DIGEST_BYTES]

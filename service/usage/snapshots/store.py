@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from service.usage.pricing.plans import PLANS_BY_ID
-from service.usage.snapshots import kept, queries, sharing
+from service.usage.snapshots import chunking, kept, queries, sharing
 from service.usage.snapshots.build import Built, ResolvedReports, build
 from service.usage.snapshots.columns import (
     Buffer,
@@ -33,6 +33,7 @@ from service.usage.snapshots.messages import (
     MessagesBody,
     ReportKey,
 )
+from service.usage.snapshots.outline import encode_outline, make_outline
 from service.usage.snapshots.selection import Selection, select
 from service.usage.snapshots.shrink import KnownMessages, Shrink, find_shrink
 
@@ -68,6 +69,15 @@ class Explained(NamedTuple):
     refresh_id: str
 
 
+class KeptSnapshot(NamedTuple):
+    """What is kept of a snapshot besides its chunks; times in microseconds."""
+
+    chunks: list[kept.ChunkRef]
+    outline: bytes
+    first_at: int
+    last_at: int
+
+
 def _no_hashes() -> kept.TextHashes:
     return np.zeros(0, np.uint64)
 
@@ -83,6 +93,10 @@ class _StoredSnapshot:
     """Prices of the previous snapshot under plans that have not priced this one."""
     text_hashes: kept.TextHashes = field(default_factory=_no_hashes)
     """Those of the first messages, which the previous snapshot had too."""
+    chunked: chunking.Chunked | None = None
+    """The chunks, if they were needed."""
+    chunked_before: chunking.Chunked | None = None
+    """Those of an earlier snapshot, until the chunks of this one are known."""
 
 
 class SnapshotStore:
@@ -155,6 +169,8 @@ class SnapshotStore:
         earlier = dict(before.priced) if before else {}
         hashes = _shared_hashes(messages, before)
         snapshot = _StoredSnapshot(messages, reports, {}, earlier, hashes)
+        if before is not None:
+            snapshot.chunked_before = before.chunked or before.chunked_before
         built = _price(snapshot, plan, logging.refresh_id)
         # `drop` came during the computation, and nobody would drop the snapshot later.
         with self._changing:
@@ -186,25 +202,27 @@ class SnapshotStore:
         """Return the columns of a snapshot under a plan as bytes."""
         return sharing.pack(self.priced(number, plan))
 
-    def find_chunks(self, number: int, plan: PlanId) -> list[kept.ChunkRef]:
-        """Return the chunks of a snapshot; raises `TextsMissing`."""
+    def find_chunks(self, number: int, plan: PlanId) -> KeptSnapshot:
+        """Return what is kept of a snapshot, but its chunks; raises `TextsMissing`."""
         snapshot = self._find(number)
-        if snapshot.messages.sent is None:
+        priced, sent = self.priced(number, plan), snapshot.messages.sent
+        if sent is None:
             raise TextsMissing
-        snapshot.text_hashes = kept.hash_texts(
-            snapshot.messages.sent, snapshot.text_hashes
+        snapshot.text_hashes = hashes = kept.hash_texts(sent, snapshot.text_hashes)
+        chunked = chunking.find_chunks(priced, hashes, snapshot.chunked_before)
+        snapshot.chunked, snapshot.chunked_before = chunked, None
+        outline = make_outline(priced, chunked.chunks)
+        return KeptSnapshot(
+            chunks=chunked.chunks,
+            outline=encode_outline(outline),
+            first_at=int(outline.chunks.first_at.min()),
+            last_at=int(outline.chunks.last_at.max()),
         )
-        return kept.find_chunks(self.priced(number, plan), snapshot.text_hashes)
 
     def encode_chunk(self, number: int, plan: PlanId, begin: int, end: int) -> bytes:
         """Return one of the chunks that `find_chunks` has found, compressed."""
         texts = self._find(number).text_hashes
         return kept.encode_chunk(self.priced(number, plan), texts, begin, end)
-
-    def span(self, number: int) -> tuple[int, int]:
-        """Return the instants of the first and the last message, in microseconds."""
-        instants = self._find(number).messages.instants
-        return int(instants.min()), int(instants.max())
 
     def messages(self, number: int) -> int:
         """Return the number of messages in a snapshot; raises `RevisionGone`."""
