@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.usage.pricing.plans import PLANS_BY_ID, TEXT_RULES
-from service.usage.snapshots import chunking
+from service.usage.snapshots import chunking, kept
 from service.usage.snapshots.build import ReportPrice, ResolvedReports, build
 from service.usage.snapshots.chunking import MAX_ROWS, MIN_ROWS, cut, find_chunks
 from service.usage.snapshots.columns import PricedMessages
@@ -61,7 +61,7 @@ def test_chunks_are_those_that_are_encoded_anew(
         encoded.append(content)
         return original(content)
 
-    original = chunking.digest_of
+    original = kept.digest_of
     monkeypatch.setattr(chunking, "digest_of", digest_of)
     priced, texts = _priced(listed)
     found = find_chunks(priced, texts, before).chunks
