@@ -2,7 +2,15 @@ import { http, HttpResponse, type JsonBodyType } from "msw";
 import { setupServer } from "msw/node";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 
-import { ApiError, getJson, isRecord, unreadable } from "./client";
+import {
+  ApiError,
+  getJson,
+  isRecord,
+  request,
+  unreadable,
+  type RequestOptions,
+} from "./client";
+import { setCsrfToken } from "./csrf";
 
 const server = setupServer();
 beforeAll(() => server.listen({ onUnhandledRequest: "error" }));
@@ -54,6 +62,42 @@ describe("an answer", () => {
   });
 });
 
+describe("a request that changes data", () => {
+  afterEach(() => setCsrfToken(null));
+
+  async function sent(options: Partial<RequestOptions>): Promise<Request> {
+    let received: Request | null = null;
+    server.use(
+      http.all("*/keys", ({ request }) => {
+        received = request.clone();
+        return HttpResponse.json({});
+      }),
+    );
+    await request("/keys", { signal: new AbortController().signal, ...options });
+    if (!received) throw new Error("nothing was sent");
+    return received;
+  }
+
+  test("has its body as JSON, and the token of the session", async () => {
+    setCsrfToken("the-token");
+    const received = await sent({ method: "POST", body: { name: "shop" } });
+    expect(await received.json()).toEqual({ name: "shop" });
+    expect(received.headers.get("Content-Type")).toBe("application/json");
+    expect(received.headers.get("X-CSRF-Token")).toBe("the-token");
+  });
+
+  test("has no token without a session", async () => {
+    const received = await sent({ method: "DELETE" });
+    expect(received.headers.get("X-CSRF-Token")).toBeNull();
+    expect(received.body).toBeNull();
+  });
+
+  test("is no query: that has no token", async () => {
+    setCsrfToken("the-token");
+    expect((await sent({})).headers.get("X-CSRF-Token")).toBeNull();
+  });
+});
+
 describe("a refusal", () => {
   test("says what the problem document says, and the request's id", async () => {
     answer(
@@ -90,11 +134,11 @@ describe("a refusal", () => {
   });
 
   test.each([
-    ["999999", 10_000],
+    ["999999", 999_999_000],
     ["0", 0],
     ["-1", null],
     ["Wed, 21 Oct 2026 07:28:00 GMT", null],
-  ])("with Retry-After %s is waited for sensibly", async (header, waitMs) => {
+  ])("with Retry-After %s says how long to wait", async (header, waitMs) => {
     answer({}, { status: 429, headers: { "Retry-After": header } });
     expect((await refusal(ask())).retryAfterMs).toBe(waitMs);
   });

@@ -1,8 +1,9 @@
 // One way to ask the service: JSON in, a problem document out of every failure.
+import { csrfToken } from "./csrf";
 
-/** The largest `Retry-After` that is waited for; beyond it, a person decides. */
-const MAX_RETRY_AFTER_S = 10;
 const TIMEOUT_MS = 30_000;
+/** Methods without effects, which need no token (RFC 9110, section 9.2.1). */
+const SAFE_METHODS = ["GET", "HEAD"];
 
 /** What a person needs to know of an error, and what support asks for. */
 export interface Problem {
@@ -17,6 +18,7 @@ export class ApiError extends Error {
   readonly problem: Problem;
   /** The HTTP status; 0 where no answer came. */
   readonly status: number;
+  /** The time of `Retry-After`, which may be hours. */
   readonly retryAfterMs: number | null;
 
   constructor(problem: Problem, status: number, retryAfterMs: number | null = null) {
@@ -39,19 +41,46 @@ export interface JsonAnswer {
   headers: Headers;
 }
 
+export type Parameters = Record<string, string | null>;
+
+/** A request, apart from its path. */
+export interface RequestOptions {
+  method?: "GET" | "POST" | "DELETE";
+  /** Parameters of the query; those without a value are left out. */
+  parameters?: Parameters;
+  /** A value to send as JSON. */
+  body?: unknown;
+  signal: AbortSignal;
+  timeoutMs?: number;
+  /** How to read JSON; `JSON.parse` by default. */
+  parse?: (text: string) => unknown;
+}
+
 /**
  * Asks `path` with those parameters that have a value.
  *
  * The browser's cache is asked to revalidate, so that an unchanged answer costs a 304.
  * Throws `ApiError`; an abort by `signal` stays what it is.
  */
-export async function getJson(
+export function getJson(
   path: string,
-  parameters: Record<string, string | null>,
+  parameters: Parameters,
   signal: AbortSignal,
 ): Promise<JsonAnswer> {
-  const response = await send(path + queryOf(parameters), signal);
-  const body = await readJson(response, signal);
+  return request(path, { parameters, signal });
+}
+
+/**
+ * Sends a request, with the token of the session where it changes data.
+ *
+ * Throws `ApiError`; an abort by `signal` stays what it is.
+ */
+export async function request(
+  path: string,
+  options: RequestOptions,
+): Promise<JsonAnswer> {
+  const response = await send(path + queryOf(options.parameters ?? {}), options);
+  const body = await readJson(response, options);
   if (!response.ok) {
     throw new ApiError(
       problemOf(response, body),
@@ -69,19 +98,29 @@ export function unreadable(answer: JsonAnswer, detail: string): ApiError {
   return new ApiError({ title, detail, code: "unreadable_answer", requestId }, 422);
 }
 
-async function send(url: string, signal: AbortSignal): Promise<Response> {
+async function send(url: string, options: RequestOptions): Promise<Response> {
+  const { method = "GET", body, signal, timeoutMs = TIMEOUT_MS } = options;
+  const headers = new Headers({ Accept: "application/json" });
+  if (body !== undefined) headers.set("Content-Type", "application/json");
+  const token = csrfToken();
+  if (token !== null && !SAFE_METHODS.includes(method)) {
+    headers.set("X-CSRF-Token", token);
+  }
   try {
     return await fetch(url, {
+      method,
       cache: "no-cache",
-      headers: { Accept: "application/json" },
-      signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]),
+      headers,
+      body: body === undefined ? null : JSON.stringify(body),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
     });
   } catch (error) {
     throw unreachable(error, signal);
   }
 }
 
-async function readJson(response: Response, signal: AbortSignal): Promise<unknown> {
+async function readJson(response: Response, options: RequestOptions): Promise<unknown> {
+  const { signal, parse = JSON.parse } = options;
   let text: string;
   try {
     text = await response.text();
@@ -89,7 +128,7 @@ async function readJson(response: Response, signal: AbortSignal): Promise<unknow
     throw unreachable(error, signal);
   }
   try {
-    return JSON.parse(text);
+    return parse(text);
   } catch {
     return null;
   }
@@ -120,10 +159,10 @@ function problemOf(response: Response, body: unknown): Problem {
 function retryAfter(response: Response): number | null {
   const seconds = Number(response.headers.get("Retry-After") ?? Number.NaN);
   if (!Number.isFinite(seconds) || seconds < 0) return null;
-  return Math.min(seconds, MAX_RETRY_AFTER_S) * 1000;
+  return seconds * 1000;
 }
 
-function queryOf(parameters: Record<string, string | null>): string {
+function queryOf(parameters: Parameters): string {
   const given = Object.entries(parameters).filter(
     (entry): entry is [string, string] => entry[1] !== null,
   );

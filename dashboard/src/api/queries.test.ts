@@ -33,6 +33,11 @@ describe("asking again", () => {
 
   test("waits as long as the service asks", () => {
     expect(waitBefore(0, failed(503, 3000))).toBe(3000);
+    expect(waitBefore(0, failed(503, 0))).toBe(0);
+  });
+
+  test("does not wait for hours, which a person decides about", () => {
+    expect(waitBefore(0, failed(503, 3_600_000))).toBe(10_000);
   });
 });
 

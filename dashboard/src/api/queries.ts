@@ -6,6 +6,8 @@ import { ApiError } from "./client";
 const MAX_RETRIES = 3;
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 8_000;
+/** The largest `Retry-After` that is waited for; beyond it, a person decides. */
+const LONGEST_ASKED_MS = 10_000;
 
 /** Only what may pass by itself is asked again, and not for ever. */
 export function shouldRetry(failures: number, error: Error): boolean {
@@ -16,7 +18,8 @@ export function shouldRetry(failures: number, error: Error): boolean {
 /** Doubles each time, or is what the service asks for. */
 export function waitBefore(failures: number, error: Error): number {
   const asked = error instanceof ApiError ? error.retryAfterMs : null;
-  return asked ?? Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** failures);
+  if (asked !== null) return Math.min(asked, LONGEST_ASKED_MS);
+  return Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** failures);
 }
 
 export function createQueryClient(): QueryClient {
