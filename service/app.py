@@ -54,6 +54,8 @@ from service.usage.periods import handlers as periods
 from service.usage.periods import problems as periods_problems
 from service.usage.periods.reader import KeptSnapshots
 from service.usage.periods.recorder import running_recorder
+from service.usage.periods.sealing import Sealing
+from service.usage.periods.statement_store import StatementStore
 from service.usage.pricing import text
 from service.usage.readiness import UsageReadiness
 from service.usage.shared_store import open_store
@@ -328,7 +330,11 @@ async def _keep_periods(
         yield
         return
     app[periods.KEPT] = kept = KeptSnapshots(settings, database)
-    async with running_recorder(database) as recorder:
+    app[periods.STATEMENTS] = StatementStore(database)
+    async with (
+        running_recorder(database) as recorder,
+        in_background(Sealing(database).run()),
+    ):
         app[usage.SNAPSHOTS].on_refresh = recorder.keep
         try:
             yield

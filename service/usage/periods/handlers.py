@@ -16,6 +16,8 @@ from service.usage.periods.model import (
     PeriodsAnswer,
 )
 from service.usage.periods.reader import KeptSnapshots
+from service.usage.periods.statement_store import StatementStore
+from service.usage.periods.statements import Statement
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT
 from service.web.links import next_link
 from service.web.parameters import InvalidParameter, parse_cursor, parse_instant
@@ -28,6 +30,7 @@ MAX_CHANGES: Final = 4_096
 MAX_ID_CHARS: Final = 40
 
 KEPT: Final = web.AppKey("kept_periods", KeptSnapshots)
+STATEMENTS: Final = web.AppKey("statements", StatementStore)
 
 PeriodName = Annotated[
     Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)] | None,
@@ -93,7 +96,11 @@ async def list_periods(
         if len(found) > len(listed)
         else {}
     )
-    answer = PeriodsAnswer([_item(each) for each in listed])
+    statements = await request.app[STATEMENTS].of_periods(
+        [each.number for each in listed if each.closed_at is not None]
+    )
+    items = [_item(each, statements.get(each.number)) for each in listed]
+    answer = PeriodsAnswer(items)
     return json_answer(answer, {**NO_STORE, **link})
 
 
@@ -150,7 +157,7 @@ def _since(text: str | None) -> tuple[int | None, int | None]:
         raise InvalidParameter("since", expected) from None
 
 
-def _item(period: KeptPeriod) -> PeriodItem:
+def _item(period: KeptPeriod, statement: Statement | None) -> PeriodItem:
     is_open = period.closed_at is None
     return PeriodItem(
         period=period.period,
@@ -164,4 +171,6 @@ def _item(period: KeptPeriod) -> PeriodItem:
         closed_at=UNSET
         if period.closed_at is None
         else format_instant(period.closed_at),
+        digest=UNSET if statement is None else statement.digest,
+        previous_digest=UNSET if statement is None else statement.previous_digest,
     )

@@ -35,6 +35,16 @@ class KeepingMetrics:
             "Changes of messages that were kept.",
             registry=registry,
         )
+        self.statements = Counter(
+            "copilot_usage_statements",
+            "Closed periods that got a digest.",
+            registry=registry,
+        )
+        self.sealing_failures = Counter(
+            "copilot_usage_sealing_failures",
+            "Failed attempts to compute the digest of a closed period.",
+            registry=registry,
+        )
         self.waiting_since: float | None = None
 
 
@@ -68,3 +78,13 @@ def doubted() -> None:
 def changed(changes: int) -> None:
     """Count kept changes."""
     _metrics.current.changes.inc(changes)
+
+
+def sealed() -> None:
+    """Count a closed period that got its digest."""
+    _metrics.current.statements.inc()
+
+
+def sealing_failed() -> None:
+    """Count a failed attempt to compute a digest."""
+    _metrics.current.sealing_failures.inc()

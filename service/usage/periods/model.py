@@ -93,6 +93,14 @@ class PeriodItem(Struct, frozen=True, kw_only=True):
     revision: int
     plan: str
     closed_at: str | UnsetType = UNSET
+    digest: Annotated[
+        str | UnsetType,
+        Meta(description="The digest of the statement, soon after the period closes."),
+    ] = UNSET
+    previous_digest: Annotated[
+        str | UnsetType,
+        Meta(description="The digest of the statement before, which `digest` covers."),
+    ] = UNSET
 
 
 class PeriodsAnswer(Struct, frozen=True):

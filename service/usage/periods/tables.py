@@ -74,3 +74,15 @@ changes: Final = Table(
     Column("page", Integer, primary_key=True),
     Column("content", LargeBinary, nullable=False),
 )
+# A closed period is a statement, with a digest that depends on the one before. The row
+# stays when retention removes the period, so that the chain of digests has no gap.
+statements: Final = Table(
+    "usage_statements",
+    metadata,
+    Column("period_number", Integer, primary_key=True),
+    Column("period", Text, nullable=False),
+    Column("previous_digest", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("sealed_at", BigInteger, nullable=False),
+    Column("removed_at", BigInteger),
+)

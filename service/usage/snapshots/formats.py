@@ -2,13 +2,14 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Final
 
 import numpy as np
 from msgspec import UNSET
 
+from service.usage.snapshots.answers import UsageItem
 from service.usage.snapshots.cancellation import check_cancelled
 from service.usage.snapshots.columns import (
     ANSWER_BEGIN,
@@ -41,14 +42,31 @@ def to_ndjson(priced: PricedMessages, rows: MessageRows | None = None) -> bytes:
 
 
 def to_csv(priced: PricedMessages, rows: MessageRows | None = None) -> bytes:
-    """Encode as RFC 4180 with a header line; a missing report name is empty."""
+    """Encode as RFC 4180 with a header line; a missing report name is empty.
+
+    This is the canonical form, of which a closed period has a digest.
+    """
+    items = map(priced.items, _chunks(priced, rows))
+    return b"".join([CSV_HEAD, *map(csv_rows, items)])
+
+
+def csv_rows(items: Iterable[UsageItem]) -> bytes:
+    """Encode items as lines of CSV, without the header."""
+    return encode_csv(
+        (
+            item.message_id,
+            item.timestamp,
+            "" if item.report_name is UNSET else item.report_name,
+            item.credits_used,
+        )
+        for item in items
+    )
+
+
+def encode_csv(rows: Iterable[Iterable[object]]) -> bytes:
+    """Encode rows as RFC 4180; a value is quoted where it must be."""
     out = io.StringIO(newline="")
-    writer = csv.writer(out)
-    writer.writerow(CSV_HEADER)
-    for chunk in _chunks(priced, rows):
-        for item in priced.items(chunk):
-            name = "" if item.report_name is UNSET else item.report_name
-            writer.writerow((item.message_id, item.timestamp, name, item.credits_used))
+    csv.writer(out).writerows(rows)
     return out.getvalue().encode("utf-8")
 
 
@@ -68,6 +86,7 @@ def _chunks(priced: PricedMessages, rows: MessageRows | None) -> Iterator[Messag
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 CSV: Final = "text/csv"
+CSV_HEAD: Final = encode_csv([CSV_HEADER])
 
 FORMATS: Final[dict[str, FormatEncoder]] = {
     JSON: to_json,

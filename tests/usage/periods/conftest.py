@@ -3,19 +3,36 @@
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from structlog.typing import EventDict
 
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
-from tests.conftest import Client, MakeClient, storage_at
+from service.usage.periods import sealing
+from tests.conftest import Client, MakeClient, message, report, storage_at
 
 KEPT = frozenset({"usage.period_opened", "usage.period_kept", "usage.period_doubtful"})
 
 Keep = Callable[..., Awaitable[None]]
 Messages = Sequence[dict[str, object]]
+Sealed = Callable[[int], Awaitable[None]]
+
+MONTHS: Final[list[Messages]] = [
+    [
+        message(
+            10 * month + each,
+            f"What is due in month {month}?",
+            timestamp=f"2024-0{month}-0{each}T10:00:00Z",
+            **({"report_id": 7} if each == 2 else {}),
+        )
+        for each in range(1, 4)
+    ]
+    for month in range(1, 5)
+]
+"""Four periods; a report prices the second message of each."""
+HOSTILE_NAME: Final = '=HYPERLINK("https://x.test";"a, b")'
 
 
 @pytest.fixture
@@ -56,6 +73,33 @@ def keep(
         await until(lambda: len(kept(log_entries)) > before)
 
     return fetch_and_keep
+
+
+@pytest.fixture
+def sealed(
+    monkeypatch: pytest.MonkeyPatch,
+    sandbox: RunningSandbox,
+    log_entries: list[EventDict],
+    until: Callable[[Callable[[], bool]], Awaitable[None]],
+) -> Sealed:
+    """Let services seal soon, and return what waits for a number of statements."""
+    seal_soon(monkeypatch)
+    sandbox.sandbox.set_report(7, report(7, HOSTILE_NAME, 79))
+
+    async def wait(number: int) -> None:
+        await until(lambda: len(sealed_in(log_entries)) >= number)
+
+    return wait
+
+
+def seal_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let services that start from now on seal periods soon after they close."""
+    monkeypatch.setattr(sealing, "EVERY_S", 0.01)
+
+
+def sealed_in(entries: list[EventDict]) -> list[EventDict]:
+    """Return the log entries of sealed periods."""
+    return [each for each in entries if each["event"] == "usage.period_sealed"]
 
 
 def kept(entries: list[EventDict]) -> list[EventDict]:

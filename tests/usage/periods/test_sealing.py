@@ -1,0 +1,87 @@
+"""Sealing: closed periods get digests, which anybody can compute from the API."""
+
+import asyncio
+import hashlib
+from typing import Any
+
+import pytest
+from structlog.typing import EventDict
+
+from service.settings import StorageSettings
+from service.storage.database import Database
+from service.usage.periods import sealing
+from service.usage.periods.sealing import ChunkMissing, Sealing
+from tests.conftest import Client, MakeClient
+from tests.usage.periods.conftest import (
+    MONTHS,
+    Keep,
+    Sealed,
+    keeping_client,
+    periods_of,
+    sealed_in,
+)
+
+
+async def test_a_digest_can_be_computed_from_the_api(
+    client: MakeClient, storage: StorageSettings, keep: Keep, sealed: Sealed
+) -> None:
+    """It covers the lines of the list, and the CSV of the period; each the one before.
+
+    This test uses a hash and HTTP only, as an auditor would.
+    """
+    keeping = await keeping_client(client, storage)
+    for each in MONTHS:
+        await keep(keeping, each)
+    await sealed(3)
+    open_one, *closed = await periods_of(keeping)
+    assert "digest" not in open_one
+    previous = "0" * 64
+    for each in reversed(closed):
+        assert each["previous_digest"] == previous
+        previous = each["digest"]
+        assert await _digest_by_hand(keeping, each) == previous
+
+
+async def _digest_by_hand(service: Client, listed: dict[str, Any]) -> str:
+    names = "previous_digest", "period", "plan", "closed_at"
+    lines = "".join(f"{listed[name]}\n" for name in names)
+    answer = await service.get(
+        f"/usage?period={listed['period']}", headers={"Accept": "text/csv"}
+    )
+    return hashlib.sha256(lines.encode() + await answer.read()).hexdigest()
+
+
+@pytest.fixture
+async def unsealed(
+    client: MakeClient,
+    storage: StorageSettings,
+    keep: Keep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Client:
+    """Return a service that has closed three periods, and seals none."""
+    monkeypatch.setattr(sealing, "EVERY_S", 3_600.0)
+    service = await keeping_client(client, storage)
+    for each in MONTHS:
+        await keep(service, each)
+    return service
+
+
+async def test_processes_compute_the_same_digests_once(
+    unsealed: Client, database: Database, log_entries: list[EventDict]
+) -> None:
+    """What one process has not sealed before its end, the others seal together."""
+    await asyncio.gather(*(Sealing(database).seal() for _ in range(3)))
+    names = [each["period"] for each in sealed_in(log_entries)]
+    assert names == ["2024-01-01", "2024-02-01", "2024-03-01"]
+    assert all(each["digest"] for each in (await periods_of(unsealed))[1:])
+
+
+async def test_a_missing_chunk_prevents_a_digest(
+    unsealed: Client, database: Database
+) -> None:
+    """A statement without some of its rows is never sealed."""
+    async with database.writing() as connection:
+        await connection.exec_driver_sql("DELETE FROM usage_chunks")
+    with pytest.raises(ChunkMissing, match="2024-01-01"):
+        await Sealing(database).seal()
+    assert all("digest" not in each for each in await periods_of(unsealed))
