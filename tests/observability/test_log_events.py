@@ -36,6 +36,7 @@ from service.storage.maintenance import repeat_logged
 from service.upstream.proxies import proxy_for
 from service.usage.cache import SnapshotCache
 from service.usage.periods.recorder import Fetched, Recorder
+from service.usage.periods.sealing import Sealing
 from service.vehicles.completion import Completion
 from service.vehicles.expiry import Expiry
 from service.vehicles.store import VehicleStore
@@ -365,6 +366,7 @@ async def cause_failures(settings: EventsSettings) -> None:
         broken = Mock(reading=failure)
         await cause_failure(Retention(settings, broken).run(), failure)
         await cause_failure(Counting(broken).run(), failure)
+        await cause_failure(Sealing(broken).run(), failure)
         with patch("service.vehicles.expiry.FIRST_AFTER_S", 0.0):
             await cause_failure(Expiry(vehicles, broken).run(), failure)
         looks = repeat_logged("events.feed_failed", Feed(broken).look, 60.0)
@@ -454,9 +456,10 @@ async def cause_periods(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A period opens and changes, an older one is doubtful, and keeping fails."""
+    """A period opens, changes and closes, one is doubtful, and keeping fails."""
+    storage = storage_at(f"sqlite+aiosqlite:///{tmp_path}/periods.db")
     service = await client(
-        storage={"url": f"sqlite+aiosqlite:///{tmp_path}/periods.db"},
+        storage={"url": storage.url},
         periods={"enabled": True},
         cache={"confirm_shrink_s": 0.0},
     )
@@ -469,10 +472,14 @@ async def cause_periods(
 
     with monkeypatch.context() as patched:
         patched.setattr(Recorder, "_keep", note)
-        for some in ([1], [1, 2], [3]):
-            sandbox.sandbox.set_messages([message(each) for each in some])
+        later = message(4, timestamp="2024-05-29T03:25:03.613Z")
+        for some in ([1], [1, 2], [3], []):
+            messages = [message(each) for each in some] or [later]
+            sandbox.sandbox.set_messages(messages)
             await get(service)
             await asyncio.wait_for(kept.get(), GIVE_UP_S)
+        async with open_database(storage) as database:
+            await Sealing(database).seal()
         for error in (StorageUnavailable("away"), ZeroDivisionError()):
             failure = AsyncMock(side_effect=error)
             patched.setattr(Recorder, "_keep", failure)
