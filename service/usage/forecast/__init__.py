@@ -1,0 +1,1 @@
+"""Forecasts: how many credits the current period will have used at its end."""
