@@ -35,7 +35,11 @@ from service.storage.errors import StorageUnavailable
 from service.storage.maintenance import repeat_logged
 from service.upstream.proxies import proxy_for
 from service.usage.cache import SnapshotCache
-from service.usage.periods.recorder import Fetched, Recorder
+from service.usage.handlers import SNAPSHOTS
+from service.usage.periods import recorder as recording
+from service.usage.periods.contents import Fetched
+from service.usage.periods.keeper import Keeper
+from service.usage.periods.recorder import Recorder
 from service.usage.periods.sealing import Sealing
 from service.vehicles.completion import Completion
 from service.vehicles.expiry import Expiry
@@ -464,14 +468,14 @@ async def cause_periods(
         cache={"confirm_shrink_s": 0.0},
     )
     kept = asyncio.Queue[None]()
-    keep = Recorder._keep
+    keep = Keeper.keep
 
-    async def note(recorder: Recorder, fetched: Fetched) -> None:
-        await keep(recorder, fetched)
+    async def note(keeper: Keeper, fetched: Fetched, skipped: int) -> None:
+        await keep(keeper, fetched, skipped)
         kept.put_nowait(None)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Recorder, "_keep", note)
+        patched.setattr(Keeper, "keep", note)
         later = message(4, timestamp="2024-05-29T03:25:03.613Z")
         for some in ([1], [1, 2], [3], []):
             messages = [message(each) for each in some] or [later]
@@ -480,13 +484,27 @@ async def cause_periods(
             await asyncio.wait_for(kept.get(), GIVE_UP_S)
         async with open_database(storage) as database:
             await Sealing(database).seal()
+        patched.setattr(recording, "RETRY_S", 0.0)
         for error in (StorageUnavailable("away"), ZeroDivisionError()):
-            failure = AsyncMock(side_effect=error)
-            patched.setattr(Recorder, "_keep", failure)
-            recorder = Recorder(Mock())
-            recorder._latest = Mock()
-            recorder._has_work.set()
-            await cause_failure(recorder.run(), failure)
+            failing = AsyncMock(side_effect=[error, None])
+            patched.setattr(Keeper, "keep", failing)
+            await cause_catching_up(service, failing)
+
+
+async def cause_catching_up(service: Client, failing: AsyncMock) -> None:
+    """A snapshot is kept after a failure."""
+    assert service.app is not None
+    cached = service.app[SNAPSHOTS].current
+    assert cached is not None
+    recorder = Recorder(Mock())
+    recorder.keep(cached.snapshot, 0)
+    running = asyncio.create_task(recorder.run())
+    async with asyncio.timeout(GIVE_UP_S):
+        while failing.call_count < 2:  # noqa: ASYNC110 - a failure sets no event
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_the_table_lists_all_logged_values(

@@ -35,6 +35,8 @@ class Revision(NamedTuple):
     at: int
     hundredths_before: int
     hundredths_after: int
+    skipped: int = 0
+    """Snapshots before it that were never compared."""
 
 
 class ChangesPlace(NamedTuple):
@@ -52,6 +54,8 @@ class FoundChanges(NamedTuple):
     before: int
     after: int
     next: ChangesPlace | None
+    skipped: int = 0
+    """Snapshots that were never compared, so that changes in between are unknown."""
 
 
 async def find_changes_since(
@@ -69,6 +73,7 @@ async def find_changes_since(
             revisions.c.at,
             revisions.c.hundredths_before,
             revisions.c.hundredths_after,
+            revisions.c.skipped,
         )
         .where(revisions.c.period_number == period.number)
         .order_by(revisions.c.revision)
@@ -82,7 +87,8 @@ async def find_changes_since(
         return FoundChanges([], period.hundredths, period.hundredths, None)
     page = await _read_changes(connection, period, found, place, limit)
     ends = found[0].hundredths_before, found[-1].hundredths_after
-    return FoundChanges(page[0], *ends, page[1])
+    skipped = sum(each.skipped for each in found)
+    return FoundChanges(page[0], *ends, page[1], skipped)
 
 
 async def _read_changes(

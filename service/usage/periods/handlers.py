@@ -139,6 +139,7 @@ async def list_changes(
         ],
         credits_before=found.before / HUNDREDTHS_PER_CREDIT,
         credits_after=found.after / HUNDREDTHS_PER_CREDIT,
+        missed_snapshots=found.skipped,
     )
     link = next_link(request, found.next) if found.next else {}
     return json_answer(answer, {**NO_STORE, **link})

@@ -30,6 +30,12 @@ class KeepingMetrics:
             "and do not begin after it.",
             registry=registry,
         )
+        self.skipped = Counter(
+            "copilot_usage_snapshots_not_kept",
+            "Snapshots that were never compared with the kept period, because a later "
+            "one replaced them or their worker ended.",
+            registry=registry,
+        )
         self.changes = Counter(
             "copilot_usage_period_changes",
             "Changes of messages that were kept.",
@@ -68,6 +74,11 @@ def kept() -> None:
 def failed() -> None:
     """Count a failed attempt."""
     _metrics.current.failures.inc()
+
+
+def skipped(snapshots: int) -> None:
+    """Count snapshots that were never compared."""
+    _metrics.current.skipped.inc(snapshots)
 
 
 def doubted() -> None:

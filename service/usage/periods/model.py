@@ -24,14 +24,14 @@ class KeptPeriod(Struct, frozen=True, kw_only=True):
     fetched_at: int
     chunks: bytes
     closed_at: int | None = None
+    starts_at: int | None = None
+    """The begin of a calendar month; None where the upstream decides."""
+    ends_at: int | None = None
 
     @property
     def digests(self) -> list[bytes]:
         """The digests of the chunks, in the order of the messages."""
-        return [
-            self.chunks[at : at + DIGEST_BYTES]
-            for at in range(0, len(self.chunks), DIGEST_BYTES)
-        ]
+        return split_digests(self.chunks)
 
 
 class SnapshotContent(Struct, frozen=True, kw_only=True):
@@ -53,6 +53,13 @@ class SnapshotContent(Struct, frozen=True, kw_only=True):
     def digests(self) -> bytes:
         """The digests of the chunks, one after the other."""
         return b"".join(each.digest for each in self.chunks)
+
+
+def split_digests(chunks: bytes) -> list[bytes]:
+    """Return digests that are stored one after the other."""
+    return [
+        chunks[at : at + DIGEST_BYTES] for at in range(0, len(chunks), DIGEST_BYTES)
+    ]
 
 
 class ChangeKind(StrEnum):
@@ -128,3 +135,7 @@ class ChangesAnswer(Struct, frozen=True, kw_only=True):
     changes: list[ChangeItem]
     credits_before: float
     credits_after: float
+    missed_snapshots: Annotated[
+        int,
+        Meta(description="Snapshots that nobody compared: what came and went is lost."),
+    ]

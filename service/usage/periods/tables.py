@@ -36,9 +36,13 @@ periods: Final = Table(
     # The digests of the chunks, one after the other, in the order of the messages.
     Column("chunks", LargeBinary, nullable=False),
     Column("closed_at", BigInteger),
+    # The bounds of a calendar month; none where the upstream decides.
+    Column("starts_at", BigInteger),
+    Column("ends_at", BigInteger),
     # Only the migration has its condition, which would load the dialect of PostgreSQL
-    # at each start: one row at most is open.
+    # at each start: one row at most is open without bounds.
     Index("ux_usage_periods_open", "status", unique=True),
+    Index("ux_usage_periods_starts_at", "starts_at", unique=True),
 )
 chunks: Final = Table(
     "usage_chunks",
@@ -65,6 +69,20 @@ revisions: Final = Table(
     Column("hundredths_after", BigInteger, nullable=False),
     # The pages of its changes were written before it, under this id.
     Column("attempt", Text, nullable=False),
+    # Snapshots before it that were never compared; the former version writes none.
+    Column("skipped", Integer, nullable=False, server_default="0"),
+)
+# Messages that came after a period was closed: rows of their own beside the statement.
+adjustments: Final = Table(
+    "usage_adjustments",
+    metadata,
+    Column("period_number", Integer, primary_key=True),
+    # Revisions go on after that of the statement.
+    Column("revision", Integer, nullable=False),
+    Column("fetched_at", BigInteger, nullable=False),
+    Column("messages", BigInteger, nullable=False),
+    Column("hundredths", BigInteger, nullable=False),
+    Column("chunks", LargeBinary, nullable=False),
 )
 changes: Final = Table(
     "usage_changes",

@@ -1,0 +1,85 @@
+"""Decision what a snapshot is that has no message in common with the open period."""
+
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+
+from service.instants import US_PER_S
+from service.usage.periods.model import KeptPeriod, SnapshotContent
+from service.usage.pricing.timestamps import read_instants
+from service.usage.snapshots.kept import KeptColumns
+
+AHEAD_US: Final = 86_400 * US_PER_S
+"""A message this far after its fetch has a wrong time, whatever its zone."""
+CONFIRM_S: Final = 3_600.0
+"""Time after which a doubtful snapshot is a period, if nothing else was seen."""
+
+
+class Doubt(StrEnum):
+    """The reason why a snapshot is not kept."""
+
+    CLOSED_PERIOD = "closed_period"
+    """It shares a message with a closed period."""
+    BEGINS_EARLIER = "begins_earlier"
+    """It does not begin after the open period."""
+    BEGINS_AHEAD = "begins_ahead"
+    """All its messages have times in the future."""
+
+
+class Succession:
+    """Remembers since when only doubtful snapshots were seen."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._doubtful_since: float | None = None
+
+    def settle(self) -> None:
+        """Note a snapshot of the open period, which ends all doubt."""
+        self._doubtful_since = None
+
+    def judge(
+        self,
+        period: KeptPeriod,
+        messages: Sequence[KeptColumns],
+        content: SnapshotContent,
+    ) -> Doubt | None:
+        """Return the doubt on a snapshot; None if it begins a new period.
+
+        `messages` are all those of the open period.
+        """
+        doubt = _doubt(period, messages, content)
+        now = self._clock()
+        if self._doubtful_since is None:
+            self._doubtful_since = now
+        if doubt is None or now - self._doubtful_since >= CONFIRM_S:
+            self.settle()
+            return None
+        return doubt
+
+
+def _doubt(
+    period: KeptPeriod, messages: Sequence[KeptColumns], content: SnapshotContent
+) -> Doubt | None:
+    if content.first_at > content.fetched_at + AHEAD_US:
+        return Doubt.BEGINS_AHEAD
+    if content.first_at <= _last_plausible(period, messages):
+        return Doubt.BEGINS_EARLIER
+    return None
+
+
+def _last_plausible(period: KeptPeriod, messages: Sequence[KeptColumns]) -> int:
+    """Return the time of the last message that was not in the future when fetched.
+
+    One message with a wrong time must not hold up all later periods.
+    """
+    limit = period.fetched_at + AHEAD_US
+    if period.last_at <= limit:
+        return period.last_at
+    instants = [read_instants(each.timestamps).microseconds for each in messages]
+    times = np.concatenate(instants)
+    plausible = times[times <= limit]
+    # If none is plausible, it is the clock of the service that was wrong.
+    return int(plausible.max()) if len(plausible) else period.last_at
