@@ -36,8 +36,9 @@ HOSTILE_NAME: Final = '=HYPERLINK("https://x.test";"a, b")'
 
 
 @pytest.fixture
-async def keeping(client: MakeClient, storage: StorageSettings) -> Client:
+async def keeping(storage: StorageSettings, client: MakeClient) -> Client:
     """Return a service that keeps periods; each request refreshes."""
+    # In this order, the service ends before its database is dropped.
     return await keeping_client(client, storage)
 
 
