@@ -50,6 +50,7 @@ from service.upstream.profiles import COPILOT
 from service.usage import handlers as usage
 from service.usage import problems as usage_problems
 from service.usage.cache import SnapshotCache
+from service.usage.forecast.forecasts import Forecasts
 from service.usage.periods import handlers as periods
 from service.usage.periods import problems as periods_problems
 from service.usage.periods.reader import KeptSnapshots
@@ -327,9 +328,11 @@ async def _keep_periods(
 ) -> AsyncIterator[None]:
     """Keep each snapshot of a refresh, and answer from kept periods, if enabled."""
     if not settings.periods.enabled or database is None:
+        app[usage.FORECASTS] = Forecasts(settings.periods, None)
         yield
         return
     app[periods.KEPT] = kept = KeptSnapshots(settings, database)
+    app[usage.FORECASTS] = Forecasts(settings.periods, kept)
     app[periods.STATEMENTS] = StatementStore(database)
     async with (
         running_recorder(database) as recorder,

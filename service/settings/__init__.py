@@ -12,7 +12,7 @@ from service.settings.limits import LimitsSettings
 from service.settings.loader import LoadedSettings, SettingsError, config_folder, load
 from service.settings.logging import LoggingSettings
 from service.settings.model import Settings
-from service.settings.periods import PeriodsSettings
+from service.settings.periods import PERIOD_LENGTH, PeriodsSettings
 from service.settings.sandbox import SandboxSettings
 from service.settings.server import ServerSettings
 from service.settings.storage import StorageSettings
@@ -23,6 +23,7 @@ from service.settings.vehicles import VehiclesSettings
 
 __all__ = [
     "EVERY_ORIGIN",
+    "PERIOD_LENGTH",
     "SCOPES",
     "AuthSettings",
     "BreakerSettings",

@@ -23,6 +23,7 @@ NAMED_SETTINGS: Final = {
     "vehicles": "vehicles.base_url",
     "cache": "cache.redis_url",
     "events": "events.cors_origins",
+    "periods": "periods.length",
     "storage": "storage.url",
 }
 """The setting to name in an error of a whole section."""

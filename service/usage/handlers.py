@@ -12,6 +12,8 @@ from service.observability.stages import stage
 from service.settings import Settings
 from service.usage import problems
 from service.usage.cache import SnapshotCache
+from service.usage.forecast.forecasts import Forecasts
+from service.usage.forecast.model import Forecast, NoForecast
 from service.usage.model import PlanItem, PlansAnswer
 from service.usage.parameters import parse_sort, parse_zone
 from service.usage.periods import problems as period_problems
@@ -55,6 +57,7 @@ from service.web.parameters import (
 from service.web.problems import (
     INVALID_PARAMETER,
     NOT_ACCEPTABLE,
+    STORAGE_UNAVAILABLE,
 )
 from service.web.repeats import offer
 from service.web.request_context import CACHE_RESULT, LOG_VALUES
@@ -64,6 +67,7 @@ _MESSAGE_ID: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 SNAPSHOTS: Final = web.AppKey("snapshots", SnapshotCache)
 REPEATS: Final = web.AppKey("usage_repeats", UsageRepeats)
+FORECASTS: Final = web.AppKey("usage_forecasts", Forecasts)
 QUERIES: Final = web.AppKey("usage_queries", Lane)
 """The lane of everything that is computed from a snapshot for one request."""
 
@@ -235,7 +239,25 @@ async def read_usage_by_report(
     return _answer(request, view, body)
 
 
-# Registered before `/usage/{message_id}`, which matches this path too.
+# This one and the next are registered before `/usage/{message_id}`, which matches both.
+@endpoints.get(
+    "/usage/forecast",
+    parameters=NoParameters,
+    scope="usage:read",
+    answer=Forecast | NoForecast,
+    problems=(*REFRESH_PROBLEMS, STORAGE_UNAVAILABLE),
+    headers=PLAN_HEADERS,
+)
+async def forecast_usage(
+    request: web.Request, _parameters: NoParameters
+) -> web.StreamResponse:
+    """Forecast what the current period will have used at its end, with an 80 % band."""
+    view = await _view(request, PlanParameters())
+    with stage("query"):
+        body = await request.app[FORECASTS].body(view)
+    return _answer(request, view, body)
+
+
 @endpoints.get(
     "/usage/plans",
     parameters=NoParameters,

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator
+from types import UnionType
 from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
@@ -25,7 +26,8 @@ class Schemas(NamedTuple):
     def of(cls, endpoints: Endpoints) -> "Schemas":
         """Return the schemas of the endpoints' parameters and bodies."""
         parameters = [each.parameters for each in endpoints]
-        answers = [each.answer for each in endpoints if each.answer is not None]
+        declared = [each.answer for each in endpoints if each.answer is not None]
+        answers = [kind for each in declared for kind in _alternatives(each)]
         bodies = [kind for each in endpoints for kind in _body_types(each.body)]
         structs = list(_structs(answers))
         types = list(dict.fromkeys([*parameters, *answers, *bodies, *structs, Problem]))
@@ -33,6 +35,9 @@ class Schemas(NamedTuple):
             types, ref_template=SCHEMAS + "{name}"
         )
         by_type = dict(zip(types, references, strict=True))
+        for each in declared:
+            if len(kinds := _alternatives(each)) > 1:
+                by_type[each] = {"anyOf": [by_type[kind] for kind in kinds]}
         names = frozenset(_component_name(by_type[each]) for each in parameters)
         schemas = cls(by_type, components, names)
         # Corrects the members that msgspec calls optional.
@@ -55,6 +60,11 @@ def _body_types(body: RequestBody | None) -> list[Any]:
     """Return the types of a JSON body of a request."""
     kinds = body.media_types.values() if body else ()
     return [kind for kind in kinds if kind is not None]
+
+
+def _alternatives(answer: Any) -> tuple[Any, ...]:
+    """Return the types of a union of structs, which msgspec does not describe."""
+    return get_args(answer) if isinstance(answer, UnionType) else (answer,)
 
 
 def _component_name(reference: JsonObject) -> str:

@@ -155,6 +155,7 @@ def test_request_id_is_documented_everywhere(document: JsonObject) -> None:
         ("/usage/daily", "/usage/daily"),
         ("/usage/reports", "/usage/reports"),
         ("/usage/plans", "/usage/plans"),
+        ("/usage/forecast", "/usage/forecast"),
         ("/usage/1", "/usage/{message_id}"),
         ("/usage/2", "/usage/{message_id}"),
         ("/", "/"),

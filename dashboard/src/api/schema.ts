@@ -72,6 +72,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/usage/forecast": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Forecast what the current period will have used at its end, with an 80 % band. */
+        get: operations["forecast_usage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/usage/plans": {
         parameters: {
             query?: never;
@@ -1193,6 +1210,23 @@ export interface components {
             untyped: boolean;
         };
         /**
+         * Forecast
+         * @description The credits of a period at its end: expected, and the ends of a band.
+         */
+        Forecast: {
+            period: string;
+            /** @description The time until which usage is known. */
+            as_of: string;
+            credits_used: number;
+            expected: number;
+            low: number;
+            high: number;
+            /** @description The probability of a total from `low` to `high`. */
+            confidence: number;
+            /** @description The end of the period, which is no part of it. */
+            ends: string;
+        };
+        /**
          * HintedVin
          * @description A VIN with its model year, if that is known.
          */
@@ -1364,6 +1398,17 @@ export interface components {
             scopes: ("admin" | "events:manage" | "events:read" | "events:read-all" | "events:write" | "metrics:read" | "usage:manage" | "usage:read" | "vehicles:manage" | "vehicles:read")[] | null;
             /** @default null */
             rate_per_s: number | null;
+        };
+        /**
+         * NoForecast
+         * @description The reason why there is no forecast yet, or never.
+         */
+        NoForecast: {
+            /**
+             * @description `too_early`: fewer than seven days are known, or none has usage. `no_end_known`: `periods.length` is not set, or is wrong.
+             * @enum {unknown}
+             */
+            reason: "no_end_known" | "too_early";
         };
         /**
          * PlanItem
@@ -2361,6 +2406,145 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    forecast_usage: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description The plan, with its version, that priced the messages. */
+                    "Usage-Plan"?: string;
+                    /** @description Messages priced by text because their report was unavailable. */
+                    "Usage-Degraded"?: string;
+                    /** @description The id of the snapshot; equal ids have equal figures. */
+                    "Usage-Revision"?: string;
+                    /** @description The date of the first message in UTC, with an open end; absent while the period is empty. */
+                    "Usage-Period"?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Forecast"] | components["schemas"]["NoForecast"];
+                };
+            };
+            /** @description `unknown_plan`: There is no such plan. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unknown_plan" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `period_not_kept`: There is no such kept period */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "period_not_kept";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "texts_not_kept";
+                        /** @constant */
+                        status?: 409;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "storage_unavailable" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };

@@ -1,0 +1,133 @@
+"""Forecasts as clients get them: from the current period, and from kept ones."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+
+from service.sandbox.server import RunningSandbox
+from service.settings import StorageSettings
+from service.usage.handlers import FORECASTS
+from service.usage.periods.handlers import KEPT
+from tests.conftest import Client, MakeClient, message
+from tests.usage.periods.conftest import Keep, Messages
+
+KEEPING: Final = {"enabled": True, "length": "P30D"}
+ELEVEN_CHARACTERS: Final = "How much is"
+"""Many equal messages have equal prices."""
+
+
+def days_ago(first: int, last: int) -> list[dict[str, object]]:
+    """Return a message at the beginning of each day, from one to another."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return [
+        message(
+            100 - day,
+            ELEVEN_CHARACTERS,
+            timestamp=(today - timedelta(days=day)).isoformat(),
+        )
+        for day in range(first, last - 1, -1)
+    ]
+
+
+async def forecast(service: Client) -> dict[str, Any]:
+    """Return a forecast."""
+    answer = await service.get("/usage/forecast")
+    assert answer.status == 200
+    found: dict[str, Any] = await answer.json()
+    return found
+
+
+async def test_a_period_is_forecast(
+    client: MakeClient, sandbox: RunningSandbox
+) -> None:
+    """Half of the days have half of the credits; the figures are those of `/usage`."""
+    sandbox.sandbox.set_messages(days_ago(14, 0))
+    service = await client(periods={"length": "P30D"})
+    found = await forecast(service)
+    usage = (await (await service.get("/usage")).json())["usage"]
+    used = sum(each["credits_used"] for each in usage)
+    assert found["credits_used"] == pytest.approx(used)
+    assert found["expected"] == pytest.approx(2 * used, rel=0.1)
+    assert used < found["low"] < found["expected"] < found["high"]
+    assert found["confidence"] == 0.8
+    first = datetime.now(UTC).date() - timedelta(days=14)
+    assert found["period"] == first.isoformat()
+    ends = (first + timedelta(days=30)).isoformat()
+    assert found["ends"] == f"{ends}T00:00:00.000000Z"
+
+
+async def test_a_forecast_agrees_with_the_snapshot_in_its_headers(
+    client: MakeClient, sandbox: RunningSandbox
+) -> None:
+    """It names the revision, and caches may store it as long as `/usage`."""
+    sandbox.sandbox.set_messages(days_ago(14, 0))
+    service = await client(periods={"length": "P30D"})
+    usage = await service.get("/usage")
+    answer = await service.get("/usage/forecast")
+    for name in ("Usage-Revision", "Usage-Period", "Usage-Plan", "Cache-Control"):
+        assert answer.headers[name] == usage.headers[name]
+
+
+@pytest.mark.parametrize(
+    "length, messages, reason",
+    [
+        ("P30D", days_ago(5, 0), "too_early"),
+        ("P30D", [], "too_early"),
+        ("", days_ago(14, 0), "no_end_known"),
+        ("P10D", days_ago(14, 0), "no_end_known"),
+    ],
+    ids=["five days", "no message", "no length", "a length that is wrong"],
+)
+async def test_what_is_unknown_is_not_guessed(
+    client: MakeClient,
+    sandbox: RunningSandbox,
+    length: str,
+    messages: Messages,
+    reason: str,
+) -> None:
+    """The answer is the reason."""
+    sandbox.sandbox.set_messages(messages)
+    service = await client(periods={"length": length})
+    assert await forecast(service) == {"reason": reason}
+
+
+async def test_after_its_end_a_period_is_forecast_as_it_is(
+    client: MakeClient, sandbox: RunningSandbox
+) -> None:
+    """Nothing more is expected, and the band is closed."""
+    sandbox.sandbox.set_messages(days_ago(60, 45))
+    found = await forecast(await client(periods={"length": "P30D"}))
+    assert found["low"] == found["expected"] == found["high"] == found["credits_used"]
+
+
+async def test_earlier_kept_periods_tell_what_is_usual(
+    client: MakeClient, storage: StorageSettings, keep: Keep
+) -> None:
+    """A period of three days has a forecast, and its id."""
+    service = await client(
+        storage={"url": storage.url},
+        periods=KEEPING,
+        cache={"confirm_shrink_s": 0.0},
+    )
+    await keep(service, days_ago(33, 4))
+    await keep(service, days_ago(3, 0))
+    found = await forecast(service)
+    per_day = found["credits_used"] / 4
+    assert found["expected"] == pytest.approx(30 * per_day, rel=0.1)
+    # The next forecast has them in memory.
+    assert await forecast(service) == found
+
+
+async def test_the_kept_open_period_has_a_forecast_for_budgets(
+    client: MakeClient, storage: StorageSettings, keep: Keep
+) -> None:
+    """It is that of the current period, for the same time."""
+    service = await client(storage={"url": storage.url}, periods=KEEPING)
+    await keep(service, days_ago(14, 0))
+    found = await forecast(service)
+    forecasts = service.app[FORECASTS]
+    period = await service.app[KEPT].find_or_open(None)
+    as_of = int(datetime.fromisoformat(found["as_of"]).timestamp()) * 1_000_000
+    kept = await forecasts.of_period(period, as_of)
+    assert {name: getattr(kept, name) for name in found} == found
