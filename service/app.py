@@ -123,6 +123,7 @@ def create_app(
     app[UNSENT] = UnsentBytes(settings.server.max_unsent_bytes)
     app[bodies.BODIES] = bodies.open_lane(limits, settings)
     app[usage.QUERIES] = usage.open_lane(limits, settings)
+    app[usage.PERIOD_LOADS] = usage.open_period_loads(limits, settings)
     app[events.QUERIES] = events.open_lane(limits, settings)
     app[vehicles.LANES] = open_lanes(limits.clients.group_of, settings)
     app[health.TRAFFIC] = health.Traffic()
@@ -351,6 +352,8 @@ def _parts(
     """Return the parts that an operator sees and changes."""
     circuits: dict[str, Circuit] = {COPILOT.name: UpstreamCircuit(client.guard)}
     lanes = [app[bodies.BODIES], app[usage.QUERIES], app[events.QUERIES]]
+    if periods.KEPT in app:
+        lanes.append(app[usage.PERIOD_LOADS])
     if vehicles.LOOKUPS in app and (vpic := app[vehicles.LOOKUPS].guard):
         circuits["vpic"] = UpstreamCircuit(vpic)
     if database is not None:

@@ -19,6 +19,7 @@ from service.usage.parameters import parse_sort, parse_zone
 from service.usage.periods import problems as period_problems
 from service.usage.periods.errors import PeriodNotKept
 from service.usage.periods.handlers import KEPT, PeriodName
+from service.usage.periods.reader import KeptView, Slots
 from service.usage.pricing.plans import PLANS
 from service.usage.repeats import RepeatedUsage, RequestKind, UsageRepeats
 from service.usage.snapshot import PERIOD_HEADER, REVISION_HEADER
@@ -70,6 +71,8 @@ REPEATS: Final = web.AppKey("usage_repeats", UsageRepeats)
 FORECASTS: Final = web.AppKey("usage_forecasts", Forecasts)
 QUERIES: Final = web.AppKey("usage_queries", Lane)
 """The lane of everything that is computed from a snapshot for one request."""
+PERIOD_LOADS: Final = web.AppKey("usage_period_loads", Lane)
+"""The lane of queries that load a whole kept period."""
 
 REFRESH_PROBLEMS: Final = (
     problems.MESSAGES_UNAVAILABLE,
@@ -79,6 +82,8 @@ REFRESH_PROBLEMS: Final = (
     problems.UNKNOWN_PLAN,
     period_problems.PERIOD_NOT_KEPT,
     period_problems.TEXTS_NOT_KEPT,
+    period_problems.PERIOD_REPLACED,
+    period_problems.PERIOD_DAMAGED,
     problems.QUERIES_FULL,
     problems.QUERY_TIMEOUT,
     INVALID_PARAMETER,
@@ -181,12 +186,12 @@ async def read_usage(
     selection = EVERYTHING if is_everything else parameters.selection()
     is_query = selection != EVERYTHING or media_type != JSON
     view = await _view(request, parameters, is_query=is_query)
-    request[LOG_VALUES] = view.snapshot.log_values
+    request[LOG_VALUES] = view.log_values
     if selection == EVERYTHING:
         with stage("query"):
             answer = await view.answer(media_type)
         response = send_cached(request, answer, view.freshness)
-        is_current = parameters.period is None and answer is view.snapshot.answer
+        is_current = isinstance(view, SnapshotView) and answer is view.snapshot.answer
         if is_current and isinstance(response, BlockResponse):
             _offer(request)
         return response
@@ -293,7 +298,7 @@ async def explain_message(
     response = _answer(request, view, explained.body)
     # The refresh that priced the message, and logged its steps, may be an earlier one.
     priced_by = {"refresh_id": explained.refresh_id}
-    request[LOG_VALUES] = view.snapshot.log_values | priced_by
+    request[LOG_VALUES] = view.log_values | priced_by
     return response
 
 
@@ -305,14 +310,22 @@ def answer_from(app: web.Application, snapshots: SnapshotCache) -> None:
 
 def open_lane(limits: Limits, settings: Settings) -> Lane:
     """Return the lane of usage queries."""
-    usage = settings.usage
+    return _lane("usage_queries", settings.usage.max_queries, limits, settings)
+
+
+def open_period_loads(limits: Limits, settings: Settings) -> Lane:
+    """Return the lane in which whole kept periods are loaded, one at a time."""
+    return _lane("usage_period_loads", 1, limits, settings)
+
+
+def _lane(name: str, concurrency: int, limits: Limits, settings: Settings) -> Lane:
     bounds = LaneLimits.of(
         settings.limits,
-        concurrency=usage.max_queries,
-        time_limit_s=usage.query_timeout_s,
+        concurrency=concurrency,
+        time_limit_s=settings.usage.query_timeout_s,
     )
     kinds = LaneKinds(problems.QUERIES_FULL, problems.QUERY_TIMEOUT)
-    return Lane("usage_queries", kinds, bounds, limits.clients.group_of)
+    return Lane(name, kinds, bounds, limits.clients.group_of)
 
 
 async def _view(
@@ -320,14 +333,15 @@ async def _view(
     parameters: UsageParameters | PlanParameters | DailyParameters,
     *,
     is_query: bool = True,
-) -> SnapshotView:
+) -> SnapshotView | KeptView:
     app, plan = request.app, parameters.plan
     slot = partial(app[QUERIES].enter, request)
     if parameters.period is None:
         return await app[SNAPSHOTS].view(plan, slot, is_query=is_query)
     if KEPT not in app:
         raise PeriodNotKept(parameters.period, ())
-    return await app[KEPT].view(parameters.period, plan, slot)
+    slots = Slots(slot, partial(app[PERIOD_LOADS].enter, request))
+    return await app[KEPT].view(parameters.period, plan, slots)
 
 
 def _offer(request: web.Request) -> None:
@@ -346,14 +360,16 @@ def _media_type_for(request: web.Request) -> str:
     return JSON if accept in ANY_TYPE else choose(accept, tuple(FORMATS))
 
 
-def _answer(request: web.Request, view: SnapshotView, body: bytes) -> web.Response:
+def _answer(
+    request: web.Request, view: SnapshotView | KeptView, body: bytes
+) -> web.Response:
     request[CACHE_RESULT] = view.freshness.result
-    request[LOG_VALUES] = view.snapshot.log_values
+    request[LOG_VALUES] = view.log_values
     headers = cache_headers(view.headers, view.freshness)
     return web.Response(body=body, content_type=JSON, headers=headers)
 
 
-def _check_cursor(view: SnapshotView, selection: Selection) -> None:
+def _check_cursor(view: SnapshotView | KeptView, selection: Selection) -> None:
     """Raise `InvalidParameter` for a cursor of another plan, order or range."""
     if selection.cursor is None:
         return

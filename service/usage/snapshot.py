@@ -176,7 +176,7 @@ class Snapshot:
     """The ids by which an answer's log lines refer to those of its refresh."""
 
     def __post_init__(self) -> None:
-        ids = {"revision": self.revision, "refresh_id": self.refresh_id}
+        ids = log_values_of(self.revision, self.refresh_id)
         object.__setattr__(self, "log_values", ids)
         # At the end of the process the worker closes, and drops everything.
         weakref.finalize(self, self.worker.drop, self.number).atexit = False
@@ -185,6 +185,11 @@ class Snapshot:
     def is_here(self) -> bool:
         """True while the worker has the columns."""
         return self.worker.has(self.number)
+
+
+def log_values_of(revision: str, refresh_id: str) -> dict[str, str]:
+    """Return the ids by which log lines refer to a snapshot, and to its refresh."""
+    return {"revision": revision, "refresh_id": refresh_id}
 
 
 def answer_headers(

@@ -32,6 +32,11 @@ class SnapshotView(NamedTuple):
         snapshot = self.snapshot
         return answer_headers(self.summary, snapshot.revision, snapshot.ends_on)
 
+    @property
+    def log_values(self) -> dict[str, str]:
+        """The ids of the snapshot and of its refresh, for log lines."""
+        return self.snapshot.log_values
+
     async def answer(self, media_type: str) -> Answer:
         """Return the whole period in a format."""
         snapshot, plan = self.snapshot, self.plan

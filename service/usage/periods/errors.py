@@ -2,6 +2,7 @@
 
 PeriodError
 ├── PeriodNotKept   no period has this id
+├── PeriodReplaced  another revision has replaced the one that is read
 └── TextsNotKept    the period was priced by another plan, and its texts are not kept
 """
 
@@ -21,6 +22,10 @@ class PeriodNotKept(PeriodError):
         self.nearest = tuple(nearest)
         listed = ", ".join(self.nearest) or "none"
         super().__init__(f"no kept period {quoted(period)!r}; the nearest: {listed}")
+
+
+class PeriodReplaced(PeriodError):
+    """Another revision of the period has replaced the one that is read."""
 
 
 class TextsNotKept(PeriodError):

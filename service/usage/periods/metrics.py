@@ -36,6 +36,11 @@ class KeepingMetrics:
             "one replaced them or their worker ended.",
             registry=registry,
         )
+        self.damaged = Counter(
+            "copilot_usage_period_damaged",
+            "Reads of kept periods that found a damaged part.",
+            registry=registry,
+        )
         self.changes = Counter(
             "copilot_usage_period_changes",
             "Changes of messages that were kept.",
@@ -84,6 +89,11 @@ def skipped(snapshots: int) -> None:
 def doubted() -> None:
     """Count a snapshot that was not kept."""
     _metrics.current.doubtful.inc()
+
+
+def damaged() -> None:
+    """Count a read of a damaged part."""
+    _metrics.current.damaged.inc()
 
 
 def changed(changes: int) -> None:

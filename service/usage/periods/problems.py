@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Final
 
 from service.usage.periods import errors
+from service.usage.snapshots.errors import ChunkDamaged
 from service.web.problems import Kinds, ProblemKind
 
 PERIOD_NOT_KEPT: Final = ProblemKind(
@@ -14,8 +15,20 @@ TEXTS_NOT_KEPT: Final = ProblemKind(
     HTTPStatus.CONFLICT,
     "A kept period has the prices of one plan only",
 )
+PERIOD_DAMAGED: Final = ProblemKind(
+    "period_damaged",
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    "A part of the kept period is damaged",
+)
+PERIOD_REPLACED: Final = ProblemKind(
+    "period_replaced",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The kept period changes all the time",
+)
 
 KINDS: Final[Kinds] = {
     errors.PeriodNotKept: PERIOD_NOT_KEPT,
     errors.TextsNotKept: TEXTS_NOT_KEPT,
+    errors.PeriodReplaced: PERIOD_REPLACED,
+    ChunkDamaged: PERIOD_DAMAGED,
 }

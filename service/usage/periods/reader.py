@@ -1,42 +1,40 @@
-"""Snapshots of kept periods, from which requests are answered as from the current one.
+"""Requests on kept periods: few chunks answer most, and the whole period the others."""
 
-A snapshot is made of a period's chunks when it is asked for, and cached while memory
-permits. Workers of their own have them, so no query delays a refresh.
-"""
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, TypeVar
 
-import asyncio
-import itertools
-from collections.abc import Sequence
-from typing import Final
-
-from service.instants import format_instant
 from service.settings import Settings
 from service.storage.database import Database
-from service.storage.lru_cache import LruCache
-from service.usage.errors import WorkerLost
 from service.usage.parameters import find_plan
-from service.usage.periods.errors import PeriodNotKept, TextsNotKept
+from service.usage.periods.chunk_cache import ChunkCache
+from service.usage.periods.errors import PeriodNotKept, PeriodReplaced, TextsNotKept
 from service.usage.periods.model import KeptPeriod
+from service.usage.periods.revision_rows import RevisionRows
 from service.usage.periods.store import PeriodStore
 from service.usage.periods.tables import CLOSED
-from service.usage.pricing.plans import PLANS_BY_ID
-from service.usage.reports import Resolved
-from service.usage.snapshot import DerivedAnswers, Slot, Snapshot, answer_headers
-from service.usage.snapshots.columns import Summary
-from service.usage.snapshots.formats import JSON
-from service.usage.snapshots.kept import decode_chunk, join_chunks
-from service.usage.snapshots.worker import PricingWorkers
+from service.usage.periods.whole_periods import WholePeriods, ends_on_of, summary_of
+from service.usage.pricing.plans import PLANS_BY_ID, Plan
+from service.usage.snapshot import Slot, answer_headers, log_values_of
+from service.usage.snapshots.selection import Selection
+from service.usage.snapshots.store import Explained, Extract
 from service.usage.view import SnapshotView
 from service.web.http_cache.encodings import Answer
-from service.web.http_cache.freshness import Policy
+from service.web.http_cache.freshness import Freshness, Policy
 
-MAX_CACHED_MESSAGES: Final = 2_000_000
-BYTES_PER_MESSAGE: Final = 100
-"""About the size of a message in the upstream's body, which chooses the worker."""
 MAX_TRIES: Final = 3
 NEAREST: Final = 5
 IMMUTABLE_S: Final = 31_536_000.0
 """RFC 2616 allowed caches a year at most, and the limit has stayed customary."""
+
+T = TypeVar("T")
+
+
+class Slots(NamedTuple):
+    """The lanes of queries."""
+
+    query: Slot
+    whole: Slot
+    """That of loading a whole period, which takes long."""
 
 
 class KeptSnapshots:
@@ -44,37 +42,28 @@ class KeptSnapshots:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.store = PeriodStore(database)
-        self._workers = PricingWorkers(settings.usage.own_process_bytes)
-        self._numbers = itertools.count(1)
-        self._cached = LruCache[tuple[int, int], Snapshot](
-            max_bytes=MAX_CACHED_MESSAGES, size_of=_size
-        )
-        self._loading = DerivedAnswers()
+        self.chunks = ChunkCache(self.store)
+        self.whole = WholePeriods(settings.usage.own_process_bytes, self.chunks)
         is_private = "usage:read" in settings.auth.required
         self._open = Policy.of(settings.cache, is_private=is_private)
         self._closed = Policy(IMMUTABLE_S, 0, 0, is_private, is_immutable=True)
 
-    async def view(self, name: str, plan_name: str | None, slot: Slot) -> SnapshotView:
+    async def view(self, name: str, plan_name: str | None, slots: Slots) -> "KeptView":
         """Return a kept period, as the requests on it see it.
 
         Raises `PeriodNotKept`, `TextsNotKept`, `UnknownPlan` and `StorageError`.
         """
         plan = find_plan(plan_name) if plan_name is not None else None
-        for _ in range(MAX_TRIES):
-            period = await self.find(name)
-            if plan is not None and plan.id != period.plan:
-                raise TextsNotKept(period.period, period.plan)
-            snapshot = await self._snapshot(period, slot)
-            if snapshot is not None:
-                policy = self._closed if period.status == CLOSED else self._open
-                return SnapshotView(
-                    snapshot, snapshot.plan, snapshot.summary, policy.judge(0.0), slot
-                )
-        raise WorkerLost(f"period {name} changes all the time")
+        period = await self.find(name)
+        if plan is not None and plan.id != period.plan:
+            raise TextsNotKept(period.period, period.plan)
+        return KeptView(self, period, slots)
 
     async def find(self, name: str) -> KeptPeriod:
         """Return the row of a period; raises `PeriodNotKept` and `StorageError`."""
-        period = await self.store.find(name)
+        # PostgreSQL refuses some characters, which no id has.
+        is_valid = name.isascii() and name.isprintable()
+        period = await self.store.find(name) if is_valid else None
         if period is None:
             listed = [each.period for each in await self.store.newest(None, 100)]
             raise PeriodNotKept(name, _nearest(name, listed))
@@ -89,68 +78,112 @@ class KeptSnapshots:
             raise PeriodNotKept("", ())
         return period
 
+    def judge(self, period: KeptPeriod) -> Freshness:
+        """Return how long caches may use the answers of a period."""
+        policy = self._closed if period.status == CLOSED else self._open
+        return policy.judge(0.0)
+
     async def close(self) -> None:
         """End the workers."""
-        await self._workers.close()
+        await self.whole.close()
 
-    async def _snapshot(self, period: KeptPeriod, slot: Slot) -> Snapshot | None:
-        """Return a revision of a period; None if another one has replaced it."""
-        key = period.number, period.revision
-        snapshot = self._cached.get(key)
-        if snapshot is not None and snapshot.is_here:
-            return snapshot
-        loaded = await self._loading.once(key, lambda: self._load(period), slot)
-        if loaded is not None:
-            self._cached.put(key, loaded)
-        return loaded
 
-    async def _load(self, period: KeptPeriod) -> Snapshot | None:
-        digests = period.digests
-        contents = await self.store.read_chunks(period.number, digests)
-        if not contents.keys() >= set(digests):
-            return None
-        packed = await asyncio.to_thread(_join, period, contents)
-        worker = self._workers.choose(BYTES_PER_MESSAGE * period.messages)
-        number, plan = next(self._numbers), PLANS_BY_ID[period.plan]
-        await worker.adopt(number, packed)
-        summary = Summary(
-            plan=period.plan,
-            messages=period.messages,
-            credits_total=period.hundredths / 100,
-            degraded=period.degraded,
-            begins_on=_date_of(period.first_at),
+class KeptView:
+    """One revision of a kept period, from which one request answers.
+
+    Methods raise `StorageError`, `ChunkDamaged` and `WorkerLost`. If another revision
+    replaces this one before it has answered, that one answers.
+    """
+
+    def __init__(self, kept: KeptSnapshots, period: KeptPeriod, slots: Slots) -> None:
+        self._kept, self._slots = kept, slots
+        self._period = period
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that priced the period."""
+        return PLANS_BY_ID[self._period.plan]
+
+    @property
+    def freshness(self) -> Freshness:
+        """How long caches may use the answer."""
+        return self._kept.judge(self._period)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that name the plan and the revision."""
+        period = self._period
+        revision, ends_on = str(period.revision), ends_on_of(period)
+        return answer_headers(summary_of(period), revision, ends_on)
+
+    @property
+    def log_values(self) -> dict[str, str]:
+        """The id of the revision, for log lines."""
+        revision = str(self._period.revision)
+        return log_values_of(revision, revision)
+
+    async def answer(self, media_type: str) -> Answer:
+        """Return the whole period in a format."""
+        return await self._answer(None, lambda view: view.answer(media_type))
+
+    async def extract(self, media_type: str, selection: Selection) -> Extract:
+        """Return an encoded page; raises `CursorExpired`."""
+        return await self._answer(
+            lambda rows: rows.page(media_type, selection),
+            lambda view: view.extract(media_type, selection),
         )
-        ends_on = _date_of(period.last_at) if period.status == CLOSED else None
-        body = await worker.answer(number, plan.id, JSON)
-        revision = str(period.revision)
-        headers = answer_headers(summary, revision, ends_on)
-        return Snapshot(
-            number=number,
-            revision=revision,
-            refresh_id=revision,
-            etag=None,
-            digest=revision,
-            reports=Resolved({}, set()),
-            plan=plan,
-            summary=summary,
-            answer=await Answer.of(body, JSON, headers),
-            worker=worker,
-            has_texts=False,
-            ends_on=ends_on,
+
+    async def explain(self, message_id: int) -> Explained:
+        """Return the price of one message; raises `MessageNotFound`."""
+        return await self._answer(
+            lambda rows: rows.explain(message_id),
+            lambda view: view.explain(message_id),
         )
 
+    async def daily(self, zone: str | None) -> bytes:
+        """Return the usage of each day in a time zone, as JSON."""
+        return await self._answer(
+            lambda rows: rows.daily(zone), lambda view: view.daily(zone)
+        )
 
-def _join(period: KeptPeriod, contents: dict[bytes, bytes]) -> bytes:
-    chunks = [decode_chunk(contents[each]) for each in period.digests]
-    return join_chunks(chunks, period.plan, f"{period.period}.{period.revision}")
+    async def by_report(self) -> bytes:
+        """Return the usage of each report, as JSON."""
+        return await self._answer(
+            lambda rows: rows.by_report(), lambda view: view.by_report()
+        )
 
+    async def _answer(
+        self,
+        of_rows: Callable[[RevisionRows], Awaitable[T | None]] | None,
+        of_whole: Callable[[SnapshotView], Awaitable[T]],
+    ) -> T:
+        """Return what few chunks answer, or the whole period."""
+        for _ in range(MAX_TRIES):
+            try:
+                found = None if of_rows is None else await self._from_rows(of_rows)
+                if found is None:
+                    found = await of_whole(await self._whole())
+                return found
+            except PeriodReplaced:
+                self._period = await self._kept.find(self._period.period)
+        raise PeriodReplaced(f"period {self._period.period} changes all the time")
 
-def _size(snapshot: Snapshot) -> int:
-    return snapshot.summary.messages
+    async def _from_rows(
+        self, answer: Callable[[RevisionRows], Awaitable[T | None]]
+    ) -> T | None:
+        async with self._slots.query():
+            chunks = self._kept.chunks
+            outline = await chunks.outline(self._period)
+            if outline is None:
+                return None
+            return await answer(RevisionRows(self._period, outline, chunks))
 
-
-def _date_of(instant: int) -> str:
-    return format_instant(instant).partition("T")[0]
+    async def _whole(self) -> SnapshotView:
+        period = self._period
+        snapshot = await self._kept.whole.snapshot(period, self._slots.whole)
+        return SnapshotView(
+            snapshot, snapshot.plan, snapshot.summary, self.freshness, self._slots.query
+        )
 
 
 def _nearest(name: str, listed: Sequence[str]) -> list[str]:

@@ -106,21 +106,27 @@ def place_after(
 
     Raises `CursorExpired`; its text says why.
     """
-    places = np.flatnonzero(rows == _find_last(priced, cursor))
+    places = np.flatnonzero(rows == find_last(priced, cursor))
     if not len(places):
-        raise CursorExpired(_why_gone(priced, cursor) + _BEGIN_AGAIN)
+        begins_at = int(priced.messages.instants.min()) if len(priced) else None
+        raise why_gone(priced, cursor, begins_at)
     place = int(places[0]) + 1
     if cursor.mark != mark_of(priced, sort) and not _is_same_set(
         priced, rows[:place], cursor
     ):
-        raise CursorExpired(
-            "prices or names have changed, so that messages have moved past the end of "
-            "the last page" + _BEGIN_AGAIN
-        )
+        raise moved()
     return place
 
 
-def _find_last(priced: PricedMessages, cursor: MessageCursor) -> int:
+def moved() -> CursorExpired:
+    """Return the error for messages that have moved past the end of the last page."""
+    return CursorExpired(
+        "prices or names have changed, so that messages have moved past the end of "
+        "the last page" + _BEGIN_AGAIN
+    )
+
+
+def find_last(priced: PricedMessages, cursor: MessageCursor) -> int:
     """Return the row of the cursor's message, or -1.
 
     A list may repeat a message. Which copy was the last one is known only while there
@@ -154,13 +160,21 @@ def _name_digest(priced: PricedMessages, index: int) -> str:
     return "" if index == BY_TEXT else _short_digest(priced.names[index])
 
 
-def _why_gone(priced: PricedMessages, cursor: MessageCursor) -> str:
-    messages = priced.messages
-    if len(priced) and int(messages.instants.min()) > cursor.instant[0]:
-        return "the billing period is another one than that of the last page"
-    if (messages.ids == cursor.message_id).any():
-        return "the message at which the last page ended has another time now"
-    return "the message at which the last page ended is gone"
+def why_gone(
+    priced: PricedMessages, cursor: MessageCursor, begins_at: int | None
+) -> CursorExpired:
+    """Return the error for a last message that is not found.
+
+    `priced` has all messages with its id; `begins_at` is the instant of the first
+    message of the period, in microseconds.
+    """
+    if begins_at is not None and begins_at > cursor.instant[0]:
+        why = "the billing period is another one than that of the last page"
+    elif (priced.messages.ids == cursor.message_id).any():
+        why = "the message at which the last page ended has another time now"
+    else:
+        why = "the message at which the last page ended is gone"
+    return CursorExpired(why + _BEGIN_AGAIN)
 
 
 def _is_same_set(

@@ -6,6 +6,8 @@ SnapshotError
 ├── RangeNotCovered  the range ends before the first message
 ├── RevisionGone     the worker does not have the snapshot
 └── TextsMissing     the snapshot came from another process, without its texts
+
+ChunkDamaged is a ValueError: what the database has of a kept period is damaged.
 """
 
 from typing import Final
@@ -42,6 +44,10 @@ class RangeNotCovered(SnapshotError):
 
     def __str__(self) -> str:
         return f"the range ends before the current period: {self.args[0]}/.."
+
+
+class ChunkDamaged(ValueError):
+    """A part of a kept period in the database is not what was stored."""
 
 
 class RevisionGone(SnapshotError):

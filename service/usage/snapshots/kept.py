@@ -11,10 +11,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from service.usage.snapshots.columns import BY_TEXT, PricedMessages
+from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.messages import NO_REPORT, Message
 from service.usage.snapshots.parts import Parts
 from service.usage.snapshots.sharing import PackedColumns
@@ -23,6 +24,8 @@ DIGEST_BYTES: Final = 16
 TEXT_HASH_BYTES: Final = 8
 COMPRESSION: Final = 1
 """Higher levels of zlib take a multiple of the time for a few percent of the size."""
+
+Rows = NDArray[np.intp]
 
 TextHashes = NDArray[np.uint64]
 """Hashes of the messages' texts: `(n_messages,)` uint64."""
@@ -76,12 +79,64 @@ def encode_chunk(
     return zlib.compress(encode(priced, texts, begin, end), COMPRESSION)
 
 
-def decode_chunk(content: bytes) -> KeptColumns:
-    """Return the columns of a chunk; raises `ValueError` for damaged content."""
+def decode_chunk(content: bytes, digest: bytes | None = None) -> KeptColumns:
+    """Return the columns of a chunk; raises `ChunkDamaged`.
+
+    The content is compared with its digest, if that is given.
+    """
     try:
-        return _decoder.decode(zlib.decompress(content))
+        encoded = zlib.decompress(content)
+        if digest is not None and digest_of(encoded) != digest:
+            raise ChunkDamaged(f"chunk {digest.hex()} has another content")
+        return _decoder.decode(encoded)
     except (zlib.error, msgspec.DecodeError) as error:
-        raise ValueError(f"a chunk is damaged: {error}") from error
+        name = digest.hex() if digest else ""
+        raise ChunkDamaged(f"chunk {name} is damaged: {error}") from error
+
+
+def take_rows(chunk: KeptColumns, rows: Rows) -> KeptColumns:
+    """Return some rows of a chunk: `(n_rows,)` indexes, ascending."""
+    steps = np.frombuffer(chunk.steps, "<i8").reshape(-1, len(chunk.timestamps))
+    return structs.replace(
+        chunk,
+        ids=_take(chunk.ids, "<i8", rows),
+        timestamps=[chunk.timestamps[each] for each in rows.tolist()],
+        hundredths=_take(chunk.hundredths, "<i8", rows),
+        steps=steps[:, rows].tobytes(),
+        name_of=_take(chunk.name_of, "<i4", rows),
+        report_of=_take(chunk.report_of, "<i4", rows),
+        texts=_take(chunk.texts, "<u8", rows),
+    )
+
+
+def _take(column: bytes, dtype: str, rows: Rows) -> bytes:
+    taken: bytes = np.frombuffer(column, dtype)[rows].tobytes()
+    return taken
+
+
+class StoredChunks(Struct, frozen=True, array_like=True):
+    """The chunks of a revision of a period, as the database has them."""
+
+    plan: str
+    revision: str
+    digests: list[bytes]
+    contents: list[bytes]
+
+
+_stored_decoder: Final = msgspec.msgpack.Decoder(StoredChunks)
+
+
+def pack_chunks(stored: StoredChunks) -> bytes:
+    """Return chunks as bytes, for `join_stored` in a worker."""
+    return msgspec.msgpack.encode(stored)
+
+
+def join_stored(packed: bytes) -> bytes:
+    """Return the columns of a whole period; raises `ChunkDamaged`."""
+    stored = _stored_decoder.decode(packed)
+    pairs = zip(stored.contents, stored.digests, strict=True)
+    chunks = [decode_chunk(*pair) for pair in pairs]
+    return join_chunks(chunks, stored.plan, stored.revision)
 
 
 def join_chunks(chunks: Sequence[KeptColumns], plan: str, revision: str) -> bytes:

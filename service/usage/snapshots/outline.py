@@ -16,19 +16,15 @@ from numpy.typing import NDArray
 from service.instants import US_PER_S
 from service.usage.snapshots.columns import PricedMessages
 from service.usage.snapshots.cursors import mix_messages
+from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.kept import COMPRESSION, ChunkRef
+from service.usage.snapshots.queries import QUARTER_S
 
-QUARTER_S: Final = 900
-"""Days of all zones that are in use begin at a quarter of an hour of UTC."""
 MAX_QUARTERS: Final = 20_000
 """More than half a year. Wrong timestamps would make a quarter of each message."""
 MAX_NAMES: Final = 10_000
 
 Column = NDArray[np.int64]
-
-
-class OutlineDamaged(ValueError):
-    """The stored outline of a period cannot be decoded."""
 
 
 class _Stored(Struct, frozen=True, array_like=True):
@@ -51,7 +47,7 @@ class Quarters(NamedTuple):
     """Sums of quarters of an hour of UTC, those with messages."""
 
     numbers: Column
-    """Quarters since 1970, ascending."""
+    """Quarters of an hour since 1970, ascending."""
     sums: Sums
 
 
@@ -94,6 +90,21 @@ class Outline(NamedTuple):
         names = self.reports.names if self.reports else []
         return sum(each.nbytes for each in columns) + 100 * len(names)
 
+    def begin_of(self, place: int) -> int:
+        """Return the number of messages before a chunk."""
+        return int(self.chunks.ends[place - 1]) if place else 0
+
+    def mixed_before(self, begin: int) -> int:
+        """Return the sum of `mix_messages` before a chunk that begins at a row."""
+        place = int(np.searchsorted(self.chunks.ends, begin, "right"))
+        return int(self.chunks.mixed[place - 1]) % 2**64 if place else 0
+
+    def find_rows(self, begin: int, end: int) -> range:
+        """Return the places of the chunks that have these rows."""
+        ends = self.chunks.ends
+        first, last = np.searchsorted(ends, [begin, end - 1], "right")
+        return range(int(first), int(last) + 1)
+
     def find_id(self, message_id: int) -> list[int]:
         """Return the places of the chunks whose ids may include this one."""
         chunks = self.chunks
@@ -135,7 +146,7 @@ def encode_outline(outline: Outline) -> bytes:
 
 
 def decode_outline(content: bytes) -> Outline:
-    """Return an outline; raises `OutlineDamaged`."""
+    """Return an outline; raises `ChunkDamaged`."""
     try:
         stored = _decoder.decode(zlib.decompress(content))
         return Outline(
@@ -146,7 +157,7 @@ def decode_outline(content: bytes) -> Outline:
             else ReportSums(stored.names, Sums(*map(_unpacked, stored.of_names))),
         )
     except (zlib.error, msgspec.DecodeError, ValueError, TypeError) as error:
-        raise OutlineDamaged(str(error)) from error
+        raise ChunkDamaged(f"the outline is damaged: {error}") from error
 
 
 _decoder: Final = msgspec.msgpack.Decoder(_Stored)

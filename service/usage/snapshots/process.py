@@ -97,9 +97,9 @@ class FileStore(SnapshotStore):
         """Write packed columns into a file; return their size in bytes."""
         return Path(path).write_bytes(self.pack(number, plan))
 
-    def adopt_file(self, number: int, path: str) -> None:
+    def adopt_file(self, number: int, path: str, *, is_kept: bool = False) -> None:
         """Run `adopt` on the packed columns in a file."""
-        self.adopt(number, Path(path).read_bytes())
+        self.adopt(number, Path(path).read_bytes(), is_kept=is_kept)
 
 
 class StoreManager(BaseManager):

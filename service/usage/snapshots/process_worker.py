@@ -91,8 +91,8 @@ class ProcessWorker:
         packed = await self._run(self._result_file, "pack_file", number, plan)
         return bytes(packed)
 
-    async def adopt(self, number: int, packed: bytes) -> None:
-        await self._run(self._adopt, number, packed)
+    async def adopt(self, number: int, packed: bytes, *, is_kept: bool = False) -> None:
+        await self._run(self._adopt, number, packed, is_kept)
 
     async def compute(
         self, method: StoreMethod[P, T], *args: P.args, **kwargs: P.kwargs
@@ -226,10 +226,10 @@ class ProcessWorker:
             child.numbers.add(args[0])
         return result
 
-    def _adopt(self, number: int, packed: bytes) -> None:
+    def _adopt(self, number: int, packed: bytes, is_kept: bool) -> None:  # noqa: FBT001
         with shared_file(packed) as path:
             child = self._start_child()
-            child.call("adopt_file", number, path)
+            child.call("adopt_file", number, path, is_kept=is_kept)
             child.numbers.add(number)
 
     def _result_file(self, name: str, *args: Any) -> Buffer:

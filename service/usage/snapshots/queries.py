@@ -10,7 +10,6 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from service.instants import US_PER_S
-from service.usage.pricing.timestamps import Instants
 from service.usage.snapshots.answers import (
     DailyUsage,
     DayUsage,
@@ -23,7 +22,8 @@ from service.usage.snapshots.columns import PricedMessages, to_credits
 from service.usage.snapshots.errors import MessageNotFound
 
 S_PER_DAY: Final = 86_400
-SPANS_S: Final = (S_PER_DAY, 900)
+QUARTER_S: Final = 900
+SPANS_S: Final = (S_PER_DAY, QUARTER_S)
 """Spans at whose ends a zone's offset is looked up, before that of each second.
 
 No zone has ever changed its offset twice in a day, and nearly all of them change it at
@@ -67,41 +67,72 @@ def daily_usage(priced: PricedMessages, zone: ZoneInfo | None = None) -> DailyUs
     """
     if not len(priced):
         return DailyUsage([])
-    local_days = _local_days(priced.messages.instants, zone)
-    first, last = int(local_days.min()), int(local_days.max())
-    gaps_omitted = last - first >= MAX_FILLED_DAYS
-    if gaps_omitted:
-        days, place_of = _unique(local_days)
-    else:
-        days, place_of = np.arange(first, last + 1), local_days - first
-    messages = np.bincount(place_of, minlength=len(days))
-    hundredths = np.zeros(len(days), np.int64)
-    np.add.at(hundredths, place_of, priced.hundredths)
-    dates = np.datetime_as_string(days.astype("datetime64[D]"))
-    rows = zip(dates.tolist(), messages.tolist(), hundredths.tolist(), strict=True)
-    listed = [DayUsage(day, count, to_credits(used)) for day, count, used in rows]
-    return DailyUsage(listed, gaps_omitted or UNSET)
+    local_days = _local_days(priced.messages.instants // US_PER_S, zone)
+    return _list_days(local_days, np.ones(len(priced), np.int64), priced.hundredths)
+
+
+def daily_usage_of(
+    quarters: NDArray[np.int64],
+    messages: NDArray[np.int64],
+    hundredths: NDArray[np.int64],
+    zone: ZoneInfo | None = None,
+) -> DailyUsage | None:
+    """Return the usage of each day, from sums of quarters of an hour since 1970.
+
+    All columns have the shape `(n_quarters,)`. None if a day of the zone begins within
+    one of the quarters.
+    """
+    begins = quarters * QUARTER_S
+    local_days = _local_days(begins, zone)
+    if not np.array_equal(local_days, _local_days(begins + QUARTER_S - 1, zone)):
+        return None
+    return _list_days(local_days, messages, hundredths)
 
 
 def usage_by_report(priced: PricedMessages) -> UsageByReport:
     """Return messages and credits of each report, the most expensive first."""
     places = len(priced.names)
     place_of = np.where(priced.by_text, places, priced.name_of)
-    messages = np.bincount(place_of, minlength=places + 1).tolist()
+    messages = np.bincount(place_of, minlength=places + 1)
     hundredths = np.zeros(places + 1, np.int64)
     np.add.at(hundredths, place_of, priced.hundredths)
-    used = [to_credits(amount) for amount in hundredths.tolist()]
-    reports = [
-        ReportUsage(name, messages[place], used[place])
-        for place, name in enumerate(priced.names)
-    ]
+    return list_reports(priced.names, messages, hundredths)
+
+
+def list_reports(
+    names: Sequence[str], messages: NDArray[np.int64], hundredths: NDArray[np.int64]
+) -> UsageByReport:
+    """Return the usage of reports by their sums; the last sum is that of texts."""
+    counts, used = messages.tolist(), [to_credits(each) for each in hundredths.tolist()]
+    rows = zip(names, counts, used, strict=False)
+    reports = [ReportUsage(*row) for row in rows]
     reports.sort(key=lambda report: (-report.credits_used, report.report_name))
-    return UsageByReport(reports, TextUsage(messages[places], used[places]))
+    return UsageByReport(reports, TextUsage(counts[-1], used[-1]))
 
 
-def _local_days(instants: Instants, zone: ZoneInfo | None) -> NDArray[np.int64]:
+def _list_days(
+    local_days: NDArray[np.int64],
+    messages: NDArray[np.int64],
+    hundredths: NDArray[np.int64],
+) -> DailyUsage:
+    """Return the sums of each day; at least one, and all of shape `(n,)`."""
+    first, last = int(local_days.min()), int(local_days.max())
+    gaps_omitted = last - first >= MAX_FILLED_DAYS
+    if gaps_omitted:
+        days, place_of = _unique(local_days)
+    else:
+        days, place_of = np.arange(first, last + 1), local_days - first
+    counts, used = np.zeros((2, len(days)), np.int64)
+    np.add.at(counts, place_of, messages)
+    np.add.at(used, place_of, hundredths)
+    dates = np.datetime_as_string(days.astype("datetime64[D]"))
+    rows = zip(dates.tolist(), counts.tolist(), used.tolist(), strict=True)
+    listed = [DayUsage(day, count, to_credits(spent)) for day, count, spent in rows]
+    return DailyUsage(listed, gaps_omitted or UNSET)
+
+
+def _local_days(seconds: NDArray[np.int64], zone: ZoneInfo | None) -> NDArray[np.int64]:
     """Return days since 1970-01-01 on the zone's calendar: `(n_messages,)` int64."""
-    seconds = instants // US_PER_S
     if zone is not None:
         seconds = seconds + _offsets_s(zone, seconds)
     return seconds // S_PER_DAY

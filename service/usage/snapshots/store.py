@@ -190,9 +190,13 @@ class SnapshotStore:
         built = _price(snapshot, plan, logging.refresh_id)
         return describe(built, logging.max_messages)
 
-    def adopt(self, number: int, packed: bytes) -> Summary:
-        """Make a snapshot of the packed columns of another process."""
-        priced = sharing.unpack(packed)
+    def adopt(self, number: int, packed: bytes, *, is_kept: bool = False) -> Summary:
+        """Make a snapshot of the packed columns of another process.
+
+        With `is_kept`, of the chunks of a kept period; then it raises `ChunkDamaged`.
+        """
+        columns = kept.join_stored(packed) if is_kept else packed
+        priced = sharing.unpack(columns)
         prices = {priced.plan.id: priced}
         snapshot = _StoredSnapshot(priced.messages, ResolvedReports((), ()), prices)
         self._snapshots[number] = snapshot

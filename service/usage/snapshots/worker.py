@@ -48,7 +48,7 @@ class PricingWorker(Protocol):
     async def pack(self, number: int, plan: str) -> bytes:
         """Run `SnapshotStore.pack`, for periods of any size."""
 
-    async def adopt(self, number: int, packed: bytes) -> None:
+    async def adopt(self, number: int, packed: bytes, *, is_kept: bool = False) -> None:
         """Run `SnapshotStore.adopt`, for periods of any size."""
 
     async def compute(
@@ -99,8 +99,9 @@ class InlineWorker:
     async def pack(self, number: int, plan: str) -> bytes:
         return await self._in_thread(self._store.pack, number, plan)
 
-    async def adopt(self, number: int, packed: bytes) -> None:
-        await self._in_thread(self._store.adopt, number, packed)
+    async def adopt(self, number: int, packed: bytes, *, is_kept: bool = False) -> None:
+        adopt = partial(self._store.adopt, number, packed, is_kept=is_kept)
+        await self._in_thread(adopt)
         self._numbers.add(number)
 
     async def compute(
