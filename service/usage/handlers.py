@@ -19,7 +19,7 @@ from service.usage.parameters import parse_sort, parse_zone
 from service.usage.periods import problems as period_problems
 from service.usage.periods.errors import PeriodNotKept
 from service.usage.periods.handlers import KEPT, PeriodName
-from service.usage.periods.reader import KeptView, Slots
+from service.usage.periods.reader import Slots, UsageView
 from service.usage.pricing.plans import PLANS
 from service.usage.repeats import RepeatedUsage, RequestKind, UsageRepeats
 from service.usage.snapshot import PERIOD_HEADER, REVISION_HEADER
@@ -257,7 +257,7 @@ async def forecast_usage(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
     """Forecast what the current period will have used at its end, with an 80 % band."""
-    view = await _view(request, PlanParameters())
+    view = await _current_view(request, None)
     with stage("query"):
         body = await request.app[FORECASTS].body(view)
     return _answer(request, view, body)
@@ -333,15 +333,22 @@ async def _view(
     parameters: UsageParameters | PlanParameters | DailyParameters,
     *,
     is_query: bool = True,
-) -> SnapshotView | KeptView:
+) -> UsageView:
     app, plan = request.app, parameters.plan
-    slot = partial(app[QUERIES].enter, request)
     if parameters.period is None:
-        return await app[SNAPSHOTS].view(plan, slot, is_query=is_query)
+        return await _current_view(request, plan, is_query=is_query)
     if KEPT not in app:
         raise PeriodNotKept(parameters.period, ())
-    slots = Slots(slot, partial(app[PERIOD_LOADS].enter, request))
+    lanes = app[QUERIES], app[PERIOD_LOADS]
+    slots = Slots(*(partial(lane.enter, request) for lane in lanes))
     return await app[KEPT].view(parameters.period, plan, slots)
+
+
+async def _current_view(
+    request: web.Request, plan: str | None, *, is_query: bool = True
+) -> SnapshotView:
+    slot = partial(request.app[QUERIES].enter, request)
+    return await request.app[SNAPSHOTS].view(plan, slot, is_query=is_query)
 
 
 def _offer(request: web.Request) -> None:
@@ -360,16 +367,14 @@ def _media_type_for(request: web.Request) -> str:
     return JSON if accept in ANY_TYPE else choose(accept, tuple(FORMATS))
 
 
-def _answer(
-    request: web.Request, view: SnapshotView | KeptView, body: bytes
-) -> web.Response:
+def _answer(request: web.Request, view: UsageView, body: bytes) -> web.Response:
     request[CACHE_RESULT] = view.freshness.result
     request[LOG_VALUES] = view.log_values
     headers = cache_headers(view.headers, view.freshness)
     return web.Response(body=body, content_type=JSON, headers=headers)
 
 
-def _check_cursor(view: SnapshotView | KeptView, selection: Selection) -> None:
+def _check_cursor(view: UsageView, selection: Selection) -> None:
     """Raise `InvalidParameter` for a cursor of another plan, order or range."""
     if selection.cursor is None:
         return

@@ -6,7 +6,6 @@ that are cached.
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import nullcontext
 from datetime import UTC, date, datetime, time
 from typing import Final
 
@@ -25,7 +24,7 @@ from service.usage.forecast.days import (
 from service.usage.forecast.estimate import CONFIDENCE
 from service.usage.forecast.model import Forecast, NoForecast
 from service.usage.periods.model import KeptPeriod
-from service.usage.periods.reader import KeptSnapshots
+from service.usage.periods.reader import KeptSnapshots, UsageView
 from service.usage.periods.tables import CLOSED
 from service.usage.snapshots.answers import DailyUsage
 from service.usage.view import SnapshotView
@@ -70,10 +69,10 @@ class Forecasts:
         """
         if self._kept is None:
             return NoForecast("no_end_known")
-        view = await self._kept.view(period.period, None, nullcontext)
+        view = await self._kept.view(period.period, None)
         return await self._forecast(view, as_of)
 
-    async def _forecast(self, view: SnapshotView, as_of: int) -> Forecast | NoForecast:
+    async def _forecast(self, view: UsageView, as_of: int) -> Forecast | NoForecast:
         if not view.summary.messages:
             return NoForecast("too_early")
         days = await _days_of(view)
@@ -122,19 +121,19 @@ class Forecasts:
         days = self._earlier.get(key)
         if days is None:
             assert self._kept is not None  # noqa: S101 - it has listed the period
-            view = await self._kept.view(period.period, None, nullcontext)
+            view = await self._kept.view(period.period, None)
             days = await _days_of(view)
             self._earlier.put(key, days)
         return days
 
 
-async def _days_of(view: SnapshotView) -> Days:
+async def _days_of(view: UsageView) -> Days:
     """Return the credits of each day with usage."""
     usage = _decoder.decode(await view.daily(None))
     return {date.fromisoformat(day.date): day.credits_used for day in usage.days}
 
 
-def _name_of(view: SnapshotView, listed: Sequence[KeptPeriod]) -> str:
+def _name_of(view: UsageView, listed: Sequence[KeptPeriod]) -> str:
     """Return the id of a period; the date of its first message until it is kept."""
     begins_on = str(view.summary.begins_on)
     for each in listed:

@@ -1,6 +1,7 @@
 """Requests on kept periods: few chunks answer most, and the whole period the others."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import Final, NamedTuple, TypeVar
 
 from service.settings import Settings
@@ -15,6 +16,7 @@ from service.usage.periods.tables import CLOSED
 from service.usage.periods.whole_periods import WholePeriods, ends_on_of, summary_of
 from service.usage.pricing.plans import PLANS_BY_ID, Plan
 from service.usage.snapshot import Slot, answer_headers, log_values_of
+from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.selection import Selection
 from service.usage.snapshots.store import Explained, Extract
 from service.usage.view import SnapshotView
@@ -37,6 +39,10 @@ class Slots(NamedTuple):
     """That of loading a whole period, which takes long."""
 
 
+NO_LANES: Final = Slots(nullcontext, nullcontext)
+"""For work that no request waits for."""
+
+
 class KeptSnapshots:
     """Answers from kept periods."""
 
@@ -48,7 +54,9 @@ class KeptSnapshots:
         self._open = Policy.of(settings.cache, is_private=is_private)
         self._closed = Policy(IMMUTABLE_S, 0, 0, is_private, is_immutable=True)
 
-    async def view(self, name: str, plan_name: str | None, slots: Slots) -> "KeptView":
+    async def view(
+        self, name: str, plan_name: str | None, slots: Slots = NO_LANES
+    ) -> "KeptView":
         """Return a kept period, as the requests on it see it.
 
         Raises `PeriodNotKept`, `TextsNotKept`, `UnknownPlan` and `StorageError`.
@@ -105,6 +113,11 @@ class KeptView:
         return PLANS_BY_ID[self._period.plan]
 
     @property
+    def summary(self) -> Summary:
+        """The totals of the period."""
+        return summary_of(self._period)
+
+    @property
     def freshness(self) -> Freshness:
         """How long caches may use the answer."""
         return self._kept.judge(self._period)
@@ -114,7 +127,7 @@ class KeptView:
         """The headers that name the plan and the revision."""
         period = self._period
         revision, ends_on = str(period.revision), ends_on_of(period)
-        return answer_headers(summary_of(period), revision, ends_on)
+        return answer_headers(self.summary, revision, ends_on)
 
     @property
     def log_values(self) -> dict[str, str]:
@@ -184,6 +197,10 @@ class KeptView:
         return SnapshotView(
             snapshot, snapshot.plan, snapshot.summary, self.freshness, self._slots.query
         )
+
+
+UsageView = SnapshotView | KeptView
+"""What a request on usage answers from."""
 
 
 def _nearest(name: str, listed: Sequence[str]) -> list[str]:
