@@ -5,8 +5,8 @@ changes minus those before them are the difference of the two totals.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -15,13 +15,17 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from service.usage.periods.model import Change, ChangeKind
+from service.usage.snapshots.cancellation import check_cancelled
 from service.usage.snapshots.columns import BY_TEXT
-from service.usage.snapshots.kept import COMPRESSION, KeptColumns
+from service.usage.snapshots.kept import COMPRESSION, KeptColumns, decode_chunks
+from service.usage.snapshots.matching import NO_ROW
 
 PAGE_CHANGES: Final = 4_096
 
 _Flags = NDArray[np.bool_]
 _Indexes = NDArray[np.int64]
+Contents = Mapping[bytes, bytes]
+"""Compressed chunks, by their digests."""
 
 
 class ChangesPage(Struct, frozen=True, array_like=True):
@@ -51,6 +55,37 @@ class _Columns(NamedTuple):
     plans: NDArray[np.object_]
 
 
+class PackedChanges(NamedTuple):
+    """Changes in compressed pages."""
+
+    pages: list[bytes]
+    changes: int
+
+
+def find_packed_changes(before: Contents, after: Contents) -> PackedChanges:
+    """Return the changes of messages in pages; a worker runs this.
+
+    `before` and `after` are the chunks that only one of both revisions has. Raises
+    `ChunkDamaged`.
+    """
+    changes = iter_changes(*map(decode_chunks, (before, after)))
+    pages: list[bytes] = []
+    count = 0
+    while some := list(islice(changes, PAGE_CHANGES)):
+        check_cancelled()
+        pages += pack_pages(some)
+        count += len(some)
+    return PackedChanges(pages, count)
+
+
+def is_message_shared(before: Contents, after: Contents) -> bool:
+    """Return whether a message is in both; a worker runs this.
+
+    Raises `ChunkDamaged`.
+    """
+    return shares_message(*map(decode_chunks, (before, after)))
+
+
 def find_changes(
     before: Sequence[KeptColumns], after: Sequence[KeptColumns]
 ) -> list[Change]:
@@ -58,22 +93,27 @@ def find_changes(
 
     `before` and `after` are the chunks that only one of both revisions has.
     """
+    return list(iter_changes(before, after))
+
+
+def iter_changes(
+    before: Sequence[KeptColumns], after: Sequence[KeptColumns]
+) -> Iterator[Change]:
+    """Yield what `find_changes` returns."""
     old, new = _join(before), _join(after)
     of_old, of_new = _match(old, new)
-    found = [
-        (int(row), _change_of(old, int(old_row), new, int(row)))
-        for old_row, row in _differing(old, of_old, new, of_new)
-    ]
-    found += [
-        (row, _change(ChangeKind.ADDED, 0, new, row))
-        for row in _others(len(new.ids), of_new)
-    ]
-    found.sort(key=itemgetter(0))
-    removed = [
-        _change(ChangeKind.REMOVED, int(old.hundredths[row]), old, row)
-        for row in _others(len(old.ids), of_old)
-    ]
-    return [each for _, each in found] + removed
+    differing = _differing(old, of_old, new, of_new)
+    added = _others(len(new.ids), of_new)
+    rows = np.concatenate([of_new[differing], added])
+    old_rows = np.concatenate([of_old[differing], np.full(len(added), NO_ROW)])
+    order = np.argsort(rows)
+    for old_row, row in zip(old_rows[order], rows[order], strict=True):
+        if old_row == NO_ROW:
+            yield _change(ChangeKind.ADDED, 0, new, row)
+        else:
+            yield _change_of(old, old_row, new, row)
+    for row in _others(len(old.ids), of_old):
+        yield _change(ChangeKind.REMOVED, int(old.hundredths[row]), old, row)
 
 
 def shares_message(before: Sequence[KeptColumns], after: Sequence[KeptColumns]) -> bool:
@@ -136,51 +176,61 @@ def _values(indexes: bytes, listed: list[str]) -> NDArray[np.object_]:
 
 def _match(old: _Columns, new: _Columns) -> tuple[_Indexes, _Indexes]:
     """Return the old row and the new row of each message that is in both."""
-    keys: dict[tuple[int, str, int], int] = {}
-    old_keys = _keys(old, keys)
-    new_keys = _keys(new, keys)
-    _, of_old, of_new = np.intersect1d(old_keys, new_keys, return_indices=True)
+    count = len(old.ids)
+    ids = np.concatenate([old.ids, new.ids])
+    # Equal strings have equal hashes. Other timestamps of the same id have others, but
+    # for one case in 2**64.
+    hashes = map(hash, chain(old.timestamps, new.timestamps))
+    times = np.fromiter(hashes, np.int64, len(ids))
+    side = np.arange(len(ids)) >= count
+    order = np.lexsort((side, times, ids))
+    is_other = np.diff(ids[order]) != 0
+    is_other |= np.diff(times[order]) != 0
+    message = np.concatenate([[0], np.cumsum(is_other)])[: len(ids)]
+    # Upstream may list a message twice; the second one is matched with the second one.
+    copy = _count_within(message * 2 + side[order])
+    key = np.empty(len(ids), np.int64)
+    key[order] = message * (len(ids) + 1) + copy
+    _, of_old, of_new = np.intersect1d(
+        key[:count], key[count:], assume_unique=True, return_indices=True
+    )
     return of_old, of_new
 
 
-def _keys(columns: _Columns, known: dict[tuple[int, str, int], int]) -> _Indexes:
-    """Return a number for each message: equal ones for equal ids and timestamps."""
-    # Upstream may list a message twice; the second one has another number.
-    counts: dict[tuple[int, str], int] = {}
-    numbers = []
-    for message in zip(columns.ids.tolist(), columns.timestamps, strict=True):
-        count = counts[message] = counts.get(message, 0) + 1
-        numbers.append(known.setdefault((*message, count), len(known)))
-    return np.array(numbers, np.int64)
+def _count_within(groups: _Indexes) -> _Indexes:
+    """Return the place of each element among the adjacent ones of its group."""
+    places = np.arange(len(groups))
+    begins = np.concatenate([[True], np.diff(groups) != 0])[: len(groups)]
+    return places - np.maximum.accumulate(np.where(begins, places, 0))
 
 
 def _differing(
     old: _Columns, of_old: _Indexes, new: _Columns, of_new: _Indexes
-) -> Iterator[tuple[np.int64, np.int64]]:
-    """Yield the old and the new row of each message that is not the same in both."""
+) -> _Indexes:
+    """Return the places of the matched messages that are not the same in both."""
     is_same: _Flags = old.hundredths[of_old] == new.hundredths[of_new]
     for one, other in ((old.names, new.names), (old.reports, new.reports)):
         is_same &= one[of_old] == other[of_new]
     is_same &= old.texts[of_old] == new.texts[of_new]
-    different = np.flatnonzero(~is_same)
-    yield from zip(of_old[different], of_new[different], strict=True)
+    return np.flatnonzero(~is_same)
 
 
-def _others(count: int, matched: _Indexes) -> list[int]:
+def _others(count: int, matched: _Indexes) -> _Indexes:
     is_other = np.ones(count, np.bool_)
     is_other[matched] = False
-    rows: list[int] = np.flatnonzero(is_other).tolist()
-    return rows
+    return np.flatnonzero(is_other)
 
 
-def _change(kind: ChangeKind, before: int, columns: _Columns, row: int) -> Change:
+def _change(kind: ChangeKind, before: int, columns: _Columns, row: np.int64) -> Change:
     """Return the change of a message that only one of both revisions has."""
     after = int(columns.hundredths[row]) - before
     message_id = int(columns.ids[row])
     return Change(kind, message_id, before, after, _priced_by(columns, row))
 
 
-def _change_of(old: _Columns, old_row: int, new: _Columns, row: int) -> Change:
+def _change_of(
+    old: _Columns, old_row: np.int64, new: _Columns, row: np.int64
+) -> Change:
     kind, reason = _kind_of(old, old_row, new, row)
     return Change(
         kind,
@@ -192,7 +242,7 @@ def _change_of(old: _Columns, old_row: int, new: _Columns, row: int) -> Change:
 
 
 def _kind_of(
-    old: _Columns, old_row: int, new: _Columns, row: int
+    old: _Columns, old_row: np.int64, new: _Columns, row: np.int64
 ) -> tuple[ChangeKind, str]:
     """Return what explains the change; reports are decisive where they price."""
     name_before, name = old.names[old_row], new.names[row]
@@ -211,6 +261,6 @@ def _kind_of(
     return ChangeKind.PLAN_CHANGED, f"{old.plans[old_row]} → {new.plans[row]}"
 
 
-def _priced_by(columns: _Columns, row: int) -> str:
+def _priced_by(columns: _Columns, row: np.int64) -> str:
     name = columns.names[row]
     return "text" if name is None else f"report {name}"

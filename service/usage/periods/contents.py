@@ -2,15 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.usage.periods.changes import PAGE_CHANGES, find_changes, pack_pages
-from service.usage.periods.model import Change, SnapshotContent, split_digests
+from service.usage.periods.changes import (
+    PackedChanges,
+    find_packed_changes,
+    is_message_shared,
+)
+from service.usage.periods.model import SnapshotContent, split_digests
 from service.usage.periods.publication import OtherRevision, StoredPages
 from service.usage.periods.store import CHUNKS_AT_ONCE, PeriodStore
 from service.usage.snapshot import Snapshot
-from service.usage.snapshots.kept import ChunkRef, KeptColumns, decode_chunk
+from service.usage.snapshots.kept import ChunkRef, KeptColumns, decode_chunks
 from service.usage.snapshots.store import SnapshotStore
+from service.usage.snapshots.worker import PricingWorker
 
 
 class Fetched(NamedTuple):
@@ -20,15 +26,34 @@ class Fetched(NamedTuple):
     at: int
 
 
-class Difference(NamedTuple):
-    """The chunks that only one of a period and a snapshot has."""
+@dataclass(frozen=True)
+class Difference:
+    """The chunks that only one of a period and a snapshot has, by their digests."""
 
-    before: list[KeptColumns]
-    after: list[KeptColumns]
+    old: dict[bytes, bytes]
+    """The chunks of the period alone, compressed."""
+    added: dict[bytes, bytes]
+    """The chunks of the snapshot alone."""
     new: dict[bytes, bytes]
-    """The encoded chunks that are not stored yet, by their digests."""
+    """Those of them that are not stored yet."""
     is_shared: bool
     """True if a chunk is in both."""
+    worker: PricingWorker
+    """The worker that compares messages, outside of the event loop."""
+
+    async def belongs(self) -> bool:
+        """Return whether the period and the snapshot have a message in common."""
+        if self.is_shared:
+            return True
+        return await self.worker.run(is_message_shared, self.old, self.added)
+
+    async def find_changes(self) -> PackedChanges:
+        """Return the changes from the period to the snapshot."""
+        return await self.worker.run(find_packed_changes, self.old, self.added)
+
+    async def messages_before(self) -> list[KeptColumns]:
+        """Return the messages of `old`."""
+        return await asyncio.to_thread(decode_chunks, self.old)
 
 
 class Contents:
@@ -46,13 +71,14 @@ class Contents:
         listed = dict.fromkeys(split_digests(before))
         gone = [each for each in listed if each not in after]
         added = [each for each in after if each not in listed]
-        old = await self.decode(number, gone)
-        stored = await self.decode(number, [each for each in added if each not in new])
+        old = await self.read(number, gone)
+        stored = await self.read(number, [each for each in added if each not in new])
         return Difference(
-            list(old.values()),
-            [stored.get(each) or decode_chunk(new[each]) for each in added],
+            old,
+            {each: stored.get(each) or new[each] for each in added},
             new,
             is_shared=not after.keys().isdisjoint(listed),
+            worker=snapshot.worker,
         )
 
     async def encode_unknown(
@@ -74,14 +100,12 @@ class Contents:
             for digest, each in missing.items()
         }
 
-    async def decode(
-        self, number: int, digests: Sequence[bytes]
-    ) -> dict[bytes, KeptColumns]:
+    async def read(self, number: int, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return stored chunks; raises `OtherRevision` if one was removed."""
         contents = await self._store.read_chunks(number, digests)
         if len(contents) != len(set(digests)):
             raise OtherRevision("another process has removed a chunk")
-        return {digest: decode_chunk(contents[digest]) for digest in digests}
+        return {digest: contents[digest] for digest in digests}
 
     async def add(self, number: int, contents: dict[bytes, bytes]) -> None:
         """Store chunks in short transactions."""
@@ -89,20 +113,30 @@ class Contents:
         for begin in range(0, len(rows), CHUNKS_AT_ONCE):
             await self._store.add_chunks(number, rows[begin : begin + CHUNKS_AT_ONCE])
 
-    async def add_changes(self, number: int, changes: list[Change]) -> StoredPages:
+    async def add_changes(self, number: int, changes: PackedChanges) -> StoredPages:
         """Store changes in short transactions."""
-        return await self._store.add_pages(number, _packed(changes))
+        return await self._store.add_pages(number, _batches(changes.pages))
 
-    async def add_first(self, number: int, content: SnapshotContent) -> StoredPages:
+    async def add_first(
+        self, worker: PricingWorker, number: int, content: SnapshotContent
+    ) -> StoredPages:
         """Store the changes that add all messages, chunk by chunk."""
-        return await self._store.add_pages(number, self._added(number, content))
+        added = self._added(worker, number, content)
+        return await self._store.add_pages(number, added)
 
     async def _added(
-        self, number: int, content: SnapshotContent
+        self, worker: PricingWorker, number: int, content: SnapshotContent
     ) -> AsyncIterator[list[bytes]]:
         for each in content.chunks:
-            chunk = await self.decode(number, [each.digest])
-            yield await asyncio.to_thread(_pages_added, chunk[each.digest])
+            chunk = await self.read(number, [each.digest])
+            changes = await worker.run(find_packed_changes, {}, chunk)
+            yield changes.pages
+
+
+async def _batches(pages: Sequence[bytes]) -> AsyncIterator[list[bytes]]:
+    """Yield the pages of one transaction after the other."""
+    for begin in range(0, len(pages), CHUNKS_AT_ONCE):
+        yield list(pages[begin : begin + CHUNKS_AT_ONCE])
 
 
 async def content_of(fetched: Fetched) -> SnapshotContent:
@@ -125,18 +159,3 @@ async def content_of(fetched: Fetched) -> SnapshotContent:
         chunks=kept.chunks,
         outline=kept.outline,
     )
-
-
-def _pages_of(changes: list[Change]) -> list[bytes]:
-    return list(pack_pages(changes))
-
-
-def _pages_added(chunk: KeptColumns) -> list[bytes]:
-    return _pages_of(find_changes((), [chunk]))
-
-
-async def _packed(changes: list[Change]) -> AsyncIterator[list[bytes]]:
-    """Yield the changes in pages."""
-    for begin in range(0, len(changes), PAGE_CHANGES):
-        some = changes[begin : begin + PAGE_CHANGES]
-        yield await asyncio.to_thread(_pages_of, some)

@@ -1,6 +1,5 @@
 """Keeping of one snapshot: as a revision of the open period, or as a new period."""
 
-import asyncio
 from contextlib import suppress
 from typing import Final
 
@@ -8,7 +7,6 @@ import structlog
 
 from service.storage.database import Database
 from service.usage.periods import metrics
-from service.usage.periods.changes import find_changes, shares_message
 from service.usage.periods.contents import Contents, Difference, Fetched, content_of
 from service.usage.periods.model import KeptPeriod, SnapshotContent
 from service.usage.periods.observer import PeriodObserver
@@ -70,7 +68,7 @@ class Keeper:
         difference = await self._contents.compare(
             snapshot, content, period.number, period.chunks
         )
-        if not await _belongs(difference):
+        if not await difference.belongs():
             return await self._replace(snapshot, content, (period, difference), skipped)
         self._succession.settle()
         return await self._publish(snapshot, content, (period, difference), skipped)
@@ -84,20 +82,18 @@ class Keeper:
     ) -> KeptPeriod:
         """Publish a snapshot as the next revision of a period."""
         period, difference = compared
-        changes = await asyncio.to_thread(
-            find_changes, difference.before, difference.after
-        )
+        changes = await difference.find_changes()
         await self._contents.add(period.number, difference.new)
         pages = await self._contents.add_changes(period.number, changes)
         publication = Publication(content, pages, skipped)
         kept = await self._publisher.publish(period, publication)
         await self._store.remove_unlisted(period.number)
-        metrics.changed(len(changes))
+        metrics.changed(changes.changes)
         log.info(
             "usage.period_kept",
             period=period.period,
             kept_revision=kept.revision,
-            changes=len(changes),
+            changes=changes.changes,
             credits_before=period.hundredths / 100,
             credits_after=content.hundredths / 100,
             **snapshot.log_values,
@@ -119,7 +115,8 @@ class Keeper:
         period, difference = compared
         doubt: Doubt | None = Doubt.CLOSED_PERIOD
         if not await self._is_closed(snapshot, content):
-            doubt = self._succession.judge(period, difference.before, content)
+            before = difference.messages_before
+            doubt = await self._succession.judge(period, before, content)
         if doubt is None:
             return await self._open(snapshot, content, period, skipped)
         log.warning(
@@ -141,7 +138,7 @@ class Keeper:
             difference = await self._contents.compare(
                 snapshot, content, period.number, period.chunks
             )
-            if await _belongs(difference):
+            if await difference.belongs():
                 return True
         return False
 
@@ -155,7 +152,7 @@ class Keeper:
         number = await self._store.next_number()
         new = await self._contents.encode_unknown(snapshot, content, number)
         await self._contents.add(number, new)
-        pages = await self._contents.add_first(number, content)
+        pages = await self._contents.add_first(snapshot.worker, number, content)
         published = Publication(content, pages, skipped)
         period = await self._publisher.open(number, previous, published)
         log.info(
@@ -167,10 +164,3 @@ class Keeper:
             **snapshot.log_values,
         )
         return period
-
-
-async def _belongs(difference: Difference) -> bool:
-    """Return whether a snapshot and a period have a message in common."""
-    if difference.is_shared:
-        return True
-    return await asyncio.to_thread(shares_message, difference.before, difference.after)

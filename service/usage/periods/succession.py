@@ -1,7 +1,8 @@
 """Decision what a snapshot is that has no message in common with the open period."""
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -16,6 +17,9 @@ AHEAD_US: Final = 86_400 * US_PER_S
 """A message this far after its fetch has a wrong time, whatever its zone."""
 CONFIRM_S: Final = 3_600.0
 """Time after which a doubtful snapshot is a period, if nothing else was seen."""
+
+
+ReadMessages = Callable[[], Awaitable[Sequence[KeptColumns]]]
 
 
 class Doubt(StrEnum):
@@ -40,17 +44,17 @@ class Succession:
         """Note a snapshot of the open period, which ends all doubt."""
         self._doubtful_since = None
 
-    def judge(
+    async def judge(
         self,
         period: KeptPeriod,
-        messages: Sequence[KeptColumns],
+        read_messages: ReadMessages,
         content: SnapshotContent,
     ) -> Doubt | None:
         """Return the doubt on a snapshot; None if it begins a new period.
 
-        `messages` are all those of the open period.
+        `read_messages` returns all those of the open period.
         """
-        doubt = _doubt(period, messages, content)
+        doubt = await _doubt(period, read_messages, content)
         now = self._clock()
         if self._doubtful_since is None:
             self._doubtful_since = now
@@ -60,17 +64,17 @@ class Succession:
         return doubt
 
 
-def _doubt(
-    period: KeptPeriod, messages: Sequence[KeptColumns], content: SnapshotContent
+async def _doubt(
+    period: KeptPeriod, read_messages: ReadMessages, content: SnapshotContent
 ) -> Doubt | None:
     if content.first_at > content.fetched_at + AHEAD_US:
         return Doubt.BEGINS_AHEAD
-    if content.first_at <= _last_plausible(period, messages):
+    if content.first_at <= await _last_plausible(period, read_messages):
         return Doubt.BEGINS_EARLIER
     return None
 
 
-def _last_plausible(period: KeptPeriod, messages: Sequence[KeptColumns]) -> int:
+async def _last_plausible(period: KeptPeriod, read_messages: ReadMessages) -> int:
     """Return the time of the last message that was not in the future when fetched.
 
     One message with a wrong time must not hold up all later periods.
@@ -78,8 +82,14 @@ def _last_plausible(period: KeptPeriod, messages: Sequence[KeptColumns]) -> int:
     limit = period.fetched_at + AHEAD_US
     if period.last_at <= limit:
         return period.last_at
+    messages = await read_messages()
+    plausible = await asyncio.to_thread(_last_until, messages, limit)
+    # If none is plausible, it is the clock of the service that was wrong.
+    return period.last_at if plausible is None else plausible
+
+
+def _last_until(messages: Sequence[KeptColumns], limit: int) -> int | None:
     instants = [read_instants(each.timestamps).microseconds for each in messages]
     times = np.concatenate(instants)
     plausible = times[times <= limit]
-    # If none is plausible, it is the clock of the service that was wrong.
-    return int(plausible.max()) if len(plausible) else period.last_at
+    return int(plausible.max()) if len(plausible) else None

@@ -5,7 +5,7 @@ of each text shows whether it has changed.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b, sha256
 from typing import Final, NamedTuple
 
@@ -94,6 +94,11 @@ def decode_chunk(content: bytes, digest: bytes | None = None) -> KeptColumns:
         raise ChunkDamaged(f"chunk {name} is damaged: {error}") from error
 
 
+def decode_chunks(contents: Mapping[bytes, bytes]) -> list[KeptColumns]:
+    """Return the columns of chunks, by their digests; raises `ChunkDamaged`."""
+    return [decode_chunk(content, digest) for digest, content in contents.items()]
+
+
 def take_rows(chunk: KeptColumns, rows: Rows) -> KeptColumns:
     """Return some rows of a chunk: `(n_rows,)` indexes, ascending."""
     steps = np.frombuffer(chunk.steps, "<i8").reshape(-1, len(chunk.timestamps))
@@ -134,8 +139,7 @@ def pack_chunks(stored: StoredChunks) -> bytes:
 def join_stored(packed: bytes) -> bytes:
     """Return the columns of a whole period; raises `ChunkDamaged`."""
     stored = _stored_decoder.decode(packed)
-    pairs = zip(stored.contents, stored.digests, strict=True)
-    chunks = [decode_chunk(*pair) for pair in pairs]
+    chunks = decode_chunks(dict(zip(stored.digests, stored.contents, strict=True)))
     return join_chunks(chunks, stored.plan, stored.revision)
 
 

@@ -114,6 +114,13 @@ class ProcessWorker:
             return await self.query(SnapshotStore.extract, *call)
         return await self._query(self._extract_file, "extract_file", call, {})
 
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = partial(work, *args, **kwargs)
+        result: T = await self._query(
+            self._call, SnapshotStore.run.__name__, (call,), {}
+        )
+        return result
+
     def drop(self, number: int) -> None:
         child, loop = self._child, self._loop
         if child is None or loop is None or not child.is_alive:

@@ -8,8 +8,9 @@ may still compute when the next one has started; its messages are dropped.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -36,6 +37,8 @@ from service.usage.snapshots.messages import (
 from service.usage.snapshots.outline import encode_outline, make_outline
 from service.usage.snapshots.selection import Selection, select
 from service.usage.snapshots.shrink import KnownMessages, Shrink, find_shrink
+
+T = TypeVar("T")
 
 PlanId = str
 
@@ -227,6 +230,10 @@ class SnapshotStore:
         """Return one of the chunks that `find_chunks` has found, compressed."""
         texts = self._find(number).text_hashes
         return kept.encode_chunk(self.priced(number, plan), texts, begin, end)
+
+    def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Run a function that needs no snapshot, where it delays no event loop."""
+        return work(*args)
 
     def messages(self, number: int) -> int:
         """Return the number of messages in a snapshot; raises `RevisionGone`."""

@@ -66,6 +66,9 @@ class PricingWorker(Protocol):
     ) -> Extract:
         """Run `SnapshotStore.extract`, for pages of any size."""
 
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of a module that needs no snapshot, outside the event loop."""
+
     def drop(self, number: int) -> None:
         """Drop a snapshot, without waiting for the child."""
 
@@ -130,6 +133,9 @@ class InlineWorker:
     ) -> Extract:
         call = number, plan, media_type, selection
         return await self.query(SnapshotStore.extract, *call)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._in_thread(partial(work, *args, **kwargs))
 
     def drop(self, number: int) -> None:
         self._numbers.discard(number)
