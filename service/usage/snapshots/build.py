@@ -27,6 +27,7 @@ from service.usage.snapshots.errors import TextsMissing
 from service.usage.snapshots.matching import NO_ROW, Matched, match
 from service.usage.snapshots.messages import Message, Messages
 from service.usage.snapshots.parts import Parts
+from service.usage.snapshots.quarter_sums import sum_up
 
 MAX_INT32: Final = 2**31 - 1
 RATED_AT_ONCE: Final = 16 * MAX_BATCH
@@ -279,6 +280,7 @@ def _encode(
     priced.answer = b"".join([ANSWER_BEGIN, *pieces, ANSWER_END])
     kept = runs[0][1] if before is not None and runs and rows[0] == 0 else 0
     _find_items(priced, before, kept)
+    _sum_up(priced, before, kept)
     _hash(priced, before, kept)
 
 
@@ -293,6 +295,18 @@ def _find_items(
     begins = before.item_begins[:kept]
     following = priced.find_items(int(before.item_begins[kept]))
     priced.item_begins = np.concatenate([begins, following])
+
+
+def _sum_up(priced: PricedMessages, before: PricedMessages | None, kept: int) -> None:
+    """Set the sums by time, of which the first `kept` messages are in those before."""
+    if before is None or len(before) - kept > kept:
+        return  # they are added up when they are needed first
+    others = slice(kept, None)
+    gone, new = (
+        sum_up(each.messages.instants[others], each.hundredths[others])
+        for each in (before, priced)
+    )
+    priced.quarter_sums = before.quarter_sums.replace(gone, new)
 
 
 def _hash(priced: PricedMessages, before: PricedMessages | None, kept: int) -> None:

@@ -23,6 +23,7 @@ from service.usage.pricing.plans import (
 from service.usage.pricing.text import Flags
 from service.usage.snapshots.answers import PriceSource, StepTaken, UsageItem
 from service.usage.snapshots.messages import Messages
+from service.usage.snapshots.quarter_sums import QuarterSums, sum_up
 
 MessageRows = NDArray[np.intp]
 """Indexes of messages in the upstream's order: `(n_rows,)` intp."""
@@ -122,6 +123,11 @@ class PricedMessages:
         `(n_messages + 1,)` intp, in bytes.
         """
         return self.find_items(len(ANSWER_BEGIN))
+
+    @cached_property
+    def quarter_sums(self) -> QuarterSums:
+        """The messages and their prices by quarter of an hour."""
+        return sum_up(self.messages.instants, self.hundredths)
 
     def find_items(self, at: int) -> MessageRows:
         """Return the begins of the items from a byte of `answer` on, as above."""

@@ -20,9 +20,9 @@ from service.usage.snapshots.answers import (
 )
 from service.usage.snapshots.columns import PricedMessages, to_credits
 from service.usage.snapshots.errors import MessageNotFound
+from service.usage.snapshots.quarter_sums import QUARTER_S, add_at, unique
 
 S_PER_DAY: Final = 86_400
-QUARTER_S: Final = 900
 SPANS_S: Final = (S_PER_DAY, QUARTER_S)
 """Spans at whose ends a zone's offset is looked up, before that of each second.
 
@@ -67,6 +67,9 @@ def daily_usage(priced: PricedMessages, zone: ZoneInfo | None = None) -> DailyUs
     """
     if not len(priced):
         return DailyUsage([])
+    found = daily_usage_of(*priced.quarter_sums, zone)
+    if found is not None:
+        return found
     local_days = _local_days(priced.messages.instants // US_PER_S, zone)
     return _list_days(local_days, np.ones(len(priced), np.int64), priced.hundredths)
 
@@ -94,8 +97,7 @@ def usage_by_report(priced: PricedMessages) -> UsageByReport:
     places = len(priced.names)
     place_of = np.where(priced.by_text, places, priced.name_of)
     messages = np.bincount(place_of, minlength=places + 1)
-    hundredths = np.zeros(places + 1, np.int64)
-    np.add.at(hundredths, place_of, priced.hundredths)
+    hundredths = add_at(place_of, priced.hundredths, places + 1)
     return list_reports(priced.names, messages, hundredths)
 
 
@@ -119,12 +121,11 @@ def _list_days(
     first, last = int(local_days.min()), int(local_days.max())
     gaps_omitted = last - first >= MAX_FILLED_DAYS
     if gaps_omitted:
-        days, place_of = _unique(local_days)
+        days, place_of = unique(local_days)
     else:
         days, place_of = np.arange(first, last + 1), local_days - first
-    counts, used = np.zeros((2, len(days)), np.int64)
-    np.add.at(counts, place_of, messages)
-    np.add.at(used, place_of, hundredths)
+    counts = add_at(place_of, messages, len(days))
+    used = add_at(place_of, hundredths, len(days))
     dates = np.datetime_as_string(days.astype("datetime64[D]"))
     rows = zip(dates.tolist(), counts.tolist(), used.tolist(), strict=True)
     listed = [DayUsage(day, count, to_credits(spent)) for day, count, spent in rows]
@@ -147,26 +148,13 @@ def _offsets_s(
     # Two look-ups for each span. Only a span in which the offset changes, as
     # Newfoundland's did at 00:01, needs more: for shorter spans, or for each message.
     span, *shorter = spans
-    used, place_of = _unique(seconds // span)
+    used, place_of = unique(seconds // span)
     at_begin = _look_up(zone, used * span)
     is_changing = at_begin != _look_up(zone, used * span + span - 1)
     offsets = at_begin[place_of]
     changing = np.flatnonzero(is_changing[place_of])
     offsets[changing] = _offsets_s(zone, seconds[changing], shorter)
     return offsets
-
-
-def _unique(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the sorted unique values, and the place of each value among them."""
-    first, span = values.min(), int(values.max()) - int(values.min()) + 1
-    if span > len(values):
-        unique, places = np.unique(values, return_inverse=True)
-        return unique, places
-    # A table of the span takes a fraction of the time of sorting.
-    is_used = np.zeros(span, np.bool_)
-    is_used[values - first] = True
-    place_of = np.cumsum(is_used) - 1
-    return np.flatnonzero(is_used) + first, place_of[values - first]
 
 
 def _look_up(zone: ZoneInfo, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
