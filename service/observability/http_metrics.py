@@ -214,11 +214,15 @@ class Tally:
     __slots__ = ("_also", "_answered", "_slow", "_total_s", "cache", "route", "status")
 
     def __init__(
-        self, route: str, status: int, also: Callable[[int], None] | None = None
+        self,
+        route: str,
+        status: int,
+        cache: str,
+        also: Callable[[int], None] | None = None,
     ) -> None:
         self.route = route
         self.status = status
-        self.cache = "hit"
+        self.cache = cache
         self._also = also
         self._answered = 0
         self._total_s = 0.0
@@ -250,16 +254,19 @@ class Tally:
             self._also(answered)
 
 
-_tallies: Final[dict[tuple[str, int], Tally]] = {}
+_tallies: Final[dict[tuple[str, int, str], Tally]] = {}
 
 
 def tally_of(
-    route: str, status: int, also: Callable[[int], None] | None = None
+    route: str,
+    status: int,
+    cache: str = "hit",
+    also: Callable[[int], None] | None = None,
 ) -> Tally:
-    """Return the tally of a route and a status."""
-    key = route, status
+    """Return the tally of a route, a status and a cache result."""
+    key = route, status, cache
     if key not in _tallies:
-        _tallies[key] = Tally(route, status, also)
+        _tallies[key] = Tally(route, status, cache, also)
     return _tallies[key]
 
 

@@ -125,19 +125,22 @@ class SnapshotCache:
         self.note_answer(cached)
         return SnapshotView(snapshot, plan, summary, freshness, slot)
 
-    def fresh_answer(self) -> tuple[Answer, Freshness, float] | None:
-        """Return the default answer, its freshness, and the end of that.
+    def immediate_answer(self) -> tuple[Answer, Freshness, float] | None:
+        """Return the default answer, its freshness, and the end of its use.
 
-        None without a fresh answer. The end is in seconds, by the clock of the cache.
+        None if a request has to start a refresh or to wait for one. While one runs, a
+        stale answer needs neither. The end is in seconds, by the clock of the cache.
         """
-        cached = self.current
+        cached, policy = self.current, self._policy
         if cached is None:
             return None
         age_s = self._age(cached)
-        if age_s >= self._policy.ttl_s:
+        state, use_s = policy.state(age_s), policy.ttl_s
+        if state == "revalidating" and self._refreshing is not None:
+            use_s += policy.stale_while_revalidate_s
+        elif state != "fresh":
             return None
-        fresh_until = cached.fetched_at + self._policy.ttl_s
-        return cached.snapshot.answer, self._policy.judge(age_s), fresh_until
+        return cached.snapshot.answer, policy.judge(age_s), cached.fetched_at + use_s
 
     @property
     def is_servable(self) -> bool:

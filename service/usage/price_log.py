@@ -7,7 +7,7 @@ import structlog
 
 from service.usage.snapshots.logged_prices import LoggedPrice, Priced
 
-LOGGED_AT_ONCE: Final = 20
+LOGGED_AT_ONCE: Final = 5
 """Messages whose steps are logged before the event loop serves other requests."""
 
 log = structlog.get_logger()

@@ -1,5 +1,9 @@
-"""The answers to `GET /usage` that connections may repeat while a snapshot is fresh."""
+"""The answers to `GET /usage` that connections may repeat.
 
+The snapshot is fresh, or a refresh runs that has begun when it became stale.
+"""
+
+import asyncio
 import math
 import time
 from typing import Final, NamedTuple
@@ -28,20 +32,23 @@ class RequestKind(NamedTuple):
 class UsageRepeats:
     """Prepares an answer once for all equal requests of one second."""
 
-    # Ages and dates have whole seconds. Until one of them changes, or the snapshot is
-    # replaced or stale, answers differ only in the lines of the single request.
+    # Ages and dates have whole seconds. Until one of them changes, the snapshot is
+    # replaced or a refresh begins or ends, answers differ only in the lines of the
+    # single request.
 
     def __init__(self, snapshots: SnapshotCache) -> None:
         self._snapshots = snapshots
         self._prepared: dict[RequestKind, PreparedAnswer] = {}
         self._prepared_of: CachedSnapshot | None = None
+        self._prepared_during: asyncio.Task[None] | None = None
         self._prepared_until = -math.inf
 
     def find(self, kind: RequestKind) -> PreparedAnswer | None:
-        """Return the present answer; None unless the snapshot is fresh, and small."""
+        """Return the present answer; None if requests may wait, or it is large."""
         snapshots = self._snapshots
         if (
             snapshots.current is not self._prepared_of
+            or snapshots.refreshing is not self._prepared_during
             or snapshots.clock() >= self._prepared_until
         ):
             self._start_again()
@@ -51,6 +58,7 @@ class UsageRepeats:
         # Also if nothing can be prepared: a former snapshot must not stay in memory.
         self._prepared.clear()
         cached = self._prepared_of = self._snapshots.current
+        self._prepared_during = self._snapshots.refreshing
         fetched_at = cached.fetched_at if cached else 0.0
         # Before the first answer: what is prepared late prolongs no second.
         now = self._snapshots.clock()
@@ -60,20 +68,19 @@ class UsageRepeats:
         self._prepared_until = min(date_until, age_until)
 
     def _prepare(self, kind: RequestKind) -> PreparedAnswer | None:
-        cached, fresh = self._snapshots.current, self._snapshots.fresh_answer()
-        if cached is None or fresh is None or len(self._prepared) >= MAX_PREPARED:
+        cached, found = self._snapshots.current, self._snapshots.immediate_answer()
+        if cached is None or found is None or len(self._prepared) >= MAX_PREPARED:
             return None
-        answer, freshness, fresh_until = fresh
+        answer, freshness, usable_until = found
         block = prepare_block(answer, freshness, kind.accepted, kind.known)
         if block is None:
             return None
         # As answers are prepared, so that each answer costs nothing.
         self._snapshots.note_answer(cached)
-        self._prepared_until = min(self._prepared_until, fresh_until)
+        self._prepared_until = min(self._prepared_until, usable_until)
         status, head, body = block
-        prepared = PreparedAnswer(
-            head, bytes(body), tally_of(kind.route, status), cached.snapshot.log_values
-        )
+        tally = tally_of(kind.route, status, freshness.result)
+        prepared = PreparedAnswer(head, bytes(body), tally, cached.snapshot.log_values)
         self._prepared[kind] = prepared
         return prepared
 

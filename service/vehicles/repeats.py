@@ -54,6 +54,6 @@ class RepeatedLookup:
         self._prepared_until = time.monotonic() + left_s
         # Not before: what is prepared late prolongs no second.
         status, head, body = self._make(self._vin, entry)
-        tally = tally_of(self._route, status, vehicles_found)
+        tally = tally_of(self._route, status, also=vehicles_found)
         self._prepared = PreparedAnswer(head, bytes(body), tally)
         self._entry = entry

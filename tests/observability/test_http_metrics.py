@@ -78,7 +78,7 @@ async def test_cache_results_are_counted_with_the_request(
 async def test_a_tally_counts_as_single_answers_do(added: Read) -> None:
     """Quick answers and slow ones count in their buckets and in the sum."""
     numbers: list[int] = []
-    tally = http_metrics.tally_of("/usage/some", 200, numbers.append)
+    tally = http_metrics.tally_of("/usage/some", 200, also=numbers.append)
     for duration_s in (0.001, 0.005, 0.006, 100.0):
         tally.add(duration_s)
 

@@ -29,7 +29,7 @@ from service.web.client_identity import Caller
 from service.web.http_cache.responses import MAX_BUFFERED_BYTES, prepare_block
 from service.web.large_answers import MAX_BLOCK_BYTES
 from tests.clock import Clock, LoopTime, drive_periods
-from tests.conftest import MakeSettings, message
+from tests.conftest import MakeSettings, always, message
 from tests.metric_samples import Read
 from tests.patience import GIVE_UP_S
 from tests.server.repeating import GET, LOOKUP, VIN, Peer, Repeating, repeating
@@ -388,6 +388,48 @@ async def test_a_stale_snapshot_is_not_repeated(
     assert b"; fwd=stale" in answer
     assert b"; hit" in await peer.ask(GET)
     assert len(service.repeated) == 1
+
+
+@pytest.mark.parametrize("options", [{"cache": {"stale_while_revalidate_s": TTL_S}}])
+async def test_a_stale_answer_is_repeated_while_a_refresh_runs(
+    service: Repeating,
+    peer: Peer,
+    sandbox: RunningSandbox,
+    clock: Clock,
+    added: Read,
+) -> None:
+    """The request that starts a refresh is routed; those until its end are not."""
+    sandbox.sandbox.faults = always("hang", times=1)
+    clock.pass_s(TTL_S)
+    first = await peer.ask(GET)
+    assert b"; detail=stale" in first
+    assert service.repeated == []
+    stale = added("copilot_usage_cache_results_total", result="stale")
+    assert comparable(await peer.ask(GET)) == comparable(first)
+    assert len(service.repeated) == 1
+    assert added("copilot_usage_cache_results_total", result="stale") == stale + 1
+
+    cache = service.app[SNAPSHOTS]
+    assert cache.refreshing is not None
+    cache.refreshing.cancel()
+    await asyncio.wait([cache.refreshing])
+    assert comparable(await peer.ask(GET)) == comparable(first)
+    assert len(service.repeated) == 1
+    assert cache.refreshing is not None
+
+
+@pytest.mark.parametrize("options", [{"cache": {"stale_while_revalidate_s": TTL_S}}])
+async def test_an_expired_answer_is_not_repeated(
+    service: Repeating, peer: Peer, sandbox: RunningSandbox, clock: Clock
+) -> None:
+    """A request waits for the running refresh if the answer is too old for others."""
+    sandbox.sandbox.faults = always("hang", times=1)
+    clock.pass_s(TTL_S)
+    await peer.ask(GET)
+    await peer.ask(GET)
+    assert len(service.repeated) == 1
+    clock.pass_s(TTL_S)
+    assert service.app[SNAPSHOTS].immediate_answer() is None
 
 
 async def test_a_removed_vin_is_not_repeated(
