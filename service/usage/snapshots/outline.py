@@ -13,12 +13,10 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from service.instants import US_PER_S
 from service.usage.snapshots.columns import PricedMessages
 from service.usage.snapshots.cursors import mix_messages
 from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.kept import COMPRESSION, ChunkRef
-from service.usage.snapshots.queries import QUARTER_S
 
 MAX_QUARTERS: Final = 20_000
 """More than half a year. Wrong timestamps would make a quarter of each message."""
@@ -164,11 +162,10 @@ _decoder: Final = msgspec.msgpack.Decoder(_Stored)
 
 
 def _quarters(priced: PricedMessages) -> Quarters | None:
-    quarters = priced.messages.instants // (QUARTER_S * US_PER_S)
-    numbers, place_of = np.unique(quarters, return_inverse=True)
+    numbers, *sums = priced.quarter_sums
     if len(numbers) > MAX_QUARTERS:
         return None
-    return Quarters(numbers, _sums(place_of, len(numbers), priced))
+    return Quarters(numbers, Sums(*sums))
 
 
 def _report_sums(priced: PricedMessages) -> ReportSums | None:
