@@ -47,10 +47,12 @@ from service.storage.redis_store import RedisStore
 from service.storage.uses import UseLimits
 from service.upstream.client import UpstreamClient, open_client
 from service.upstream.profiles import COPILOT
+from service.usage import export_handlers as exports
 from service.usage import handlers as usage
 from service.usage import problems as usage_problems
 from service.usage.cache import SnapshotCache
 from service.usage.forecast.forecasts import Forecasts
+from service.usage.lanes import open_lanes as open_usage_lanes
 from service.usage.periods import handlers as periods
 from service.usage.periods import problems as periods_problems
 from service.usage.periods.reader import KeptSnapshots
@@ -122,8 +124,7 @@ def create_app(
     app[PUBLIC_URL] = str(URL(settings.server.public_url)).rstrip("/")
     app[UNSENT] = UnsentBytes(settings.server.max_unsent_bytes)
     app[bodies.BODIES] = bodies.open_lane(limits, settings)
-    app[usage.QUERIES] = usage.open_lane(limits, settings)
-    app[usage.PERIOD_LOADS] = usage.open_period_loads(limits, settings)
+    app[usage.LANES] = open_usage_lanes(limits.clients.group_of, settings)
     app[events.QUERIES] = events.open_lane(limits, settings)
     app[vehicles.LANES] = open_lanes(limits.clients.group_of, settings)
     app[health.TRAFFIC] = health.Traffic()
@@ -160,6 +161,7 @@ def _domains(settings: Settings) -> Iterator[ModuleType]:
     # Its paths also match `/usage/{message_id}`.
     if settings.periods.enabled:
         yield periods
+    yield exports
     yield usage
     if settings.events.enabled:
         yield events
@@ -351,9 +353,7 @@ def _parts(
 ) -> Parts:
     """Return the parts that an operator sees and changes."""
     circuits: dict[str, Circuit] = {COPILOT.name: UpstreamCircuit(client.guard)}
-    lanes = [app[bodies.BODIES], app[usage.QUERIES], app[events.QUERIES]]
-    if periods.KEPT in app:
-        lanes.append(app[usage.PERIOD_LOADS])
+    lanes = [app[bodies.BODIES], *app[usage.LANES], app[events.QUERIES]]
     if vehicles.LOOKUPS in app and (vpic := app[vehicles.LOOKUPS].guard):
         circuits["vpic"] = UpstreamCircuit(vpic)
     if database is not None:

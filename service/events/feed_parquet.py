@@ -1,10 +1,11 @@
 """A page of the feed as a Parquet file, made group by group."""
 
-import io
 from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import Row
+
+from service.web.written_bytes import WrittenBytes
 
 GROUP_ROWS: Final = 16_384
 GROUP_BYTES: Final = 4 * 1024 * 1024
@@ -30,7 +31,7 @@ class ParquetPage:
                 *((name, pa.string()) for name in MORE_TEXTS),
             ]
         )
-        self._out = _Output()
+        self._out = WrittenBytes()
         self._writer = pq.ParquetWriter(
             self._out, self._schema, use_dictionary=REPEATED
         )
@@ -63,29 +64,3 @@ class ParquetPage:
         table = self._arrow.Table.from_arrays(arrays, schema=self._schema)
         self._writer.write_table(table)
         self._rows, self._size = [], 0
-
-
-class _Output(io.RawIOBase):
-    """A file whose bytes are taken while it is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._parts: list[bytes] = []
-        self._position = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any, /) -> int:
-        part = bytes(data)
-        self._parts.append(part)
-        self._position += len(part)
-        return len(part)
-
-    def take(self) -> bytes:
-        """Return the bytes that were written since the last call."""
-        parts, self._parts = self._parts, []
-        return b"".join(parts)

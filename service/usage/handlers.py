@@ -9,11 +9,11 @@ from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 
 from service.observability.stages import stage
-from service.settings import Settings
 from service.usage import problems
 from service.usage.cache import SnapshotCache
 from service.usage.forecast.forecasts import Forecasts
 from service.usage.forecast.model import Forecast, NoForecast
+from service.usage.lanes import Lanes
 from service.usage.model import PlanItem, PlansAnswer
 from service.usage.parameters import parse_sort, parse_zone
 from service.usage.periods import problems as period_problems
@@ -45,9 +45,7 @@ from service.web.http_cache.responses import (
     cache_headers,
     send_cached,
 )
-from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.large_answers import answer_buffer
-from service.web.limits import Limits
 from service.web.links import next_link
 from service.web.negotiation import choose
 from service.web.parameters import (
@@ -69,10 +67,7 @@ _MESSAGE_ID: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 SNAPSHOTS: Final = web.AppKey("snapshots", SnapshotCache)
 REPEATS: Final = web.AppKey("usage_repeats", UsageRepeats)
 FORECASTS: Final = web.AppKey("usage_forecasts", Forecasts)
-QUERIES: Final = web.AppKey("usage_queries", Lane)
-"""The lane of everything that is computed from a snapshot for one request."""
-PERIOD_LOADS: Final = web.AppKey("usage_period_loads", Lane)
-"""The lane of queries that load a whole kept period."""
+LANES: Final = web.AppKey("usage_lanes", Lanes)
 
 REFRESH_PROBLEMS: Final = (
     problems.MESSAGES_UNAVAILABLE,
@@ -185,7 +180,7 @@ async def read_usage(
     )
     selection = EVERYTHING if is_everything else parameters.selection()
     is_query = selection != EVERYTHING or media_type != JSON
-    view = await _view(request, parameters, is_query=is_query)
+    view = await find_view(request, parameters, is_query=is_query)
     request[LOG_VALUES] = view.log_values
     if selection == EVERYTHING:
         with stage("query"):
@@ -220,7 +215,7 @@ async def read_daily_usage(
     """List the usage of each day from the first to the last."""
     # An invalid zone is refused before the request waits for a refresh.
     parse_zone(parameters.tz)
-    view = await _view(request, parameters)
+    view = await find_view(request, parameters)
     with stage("query"):
         body = await view.daily(parameters.tz)
     return _answer(request, view, body)
@@ -238,7 +233,7 @@ async def read_usage_by_report(
     request: web.Request, parameters: PlanParameters
 ) -> web.StreamResponse:
     """List the usage of each report, and of the messages priced by text."""
-    view = await _view(request, parameters)
+    view = await find_view(request, parameters)
     with stage("query"):
         body = await view.by_report()
     return _answer(request, view, body)
@@ -292,7 +287,7 @@ async def explain_message(
 ) -> web.StreamResponse:
     """Explain the price of one message, step by step."""
     message_id = _message_id(request.match_info["message_id"])
-    view = await _view(request, parameters)
+    view = await find_view(request, parameters)
     with stage("query"):
         explained = await view.explain(message_id)
     response = _answer(request, view, explained.body)
@@ -308,38 +303,19 @@ def answer_from(app: web.Application, snapshots: SnapshotCache) -> None:
     app[REPEATS] = UsageRepeats(snapshots)
 
 
-def open_lane(limits: Limits, settings: Settings) -> Lane:
-    """Return the lane of usage queries."""
-    return _lane("usage_queries", settings.usage.max_queries, limits, settings)
-
-
-def open_period_loads(limits: Limits, settings: Settings) -> Lane:
-    """Return the lane in which whole kept periods are loaded, one at a time."""
-    return _lane("usage_period_loads", 1, limits, settings)
-
-
-def _lane(name: str, concurrency: int, limits: Limits, settings: Settings) -> Lane:
-    bounds = LaneLimits.of(
-        settings.limits,
-        concurrency=concurrency,
-        time_limit_s=settings.usage.query_timeout_s,
-    )
-    kinds = LaneKinds(problems.QUERIES_FULL, problems.QUERY_TIMEOUT)
-    return Lane(name, kinds, bounds, limits.clients.group_of)
-
-
-async def _view(
+async def find_view(
     request: web.Request,
     parameters: UsageParameters | PlanParameters | DailyParameters,
     *,
     is_query: bool = True,
 ) -> UsageView:
+    """Return what the request answers from; `is_query` if it computes something."""
     app, plan = request.app, parameters.plan
     if parameters.period is None:
         return await _current_view(request, plan, is_query=is_query)
     if KEPT not in app:
         raise PeriodNotKept(parameters.period, ())
-    lanes = app[QUERIES], app[PERIOD_LOADS]
+    lanes = app[LANES].queries, app[LANES].period_loads
     slots = Slots(*(partial(lane.enter, request) for lane in lanes))
     return await app[KEPT].view(parameters.period, plan, slots)
 
@@ -347,7 +323,7 @@ async def _view(
 async def _current_view(
     request: web.Request, plan: str | None, *, is_query: bool = True
 ) -> SnapshotView:
-    slot = partial(request.app[QUERIES].enter, request)
+    slot = partial(request.app[LANES].queries.enter, request)
     return await request.app[SNAPSHOTS].view(plan, slot, is_query=is_query)
 
 

@@ -64,6 +64,12 @@ class PeriodMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.exports = Counter(
+            "copilot_usage_exports",
+            "Exports of usage by format and outcome: success, or the error's class.",
+            ("format", "outcome"),
+            registry=registry,
+        )
         self.shrinks = Counter(
             "copilot_usage_messages_shrunk",
             "Fetches that have lost most messages: unconfirmed or confirmed.",
@@ -163,3 +169,8 @@ def reports_cached(reports: int) -> None:
 def messages_shrunk(result: str) -> None:
     """Count a fetch that has lost most messages: `unconfirmed` or `confirmed`."""
     _metrics.current.shrinks.labels(result).inc()
+
+
+def export_ended(form: str, outcome: str) -> None:
+    """Count an export; `outcome` is `success`, or the class of its error."""
+    _metrics.current.exports.labels(form, outcome).inc()

@@ -50,6 +50,16 @@ QUERY_TIMEOUT: Final = ProblemKind(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The query on the period takes too long",
 )
+EXPORTS_FULL: Final = ProblemKind(
+    "usage_exports_full",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Too many exports of usage are in progress",
+)
+EXPORT_TIMEOUT: Final = ProblemKind(
+    "usage_export_timeout",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The export takes too long",
+)
 
 KINDS: Final[Kinds] = {
     errors.UnknownPlan: UNKNOWN_PLAN,

@@ -4,16 +4,21 @@ A request uses a single view, so that its headers, its body and its links belong
 same snapshot.
 """
 
-from typing import NamedTuple
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple
 
 from service.usage.pricing.plans import Plan
 from service.usage.snapshot import Slot, Snapshot, answer_headers
 from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.formats import JSON
+from service.usage.snapshots.item_rows import ItemRows
 from service.usage.snapshots.selection import Selection
 from service.usage.snapshots.store import Explained, Extract, SnapshotStore
 from service.web.http_cache.encodings import Answer
 from service.web.http_cache.freshness import Freshness
+
+ROWS_AT_ONCE: Final = 8_192
+"""Items that are encoded in some ten milliseconds."""
 
 
 class SnapshotView(NamedTuple):
@@ -56,6 +61,13 @@ class SnapshotView(NamedTuple):
         return await snapshot.derived.shared(
             page, lambda: snapshot.worker.extract(snapshot.number, *page), self.slot
         )
+
+    async def items(self) -> AsyncIterator[ItemRows]:
+        """Yield all items with their sources and steps, some thousands at a time."""
+        worker, call = self.snapshot.worker, (self.snapshot.number, self.plan.id)
+        for begin in range(0, self.summary.messages, ROWS_AT_ONCE):
+            end = begin + ROWS_AT_ONCE
+            yield await worker.query(SnapshotStore.rows, *call, begin, end)
 
     async def explain(self, message_id: int) -> Explained:
         """Return the price of one message; raises `MessageNotFound`."""

@@ -2,16 +2,14 @@
 
 import csv
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Final, NamedTuple, Protocol
 
+from service.web.spreadsheet_cells import escape_formula
+
 ROWS_IN_GROUP: Final = 16_384
 """Rows in a group of Parquet: some megabytes."""
-
-# As in the dashboard. Some languages also type the full-width forms.
-_FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 class VehicleRow(NamedTuple):
@@ -48,7 +46,7 @@ class CsvSink:
     def write(self, rows: Sequence[VehicleRow]) -> None:
         """Write rows."""
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([map(_escape_formula, row) for row in rows])
+        csv.writer(text).writerows([map(escape_formula, row) for row in rows])
         self._out.write(text.getvalue().encode("utf-8"))
 
 
@@ -103,7 +101,3 @@ def open_parquet(out: BinaryIO) -> Iterator[RowSink]:
 
 
 OpenSink = Callable[[BinaryIO], AbstractContextManager[RowSink]]
-
-
-def _escape_formula(text: str) -> str:
-    return f"'{text}" if _FORMULA.match(text) else text

@@ -4,6 +4,26 @@
  */
 
 export interface paths {
+    "/usage/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Export all items of a period with their sources and steps, as one file.
+         * @description The file is sent while it is made: if that fails midway, the connection is reset.
+         */
+        get: operations["export_usage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/usage": {
         parameters: {
             query?: never;
@@ -1091,6 +1111,12 @@ export interface components {
             steps: components["schemas"]["StepTaken"][];
         };
         /**
+         * ExportFormat
+         * @description Format of an export.
+         * @enum {unknown}
+         */
+        ExportFormat: "csv" | "parquet";
+        /**
          * FailedEvent
          * @description An event that failed validation: as it was sent, with its errors.
          */
@@ -1742,6 +1768,155 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    export_usage: {
+        parameters: {
+            query?: {
+                /** @description The plan to price by, with or without its version. */
+                plan?: string;
+                /** @description A kept period, by its id; the current one without it. */
+                period?: string;
+                /** @description The format of the file. */
+                format?: components["schemas"]["ExportFormat"];
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description The plan, with its version, that priced the messages. */
+                    "Usage-Plan"?: string;
+                    /** @description Messages priced by text because their report was unavailable. */
+                    "Usage-Degraded"?: string;
+                    /** @description The id of the snapshot; equal ids have equal figures. */
+                    "Usage-Revision"?: string;
+                    /** @description The date of the first message in UTC, with an open end; absent while the period is empty. */
+                    "Usage-Period"?: string;
+                    /** @description The name of the file, such as usage-2024-04-29.csv. */
+                    "Content-Disposition"?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/csv": string;
+                    "application/vnd.apache.parquet": string;
+                };
+            };
+            /** @description `unknown_plan`: There is no such plan. `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unknown_plan" | "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `period_not_kept`: There is no such kept period */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "period_not_kept";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "texts_not_kept";
+                        /** @constant */
+                        status?: 409;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `period_damaged`: A part of the kept period is damaged. `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "period_damaged" | "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `period_replaced`: The kept period changes all the time. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `usage_exports_full`: Too many exports of usage are in progress. `usage_export_timeout`: The export takes too long. `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "period_replaced" | "usage_queries_full" | "usage_query_timeout" | "usage_exports_full" | "usage_export_timeout" | "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
     read_usage: {
         parameters: {
             query?: {
@@ -1897,7 +2072,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: The service failed */
+            /** @description `period_damaged`: A part of the kept period is damaged. `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1906,13 +2081,13 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "internal_error";
+                        code?: "period_damaged" | "internal_error";
                         /** @constant */
                         status?: 500;
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `period_replaced`: The kept period changes all the time. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -1922,7 +2097,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "period_replaced" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2085,7 +2260,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: The service failed */
+            /** @description `period_damaged`: A part of the kept period is damaged. `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2094,13 +2269,13 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "internal_error";
+                        code?: "period_damaged" | "internal_error";
                         /** @constant */
                         status?: 500;
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `period_replaced`: The kept period changes all the time. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2110,7 +2285,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "period_replaced" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2236,7 +2411,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: The service failed */
+            /** @description `period_damaged`: A part of the kept period is damaged. `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2245,13 +2420,13 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "internal_error";
+                        code?: "period_damaged" | "internal_error";
                         /** @constant */
                         status?: 500;
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `period_replaced`: The kept period changes all the time. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2261,7 +2436,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "period_replaced" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2380,7 +2555,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: The service failed */
+            /** @description `period_damaged`: A part of the kept period is damaged. `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2389,13 +2564,13 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "internal_error";
+                        code?: "period_damaged" | "internal_error";
                         /** @constant */
                         status?: 500;
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `period_replaced`: The kept period changes all the time. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2405,7 +2580,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "period_replaced" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2519,7 +2694,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: The service failed */
+            /** @description `period_damaged`: A part of the kept period is damaged. `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2528,13 +2703,13 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "internal_error";
+                        code?: "period_damaged" | "internal_error";
                         /** @constant */
                         status?: 500;
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `period_replaced`: The kept period changes all the time. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2544,7 +2719,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "storage_unavailable" | "overloaded" | "request_timeout";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "period_replaced" | "usage_queries_full" | "usage_query_timeout" | "storage_unavailable" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -2766,7 +2941,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: The service failed */
+            /** @description `period_damaged`: A part of the kept period is damaged. `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2775,13 +2950,13 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "internal_error";
+                        code?: "period_damaged" | "internal_error";
                         /** @constant */
                         status?: 500;
                     };
                 };
             };
-            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `messages_unavailable`: The period's messages are unavailable. `report_unavailable`: A report that prices messages is unavailable. `deadline_exceeded`: The period could not be computed in time. `period_lost`: The period has to be computed again. `period_replaced`: The kept period changes all the time. `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2791,7 +2966,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
+                        code?: "messages_unavailable" | "report_unavailable" | "deadline_exceeded" | "period_lost" | "period_replaced" | "usage_queries_full" | "usage_query_timeout" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };

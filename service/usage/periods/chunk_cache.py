@@ -78,7 +78,9 @@ class ChunkCache:
             return {}
         contents = await self._store.read_chunks(period.number, digests)
         if not contents.keys() >= set(digests):
-            raise PeriodReplaced(f"period {period.period} has another revision")
+            raise PeriodReplaced(
+                f"period {period.period} has another revision, or lacks a chunk"
+            )
         return contents
 
     async def checked(self, period: KeptPeriod, decoding: Awaitable[T]) -> T:

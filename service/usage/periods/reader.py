@@ -1,6 +1,6 @@
 """Requests on kept periods: few chunks answer most, and the whole period the others."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from typing import Final, NamedTuple, TypeVar
 
@@ -9,6 +9,7 @@ from service.storage.database import Database
 from service.usage.parameters import find_plan
 from service.usage.periods.chunk_cache import ChunkCache
 from service.usage.periods.errors import PeriodNotKept, PeriodReplaced, TextsNotKept
+from service.usage.periods.kept_items import read_items
 from service.usage.periods.model import KeptPeriod
 from service.usage.periods.revision_rows import RevisionRows
 from service.usage.periods.store import PeriodStore
@@ -17,6 +18,7 @@ from service.usage.periods.whole_periods import WholePeriods, ends_on_of, summar
 from service.usage.pricing.plans import PLANS_BY_ID, Plan
 from service.usage.snapshot import Slot, answer_headers, log_values_of
 from service.usage.snapshots.columns import Summary
+from service.usage.snapshots.item_rows import ItemRows
 from service.usage.snapshots.selection import Selection
 from service.usage.snapshots.store import Explained, Extract
 from service.usage.view import SnapshotView
@@ -164,6 +166,21 @@ class KeptView:
         return await self._answer(
             lambda rows: rows.by_report(), lambda view: view.by_report()
         )
+
+    async def items(self) -> AsyncIterator[ItemRows]:
+        """Yield all items with their sources and steps, some thousands at a time.
+
+        Raises `PeriodReplaced` if the revision of an open period is gone.
+        """
+        # The chunks of an open period may be removed meanwhile.
+        is_closed = self._period.status == CLOSED
+        items = (
+            read_items(self._kept.chunks, self._period)
+            if is_closed
+            else (await self._whole()).items()
+        )
+        async for rows in items:
+            yield rows
 
     async def _answer(
         self,

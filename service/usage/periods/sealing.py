@@ -15,11 +15,11 @@ from service.instants import now_us
 from service.storage.database import Database
 from service.storage.maintenance import repeat_logged
 from service.usage.periods import metrics
+from service.usage.periods.chunk_cache import ChunkCache
+from service.usage.periods.kept_items import read_items
 from service.usage.periods.statement_store import StatementStore, Unsealed
 from service.usage.periods.statements import Statement, StatementHash
-from service.usage.periods.store import CHUNKS_AT_ONCE, PeriodStore
-from service.usage.snapshots.item_rows import rows_of_chunk
-from service.usage.snapshots.kept import decode_chunk
+from service.usage.periods.store import PeriodStore
 
 EVERY_S: Final = 2.0
 MAX_DELAY_PER_MESSAGE_S: Final = 20e-6
@@ -29,15 +29,11 @@ begin: a message takes some 3 microseconds."""
 log = structlog.get_logger()
 
 
-class ChunkMissing(ValueError):
-    """A chunk that a closed period lists is not in the database."""
-
-
 class Sealing:
     """Computes the digests of closed periods."""
 
     def __init__(self, database: Database) -> None:
-        self._periods = PeriodStore(database)
+        self._chunks = ChunkCache(PeriodStore(database))
         self._statements = StatementStore(database)
 
     async def run(self) -> None:
@@ -47,7 +43,7 @@ class Sealing:
     async def seal(self) -> None:
         """Seal all closed periods that have no digest yet.
 
-        Raises `StorageError`, and `ValueError` if a chunk is damaged or missing.
+        Raises `StorageError`, `ChunkDamaged` and `PeriodReplaced`.
         """
         while found := await self._statements.find_unsealed():
             delay_s = random.uniform(0, MAX_DELAY_PER_MESSAGE_S)  # noqa: S311
@@ -65,14 +61,8 @@ class Sealing:
     async def _seal(self, found: Unsealed) -> None:
         started, period = time.perf_counter(), found.period
         computed = StatementHash(found.previous_digest, period)
-        digests = period.digests
-        for begin in range(0, len(digests), CHUNKS_AT_ONCE):
-            some = digests[begin : begin + CHUNKS_AT_ONCE]
-            contents = await self._periods.read_chunks(period.number, some)
-            if not contents.keys() >= set(some):
-                raise ChunkMissing(f"a chunk of period {period.period} is missing")
-            for each in some:
-                await asyncio.to_thread(_add, computed, contents[each])
+        async for rows in read_items(self._chunks, period):
+            await asyncio.to_thread(computed.add, rows)
         statement = Statement(
             period_number=period.number,
             period=period.period,
@@ -89,7 +79,3 @@ class Sealing:
                 messages=period.messages,
                 duration_s=round(time.perf_counter() - started, 6),
             )
-
-
-def _add(computed: StatementHash, content: bytes) -> None:
-    computed.add(rows_of_chunk(decode_chunk(content)))

@@ -5,7 +5,7 @@ of them.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec import UNSET
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT, Hundredths
 from service.usage.snapshots.answers import UsageItem
 from service.usage.snapshots.columns import PricedMessages
+from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.kept import KeptColumns
 
 
-class ItemRows(NamedTuple):
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ItemRows:
     """Some messages of a period under one plan, in the upstream's order."""
 
     plan: str
@@ -56,19 +58,20 @@ def rows_of(priced: PricedMessages, begin: int, end: int) -> ItemRows:
 
 
 def rows_of_chunk(chunk: KeptColumns) -> ItemRows:
-    """Return the rows of a chunk; raises `ValueError` for damaged columns."""
+    """Return the rows of a chunk; raises `ChunkDamaged`."""
     count = len(chunk.timestamps)
-    name_of = np.frombuffer(chunk.name_of, "<i4").reshape(count)
-    if count and not -1 <= name_of.min() <= name_of.max() < len(chunk.names):
-        raise ValueError("a chunk is damaged: an index of a name is out of range")
-    return ItemRows(
-        plan=chunk.plan,
-        ids=np.frombuffer(chunk.ids, "<i8").reshape(count),
-        timestamps=chunk.timestamps,
-        names=_names_of(chunk.names, name_of),
-        hundredths=np.frombuffer(chunk.hundredths, "<i8").reshape(count),
-        steps=np.frombuffer(chunk.steps, "<i8").reshape(-1, count),
-    )
+    try:
+        name_of = np.frombuffer(chunk.name_of, "<i4").reshape(count)
+        return ItemRows(
+            plan=chunk.plan,
+            ids=np.frombuffer(chunk.ids, "<i8").reshape(count),
+            timestamps=chunk.timestamps,
+            names=_names_of(chunk.names, name_of),
+            hundredths=np.frombuffer(chunk.hundredths, "<i8").reshape(count),
+            steps=np.frombuffer(chunk.steps, "<i8").reshape(-1, count),
+        )
+    except (ValueError, IndexError) as error:
+        raise ChunkDamaged(f"a chunk is damaged: {error}") from error
 
 
 def _names_of(names: list[str], name_of: NDArray[np.int32]) -> list[str | None]:

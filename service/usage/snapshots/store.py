@@ -28,6 +28,7 @@ from service.usage.snapshots.cursors import MessageCursor
 from service.usage.snapshots.decoding import read_messages
 from service.usage.snapshots.errors import RevisionGone, TextsMissing
 from service.usage.snapshots.formats import FORMATS, JSON
+from service.usage.snapshots.item_rows import ItemRows, rows_of
 from service.usage.snapshots.logged_prices import Priced, PriceLogging, describe
 from service.usage.snapshots.messages import (
     Messages,
@@ -234,6 +235,10 @@ class SnapshotStore:
     def run(self, work: Callable[..., T], *args: Any) -> T:
         """Run a function that needs no snapshot, where it delays no event loop."""
         return work(*args)
+
+    def rows(self, number: int, plan: PlanId, begin: int, end: int) -> ItemRows:
+        """Return the items of some messages under a plan."""
+        return rows_of(self.priced(number, plan), begin, end)
 
     def messages(self, number: int) -> int:
         """Return the number of messages in a snapshot; raises `RevisionGone`."""

@@ -10,7 +10,8 @@ from structlog.typing import EventDict
 from service.settings import StorageSettings
 from service.storage.database import Database
 from service.usage.periods import sealing
-from service.usage.periods.sealing import ChunkMissing, Sealing
+from service.usage.periods.errors import PeriodReplaced
+from service.usage.periods.sealing import Sealing
 from tests.conftest import Client, MakeClient
 from tests.usage.periods.conftest import (
     MONTHS,
@@ -82,6 +83,6 @@ async def test_a_missing_chunk_prevents_a_digest(
     """A statement without some of its rows is never sealed."""
     async with database.writing() as connection:
         await connection.exec_driver_sql("DELETE FROM usage_chunks")
-    with pytest.raises(ChunkMissing, match="2024-01-01"):
+    with pytest.raises(PeriodReplaced, match="2024-01-01"):
         await Sealing(database).seal()
     assert all("digest" not in each for each in await periods_of(unsealed))
