@@ -61,7 +61,7 @@ ROWS: Final = ItemRows(
 
 @pytest.fixture
 async def kept_service(
-    client: MakeClient, storage: StorageSettings, keep: Keep, sealed: Sealed
+    storage: StorageSettings, client: MakeClient, keep: Keep, sealed: Sealed
 ) -> Client:
     """Return a service with a closed and an open period; a report has a formula."""
     service = await keeping_client(client, storage)

@@ -24,7 +24,7 @@ from tests.usage.periods.conftest import (
 
 
 async def test_a_digest_can_be_computed_from_the_api(
-    client: MakeClient, storage: StorageSettings, keep: Keep, sealed: Sealed
+    storage: StorageSettings, client: MakeClient, keep: Keep, sealed: Sealed
 ) -> None:
     """It covers the lines of the list, and the CSV of the period; each the one before.
 
@@ -54,8 +54,8 @@ async def _digest_by_hand(service: Client, listed: dict[str, Any]) -> str:
 
 @pytest.fixture
 async def unsealed(
-    client: MakeClient,
     storage: StorageSettings,
+    client: MakeClient,
     keep: Keep,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Client:
