@@ -55,9 +55,10 @@ from service.usage.forecast.forecasts import Forecasts
 from service.usage.lanes import open_lanes as open_usage_lanes
 from service.usage.periods import handlers as periods
 from service.usage.periods import problems as periods_problems
+from service.usage.periods.calendar import Schedule
+from service.usage.periods.closing import MonthSource
+from service.usage.periods.keeping import running_keeping
 from service.usage.periods.reader import KeptSnapshots
-from service.usage.periods.recorder import running_recorder
-from service.usage.periods.sealing import Sealing
 from service.usage.periods.statement_store import StatementStore
 from service.usage.pricing import text
 from service.usage.readiness import UsageReadiness
@@ -217,7 +218,7 @@ async def _open_resources(
         cache = SnapshotCache(settings, client, source, store=store)
         stack.push_async_callback(cache.close)
         _answer_from(app, cache, settings)
-        await stack.enter_async_context(_keep_periods(app, settings, database))
+        await stack.enter_async_context(_keep_periods(app, settings, database, source))
         parts = _parts(app, client, database)
         app[SIBLINGS] = await stack.enter_async_context(
             _open_siblings(parts, settings.logging.level, app.get(FOLDER))
@@ -327,9 +328,15 @@ async def _open_copilot(
 
 @asynccontextmanager
 async def _keep_periods(
-    app: web.Application, settings: Settings, database: Database | None
+    app: web.Application,
+    settings: Settings,
+    database: Database | None,
+    source: MessageSource,
 ) -> AsyncIterator[None]:
     """Keep each snapshot of a refresh, and answer from kept periods, if enabled."""
+    cache, schedule = app[usage.SNAPSHOTS], Schedule(settings)
+    if settings.has_calendar:
+        cache.find_span = schedule.current
     if not settings.periods.enabled or database is None:
         app[usage.FORECASTS] = Forecasts(settings.periods, None)
         yield
@@ -337,11 +344,9 @@ async def _keep_periods(
     app[periods.KEPT] = kept = KeptSnapshots(settings, database)
     app[usage.FORECASTS] = Forecasts(settings.periods, kept)
     app[periods.STATEMENTS] = StatementStore(database)
-    async with (
-        running_recorder(database) as recorder,
-        in_background(Sealing(database).run()),
-    ):
-        app[usage.SNAPSHOTS].on_refresh = recorder.keep
+    months = MonthSource(source, cache.refreshers, lambda: cache.lists_earlier)
+    async with running_keeping(settings, database, schedule, months) as recorder:
+        cache.on_refresh = recorder.keep
         try:
             yield
         finally:

@@ -1,7 +1,8 @@
 """Collected `copilot/message` events as the messages of a billing period, for `usage`.
 
-The period is the current calendar month, in UTC. It has the events of all applications,
-ordered by timestamp and then arrival, in the JSON form of the messages API.
+The period is the current calendar month in UTC, unless bounds are given. It has the
+events of all applications, ordered by timestamp and then arrival, in the JSON form of
+the messages API.
 
 The API requires integer ids, so the id of a message is the position of its event. The
 database assigns it once. It is unique over all processes, and never changes.
@@ -52,7 +53,7 @@ _MESSAGES: Final = select(
 
 
 class Month(NamedTuple):
-    """A calendar month in UTC, in microseconds since 1970; `end` is exclusive."""
+    """A month, in microseconds since 1970; `end` is exclusive."""
 
     start: int
     end: int
@@ -74,23 +75,28 @@ class CollectedMessages:
         self._database = database
         self._clock = clock
 
-    async def read(self, known: str | None) -> tuple[bytearray | None, str]:
+    async def read(
+        self, known: str | None, bounds: tuple[int, int] | None = None
+    ) -> tuple[bytearray | None, str]:
         """Return the messages as a JSON body, and a tag that identifies them.
 
+        `bounds` are instants in microseconds, the end exclusive.
         The body is None if `known` is still the tag. Raises `StorageError`, and
         `ValueError` if an event is no message.
         """
-        return await retry_lost(partial(self._read, known))
+        return await retry_lost(partial(self._read, known, bounds))
 
-    async def _read(self, known: str | None) -> tuple[bytearray | None, str]:
-        month = month_of(self._clock())
+    async def _read(
+        self, known: str | None, bounds: tuple[int, int] | None
+    ) -> tuple[bytearray | None, str]:
+        month = Month(*bounds) if bounds else month_of(self._clock())
         async with self._database.reading(Use.USAGE) as connection:
             applications = (await connection.scalars(_APPLICATIONS)).all()
             in_month = _of_month(month, applications)
             # The tag first: in PostgreSQL the second query sees events that arrived
             # after the first. A tag older than its messages only causes another read.
             state = (await connection.execute(_STATE.where(in_month))).one()
-            tag = "-".join(map(str, (month.start, *state)))
+            tag = "-".join(map(str, (*month, *state)))
             if tag == known:
                 return None, tag
             body = bytearray(BODY_BEGIN)

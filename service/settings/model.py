@@ -62,6 +62,13 @@ class Settings(Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{inner} ({value:g}) is above {outer} ({bound:g})")
 
     @property
+    def has_calendar(self) -> bool:
+        """Return whether periods are calendar months."""
+        if self.periods.boundary == "auto":
+            return self.usage.source == "events"
+        return self.periods.boundary == "calendar"
+
+    @property
     def needs_storage(self) -> bool:
         """Return whether a part of the service needs the database.
 

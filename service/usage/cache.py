@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
@@ -35,6 +36,7 @@ from service.usage.shared_cache import KnownSnapshot, SharedCache
 from service.usage.shared_reports import RedisReports
 from service.usage.shared_snapshot import SharedSnapshot
 from service.usage.snapshot import Slot, Snapshot
+from service.usage.snapshots.spans import Span
 from service.usage.snapshots.worker import INLINE_MESSAGES
 from service.usage.sources import MessageSource
 from service.usage.view import SnapshotView
@@ -59,6 +61,10 @@ class LastFailure(NamedTuple):
 class SnapshotCache:
     """The current snapshot of this process, and its refreshes."""
 
+    last_failure: LastFailure | None = None
+    has_failed = False
+    """Whether the last refresh has failed."""
+
     def __init__(
         self,
         settings: Settings,
@@ -79,20 +85,23 @@ class SnapshotCache:
         self._max_logged = settings.logging.steps_per_refresh
         self._plan = find_plan(settings.usage.plan)
         resolver = make_resolver(settings, client, clock, store)
-        self._refresher = Refresher(settings, source, resolver, self._plan, clock)
+        self.refreshers = partial(
+            Refresher, settings, resolver=resolver, plan=self._plan, clock=clock
+        )
+        """Makes refreshers of other sources, with the same reports and plan."""
+        self._refresher = self.refreshers(source=source)
         self._shared = SharedCache(settings, store) if store else None
         self._refreshing: asyncio.Task[None] | None = None
         self._refresh_began = -math.inf
         self._publishing: asyncio.Task[None] | None = None
         self._paused_until = -math.inf
         self._renewed_at = -math.inf
-        self.last_failure: LastFailure | None = None
-        self.has_failed = False
-        """Whether the last refresh has failed."""
         self._noted: CachedSnapshot | None = None
         self._noted_at = -math.inf
         self.on_refresh: Callable[[Snapshot, int], None] = _ignore
         """Receives each snapshot of a refresh of this process, and its fetch's time."""
+        self.find_span: Callable[[], Span | None] = _no_span
+        """Returns the current billing month; None where the upstream decides."""
 
     @property
     def default_plan(self) -> Plan:
@@ -146,6 +155,11 @@ class SnapshotCache:
     def is_servable(self) -> bool:
         """True while a snapshot is cached that may be served if refreshes fail."""
         return self.current is not None and self._covers_failure(self.current)
+
+    @property
+    def lists_earlier(self) -> bool:
+        """True if the upstream lists messages of earlier months too."""
+        return self.current is not None and self.current.snapshot.earlier > 0
 
     @property
     def is_shared(self) -> bool:
@@ -336,6 +350,7 @@ class SnapshotCache:
         refreshing = self._refresher.run(
             cached.snapshot if cached else None,
             is_servable=cached is not None and self._covers_failure(cached),
+            span=self.find_span(),
         )
         snapshot = await asyncio.create_task(refreshing)
         is_same = cached is not None and snapshot.revision == cached.snapshot.revision
@@ -381,6 +396,10 @@ class SnapshotCache:
 
 def _ignore(snapshot: Snapshot, fetched_at: int) -> None:
     """Keep nothing: periods are not kept, or a command refreshes."""
+
+
+def _no_span() -> Span | None:
+    return None
 
 
 def make_resolver(

@@ -37,6 +37,7 @@ from service.usage.snapshots.build import ResolvedReports
 from service.usage.snapshots.errors import RevisionGone
 from service.usage.snapshots.formats import JSON
 from service.usage.snapshots.logged_prices import Priced, PriceLogging
+from service.usage.snapshots.spans import Span
 from service.usage.snapshots.store import (
     LoadedMessages,
     SnapshotStore,
@@ -58,6 +59,8 @@ class Run(NamedTuple):
     revision: str
     """The id of the snapshot that it may build."""
     previous: Snapshot | None
+    span: Span | None
+    """The billing month of the snapshot; None where the upstream decides."""
     is_servable: bool
     """True while the previous snapshot can be served instead of a doubtful one."""
 
@@ -113,14 +116,21 @@ class Refresher:
         )
 
     @telemetry.in_span("usage.refresh")
-    async def run(self, previous: Snapshot | None, *, is_servable: bool) -> Snapshot:
+    async def run(
+        self,
+        previous: Snapshot | None,
+        *,
+        is_servable: bool,
+        span: Span | None = None,
+    ) -> Snapshot:
         """Return a new snapshot, or the previous one if nothing has changed.
 
         A list that has lost most messages needs confirmation only while the previous
         snapshot `is_servable`. Raises `RefreshFailed`.
         """
         refresh_id, revision = (secrets.token_hex(ID_BYTES) for _ in range(2))
-        run = Run(next(self._numbers), refresh_id, revision, previous, is_servable)
+        number = next(self._numbers)
+        run = Run(number, refresh_id, revision, previous, span, is_servable)
         with bound_contextvars(refresh_id=refresh_id, revision=revision):
             return await self._run(run)
 
@@ -175,7 +185,7 @@ class Refresher:
         """Return a snapshot, and the number of its messages with reused prices."""
         messages = await self._load(run)
         loaded = messages.loaded
-        if run.is_servable:
+        if run.is_servable and not _begins_month(run):
             await self._check_shrink(run, messages)
         for report_id in loaded.invalid_ids:
             log_invalid_id(report_id)
@@ -211,27 +221,29 @@ class Refresher:
 
     async def _load(self, run: Run) -> FetchedMessages:
         """Fetch the messages, and have a worker decode them."""
-        number, previous = run.number, run.previous
+        number, previous, span = run.number, run.previous, run.span
         # A 304 is useful only if the worker still has the messages.
         is_known = previous is not None and previous.has_texts and previous.is_here
         known = previous if is_known else None
-        fetched = await self._fetch(known.etag if known else None)
+        fetched = await self._fetch(known.etag if known else None, span)
         body, before = fetched.body, previous.number if previous else None
         if body is None:
             if known is None:
                 raise MessagesUnavailable("304, though the call was not conditional")
-            loaded = await known.worker.load(number, None, before)
+            loaded = await known.worker.load(number, None, before, span)
             return FetchedMessages(known.worker, loaded, known.etag)
         worker = self.workers.choose(len(body))
         try:
-            loaded = await worker.load(number, body, before)
+            loaded = await worker.load(number, body, before, span)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MessagesUnavailable(str(error)) from error
         return FetchedMessages(worker, loaded, fetched.etag)
 
-    async def _fetch(self, known_etag: str | None) -> UpstreamResponse:
+    async def _fetch(
+        self, known_etag: str | None, span: Span | None
+    ) -> UpstreamResponse:
         try:
-            return await self._source.fetch(known_etag)
+            return await self._source.fetch(known_etag, span)
         except UpstreamError as error:
             raise MessagesUnavailable(
                 str(error), retry_after_s=error.retry_after_s
@@ -259,8 +271,11 @@ class Refresher:
         self, run: Run, messages: FetchedMessages, reports: Resolved, priced: Priced
     ) -> Snapshot:
         worker, loaded, etag = messages
+        summary = priced.summary
+        if run.span is not None and summary.messages:
+            summary = summary._replace(begins_on=run.span.begins_on)
         body = await worker.answer(run.number, self._plan.id, JSON)
-        headers = answer_headers(priced.summary, run.revision)
+        headers = answer_headers(summary, run.revision)
         answer = await Answer.of(body, JSON, headers, priced.answer_digest)
         return Snapshot(
             number=run.number,
@@ -270,14 +285,23 @@ class Refresher:
             digest=loaded.digest,
             reports=reports,
             plan=self._plan,
-            summary=priced.summary,
+            summary=summary,
             answer=answer,
             worker=worker,
             has_texts=True,
+            span=run.span,
+            earlier=loaded.earlier,
         )
 
     def _since(self, started: float) -> float:
         return round(self._clock() - started, 6)
+
+
+def _begins_month(run: Run) -> bool:
+    """Return whether the previous snapshot has the messages of another month."""
+    if run.span is None or run.previous is None:
+        return False
+    return run.previous.summary.begins_on not in {None, run.span.begins_on}
 
 
 def _count_missing(resolved: Resolved) -> int:

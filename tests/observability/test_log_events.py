@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import AsyncMock, Mock, patch
@@ -20,6 +21,7 @@ from service.events.counting import Counting
 from service.events.feed import Feed
 from service.events.ingest import Ingest
 from service.events.retention import Retention
+from service.instants import read_instant
 from service.keys.store import add_key
 from service.observability.line_queue import Kind
 from service.observability.logs import log_dropped
@@ -36,7 +38,10 @@ from service.storage.maintenance import repeat_logged
 from service.upstream.proxies import proxy_for
 from service.usage.cache import SnapshotCache
 from service.usage.handlers import SNAPSHOTS
+from service.usage.periods import keeping
 from service.usage.periods import recorder as recording
+from service.usage.periods.calendar import Schedule
+from service.usage.periods.closing import Closing
 from service.usage.periods.contents import Fetched
 from service.usage.periods.keeper import Keeper
 from service.usage.periods.recorder import Recorder
@@ -489,6 +494,54 @@ async def cause_periods(
             failing = AsyncMock(side_effect=[error, None])
             patched.setattr(Keeper, "keep", failing)
             await cause_catching_up(service, failing)
+    await cause_months(client, sandbox, tmp_path, monkeypatch)
+
+
+async def cause_months(
+    client: MakeClient,
+    sandbox: RunningSandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A calendar month is closed, and adjusted; then closing fails."""
+    april = read_instant("2024-04-29")
+    closings = asyncio.Queue[Closing]()
+
+    class Noted(Closing):
+        """A closing that the test runs."""
+
+        async def run(self) -> None:
+            closings.put_nowait(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.app.Schedule", partial(Schedule, clock=lambda: april))
+        patched.setattr(keeping, "Closing", Noted)
+        service = await client(
+            storage={"url": f"sqlite+aiosqlite:///{tmp_path}/months.db"},
+            periods={"enabled": True, "boundary": "calendar", "grace_s": 0.0},
+            cache={"confirm_shrink_s": 0.0},
+        )
+        sandbox.sandbox.set_messages([message(1)])
+        await get(service)
+        closing = await asyncio.wait_for(closings.get(), GIVE_UP_S)
+        async with asyncio.timeout(GIVE_UP_S):
+            while (await service.get("/usage/changes")).status != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        await closing.look()
+        sandbox.sandbox.set_messages([message(1), message(2)])
+        await get(service)
+        async with asyncio.timeout(GIVE_UP_S):
+            while not await adjustments_of(service):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+    for error in (StorageUnavailable("away"), ZeroDivisionError()):
+        failing = Mock(previous_month=Mock(side_effect=error))
+        await cause_failure(Closing(failing, Mock(), 0.0).run(), failing.previous_month)
+
+
+async def adjustments_of(service: Client) -> float:
+    answer = await service.get("/usage/periods")
+    adjustments: float = (await answer.json())["periods"][0]["adjustments"]
+    return adjustments
 
 
 async def cause_catching_up(service: Client, failing: AsyncMock) -> None:
@@ -496,7 +549,7 @@ async def cause_catching_up(service: Client, failing: AsyncMock) -> None:
     assert service.app is not None
     cached = service.app[SNAPSHOTS].current
     assert cached is not None
-    recorder = Recorder(Mock())
+    recorder = Recorder(Keeper(Mock(), Mock()))
     recorder.keep(cached.snapshot, 0)
     running = asyncio.create_task(recorder.run())
     async with asyncio.timeout(GIVE_UP_S):

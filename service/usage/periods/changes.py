@@ -122,6 +122,15 @@ def shares_message(before: Sequence[KeptColumns], after: Sequence[KeptColumns]) 
     return bool(len(of_old))
 
 
+def find_added(
+    before: Sequence[KeptColumns], after: Sequence[KeptColumns]
+) -> NDArray[np.int64]:
+    """Return the rows of `after` whose messages are not in `before`, ascending."""
+    new = _join(after)
+    _, of_new = _match(_join(before), new)
+    return _others(len(new.ids), of_new)
+
+
 def pack_pages(changes: Sequence[Change]) -> Iterator[bytes]:
     """Yield the changes in compressed pages."""
     for begin in range(0, len(changes), PAGE_CHANGES):

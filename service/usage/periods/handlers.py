@@ -9,6 +9,7 @@ from service.instants import format_instant
 from service.usage.periods import problems
 from service.usage.periods.change_queries import ChangesPlace
 from service.usage.periods.model import (
+    Adjustments,
     ChangeItem,
     ChangesAnswer,
     KeptPeriod,
@@ -99,7 +100,13 @@ async def list_periods(
     statements = await request.app[STATEMENTS].of_periods(
         [each.number for each in listed if each.closed_at is not None]
     )
-    items = [_item(each, statements.get(each.number)) for each in listed]
+    adjustments = await request.app[KEPT].store.adjustments_of(
+        [each.number for each in listed]
+    )
+    items = [
+        _item(each, statements.get(each.number), adjustments.get(each.number))
+        for each in listed
+    ]
     answer = PeriodsAnswer(items)
     return json_answer(answer, {**NO_STORE, **link})
 
@@ -158,7 +165,10 @@ def _since(text: str | None) -> tuple[int | None, int | None]:
         raise InvalidParameter("since", expected) from None
 
 
-def _item(period: KeptPeriod, statement: Statement | None) -> PeriodItem:
+def _item(
+    period: KeptPeriod, statement: Statement | None, adjustments: Adjustments | None
+) -> PeriodItem:
+    adjusted = adjustments or Adjustments(period_number=period.number)
     is_open = period.closed_at is None
     return PeriodItem(
         period=period.period,
@@ -167,7 +177,8 @@ def _item(period: KeptPeriod, statement: Statement | None) -> PeriodItem:
         last=format_instant(period.last_at),
         messages=period.messages,
         credits_used=period.hundredths / HUNDREDTHS_PER_CREDIT,
-        revision=period.revision,
+        adjustments=adjusted.hundredths / HUNDREDTHS_PER_CREDIT,
+        revision=max(period.revision, adjusted.revision),
         plan=period.plan,
         closed_at=UNSET
         if period.closed_at is None

@@ -34,6 +34,17 @@ class KeptPeriod(Struct, frozen=True, kw_only=True):
         return split_digests(self.chunks)
 
 
+class Adjustments(Struct, frozen=True, kw_only=True):
+    """What came after a period was closed; times and credits as for a period."""
+
+    period_number: int
+    revision: int = 0
+    fetched_at: int = 0
+    messages: int = 0
+    hundredths: int = 0
+    chunks: bytes = b""
+
+
 class SnapshotContent(Struct, frozen=True, kw_only=True):
     """A snapshot to be kept: its totals, and its chunks."""
 
@@ -72,6 +83,7 @@ class ChangeKind(StrEnum):
     REPORT_MISSING = "report_missing"
     REPORT_FOUND = "report_found"
     PLAN_CHANGED = "plan_changed"
+    ADJUSTMENT = "adjustment"
 
 
 class Change(NamedTuple):
@@ -97,6 +109,10 @@ class PeriodItem(Struct, frozen=True, kw_only=True):
     )
     messages: int
     credits_used: float
+    adjustments: Annotated[
+        float,
+        Meta(description="Credits of messages that came after it was closed."),
+    ]
     revision: int
     plan: str
     closed_at: str | UnsetType = UNSET

@@ -8,8 +8,19 @@ from collections.abc import Collection, Mapping
 from itertools import count
 from typing import Any, Final, NamedTuple
 
-from msgspec.structs import replace
-from sqlalchemy import bindparam, delete, func, insert, or_, select, update
+from msgspec.structs import asdict, replace
+from sqlalchemy import (
+    BigInteger,
+    bindparam,
+    cast,
+    delete,
+    extract,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -18,23 +29,35 @@ from service.storage.database import Database
 from service.storage.errors import Collided
 from service.storage.uses import Use
 from service.usage.periods.change_queries import Revision
-from service.usage.periods.model import KeptPeriod, SnapshotContent
+from service.usage.periods.model import (
+    Adjustments,
+    KeptPeriod,
+    SnapshotContent,
+    split_digests,
+)
 from service.usage.periods.observer import PeriodObserver
 from service.usage.periods.tables import (
     CLOSED,
     OPEN,
+    adjustments,
     changes,
     chunks,
     outlines,
     periods,
     revisions,
 )
+from service.usage.snapshots.spans import Span
 
 CLOCK_SKEW_US: Final = 300 * US_PER_S
 """A time that is so far ahead of this process is of a clock that was wrong."""
 
 _KNOWN: Final = select(chunks.c.digest).where(
     chunks.c.period_number == bindparam("of_number")
+)
+_LOCKED: Final = (
+    select(periods.c.number)
+    .where(periods.c.number == bindparam("of_number"))
+    .with_for_update()
 )
 _REMOVE_OUTLINE: Final = delete(outlines).where(
     outlines.c.period_number == bindparam("of_number")
@@ -55,6 +78,15 @@ class Publication(NamedTuple):
     pages: StoredPages
     skipped: int = 0
     """Snapshots before it that were never compared."""
+    span: Span | None = None
+    """The billing month of a period that is opened."""
+
+
+class Adjustment(NamedTuple):
+    """All adjustments of a period after another one, and the changes that it is."""
+
+    after: Adjustments
+    pages: StoredPages
 
 
 class OtherRevision(Exception):
@@ -106,6 +138,8 @@ class Publisher:
         async with self._database.writing(Use.PERIODS) as connection:
             if previous is not None:
                 await _close(connection, previous, content.fetched_at)
+            if published.span is None:
+                await _close_months(connection, content.fetched_at)
             begins_on = periods.c.period.startswith(content.begins_on, autoescape=True)
             taken = await connection.execute(select(periods.c.period).where(begins_on))
             values = {
@@ -114,12 +148,61 @@ class Publisher:
                 "status": OPEN,
                 "revision": 1,
                 **_values_of(content),
+                **_bounds_of(published.span),
             }
             await connection.execute(insert(periods), values)
             period = KeptPeriod(**values)
             first = Revision(1, content.fetched_at, 0, content.hundredths)
             await self._add_revision(connection, period, first, published)
         return period
+
+    async def close(self, period: KeptPeriod, grace_us: int) -> KeptPeriod:
+        """Close a period whose month and grace are over, by the database's clock too.
+
+        Raises `OtherRevision` if they are not, or if another process has published.
+        """
+        now = extract("epoch", func.current_timestamp())
+        is_over = periods.c.ends_at + grace_us <= cast(now, BigInteger) * US_PER_S
+        async with self._database.writing(Use.PERIODS) as connection:
+            closed_at = now_us()
+            await _close(connection, period, closed_at, is_over)
+        return replace(period, status=CLOSED, closed_at=closed_at)
+
+    async def adjust(
+        self, period: KeptPeriod, before: Adjustments, adjustment: Adjustment
+    ) -> None:
+        """Publish adjustments of a closed period, whose row stays as it is.
+
+        Raises `OtherRevision` if another process has published some.
+        """
+        after, total = adjustment.after, period.hundredths
+        revision = Revision(
+            after.revision,
+            after.fetched_at,
+            total + before.hundredths,
+            total + after.hundredths,
+        )
+        try:
+            async with self._database.writing(Use.PERIODS) as connection:
+                # The lock keeps others from removing chunks that are not listed yet.
+                await connection.execute(_LOCKED, {"of_number": period.number})
+                await _insert_revision(
+                    connection, period.number, revision, adjustment.pages
+                )
+                await connection.execute(
+                    delete(adjustments).where(
+                        adjustments.c.period_number == period.number
+                    )
+                )
+                await connection.execute(insert(adjustments), asdict(after))
+                await _check_content(
+                    connection,
+                    period.number,
+                    split_digests(after.chunks),
+                    adjustment.pages,
+                )
+        except Collided as error:
+            raise OtherRevision("another process has adjusted the period") from error
 
     async def _add_revision(
         self,
@@ -129,21 +212,41 @@ class Publisher:
         published: Publication,
     ) -> None:
         """Add a revision to the transaction: the one place that all of them pass."""
-        values = {
-            "period_number": period.number,
-            "attempt": published.pages.attempt,
-            **revision._asdict(),
-            "skipped": published.skipped,
-        }
-        await connection.execute(insert(revisions), values)
-        await _put_outline(connection, period, published.content.outline)
-        await _check_content(connection, period.number, published)
+        revision = revision._replace(skipped=published.skipped)
+        pages, content = published.pages, published.content
+        await _insert_revision(connection, period.number, revision, pages)
+        await _put_outline(connection, period, content.outline)
+        await _check_content(
+            connection, period.number, split_digests(content.digests), pages
+        )
         await self._observer.published(connection, period)
 
 
-async def _close(connection: AsyncConnection, period: KeptPeriod, at: int) -> None:
+async def _close(
+    connection: AsyncConnection,
+    period: KeptPeriod,
+    at: int,
+    *conditions: ColumnElement[bool],
+) -> None:
     """Close a period: the one place from which its rows never change."""
-    await _update(connection, period, {"status": CLOSED, "closed_at": at})
+    closed = {"status": CLOSED, "closed_at": at}
+    await _update(connection, period, closed, *conditions)
+
+
+async def _close_months(connection: AsyncConnection, at: int) -> None:
+    """Close months that were open when the boundary was set to the upstream's."""
+    await connection.execute(
+        update(periods)
+        .where(periods.c.status == OPEN, periods.c.starts_at.is_not(None))
+        .values(status=CLOSED, closed_at=at)
+    )
+
+
+async def _insert_revision(
+    connection: AsyncConnection, number: int, revision: Revision, pages: StoredPages
+) -> None:
+    values = {"period_number": number, "attempt": pages.attempt, **revision._asdict()}
+    await connection.execute(insert(revisions), values)
 
 
 async def _put_outline(
@@ -159,17 +262,19 @@ async def _put_outline(
 
 
 async def _check_content(
-    connection: AsyncConnection, number: int, published: Publication
+    connection: AsyncConnection,
+    number: int,
+    digests: Collection[bytes],
+    pages: StoredPages,
 ) -> None:
     """Raise `OtherRevision` if a listed chunk, or a page of changes, is not stored."""
     # Another process may have removed one, which was not listed yet.
-    listed = {each.digest for each in published.content.chunks}
     known = await connection.execute(_KNOWN, {"of_number": number})
     of_attempt = select(func.count()).where(
-        changes.c.period_number == number, changes.c.attempt == published.pages.attempt
+        changes.c.period_number == number, changes.c.attempt == pages.attempt
     )
     stored = await connection.scalar(of_attempt)
-    if not listed <= set(known.scalars()) or stored != published.pages.stored:
+    if not set(digests) <= set(known.scalars()) or stored != pages.stored:
         raise OtherRevision("another process has removed a part of the revision")
 
 
@@ -223,6 +328,10 @@ def _free_name(begins_on: str, taken: Collection[str]) -> str:
     if begins_on not in taken:
         return begins_on
     return next(name for at in count(2) if (name := f"{begins_on}-{at}") not in taken)
+
+
+def _bounds_of(span: Span | None) -> dict[str, Any]:
+    return {} if span is None else {"starts_at": span.begin, "ends_at": span.end}
 
 
 def _values_of(content: SnapshotContent) -> dict[str, Any]:

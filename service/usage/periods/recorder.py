@@ -8,17 +8,14 @@ publishes a revision, and the others compare with it.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
-from service.storage.database import Database
 from service.storage.errors import StorageError
 from service.usage.errors import WorkerLost
 from service.usage.periods import metrics
 from service.usage.periods.contents import Fetched
-from service.usage.periods.keeper import Keeper
-from service.usage.periods.observer import PeriodObserver, UnobservedPeriods
 from service.usage.periods.waiting import WaitingSnapshots
 from service.usage.snapshot import Snapshot
 from service.usage.snapshots.errors import SnapshotError
@@ -28,13 +25,21 @@ RETRY_S: Final = 5.0
 log = structlog.get_logger()
 
 
+class SnapshotKeeper(Protocol):
+    """Decides what a snapshot is, and writes it."""
+
+    async def keep(self, fetched: Fetched, skipped: int) -> None:
+        """Keep a snapshot before which others were skipped.
+
+        Raises `StorageError`, `SnapshotError` and `WorkerLost`.
+        """
+
+
 class Recorder:
     """Keeps the snapshots of one process; `running_recorder` opens one."""
 
-    def __init__(
-        self, database: Database, observer: PeriodObserver | None = None
-    ) -> None:
-        self._keeper = Keeper(database, observer or UnobservedPeriods())
+    def __init__(self, keeper: SnapshotKeeper) -> None:
+        self._keeper = keeper
         self._waiting = WaitingSnapshots()
         self._has_work = asyncio.Event()
         self._failure: str | None = None
@@ -98,14 +103,12 @@ class Recorder:
 
 
 @asynccontextmanager
-async def running_recorder(
-    database: Database, observer: PeriodObserver | None = None
-) -> AsyncIterator[Recorder]:
+async def running_recorder(keeper: SnapshotKeeper) -> AsyncIterator[Recorder]:
     """Run a recorder; what it has not written is not lost.
 
     The next process compares its first snapshot with what is kept.
     """
-    recorder = Recorder(database, observer)
+    recorder = Recorder(keeper)
     task = asyncio.create_task(recorder.run())
     try:
         yield recorder

@@ -5,7 +5,7 @@ revision lists are removed later.
 """
 
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -25,11 +25,12 @@ from service.usage.periods.change_queries import (
     FoundChanges,
     find_changes_since,
 )
-from service.usage.periods.model import KeptPeriod
+from service.usage.periods.model import Adjustments, KeptPeriod, split_digests
 from service.usage.periods.publication import StoredPages
 from service.usage.periods.tables import (
     CLOSED,
     OPEN,
+    adjustments,
     changes,
     chunks,
     outlines,
@@ -42,10 +43,12 @@ CHUNKS_AT_ONCE: Final = 4
 REMOVED_AT_ONCE: Final = 50
 ATTEMPT_BYTES: Final = 8
 
+MAX_INSTANT: Final = 2**62
+
 _OPEN_PERIOD: Final = (
     select(periods)
     .where(periods.c.status == OPEN)
-    .order_by(periods.c.number.desc())
+    .order_by(func.coalesce(periods.c.ends_at, MAX_INSTANT).desc())
     .limit(1)
 )
 _CLOSED_PERIODS: Final = (
@@ -74,6 +77,12 @@ _REMOVE_PAGES: Final = delete(changes).where(
 _LOCKED: Final = (
     select(periods).where(periods.c.number == bindparam("of_number")).with_for_update()
 )
+_ADJUSTMENTS: Final = select(adjustments).where(
+    adjustments.c.period_number.in_(bindparam("numbers", expanding=True))
+)
+_LATE_CHUNKS: Final = select(adjustments.c.chunks).where(
+    adjustments.c.period_number == bindparam("of_number")
+)
 _REMOVE_CHUNKS: Final = delete(chunks).where(
     chunks.c.period_number == bindparam("of_number"),
     chunks.c.digest.in_(bindparam("digests", expanding=True)),
@@ -87,7 +96,7 @@ class PeriodStore:
         self._database = database
 
     async def find_open(self) -> KeptPeriod | None:
-        """Return the open period; the newest one of several."""
+        """Return the open period; the last month of several."""
         async with self._database.reading(Use.PERIODS) as connection:
             return _period_of((await connection.execute(_OPEN_PERIOD)).first())
 
@@ -122,6 +131,42 @@ class PeriodStore:
         """Return changes after a revision or an instant, from a place on."""
         async with self._database.reading(Use.PERIODS) as connection:
             return await find_changes_since(connection, period, since, place, limit)
+
+    async def find_adjustments(self, number: int) -> Adjustments:
+        """Return what came after a period was closed."""
+        found = await self.adjustments_of([number])
+        return found.get(number, Adjustments(period_number=number))
+
+    async def adjustments_of(self, numbers: Collection[int]) -> dict[int, Adjustments]:
+        """Return the adjustments of these periods, by the numbers of the periods."""
+        async with self._database.reading(Use.PERIODS) as connection:
+            rows = await connection.execute(_ADJUSTMENTS, {"numbers": list(numbers)})
+            return {row.period_number: Adjustments(**row._mapping) for row in rows}
+
+    async def find_month(self, starts_at: int) -> KeptPeriod | None:
+        """Return the period of the calendar month that begins at an instant."""
+        query = select(periods).where(periods.c.starts_at == starts_at)
+        async with self._database.reading(Use.PERIODS) as connection:
+            return _period_of((await connection.execute(query)).first())
+
+    async def find_unbounded(self) -> KeptPeriod | None:
+        """Return the open period that has no calendar month."""
+        query = select(periods).where(
+            periods.c.status == OPEN, periods.c.starts_at.is_(None)
+        )
+        async with self._database.reading(Use.PERIODS) as connection:
+            return _period_of((await connection.execute(query)).first())
+
+    async def open_months(self, ended_at: int) -> list[KeptPeriod]:
+        """Return the open periods whose month has ended, the oldest first."""
+        query = (
+            select(periods)
+            .where(periods.c.status == OPEN, periods.c.ends_at <= ended_at)
+            .order_by(periods.c.number)
+        )
+        async with self._database.reading(Use.PERIODS) as connection:
+            rows = (await connection.execute(query)).all()
+        return [KeptPeriod(**row._mapping) for row in rows]
 
     async def known_digests(self, number: int) -> set[bytes]:
         """Return the digests of all stored chunks of a period."""
@@ -199,7 +244,9 @@ class PeriodStore:
                 if period is None:
                     return
                 known = await connection.execute(_KNOWN, {"of_number": number})
-                unlisted = sorted(set(known.scalars()) - set(period.digests))
+                late = await connection.scalar(_LATE_CHUNKS, {"of_number": number})
+                listed = period.digests + split_digests(late or b"")
+                unlisted = sorted(set(known.scalars()) - set(listed))
                 await connection.execute(
                     _REMOVE_CHUNKS,
                     {"of_number": number, "digests": unlisted[:REMOVED_AT_ONCE]},

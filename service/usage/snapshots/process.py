@@ -20,6 +20,7 @@ import msgspec
 from service.usage.snapshots.cancellation import cancellable
 from service.usage.snapshots.cursors import MessageCursor
 from service.usage.snapshots.selection import Selection
+from service.usage.snapshots.spans import Span
 from service.usage.snapshots.store import LoadedMessages, SnapshotStore
 
 KEY_BYTES: Final = 32
@@ -72,10 +73,12 @@ class FileStore(SnapshotStore):
         page = self.extract(number, plan, media_type, selection)
         return Path(path).write_bytes(page.body), page.next
 
-    def load_file(self, number: int, path: str, previous: int | None) -> LoadedMessages:
+    def load_file(
+        self, number: int, path: str, previous: int | None, span: Span | None = None
+    ) -> LoadedMessages:
         """Run `load` on the body in a file."""
         try:
-            return self.load(number, map_file(path), previous)
+            return self.load(number, map_file(path), previous, span)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             # The server keeps an error until the next call of its connection, and with
             # its frames and causes the body, also as text.

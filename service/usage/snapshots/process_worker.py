@@ -25,6 +25,7 @@ from service.usage.snapshots.memory_files import (
     shared_file,
 )
 from service.usage.snapshots.selection import Selection
+from service.usage.snapshots.spans import Span
 from service.usage.snapshots.store import Extract, LoadedMessages, SnapshotStore
 
 P = ParamSpec("P")
@@ -78,9 +79,14 @@ class ProcessWorker:
         return child is not None and child.is_alive and number in child.numbers
 
     async def load(
-        self, number: int, body: LoadedBody | None, previous: int | None
+        self,
+        number: int,
+        body: LoadedBody | None,
+        previous: int | None,
+        span: Span | None = None,
     ) -> LoadedMessages:
-        loaded: LoadedMessages = await self._run(self._load, number, body, previous)
+        call = number, previous, span
+        loaded: LoadedMessages = await self._run(self._load, body, call)
         return loaded
 
     async def answer(self, number: int, plan: str, media_type: str) -> Buffer:
@@ -207,15 +213,16 @@ class ProcessWorker:
             await asyncio.to_thread(child.end, 0.0)
 
     def _load(
-        self, number: int, body: LoadedBody | None, previous: int | None
+        self, body: LoadedBody | None, call: tuple[int, int | None, Span | None]
     ) -> LoadedMessages:
+        number, *others = call
         if body is None:
-            return cast(LoadedMessages, self._call("load", number, None, previous))
+            return cast(LoadedMessages, self._call("load", number, None, *others))
         file = body if isinstance(body, MemoryBody) else shared_file(body)
         with ExitStack() as closing:
             path = closing.enter_context(file)
             child = self._start_child()
-            loaded = child.call("load_file", number, path, previous)
+            loaded = child.call("load_file", number, path, *others)
             self._free_soon(closing.pop_all())
         return cast(LoadedMessages, loaded)
 

@@ -38,6 +38,7 @@ from service.usage.snapshots.messages import (
 from service.usage.snapshots.outline import encode_outline, make_outline
 from service.usage.snapshots.selection import Selection, select
 from service.usage.snapshots.shrink import KnownMessages, Shrink, find_shrink
+from service.usage.snapshots.spans import Span, count_earlier, within
 
 T = TypeVar("T")
 
@@ -54,6 +55,8 @@ class LoadedMessages(NamedTuple):
     invalid_ids: list[Any]
     digest: str
     shrink: Shrink | None
+    earlier: int = 0
+    """Messages of the body that precede the span of the snapshot."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class _StoredSnapshot:
     """One period: its messages, its reports, and its prices by plan."""
 
     messages: Messages
+    whole: Messages
+    """All messages of the body, also those of other spans."""
     reports: ResolvedReports
     priced: dict[PlanId, PricedMessages] = field(default_factory=dict)
     earlier: dict[PlanId, PricedMessages] = field(default_factory=dict)
@@ -103,13 +108,20 @@ class _StoredSnapshot:
     """Those of an earlier snapshot, until the chunks of this one are known."""
 
 
+class _Loaded(NamedTuple):
+    """The messages that a snapshot will have, and all those of its body."""
+
+    messages: Messages
+    whole: Messages
+
+
 class SnapshotStore:
     """Snapshots by number."""
 
     def __init__(self) -> None:
         self._snapshots: dict[int, _StoredSnapshot] = {}
         self._loading = 0
-        self._loaded: Messages | None = None
+        self._loaded: _Loaded | None = None
         self._abandoned = 0
         # A drop comes from another thread, or from the garbage collector in this one.
         self._changing = threading.RLock()
@@ -118,28 +130,36 @@ class SnapshotStore:
         """Return, to show that the process is alive."""
 
     def load(
-        self, number: int, body: MessagesBody | None, previous: int | None
+        self,
+        number: int,
+        body: MessagesBody | None,
+        previous: int | None,
+        span: Span | None = None,
     ) -> LoadedMessages:
         """Decode the upstream's messages for a snapshot of this number.
 
-        The messages of the previous snapshot are used for None and for an equal body.
+        With a span, it has only the messages of the span. The messages of the previous
+        snapshot are used for None and for an equal body.
+
         Raises `msgspec.DecodeError` for a body that violates the contract, and
         `RevisionGone` if the previous messages are gone.
         """
         with self._changing:
             self._loading, self._loaded = number, None
         before = self._snapshots.get(previous) if previous is not None else None
-        messages = _read(body, before.messages if before else None)
+        whole = _read(body, before.whole if before else None)
+        messages = whole if span is None else within(whole, span)
         # During the decoding another refresh may have started, or `drop` come.
         with self._changing:
             if number == self._loading and number > self._abandoned:
-                self._loaded = messages
+                self._loaded = _Loaded(messages, whole)
         return LoadedMessages(
             messages=len(messages.ids),
             report_keys=messages.report_keys,
             invalid_ids=messages.invalid_ids,
             digest=messages.digest,
             shrink=find_shrink(messages, _known(before)) if before else None,
+            earlier=0 if span is None else count_earlier(whole, span),
         )
 
     def known(self, number: int) -> KnownMessages:
@@ -150,7 +170,7 @@ class SnapshotStore:
         """Return the shrink of the loaded messages against those of another worker."""
         if number != self._loading or self._loaded is None:
             raise RevisionGone("another refresh has started")
-        return find_shrink(self._loaded, known)
+        return find_shrink(self._loaded.messages, known)
 
     def build(
         self,
@@ -168,11 +188,11 @@ class SnapshotStore:
         with self._changing:
             if number != self._loading or self._loaded is None:
                 raise RevisionGone("another refresh has started")
-            messages, self._loaded = self._loaded, None
+            (messages, whole), self._loaded = self._loaded, None
         before = self._snapshots.get(previous) if previous is not None else None
         earlier = dict(before.priced) if before else {}
         hashes = _shared_hashes(messages, before)
-        snapshot = _StoredSnapshot(messages, reports, {}, earlier, hashes)
+        snapshot = _StoredSnapshot(messages, whole, reports, {}, earlier, hashes)
         if before is not None:
             snapshot.chunked_before = before.chunked or before.chunked_before
         built = _price(snapshot, plan, logging.refresh_id)
@@ -202,7 +222,8 @@ class SnapshotStore:
         columns = kept.join_stored(packed) if is_kept else packed
         priced = sharing.unpack(columns)
         prices = {priced.plan.id: priced}
-        snapshot = _StoredSnapshot(priced.messages, ResolvedReports((), ()), prices)
+        messages = priced.messages
+        snapshot = _StoredSnapshot(messages, messages, ResolvedReports((), ()), prices)
         self._snapshots[number] = snapshot
         return priced.summary
 

@@ -22,6 +22,7 @@ from service.usage.snapshots.process_worker import (
     StoreMethod,
 )
 from service.usage.snapshots.selection import Selection
+from service.usage.snapshots.spans import Span
 from service.usage.snapshots.store import Extract, LoadedMessages, SnapshotStore
 
 P = ParamSpec("P")
@@ -38,7 +39,11 @@ class PricingWorker(Protocol):
         """Return whether the snapshot of this number can be queried."""
 
     async def load(
-        self, number: int, body: LoadedBody | None, previous: int | None
+        self,
+        number: int,
+        body: LoadedBody | None,
+        previous: int | None,
+        span: Span | None = None,
     ) -> LoadedMessages:
         """Run `SnapshotStore.load`, for bodies of any size."""
 
@@ -91,10 +96,14 @@ class InlineWorker:
         return number in self._numbers
 
     async def load(
-        self, number: int, body: LoadedBody | None, previous: int | None
+        self,
+        number: int,
+        body: LoadedBody | None,
+        previous: int | None,
+        span: Span | None = None,
     ) -> LoadedMessages:
         content = body[:] if isinstance(body, MemoryBody) else body
-        return self._store.load(number, content, previous)
+        return self._store.load(number, content, previous, span)
 
     async def answer(self, number: int, plan: str, media_type: str) -> Buffer:
         return self._store.answer(number, plan, media_type)

@@ -1,0 +1,43 @@
+"""The background tasks that keep periods, as the settings have them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from service.settings import Settings
+from service.storage.database import Database
+from service.storage.errors import StorageError
+from service.storage.maintenance import in_background
+from service.usage.periods.calendar import Schedule
+from service.usage.periods.closing import Closing, MonthSource
+from service.usage.periods.keeper import Keeper
+from service.usage.periods.months import Months
+from service.usage.periods.observer import PeriodObserver, UnobservedPeriods
+from service.usage.periods.recorder import Recorder, running_recorder
+from service.usage.periods.sealing import Sealing
+
+
+@asynccontextmanager
+async def running_keeping(
+    settings: Settings,
+    database: Database,
+    schedule: Schedule,
+    source: MonthSource,
+    observer: PeriodObserver | None = None,
+) -> AsyncIterator[Recorder]:
+    """Run what keeps periods, and closes and seals them; return what receives them."""
+    observer = observer or UnobservedPeriods()
+    async with in_background(Sealing(database).run()):
+        if not settings.has_calendar:
+            async with running_recorder(Keeper(database, observer)) as recorder:
+                yield recorder
+            return
+        months = Months(database, observer, schedule, is_complete=source.is_complete)
+        # Before the first refresh, which needs the bounds of the month.
+        with suppress(StorageError):
+            await months.learn()
+        closing = Closing(months, source, settings.periods.grace_s)
+        async with (
+            running_recorder(months) as recorder,
+            in_background(closing.run()),
+        ):
+            yield recorder

@@ -1,0 +1,260 @@
+"""Calendar months: two may be open, and what comes too late is an adjustment."""
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import pytest
+from structlog.typing import EventDict
+
+from service.instants import read_instant
+from service.keys.store import add_key
+from service.sandbox.server import RunningSandbox
+from service.settings import StorageSettings
+from service.storage.database import open_database
+from service.usage.periods import closing, keeping
+from service.usage.periods.calendar import Schedule
+from tests.conftest import Client, MakeClient, always, message, report
+from tests.usage.periods.conftest import changes_of, periods_of
+
+APRIL: Final = [
+    message(1, "Who?", timestamp="2024-04-03T02:00:00Z"),
+    message(2, "When?", timestamp="2024-04-30T23:59:59Z"),
+]
+MAY: Final = [message(3, "Where?", timestamp="2024-05-01T00:00:00Z")]
+LATE: Final = message(4, "Late?", timestamp="2024-04-30T12:00:00Z")
+
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+class Now:
+    """The time of the calendar, which a test moves."""
+
+    def __init__(self) -> None:
+        self.instant = read_instant("2024-04-20")
+
+    def __call__(self) -> int:
+        return self.instant
+
+    def move(self, text: str) -> None:
+        """Let it be another time."""
+        self.instant = read_instant(text)
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Now:
+    """The time of the calendars of services that start from now on."""
+    now = Now()
+    schedule = functools.partial(Schedule, clock=now)
+    monkeypatch.setattr("service.app.Schedule", schedule)
+    monkeypatch.setattr(
+        keeping, "Closing", functools.partial(closing.Closing, clock=now)
+    )
+    monkeypatch.setattr(closing, "EVERY_S", 0.02)
+    monkeypatch.setattr(closing, "CLOSED_EVERY_S", 0.0)
+    return now
+
+
+@pytest.fixture
+async def monthly(storage: StorageSettings, client: MakeClient, now: Now) -> Client:
+    """A service whose periods are calendar months."""
+    return await client(
+        storage={"url": storage.url},
+        periods={"enabled": True, "boundary": "calendar"},
+        cache={"confirm_shrink_s": 0.0},
+    )
+
+
+class Steps:
+    """Lets a service refresh, and waits for what it does with the snapshot."""
+
+    def __init__(
+        self, sandbox: RunningSandbox, entries: list[EventDict], until: Until
+    ) -> None:
+        self.sandbox = sandbox.sandbox
+        self._entries = entries
+        self._until = until
+
+    async def refresh(self, service: Client, *messages: dict[str, object]) -> list[int]:
+        """Return the ids of the messages that `/usage` lists."""
+        self.sandbox.set_messages(messages)
+        answer = await service.get("/usage")
+        return [each["message_id"] for each in (await answer.json())["usage"]]
+
+    async def logged(self, event: str, **values: object) -> EventDict:
+        """Wait for a log entry."""
+
+        def found() -> list[EventDict]:
+            return [
+                each
+                for each in self._entries
+                if each["event"] == event and values.items() <= each.items()
+            ]
+
+        await self._until(lambda: bool(found()))
+        return found()[-1]
+
+
+@pytest.fixture
+def steps(sandbox: RunningSandbox, log_entries: list[EventDict], until: Until) -> Steps:
+    return Steps(sandbox, log_entries, until)
+
+
+async def test_a_month_closes_after_its_grace(
+    monthly: Client, now: Now, steps: Steps
+) -> None:
+    """Late messages belong to it until then, and are adjustments of it afterwards."""
+    assert await steps.refresh(monthly, *APRIL) == [1, 2]
+    await steps.logged("usage.period_opened", period="2024-04-01")
+
+    now.move("2024-05-01T00:00:10")
+    assert await steps.refresh(monthly, *APRIL, LATE, *MAY) == [3]
+    await steps.logged("usage.period_opened", period="2024-05-01")
+    await steps.logged("usage.period_kept", period="2024-04-01", changes=1)
+    assert [each["status"] for each in await periods_of(monthly)] == ["open", "open"]
+
+    now.move("2024-05-04T00:00:01")
+    await steps.logged("usage.period_closed", period="2024-04-01", messages=3)
+    closed = await monthly.get("/usage?period=2024-04-01")
+    rows = await closed.read()
+
+    too_late = message(5, "Too late?", timestamp="2024-04-29T12:00:00Z")
+    await steps.refresh(monthly, *APRIL, LATE, too_late, *MAY)
+    await steps.logged("usage.period_adjusted", period="2024-04-01", messages=1)
+    await assert_adjusted(monthly, rows)
+
+
+async def assert_adjusted(monthly: Client, rows: bytes) -> None:
+    """The closed rows are the same bytes, and the adjustment explains the rest."""
+    _, april = await periods_of(monthly)
+    assert april["adjustments"] > 0
+    answer = await monthly.get("/usage?period=2024-04-01")
+    assert await answer.read() == rows
+    changes = await changes_of(monthly, "period=2024-04-01&since=2")
+    (change,) = changes["changes"]
+    assert (change["kind"], change["message_id"]) == ("adjustment", 5)
+    assert changes["credits_after"] == april["credits_used"] + april["adjustments"]
+    assert change["revision"] == april["revision"] == 3
+
+
+async def test_the_month_follows_the_clock(
+    monthly: Client, now: Now, steps: Steps
+) -> None:
+    """Messages of later months wait for their month; a new month may be empty."""
+    assert await steps.refresh(monthly, *APRIL, *MAY) == [1, 2]
+    now.move("2024-05-01")
+    assert await steps.refresh(monthly, *APRIL) == []
+    answer = await monthly.get("/usage?limit=1")
+    assert "Usage-Period" not in answer.headers
+    assert await steps.refresh(monthly, *APRIL, *MAY) == [3]
+    answer = await monthly.get("/usage")
+    assert answer.headers["Usage-Period"] == "2024-05-01/.."
+
+
+async def test_a_clock_that_jumps_closes_nothing_early(
+    monthly: Client, now: Now, steps: Steps
+) -> None:
+    """The clock of the database must agree that the grace is over."""
+    await steps.refresh(monthly, *APRIL)
+    await steps.logged("usage.period_opened", period="2024-04-01")
+    now.move("2024-04-01")
+    ahead = message(9, timestamp="2199-01-02T00:00:00Z")
+    now.move("2199-01-03T00:00:00Z")
+    assert await steps.refresh(monthly, *APRIL, ahead) == [9]
+    await steps.logged("usage.period_opened", period="2199-01-01")
+    now.move("2199-03-01T00:00:00Z")
+    await steps.logged("usage.period_closed", period="2024-04-01")
+    await steps.refresh(monthly, *APRIL, ahead)
+    found = {each["period"]: each["status"] for each in await periods_of(monthly)}
+    assert found == {"2024-04-01": "closed", "2199-01-01": "open"}
+
+
+async def test_a_month_whose_first_message_is_late_is_kept(
+    monthly: Client, now: Now, steps: Steps
+) -> None:
+    """It may come after the month, within the grace."""
+    now.move("2024-05-02")
+    await steps.refresh(monthly, *APRIL, *MAY)
+    await steps.logged("usage.period_opened", period="2024-05-01")
+    await steps.logged("usage.period_opened", period="2024-04-01")
+    changes = await changes_of(monthly)
+    assert changes["period"] == "2024-05-01"
+
+
+async def test_messages_of_an_upstream_that_begins_again_are_not_removed(
+    monthly: Client, steps: Steps
+) -> None:
+    """Its own period may end within a month."""
+    await steps.refresh(monthly, APRIL[0])
+    await steps.logged("usage.period_opened", period="2024-04-01")
+    await steps.refresh(monthly, APRIL[1])
+    await steps.logged("usage.period_doubtful", reason="other_messages")
+    (april,) = await periods_of(monthly)
+    assert (april["revision"], april["messages"]) == (1, 1)
+
+
+async def test_a_degraded_month_waits_for_its_reports(
+    storage: StorageSettings, client: MakeClient, now: Now, steps: Steps
+) -> None:
+    """Provisional prices neither close a month nor change it."""
+    service = await client(
+        storage={"url": storage.url},
+        periods={"enabled": True, "boundary": "calendar"},
+        cache={"confirm_shrink_s": 0.0},
+        usage={"on_report_error": "text"},
+    )
+    sandbox = steps.sandbox
+    sandbox.set_report(7, report(7, "Tenants", 79))
+    await steps.refresh(service, *APRIL)
+    await steps.logged("usage.period_opened", period="2024-04-01")
+    now.move("2024-05-04T00:00:01")
+    late = {**LATE, "report_id": 7}
+    sandbox.faults = always("server_error", path="/reports")
+    await steps.refresh(service, *APRIL, late, *MAY)
+    assert [each["status"] for each in await periods_of(service)][-1] == "open"
+    sandbox.faults = always("server_error", path="/none")
+    closed = await steps.logged("usage.period_closed", period="2024-04-01")
+    assert closed["messages"] == 3
+
+
+async def test_collected_events_are_calendar_months(
+    storage: StorageSettings, client: MakeClient, now: Now, steps: Steps
+) -> None:
+    """A late event belongs to its month within the grace, and adjusts it later."""
+    async with open_database(storage) as database:
+        key = await add_key(database, "shop")
+    service = await client(
+        storage={"url": storage.url},
+        usage={"source": "events"},
+        events={"enabled": True},
+        periods={"enabled": True},
+    )
+
+    async def send(*messages: dict[str, Any]) -> None:
+        events = [as_event(each) for each in messages]
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = await service.post("/events", json=events, headers=headers)
+        assert answer.status == 202
+        assert (await service.get("/usage")).status == 200
+
+    await send(*APRIL)
+    await steps.logged("usage.period_opened", period="2024-04-01")
+    now.move("2024-05-02")
+    await send(LATE, *MAY)
+    await steps.logged("usage.period_opened", period="2024-05-01")
+    await steps.logged("usage.period_kept", period="2024-04-01")
+    now.move("2024-05-05")
+    await steps.logged("usage.period_closed", period="2024-04-01", messages=3)
+    await send(message(5, timestamp="2024-04-05T00:00:00Z"))
+    await steps.logged("usage.period_adjusted", period="2024-04-01")
+
+
+def as_event(sent: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "session_id": "session",
+        "category": "copilot",
+        "name": "message",
+        "data": {"text": sent["text"]},
+        "timestamp": sent["timestamp"],
+        "id": f"{sent['id']}",
+    }
