@@ -15,7 +15,10 @@ DEFAULTS: Final = config_folder() / "default.toml"
 SERVICE: Final = Path(__file__).parent.parent / "service"
 LONG: Final = "^(.{32,})?$"
 KNOWN_SCOPES: Final = ", ".join(("*", *SCOPES))
-DERIVED: Final = {"auth.require": "auth.required"}
+DERIVED: Final = {
+    "auth.require": "auth.required",
+    "periods.boundary": "settings.has_calendar",
+}
 """Settings that modules read by a property."""
 NAMES: Final = [
     f"{section.name}.{field.name}"
