@@ -50,6 +50,14 @@ from service.upstream.profiles import COPILOT
 from service.usage import export_handlers as exports
 from service.usage import handlers as usage
 from service.usage import problems as usage_problems
+from service.usage.budgets import handlers as budgets
+from service.usage.budgets import problems as budgets_problems
+from service.usage.budgets.delivery import running_deliverer
+from service.usage.budgets.firing import BudgetObserver
+from service.usage.budgets.outbox import Outbox
+from service.usage.budgets.state import BudgetStates
+from service.usage.budgets.store import BudgetStore
+from service.usage.budgets.webhooks import open_webhooks
 from service.usage.cache import SnapshotCache
 from service.usage.forecast.forecasts import Forecasts
 from service.usage.lanes import open_lanes as open_usage_lanes
@@ -95,6 +103,7 @@ PROBLEM_KINDS: Final[Kinds] = {
     **admin_problems.KINDS,
     **usage_problems.KINDS,
     **periods_problems.KINDS,
+    **budgets_problems.KINDS,
     **events_problems.KINDS,
     **vehicles_problems.KINDS,
     **keys_problems.KINDS,
@@ -162,6 +171,7 @@ def _domains(settings: Settings) -> Iterator[ModuleType]:
     # Its paths also match `/usage/{message_id}`.
     if settings.periods.enabled:
         yield periods
+        yield budgets
     yield exports
     yield usage
     if settings.events.enabled:
@@ -345,12 +355,33 @@ async def _keep_periods(
     app[usage.FORECASTS] = Forecasts(settings.periods, kept)
     app[periods.STATEMENTS] = StatementStore(database)
     months = MonthSource(source, cache.refreshers, lambda: cache.lists_earlier)
-    async with running_keeping(settings, database, schedule, months) as recorder:
+    async with (
+        _run_budgets(app, settings, database) as observer,
+        running_keeping(settings, database, schedule, months, observer) as recorder,
+    ):
         cache.on_refresh = recorder.keep
         try:
             yield
         finally:
             await kept.close()
+
+
+@asynccontextmanager
+async def _run_budgets(
+    app: web.Application, settings: Settings, database: Database
+) -> AsyncIterator[BudgetObserver]:
+    """Deliver what budgets fire, and answer requests on budgets."""
+    async with (
+        open_webhooks(settings.webhooks) as webhooks,
+        running_deliverer(database, webhooks) as deliverer,
+    ):
+        app[budgets.BUDGETS] = budgets.BudgetParts(
+            BudgetStore(database, allow_private=settings.webhooks.allow_private),
+            BudgetStates(database),
+            Outbox(database),
+            deliverer,
+        )
+        yield BudgetObserver(database, deliverer.wake)
 
 
 def _parts(

@@ -33,6 +33,8 @@ from service.storage.database import migrate as migrate_storage
 from service.storage.errors import StorageError, UnknownRevision
 from service.usage import message_file
 from service.usage import rate_file as files
+from service.usage.budgets import commands as budget_commands
+from service.usage.budgets.errors import BudgetError
 from service.usage.errors import UnknownPlan
 from service.usage.parameters import find_plan
 from service.usage.pricing.plans import TEXT_RULES
@@ -50,6 +52,7 @@ EXIT_STATUS: Final[dict[type[Exception], int]] = {
     StorageError: 1,
     terminal.OutputFailed: 1,
     BadKey: 2,
+    BudgetError: 2,
     key_commands.NoDatabase: 2,
     KeyNotFound: 2,
     message_file.UnreadableMessageFile: 2,
@@ -254,6 +257,7 @@ def backup(
 
 
 cli.add_typer(key_commands.cli, name="keys")
+cli.add_typer(budget_commands.cli, name="budgets")
 cli.add_typer(vehicle_commands.make_cli(with_sandbox), name="vehicles")
 
 

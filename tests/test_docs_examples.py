@@ -32,6 +32,7 @@ PAGES: Final = (
     "docs/collect-events.md",
     "docs/stock-clients.md",
     "docs/look-up-vehicles.md",
+    "docs/budgets.md",
     "docs/operate.md",
     "docs/settings.md",
     "docs/develop.md",
@@ -96,7 +97,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("examples")
     log = folder / "usage.log"
     storage = f"sqlite+aiosqlite:///{folder}/events.db"
-    environment = {**os.environ, "COPILOT_USAGE_STORAGE__URL": storage}
+    environment = {
+        **os.environ,
+        "COPILOT_USAGE_STORAGE__URL": storage,
+        "COPILOT_USAGE_PERIODS__ENABLED": "true",
+    }
     command = [sys.executable, "-m", "service", "serve", "--sandbox", "--port", "0"]
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603

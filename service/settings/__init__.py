@@ -20,6 +20,7 @@ from service.settings.telemetry import TelemetrySettings
 from service.settings.upstream import BreakerSettings, UpstreamSettings
 from service.settings.usage import UsageSettings
 from service.settings.vehicles import VehiclesSettings
+from service.settings.webhooks import WebhooksSettings
 
 __all__ = [
     "EVERY_ORIGIN",
@@ -44,6 +45,7 @@ __all__ = [
     "UpstreamSettings",
     "UsageSettings",
     "VehiclesSettings",
+    "WebhooksSettings",
     "config_folder",
     "load",
 ]

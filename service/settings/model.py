@@ -20,6 +20,7 @@ from service.settings.types import is_installed
 from service.settings.upstream import BreakerSettings, UpstreamSettings
 from service.settings.usage import UsageSettings
 from service.settings.vehicles import VehiclesSettings
+from service.settings.webhooks import WebhooksSettings
 
 _WITHIN: Final = (
     ("upstream.timeout_s", "upstream.deadline_s"),
@@ -42,6 +43,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     breaker: BreakerSettings
     usage: UsageSettings
     periods: PeriodsSettings
+    webhooks: WebhooksSettings
     cache: CacheSettings
     storage: StorageSettings
     events: EventsSettings

@@ -25,6 +25,8 @@ class Use(StrEnum):
     """Reads of the messages of a period, by a refresh."""
     PERIODS = "periods"
     """Kept periods: writes of one background task, and reads of requests."""
+    BUDGETS = "budgets"
+    """Budgets, and the deliveries of their firings."""
     VEHICLES = "vehicles"
     """Look-ups and removals of vehicles."""
     RETENTION = "retention"
@@ -38,7 +40,10 @@ class Use(StrEnum):
 TIMED_BY_CALLER: Final = frozenset({Use.EVENT_QUERIES, Use.USAGE})
 """Uses whose callers limit the time, so that a statement may exceed `timeout_s`."""
 LOGGED_BY_CALLER: Final = frozenset(
-    {Use.EVENTS, Use.PERIODS, Use.VEHICLES, Use.RETENTION, Use.SCHEMA}
+    {
+        *(Use.EVENTS, Use.PERIODS, Use.BUDGETS),
+        *(Use.VEHICLES, Use.RETENTION, Use.SCHEMA),
+    }
 )
 """Uses whose callers log each failure with their own event."""
 
@@ -46,6 +51,7 @@ EVENT_CONNECTIONS: Final = 2
 """Groups of events that are written at once; one after the other in SQLite."""
 USAGE_CONNECTIONS: Final = 2
 PERIOD_CONNECTIONS: Final = 2
+BUDGET_CONNECTIONS: Final = 2
 
 
 class UseLimits(NamedTuple):
@@ -72,6 +78,7 @@ def connections_of(settings: StorageSettings, limits: UseLimits) -> Mapping[Use,
         Use.FEED: limits.event_queries,
         Use.USAGE: USAGE_CONNECTIONS,
         Use.PERIODS: PERIOD_CONNECTIONS,
+        Use.BUDGETS: BUDGET_CONNECTIONS,
         Use.VEHICLES: settings.connections,
         Use.RETENTION: 1,
         Use.SCHEMA: 1,

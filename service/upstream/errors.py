@@ -13,6 +13,7 @@ UpstreamError
 │   ├── BodyTooLarge        it is larger than allowed, after decompression.
 │   └── ContractBroken      it is JSON, but does not match the schema.
 ├── BadRequestUrl           the configured address is not a URL.
+├── AddressRefused          the host has an address that is not public.
 └── CircuitOpen             no call was made, after too many failures.
 """
 
@@ -93,6 +94,10 @@ class ContractBroken(UnusableBody):
 
 class BadRequestUrl(UpstreamError):
     """The configured address is not a URL."""
+
+
+class AddressRefused(UpstreamError):
+    """The host has an address that is not on the public Internet."""
 
 
 class CircuitOpen(UpstreamError):

@@ -142,6 +142,12 @@ class Endpoints(list[Endpoint]):
         """Declare a POST endpoint; its handler reads the body."""
         return self._declare("POST", paths, parameters, options)
 
+    def put(
+        self, *paths: str, parameters: type[P], **options: Unpack["Options"]
+    ) -> Callable[[EndpointHandler[P]], EndpointHandler[P]]:
+        """Declare a PUT endpoint; its handler reads the body."""
+        return self._declare("PUT", paths, parameters, options)
+
     def delete(
         self, *paths: str, parameters: type[P], **options: Unpack["Options"]
     ) -> Callable[[EndpointHandler[P]], EndpointHandler[P]]:

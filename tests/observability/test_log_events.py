@@ -61,6 +61,7 @@ from tests.conftest import (
 )
 from tests.events.conftest import event
 from tests.leftovers import child_pids
+from tests.observability.budget_events import cause_budgets
 from tests.observability.conftest import get
 from tests.redis_servers import RedisDouble
 
@@ -160,8 +161,8 @@ async def cause_every_event(
     await cause_events(client, tmp_path, monkeypatch)
     await cause_storage(client, tmp_path, monkeypatch)
     await cause_the_storage_circuit(monkeypatch)
-    await cause_vehicles(client, sandbox, tmp_path, monkeypatch)
-    await cause_periods(client, sandbox, tmp_path, monkeypatch)
+    for cause in (cause_vehicles, cause_periods, cause_budgets):
+        await cause(client, sandbox, tmp_path, monkeypatch)
     cause_proxies(monkeypatch)
     cause_a_life()
     monkeypatch.setattr(SnapshotCache, "view", None)

@@ -1,0 +1,1 @@
+"""Budgets: thresholds of credits that fire once per period, and signed webhooks."""
