@@ -44,6 +44,7 @@ NAMES: Final = (
     "client",
     "vehicles",
     "export",
+    "periods",
     "forecast",
 )
 

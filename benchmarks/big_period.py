@@ -110,7 +110,7 @@ def run() -> list[Result]:
 
 def _run() -> list[Result]:
     few = _idle_bytes_of_few()
-    with _growing_upstream(MESSAGES) as upstream:
+    with growing_upstream(MESSAGES) as upstream:
         alone_s = work_alone_s(get(f"{upstream.url}/base")[0])
         seen = _watch_refreshes(upstream)
     first, *later = seen.refreshes
@@ -263,7 +263,7 @@ def _probe(server: Server, small: Small) -> None:
 
 def _idle_bytes_of_few() -> int:
     with (
-        _growing_upstream(FEW_MESSAGES) as upstream,
+        growing_upstream(FEW_MESSAGES) as upstream,
         _patient_service(upstream, subprocess.DEVNULL) as server,
     ):
         get(f"{server.url}/usage/daily")
@@ -272,7 +272,8 @@ def _idle_bytes_of_few() -> int:
 
 
 @contextmanager
-def _growing_upstream(messages: int) -> Iterator[Server]:
+def growing_upstream(messages: int) -> Iterator[Server]:
+    """Run an upstream whose period grows by one percent at each fetch."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     module = [sys.executable, "-m", "benchmarks.load.growing"]

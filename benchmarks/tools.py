@@ -44,7 +44,7 @@ def find_postgresql(url: str = POSTGRESQL) -> None:
 
 NEEDS: Final = (
     _program("wrk", "wrk", "overload", "throughput", "vehicles", GATE),
-    _program("h2load", "nghttp2-client", "big_period", "overload"),
+    _program("h2load", "nghttp2-client", "big_period", "overload", "periods"),
     _program("nginx", "nginx-light", "throughput"),
     _program("chromium", "chromium", "dashboard"),
     _program("git", "git", GATE),
