@@ -40,7 +40,7 @@ class Adjusting:
         before = await self._revisions.store.find_adjustments(number)
         known = await contents.read(number, split_digests(before.chunks))
         late = await candidate.snapshot.worker.run(
-            find_late, {**difference.old, **known}, difference.added
+            find_late, [*difference.old, *known.items()], difference.added
         )
         if not late.changes.changes:
             return

@@ -5,7 +5,7 @@ changes minus those before them are the difference of the two totals.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
@@ -17,15 +17,19 @@ from numpy.typing import NDArray
 from service.usage.periods.model import Change, ChangeKind
 from service.usage.snapshots.cancellation import check_cancelled
 from service.usage.snapshots.columns import BY_TEXT
-from service.usage.snapshots.kept import COMPRESSION, KeptColumns, decode_chunks
+from service.usage.snapshots.kept import (
+    COMPRESSION,
+    KeptColumns,
+    StoredChunk,
+    decode_chunks,
+)
 from service.usage.snapshots.matching import NO_ROW
 
 PAGE_CHANGES: Final = 4_096
 
 _Flags = NDArray[np.bool_]
 _Indexes = NDArray[np.int64]
-Contents = Mapping[bytes, bytes]
-"""Compressed chunks, by their digests."""
+Contents = Sequence[StoredChunk]
 
 
 class ChangesPage(Struct, frozen=True, array_like=True):

@@ -1,6 +1,7 @@
 """Contents of snapshots on their way to the database, and back to be compared."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +15,12 @@ from service.usage.periods.model import SnapshotContent, split_digests
 from service.usage.periods.publication import OtherRevision, StoredPages
 from service.usage.periods.store import CHUNKS_AT_ONCE, PeriodStore
 from service.usage.snapshot import Snapshot
-from service.usage.snapshots.kept import ChunkRef, KeptColumns, decode_chunks
+from service.usage.snapshots.kept import (
+    ChunkRef,
+    KeptColumns,
+    StoredChunk,
+    decode_chunks,
+)
 from service.usage.snapshots.store import SnapshotStore
 from service.usage.snapshots.worker import PricingWorker
 
@@ -28,14 +34,14 @@ class Fetched(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """The chunks that only one of a period and a snapshot has, by their digests."""
+    """The chunks that only one of a period and a snapshot has."""
 
-    old: dict[bytes, bytes]
-    """The chunks of the period alone, compressed."""
-    added: dict[bytes, bytes]
+    old: list[StoredChunk]
+    """The chunks of the period alone."""
+    added: list[StoredChunk]
     """The chunks of the snapshot alone."""
     new: dict[bytes, bytes]
-    """Those of them that are not stored yet."""
+    """Those of them that are not stored yet, by their digests."""
     is_shared: bool
     """True if a chunk is in both."""
     worker: PricingWorker
@@ -67,15 +73,18 @@ class Contents:
     ) -> Difference:
         """Return the chunks that differ from those of a period, listed in `before`."""
         new = await self.encode_unknown(snapshot, content, number)
-        after = {each.digest: each for each in content.chunks}
-        listed = dict.fromkeys(split_digests(before))
-        gone = [each for each in listed if each not in after]
-        added = [each for each in after if each not in listed]
+        # A list that repeats its messages has some chunks twice.
+        after = Counter(each.digest for each in content.chunks)
+        listed = Counter(split_digests(before))
+        gone, added = (
+            list((listed - after).elements()),
+            list((after - listed).elements()),
+        )
         old = await self.read(number, gone)
         stored = await self.read(number, [each for each in added if each not in new])
         return Difference(
-            old,
-            {each: stored.get(each) or new[each] for each in added},
+            [(each, old[each]) for each in gone],
+            [(each, stored.get(each) or new[each]) for each in added],
             new,
             is_shared=not after.keys().isdisjoint(listed),
             worker=snapshot.worker,
@@ -129,7 +138,7 @@ class Contents:
     ) -> AsyncIterator[list[bytes]]:
         for each in content.chunks:
             chunk = await self.read(number, [each.digest])
-            changes = await worker.run(find_packed_changes, {}, chunk)
+            changes = await worker.run(find_packed_changes, (), list(chunk.items()))
             yield changes.pages
 
 

@@ -5,7 +5,7 @@ of each text shows whether it has changed.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b, sha256
 from typing import Final, NamedTuple
 
@@ -29,6 +29,10 @@ Rows = NDArray[np.intp]
 
 TextHashes = NDArray[np.uint64]
 """Hashes of the messages' texts: `(n_messages,)` uint64."""
+
+
+StoredChunk = tuple[bytes, bytes]
+"""The digest and the compressed content of a chunk."""
 
 
 class ChunkRef(NamedTuple):
@@ -94,9 +98,9 @@ def decode_chunk(content: bytes, digest: bytes | None = None) -> KeptColumns:
         raise ChunkDamaged(f"chunk {name} is damaged: {error}") from error
 
 
-def decode_chunks(contents: Mapping[bytes, bytes]) -> list[KeptColumns]:
-    """Return the columns of chunks, by their digests; raises `ChunkDamaged`."""
-    return [decode_chunk(content, digest) for digest, content in contents.items()]
+def decode_chunks(chunks: Iterable[StoredChunk]) -> list[KeptColumns]:
+    """Return the columns of chunks; raises `ChunkDamaged`."""
+    return [decode_chunk(content, digest) for digest, content in chunks]
 
 
 def take_rows(chunk: KeptColumns, rows: Rows) -> KeptColumns:
@@ -139,7 +143,7 @@ def pack_chunks(stored: StoredChunks) -> bytes:
 def join_stored(packed: bytes) -> bytes:
     """Return the columns of a whole period; raises `ChunkDamaged`."""
     stored = _stored_decoder.decode(packed)
-    chunks = decode_chunks(dict(zip(stored.digests, stored.contents, strict=True)))
+    chunks = decode_chunks(zip(stored.digests, stored.contents, strict=True))
     return join_chunks(chunks, stored.plan, stored.revision)
 
 

@@ -18,7 +18,7 @@ from service.usage.periods.changes import (
 from service.usage.periods.model import ChangeKind
 from service.usage.pricing.plans import TEXT_RULES
 from service.usage.snapshots.errors import ChunkDamaged
-from service.usage.snapshots.kept import KeptColumns, digest_of
+from service.usage.snapshots.kept import KeptColumns, StoredChunk, digest_of
 
 Row = tuple[int, str, int]
 APRIL: Final = "2024-04-29T00:00:00Z"
@@ -81,7 +81,7 @@ def test_packed_changes_are_those_of_the_chunks() -> None:
     """Pages are bounded, and in the same order."""
     count = PAGE_CHANGES + 10
     rows = [(each, APRIL, each) for each in range(count)]
-    packed = find_packed_changes({}, _contents(chunk_of(rows)))
+    packed = find_packed_changes((), _contents(chunk_of(rows)))
     assert packed.changes == count
     pages = [unpack_page(each) for each in packed.pages]
     assert [len(each) for each in pages] == [PAGE_CHANGES, 10]
@@ -104,11 +104,11 @@ def test_a_message_is_shared_by_its_id_and_its_time(
 
 def test_a_chunk_with_another_content_is_damaged() -> None:
     """The digest tells that it is not what was stored."""
-    ((_, content),) = _contents(chunk_of([(1, APRIL, 100)])).items()
+    ((_, content),) = _contents(chunk_of([(1, APRIL, 100)]))
     with pytest.raises(ChunkDamaged):
-        find_packed_changes({}, {b"other": content})
+        find_packed_changes((), [(b"other", content)])
 
 
-def _contents(*chunks: KeptColumns) -> dict[bytes, bytes]:
+def _contents(*chunks: KeptColumns) -> list[StoredChunk]:
     encoded = map(msgspec.msgpack.encode, chunks)
-    return {digest_of(each): zlib.compress(each) for each in encoded}
+    return [(digest_of(each), zlib.compress(each)) for each in encoded]

@@ -271,3 +271,30 @@ async def test_without_keeping_no_period_is_kept(client: MakeClient) -> None:
     service = await client()
     answer = await service.get("/usage?period=2024-04-29")
     assert (answer.status, (await answer.json())["code"]) == (404, "period_not_kept")
+
+
+async def test_a_list_that_repeats_its_messages_is_kept_exactly(
+    in_file: Client, keep: Keep
+) -> None:
+    """Some of its chunks are equal; all messages and changes count twice."""
+    messages: Messages = [
+        message(each, "x", timestamp=f"2024-04-{1 + each * 28 // 30_000:02}")
+        for each in range(30_000)
+    ]
+    await keep(in_file, messages)
+    await keep(in_file, [*messages, *messages])
+    (period,) = await periods_of(in_file)
+    assert period["messages"] == 60_000
+    answer = await changes_of(in_file, "limit=4096&since=1")
+    assert answer["credits_after"] == 2 * answer["credits_before"]
+    path, added = "/usage/changes?limit=4096&since=1", 0
+    while path:
+        found = await in_file.get(path)
+        added += len((await found.json())["changes"])
+        link = found.links.get("next")
+        path = str(URL(str(link["url"])).relative()) if link else ""
+    assert added == 30_000
+    for query in ("limit=100", "limit=1&sort=message_id:desc"):
+        current = await in_file.get(f"/usage?{query}")
+        of_period = await in_file.get(f"/usage?{query}&period={period['period']}")
+        assert await of_period.read() == await current.read()
