@@ -34,6 +34,8 @@ LOAD_S: Final = 45.0
 RATE_PER_S: Final = 50
 FIRST_WRITE_S: Final = 120.0
 POLL_S: Final = 0.001
+MAX_GAP_S: Final = 0.01
+"""After a longer pause of the watch itself, one lock cannot be told from the next."""
 
 FIRST_WRITE_BOUND_S: Final = 30
 LOCK_BOUND_MS: Final = 50
@@ -244,17 +246,17 @@ def _locks_of(file: Path | None) -> Iterator[list[float]]:
         while not ended.is_set() and not file.exists():
             time.sleep(POLL_S)
         with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as probe:
-            since = None
+            since = tried = None
             while not ended.wait(POLL_S):
-                try:
-                    probe.execute("BEGIN IMMEDIATE")
-                    probe.execute("ROLLBACK")
-                except sqlite3.OperationalError:
-                    since = since or time.perf_counter()
-                    continue
-                if since is not None:
-                    locked.append(time.perf_counter() - since)
+                now = time.perf_counter()
+                if tried is None or now - tried > MAX_GAP_S:
                     since = None
+                tried = now
+                if _can_write(probe):
+                    since = None
+                    continue
+                since = since or now
+                locked.append(now - since)
 
     watching = threading.Thread(target=watch, args=(file,), daemon=True)
     if file is not None:
@@ -263,6 +265,15 @@ def _locks_of(file: Path | None) -> Iterator[list[float]]:
     ended.set()
     if file is not None:
         watching.join()
+
+
+def _can_write(probe: sqlite3.Connection) -> bool:
+    try:
+        probe.execute("BEGIN IMMEDIATE")
+        probe.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def _cold_requests() -> list[Result]:

@@ -209,9 +209,9 @@ class PeriodStore:
             {"period_number": number, "digest": digest, "content": content}
             for digest, content in contents
         ]
+        # Before the transaction, since the first call loads modules.
+        statement = insert_by(self._database.dialect, chunks).on_conflict_do_nothing()
         async with self._database.writing(Use.PERIODS) as connection:
-            statement = insert_by(connection.dialect.name, chunks)
-            statement = statement.on_conflict_do_nothing()
             await connection.execute(statement, rows)
 
     async def add_pages(
