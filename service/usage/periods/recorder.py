@@ -68,7 +68,7 @@ class Recorder:
             except Exception as error:  # noqa: BLE001 - a defect must not end the task
                 self._report(error)
                 await asyncio.sleep(RETRY_S)
-                self._waiting.put_back(fetched)
+                metrics.skipped(self._waiting.put_back(fetched))
             else:
                 self._kept(skipped)
 

@@ -46,14 +46,20 @@ class WaitingSnapshots:
         self.skipped += skipped
         return skipped
 
-    def put_back(self, fetched: Fetched) -> None:
-        """Add a snapshot that could not be kept, unless a later one replaces it."""
+    def put_back(self, fetched: Fetched) -> int:
+        """Add a snapshot that could not be kept, unless a later one replaces it.
+
+        Return 1 if it will never be compared, else 0.
+        """
+        skipped = 0
         if self._queue and _is_same_period(self._queue[0], fetched):
-            self.skipped += self._queue[0].snapshot is not fetched.snapshot
+            skipped += self._queue[0].snapshot is not fetched.snapshot
         elif len(self._queue) < MAX_WAITING:
             self._queue.appendleft(fetched)
         else:
-            self.skipped += 1
+            skipped = 1
+        self.skipped += skipped
+        return skipped
 
     def take(self) -> Fetched | None:
         """Remove the oldest snapshot; None if none is due."""
