@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import pytest
 
@@ -38,7 +38,8 @@ class Upstream:
         )
 
     async def _read(self) -> Sequence[KeptColumns]:
-        return cast(Any, [SimpleNamespace(timestamps=self._times)])
+        messages = [SimpleNamespace(timestamps=self._times)]
+        return cast(Sequence[KeptColumns], messages)
 
 
 @pytest.mark.parametrize(
