@@ -1,0 +1,256 @@
+"""Services that keep periods and are killed at random times; then all must be right.
+
+What is generated depends on a seed alone, which the tests print. `KILLS_SEED` repeats a
+run, as far as the times at which processes run permit.
+"""
+
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from contextlib import suppress
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from aiohttp import ClientError, ClientSession, ClientTimeout
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.sandbox.server import Sandbox
+from service.storage.database import Database
+from service.usage.periods.changes import unpack_page
+from service.usage.periods.model import Change, ChangeKind, split_digests
+from service.usage.snapshots.kept import decode_chunk
+from tests.conftest import message
+from tests.launcher import Service
+from tests.patience import GIVE_UP_S
+
+SEED: Final = int(os.environ.get("KILLS_SEED") or random.SystemRandom().getrandbits(32))
+MAX_WAIT_S: Final = 0.15
+"""Maximum time before a kill: a refresh and its keeping take less."""
+MAX_MESSAGES: Final = 40
+FROZEN: Final = (
+    "SELECT * FROM usage_periods WHERE number = :number",
+    "SELECT * FROM usage_chunks WHERE period_number = :number ORDER BY digest",
+    "SELECT * FROM usage_revisions WHERE period_number = :number ORDER BY revision",
+)
+"""All that there is of a period that has closed; its pages are those of revisions."""
+
+ONE_STATE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+
+Sent = dict[str, Any]
+
+
+class History:
+    """The messages of an upstream, which change at random and form periods."""
+
+    def __init__(self, chosen: random.Random) -> None:
+        self._chosen = chosen
+        self._made = 0
+        self.messages: list[Sent] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a new period."""
+        self.messages = [self._make() for _ in range(self._chosen.randint(1, 5))]
+
+    def change(self) -> None:
+        """Add, remove and change messages, or begin a new period."""
+        if self._chosen.random() < 0.2:
+            self.begin()
+            return
+        first, *others = self.messages
+        kept = [each for each in others if self._chosen.random() > 0.1]
+        texts = [
+            {**each, "text": self._write()} if self._chosen.random() < 0.1 else each
+            for each in kept[:MAX_MESSAGES]
+        ]
+        added = [self._make() for _ in range(self._chosen.randint(0, 4))]
+        # The first message stays: without a common one, it would be another period.
+        self.messages = [first, *texts, *added]
+
+    def _make(self) -> Sent:
+        self._made += 1
+        at = f"2024-04-01T{self._made // 3600:02}:{self._made // 60 % 60:02}"
+        return message(
+            self._made, self._write(), timestamp=f"{at}:{self._made % 60:02}Z"
+        )
+
+    def _write(self) -> str:
+        return "word " * self._chosen.randint(1, 30)
+
+
+class Kills:
+    """A service of some workers, which is killed and started again."""
+
+    def __init__(
+        self, service: Service, database: Database, sandbox: Sandbox, seed: int
+    ) -> None:
+        self._chosen = random.Random(seed)
+        self._history = History(self._chosen)
+        self._service = service
+        self._database = database
+        self._sandbox = sandbox
+        self._frozen: dict[int, str] = {}
+
+    async def run(self, kills: int) -> None:
+        """Kill the service so many times, and check what is kept after each."""
+        self._service.start()
+        for _ in range(kills):
+            await self._service.until_up()
+            await self._refresh_until_killed()
+            await self._check()
+        await self._service.until_up()
+        await self._check_end()
+        self._kill_all()
+
+    async def _refresh_until_killed(self) -> None:
+        asking = [
+            asyncio.create_task(self._ask()) for _ in range(self._chosen.randint(1, 3))
+        ]
+        # At any time of a refresh, a publication or a closing.
+        await asyncio.sleep(self._chosen.random() * MAX_WAIT_S)
+        workers = children_of(self._service.process_id)
+        if workers and self._chosen.random() < 0.5:
+            os.kill(self._chosen.choice(workers), signal.SIGKILL)
+        else:
+            self._kill_all()
+            self._service.start()
+        await asyncio.gather(*asking)
+
+    async def _ask(self) -> None:
+        """Let the service refresh again and again, until it is killed."""
+        timeout = ClientTimeout(total=GIVE_UP_S)
+        with suppress(ClientError):
+            async with ClientSession(timeout=timeout) as session:
+                for _ in range(10):
+                    self._history.change()
+                    self._sandbox.set_messages(self._history.messages)
+                    async with session.get(self._url("/usage")) as answer:
+                        await answer.read()
+
+    def _kill_all(self) -> None:
+        for each in children_of(self._service.process_id):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        self._service.kill()
+
+    async def _check(self) -> None:
+        """Fail unless all that is kept agrees with itself, and closed periods stay."""
+        async with self._database.reading() as connection:
+            if not self._database.is_sqlite:
+                # Other workers may publish meanwhile.
+                await connection.execute(text(ONE_STATE))
+            rows = (await connection.execute(text("SELECT * FROM usage_periods"))).all()
+            for row in rows:
+                await check_period(connection, row)
+                if row.status == "closed":
+                    digest = await fingerprint(connection, row.number)
+                    assert self._frozen.setdefault(row.number, digest) == digest
+
+    async def _check_end(self) -> None:
+        """Fail unless the last snapshot is kept in the end."""
+        async with ClientSession() as session, asyncio.timeout(GIVE_UP_S):
+            while True:
+                async with session.get(self._url("/usage")) as answer:
+                    usage = (await answer.json())["usage"]
+                async with session.get(self._url("/usage/periods")) as answer:
+                    periods = (await answer.json())["periods"]
+                total = sum(round(100 * each["credits_used"]) for each in usage)
+                found = [
+                    (each["messages"], round(100 * each["credits_used"]))
+                    for each in periods[:1]
+                ]
+                if found == [(len(usage), total)]:
+                    break
+        await self._check()
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self._service.port}{path}"
+
+
+def children_of(process_id: int | None) -> list[int]:
+    """Return the ids of the workers of a process."""
+    assert process_id is not None
+    path = Path(f"/proc/{process_id}/task/{process_id}/children")
+    return [int(each) for each in path.read_text().split()]
+
+
+async def fingerprint(connection: AsyncConnection, number: int) -> str:
+    """Return a digest of all rows of a closed period."""
+    digest = sha256()
+    for query in FROZEN:
+        rows = await connection.execute(text(query), {"number": number})
+        digest.update(repr([tuple(map(_plain, row)) for row in rows]).encode())
+    return digest.hexdigest()
+
+
+def _plain(value: object) -> object:
+    return bytes(value) if isinstance(value, memoryview) else value
+
+
+async def check_period(connection: AsyncConnection, period: Any) -> None:
+    """Fail unless the changes of a period explain its totals and its messages."""
+    revisions = await _revisions_of(connection, period.number)
+    assert [each.revision for each in revisions] == list(range(1, len(revisions) + 1))
+    assert revisions[0].hundredths_before == 0
+    for one, following in pairwise(revisions):
+        assert one.hundredths_after == following.hundredths_before
+    assert revisions[-1].hundredths_after == period.hundredths
+    messages: Counter[int] = Counter()
+    for each in revisions:
+        changes = await _changes_of(connection, period.number, each.attempt)
+        total = sum(change.after - change.before for change in changes)
+        assert total == each.hundredths_after - each.hundredths_before
+        for change in changes:
+            messages[change.message_id] += _added(change)
+    assert set(messages.values()) <= {0, 1}
+    kept = await _kept_ids(connection, period)
+    assert sorted(each for each, count in messages.items() if count) == kept
+    assert len(kept) == period.messages
+
+
+def _added(change: Change) -> int:
+    return {ChangeKind.ADDED: 1, ChangeKind.REMOVED: -1}.get(change.kind, 0)
+
+
+async def _revisions_of(connection: AsyncConnection, number: int) -> list[Any]:
+    rows = await connection.execute(text(FROZEN[-1]), {"number": number})
+    return list(rows)
+
+
+async def _changes_of(
+    connection: AsyncConnection, number: int, attempt: str
+) -> list[Change]:
+    pages = await connection.scalars(
+        text(
+            "SELECT content FROM usage_changes WHERE period_number = :n "
+            "AND attempt = :attempt ORDER BY page"
+        ),
+        {"n": number, "attempt": attempt},
+    )
+    return [change for page in pages for change in unpack_page(bytes(page))]
+
+
+async def _kept_ids(connection: AsyncConnection, period: Any) -> list[int]:
+    rows = await connection.execute(
+        text("SELECT digest, content FROM usage_chunks WHERE period_number = :n"),
+        {"n": period.number},
+    )
+    contents = {bytes(row.digest): bytes(row.content) for row in rows}
+    ids: list[int] = []
+    for digest in split_digests(bytes(period.chunks)):
+        packed = decode_chunk(contents[digest], digest).ids
+        ids += memoryview(packed).cast("q").tolist()
+    return sorted(ids)
+
+
+def show(kills: int, workers: int, database: Database) -> None:
+    """Print what repeats a run."""
+    values = {"kills": kills, "workers": workers, "database": database.dialect}
+    shown = msgspec.json.encode({"KILLS_SEED": SEED, **values}).decode()
+    print(f"\n{shown}", flush=True)  # noqa: T201
