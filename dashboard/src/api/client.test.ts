@@ -66,16 +66,17 @@ describe("a request that changes data", () => {
   afterEach(() => setCsrfToken(null));
 
   async function sent(options: Partial<RequestOptions>): Promise<Request> {
-    let received: Request | null = null;
+    const received: Request[] = [];
     server.use(
       http.all("*/keys", ({ request }) => {
-        received = request.clone();
+        received.push(request.clone());
         return HttpResponse.json({});
       }),
     );
     await request("/keys", { signal: new AbortController().signal, ...options });
-    if (!received) throw new Error("nothing was sent");
-    return received;
+    const [first] = received;
+    if (!first) throw new Error("nothing was sent");
+    return first;
   }
 
   test("has its body as JSON, and the token of the session", async () => {

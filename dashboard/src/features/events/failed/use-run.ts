@@ -1,0 +1,67 @@
+// The state of a replay or discard that is under way, or has ended.
+import { useQueryClient } from "@tanstack/react-query";
+import { useCallback, useEffect, useRef, useState } from "react";
+
+import type { Selection } from "./failed-events";
+import { NOTHING_DONE, run, type Progress, type RunKind } from "./run";
+
+export interface RunState {
+  kind: RunKind;
+  progress: Progress;
+  status: "running" | "stopping" | "stopped" | "done" | "failed";
+  error: Error | null;
+}
+
+export interface Run {
+  state: RunState | null;
+  isRunning: boolean;
+  start: (kind: RunKind, selection: Selection) => void;
+  stop: () => void;
+}
+
+export function useRun(): Run {
+  const client = useQueryClient();
+  const [state, setState] = useState<RunState | null>(null);
+  const controller = useRef<AbortController | null>(null);
+  // A page that is left begins no further step.
+  useEffect(() => () => controller.current?.abort(), []);
+
+  const start = useCallback(
+    (kind: RunKind, selection: Selection) => {
+      const own = new AbortController();
+      controller.current = own;
+      const set = (change: Partial<RunState>) =>
+        setState((now) => ({
+          ...(now ?? { progress: NOTHING_DONE, status: "running", error: null }),
+          ...change,
+          kind,
+        }));
+      set({ progress: NOTHING_DONE, status: "running", error: null });
+      const work = async () => {
+        let isDone = false;
+        for await (const progress of run(kind, selection, own.signal)) {
+          set({ progress });
+          isDone = progress.remaining === 0;
+        }
+        set({ status: own.signal.aborted && !isDone ? "stopped" : "done" });
+      };
+      void work()
+        .catch((error: unknown) =>
+          set({
+            status: "failed",
+            error: error instanceof Error ? error : new Error(String(error)),
+          }),
+        )
+        .finally(() => void client.invalidateQueries({ queryKey: ["failed"] }));
+    },
+    [client],
+  );
+  const stop = useCallback(() => {
+    controller.current?.abort();
+    setState((now) =>
+      now?.status === "running" ? { ...now, status: "stopping" } : now,
+    );
+  }, []);
+  const isRunning = state?.status === "running" || state?.status === "stopping";
+  return { state, isRunning, start, stop };
+}
