@@ -36,11 +36,13 @@ interface LinkProps {
   change: AddressChange;
   isCurrent?: boolean;
   onGo: GoTo;
+  /** What tells it from other links of the same text, for screen readers. */
+  detail?: string;
   children: string;
 }
 
 /** A link to the same page with other parameters, without loading it again. */
-export function AddressLink({ change, isCurrent, onGo, children }: LinkProps) {
+export function AddressLink({ change, isCurrent, onGo, detail, children }: LinkProps) {
   const follow = (event: MouseEvent) => {
     // The browser opens new tabs and windows itself.
     if (event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -50,6 +52,7 @@ export function AddressLink({ change, isCurrent, onGo, children }: LinkProps) {
   return (
     <a
       href={location.pathname + queryWith(location.search, change)}
+      aria-label={detail ? `${children}: ${detail}` : undefined}
       aria-current={isCurrent ? "page" : undefined}
       onClick={follow}
     >

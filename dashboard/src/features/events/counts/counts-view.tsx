@@ -5,6 +5,7 @@ import type { GoTo } from "@/address/use-address";
 import { ProblemNotice } from "@/components/problem-notice";
 import { countOf } from "@/text/credits";
 
+import { errorWords } from "../failed/error-words";
 import { NO_FILTERS } from "../views";
 import { CountFilters } from "./count-filters";
 import { useCounts, type CountFilter } from "./counts";
@@ -97,6 +98,7 @@ export function CountsView({ address, onGo }: Props) {
           <RankedCounts
             title="Errors of failed events, by arrival"
             counts={errors.data}
+            nameOf={(code) => errorWords(code).title}
             onChoose={(code) => onGo({ ...NO_FILTERS, view: null, code })}
           />
         )}

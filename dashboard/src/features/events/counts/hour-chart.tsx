@@ -22,6 +22,7 @@ export function HourChart({ bars, bucket }: Props) {
   const max = Math.max(...bars.map((bar) => bar.events));
   const top = topOf(max);
   const busiest = bars.find((bar) => bar.events === max);
+  const step = Math.ceil(bars.length / MAX_DATES);
   const shown = at === null ? null : bars[at];
   const point = (event: PointerEvent<SVGSVGElement>) => {
     const { left, width } = event.currentTarget.getBoundingClientRect();
@@ -70,9 +71,19 @@ export function HourChart({ bars, bucket }: Props) {
           })}
         </svg>
         <div className="hour-chart-dates" aria-hidden="true">
-          {datesOf(bars).map((bar) => (
-            <span key={bar.start}>{shortNameOf(bar, bucket)}</span>
-          ))}
+          {bars.map(
+            (bar, index) =>
+              index % step === 0 && (
+                <span
+                  key={bar.start}
+                  style={{
+                    insetInlineStart: `${(100 * (index + 0.5)) / bars.length}%`,
+                  }}
+                >
+                  {shortNameOf(bar, bucket)}
+                </span>
+              ),
+          )}
         </div>
       </div>
       <details className="day-table">
@@ -106,12 +117,6 @@ function nameOf(bar: Bar, bucket: "hour" | "day"): string {
 function shortNameOf(bar: Bar, bucket: "hour" | "day"): string {
   const day = formatShortDay(bar.start.slice(0, 10));
   return bucket === "day" ? day : `${day} ${bar.start.slice(11, 16)}`;
-}
-
-/** Return the bars whose dates are below the chart: evenly spread, the first included. */
-function datesOf(bars: readonly Bar[]): Bar[] {
-  const step = Math.ceil(bars.length / MAX_DATES);
-  return bars.filter((_, at) => at % step === 0);
 }
 
 function describe(bars: readonly Bar[], bucket: "hour" | "day"): string {

@@ -8,10 +8,12 @@ import type { Counts } from "./counts";
 interface Props {
   title: string;
   counts: Counts;
+  /** Returns a value in words. */
+  nameOf?: (value: string) => string;
   onChoose: (value: string) => void;
 }
 
-export function RankedCounts({ title, counts, onChoose }: Props) {
+export function RankedCounts({ title, counts, nameOf = String, onChoose }: Props) {
   const id = useId();
   const { counts: values, other } = counts;
   const max = Math.max(1, ...values.map((each) => each.events));
@@ -35,7 +37,7 @@ export function RankedCounts({ title, counts, onChoose }: Props) {
                   className="button-link"
                   onClick={() => onChoose(value)}
                 >
-                  <bdi>{value}</bdi>
+                  <bdi>{nameOf(value)}</bdi>
                 </button>
                 <span
                   className="ranked-bar"

@@ -22,7 +22,7 @@ export function GroupItem({ group, onGo }: Props) {
     <li className="group-item">
       <p className="group-count">{countOf(events, "event")}</p>
       <p className="group-title">
-        <AddressLink change={change} onGo={onGo}>
+        <AddressLink change={change} onGo={onGo} detail={isUntyped ? "" : name}>
           {errorWords(code).title}
         </AddressLink>{" "}
         <code>{code}</code>

@@ -55,13 +55,18 @@ export function useFailedOfSession(application: Application, session: string | n
   });
 }
 
-/** `+0:05`, `+1:02:03`: the time from one timestamp to another. */
+/** `+0:05`, `+1:02:03`, `+4 d 10:51`: the time from one timestamp to another. */
 export function formatOffset(from: string, to: string): string {
   const [start, end] = [readInstant(from), readInstant(to)];
   if (start === null || end === null) return "";
-  const seconds = Math.max(0, Math.round((end - start) / 1000));
-  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
-  const rest = String(seconds % 60).padStart(2, "0");
-  if (hours === 0) return `+${minutes}:${rest}`;
-  return `+${hours}:${String(minutes).padStart(2, "0")}:${rest}`;
+  const total = Math.max(0, Math.round((end - start) / 1000));
+  const [seconds, minutes] = [total % 60, Math.floor(total / 60) % 60];
+  const [hours, days] = [Math.floor(total / 3600) % 24, Math.floor(total / 86_400)];
+  if (days > 0) return `+${days} d ${twoDigits(hours)}:${twoDigits(minutes)}`;
+  if (hours > 0) return `+${hours}:${twoDigits(minutes)}:${twoDigits(seconds)}`;
+  return `+${minutes}:${twoDigits(seconds)}`;
+}
+
+function twoDigits(number: number): string {
+  return String(number).padStart(2, "0");
 }

@@ -37,20 +37,18 @@ export function CachedTable({ vehicles, isChanging, hasForget, onForget }: Props
         <tbody>
           {vehicles.map((each) => (
             <tr key={`${each.vin} ${each.model_year_hint ?? ""}`}>
-              <th scope="row">
+              <th scope="row" data-title="VIN">
                 <code className="vin">{each.vin}</code>
                 {each.model_year_hint !== undefined && (
                   <span className="muted"> with the hint {each.model_year_hint}</span>
                 )}
               </th>
-              <td>
-                {each.make} {each.model}
-              </td>
-              <td>{each.model_year}</td>
-              <td>{each.body_class}</td>
-              <td>{formatStamp(each.fetched_at)}</td>
+              <td data-title="Vehicle">{`${each.make} ${each.model}`.trim()}</td>
+              <td data-title="Year">{each.model_year}</td>
+              <td data-title="Body">{each.body_class}</td>
+              <td data-title="Decoded">{formatStamp(each.fetched_at)}</td>
               {hasForget && (
-                <td>
+                <td data-title="">
                   <button
                     type="button"
                     className="button-small"

@@ -75,12 +75,13 @@ export function originOf(item: LookedUp): string {
   return item.cached_result ? "cache" : "vPIC";
 }
 
-/** `(8:12)` means that position 8 may be 1 or 2. */
+/** Return the values that fit; `(8:12)` means that position 8 may be 1 or 2. */
 function possibleOf(item: LookedUp): string[] {
   const text = item.possible_values ?? fieldOf(item, "PossibleValues");
-  return [...text.matchAll(/\((\d+):([^)]*)\)/g)].map(([, at = "", values = ""]) => {
-    return `Position ${at} may be ${Array.from(values).join(", ")}`;
-  });
+  const places = [...text.matchAll(/\((\d+):([^)]*)\)/g)].map(
+    ([, at = "", values = ""]) => `${at}: ${values}`,
+  );
+  return places.length > 0 ? [`Possible at position ${places.join("; ")}`] : [];
 }
 
 function fieldOf(item: LookedUp, name: string): string {

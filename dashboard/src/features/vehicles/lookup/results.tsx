@@ -89,16 +89,14 @@ function ResultRow({ item }: { item: LookedUp }) {
   const isError = item.error !== undefined;
   return (
     <tr className={isError ? "is-error" : undefined}>
-      <th scope="row">
+      <th scope="row" data-title="VIN">
         <MarkedVin vin={item.vin} marked={doubtfulPositions(item)} />
       </th>
-      <td>
-        {item.make} {item.model}
-      </td>
-      <td>{item.model_year}</td>
-      <td>{item.body_class}</td>
-      <td>{originOf(item)}</td>
-      <td>
+      <td data-title="Vehicle">{[item.make, item.model].join(" ").trim() || null}</td>
+      <td data-title="Year">{item.model_year || null}</td>
+      <td data-title="Body">{item.body_class || null}</td>
+      <td data-title="From">{originOf(item) || null}</td>
+      <td data-title="Notes">
         {notes.length > 0 && (
           <ul className="notes">
             {notes.map((note) => (
