@@ -11,6 +11,11 @@ from multidict import CIMultiDict
 from standardwebhooks import Webhook
 
 from service.settings import StorageSettings
+from service.storage.database import Database
+from service.usage.budgets.firing import BudgetObserver
+from service.usage.budgets.model import NewBudget, NewWebhook
+from service.usage.budgets.store import BudgetStore
+from service.usage.periods.model import KeptPeriod
 from tests.conftest import GIVE_UP_S, Client, MakeClient, message
 from tests.usage.periods.conftest import keep
 
@@ -18,6 +23,22 @@ __all__ = ["keep"]
 
 LOOK_AGAIN_S: Final = 0.02
 NAME: Final = "/usage/budgets/office"
+
+PERIOD: Final = KeptPeriod(
+    number=1,
+    period="2024-04-29",
+    status="open",
+    revision=1,
+    plan="text-rules/1",
+    first_at=0,
+    last_at=0,
+    messages=10,
+    hundredths=1_000,
+    degraded=0,
+    fetched_at=0,
+    chunks=b"",
+)
+"""A period of 10 credits."""
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -137,3 +158,24 @@ async def until_state(
             if sum(each["state"] == state for each in listed) >= number:
                 return listed
             await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def until_attempted(service: Client, path: str = NAME) -> dict[str, Any]:
+    """Wait until the newest delivery has the result of an attempt, and return it."""
+    async with asyncio.timeout(GIVE_UP_S):
+        while True:
+            newest = (await deliveries(service, path))[0]
+            if {"last_status", "last_error"} & newest.keys():
+                return newest
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def fire_in(
+    database: Database, *, url: str | None = None, thresholds: tuple[int, ...] = (50,)
+) -> None:
+    """Create a budget in a database, and publish figures that reach its thresholds."""
+    webhook = None if url is None else NewWebhook(url)
+    content = NewBudget(credits=10.0, thresholds=thresholds, webhook=webhook)
+    await BudgetStore(database, allow_private=True).put("office", content)
+    async with database.writing() as connection:
+        await BudgetObserver(database, lambda: None).published(connection, PERIOD)
