@@ -66,8 +66,8 @@ from service.usage.periods import problems as periods_problems
 from service.usage.periods.calendar import Schedule
 from service.usage.periods.closing import MonthSource
 from service.usage.periods.keeping import running_keeping
+from service.usage.periods.listing import Listing as PeriodListing
 from service.usage.periods.reader import KeptSnapshots
-from service.usage.periods.statement_store import StatementStore
 from service.usage.pricing import text
 from service.usage.readiness import UsageReadiness
 from service.usage.shared_store import open_store
@@ -353,7 +353,7 @@ async def _keep_periods(
         return
     app[periods.KEPT] = kept = KeptSnapshots(settings, database)
     app[usage.FORECASTS] = Forecasts(settings.periods, kept)
-    app[periods.STATEMENTS] = StatementStore(database)
+    app[periods.LISTING] = PeriodListing(database)
     months = MonthSource(source, cache.refreshers, lambda: cache.lists_earlier)
     async with (
         _run_budgets(app, settings, database) as observer,

@@ -37,7 +37,10 @@ from service.usage.budgets import commands as budget_commands
 from service.usage.budgets.errors import BudgetError
 from service.usage.errors import UnknownPlan
 from service.usage.parameters import find_plan
+from service.usage.periods import commands as period_commands
+from service.usage.periods.errors import PeriodNotKept, PeriodReplaced
 from service.usage.pricing.plans import TEXT_RULES
+from service.usage.snapshots.errors import ChunkDamaged
 from service.vehicles import commands as vehicle_commands
 from service.vehicles import lookup_file as vin_files
 from service.web.static_pages import FOLDER, PAGE_PATH
@@ -51,10 +54,14 @@ EXIT_STATUS: Final[dict[type[Exception], int]] = {
     CannotStart: 1,
     StorageError: 1,
     terminal.OutputFailed: 1,
+    ChunkDamaged: 1,
+    period_commands.NotVerified: 1,
+    PeriodReplaced: 1,
     BadKey: 2,
     BudgetError: 2,
     key_commands.NoDatabase: 2,
     KeyNotFound: 2,
+    PeriodNotKept: 2,
     message_file.UnreadableMessageFile: 2,
     sandbox_command.BadOption: 2,
     SettingsError: 2,
@@ -258,6 +265,7 @@ def backup(
 
 cli.add_typer(key_commands.cli, name="keys")
 cli.add_typer(budget_commands.cli, name="budgets")
+cli.add_typer(period_commands.cli, name="periods")
 cli.add_typer(vehicle_commands.make_cli(with_sandbox), name="vehicles")
 
 

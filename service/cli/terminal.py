@@ -7,7 +7,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
@@ -119,6 +119,20 @@ def progress_on(
         # Pipes have no size; without a total the bar only moves.
         progress.tasks[0].total = size_bytes or None
         yield watched
+
+
+@contextmanager
+def progress_of(steps: int, label: str) -> Iterator[Callable[[], object]]:
+    """Show a progress bar on a terminal; call what is yielded after each step."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    is_shown = sys.stderr.isatty()
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=not is_shown
+    ) as progress:
+        task = progress.add_task(label, total=steps)
+        yield lambda: progress.advance(task)
 
 
 def announce(url: str, paths: Mapping[str, str], *notes: str, err: bool) -> None:

@@ -1,12 +1,19 @@
 """Queries on the changes of a kept period, revision by revision."""
 
-from collections.abc import Sequence
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Final, NamedTuple
 
+import msgspec
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 from sqlalchemy import and_, bindparam, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage.database import Database
+from service.storage.uses import Use
 from service.usage.periods.changes import unpack_page
 from service.usage.periods.model import Change, KeptPeriod
 from service.usage.periods.tables import changes, revisions
@@ -45,6 +52,13 @@ class ChangesPlace(NamedTuple):
     revision: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
     page: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
     offset: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+
+
+class ChangeSums(NamedTuple):
+    """The ids of messages, and how their credits change: `(n_changes,)` int64."""
+
+    ids: NDArray[np.int64]
+    hundredths: NDArray[np.int64]
 
 
 class FoundChanges(NamedTuple):
@@ -89,6 +103,30 @@ async def find_changes_since(
     ends = found[0].hundredths_before, found[-1].hundredths_after
     skipped = sum(each.skipped for each in found)
     return FoundChanges(page[0], *ends, page[1], skipped)
+
+
+async def read_sums(
+    database: Database, period: KeptPeriod
+) -> AsyncIterator[ChangeSums]:
+    """Yield the changes of all revisions that led to the period, page by page.
+
+    Raises `StorageError`, and `ValueError` for a damaged page.
+    """
+    query = _STORED_CHANGES.where(revisions.c.revision <= period.revision)
+    async with database.reading(Use.PERIODS) as connection:
+        async for row in await connection.stream(query, {"of_number": period.number}):
+            yield await asyncio.to_thread(_sums_of, row.content)
+
+
+def _sums_of(content: bytes) -> ChangeSums:
+    try:
+        page = unpack_page(content)
+    except (zlib.error, msgspec.MsgspecError) as error:
+        raise ValueError(f"the kept changes are damaged: {error}") from error
+    ids = np.array([each.message_id for each in page], np.int64)
+    return ChangeSums(
+        ids, np.array([each.after - each.before for each in page], np.int64)
+    )
 
 
 async def _read_changes(

@@ -3,22 +3,18 @@
 from typing import Annotated, Final, NamedTuple
 
 from aiohttp import web
-from msgspec import UNSET, Meta, Struct
+from msgspec import Meta, Struct
 
 from service.instants import format_instant
 from service.usage.periods import problems
 from service.usage.periods.change_queries import ChangesPlace
+from service.usage.periods.listing import Listing
 from service.usage.periods.model import (
-    Adjustments,
     ChangeItem,
     ChangesAnswer,
-    KeptPeriod,
-    PeriodItem,
     PeriodsAnswer,
 )
 from service.usage.periods.reader import KeptSnapshots
-from service.usage.periods.statement_store import StatementStore
-from service.usage.periods.statements import Statement
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT
 from service.web.links import next_link
 from service.web.parameters import InvalidParameter, parse_cursor, parse_instant
@@ -31,7 +27,7 @@ MAX_CHANGES: Final = 4_096
 MAX_ID_CHARS: Final = 40
 
 KEPT: Final = web.AppKey("kept_periods", KeptSnapshots)
-STATEMENTS: Final = web.AppKey("statements", StatementStore)
+LISTING: Final = web.AppKey("period_listing", Listing)
 
 PeriodName = Annotated[
     Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)] | None,
@@ -90,24 +86,13 @@ async def list_periods(
     """List the kept periods, the newest first."""
     cursor = parse_cursor(parameters.cursor, PeriodsCursor)
     before = cursor.number if cursor else None
-    found = await request.app[KEPT].store.newest(before, parameters.limit + 1)
-    listed = found[: parameters.limit]
+    page = await request.app[LISTING].page(before, parameters.limit)
     link = (
-        next_link(request, PeriodsCursor(listed[-1].number))
-        if len(found) > len(listed)
+        next_link(request, PeriodsCursor(page.last))
+        if page.has_more and page.last is not None
         else {}
     )
-    statements = await request.app[STATEMENTS].of_periods(
-        [each.number for each in listed if each.closed_at is not None]
-    )
-    adjustments = await request.app[KEPT].store.adjustments_of(
-        [each.number for each in listed]
-    )
-    items = [
-        _item(each, statements.get(each.number), adjustments.get(each.number))
-        for each in listed
-    ]
-    answer = PeriodsAnswer(items)
+    answer = PeriodsAnswer(page.items)
     return json_answer(answer, {**NO_STORE, **link})
 
 
@@ -163,26 +148,3 @@ def _since(text: str | None) -> tuple[int | None, int | None]:
     except InvalidParameter:
         expected = "expected a revision such as 17, or a time"
         raise InvalidParameter("since", expected) from None
-
-
-def _item(
-    period: KeptPeriod, statement: Statement | None, adjustments: Adjustments | None
-) -> PeriodItem:
-    adjusted = adjustments or Adjustments(period_number=period.number)
-    is_open = period.closed_at is None
-    return PeriodItem(
-        period=period.period,
-        status="open" if is_open else "closed",
-        first=format_instant(period.first_at),
-        last=format_instant(period.last_at),
-        messages=period.messages,
-        credits_used=period.hundredths / HUNDREDTHS_PER_CREDIT,
-        adjustments=adjusted.hundredths / HUNDREDTHS_PER_CREDIT,
-        revision=max(period.revision, adjusted.revision),
-        plan=period.plan,
-        closed_at=UNSET
-        if period.closed_at is None
-        else format_instant(period.closed_at),
-        digest=UNSET if statement is None else statement.digest,
-        previous_digest=UNSET if statement is None else statement.previous_digest,
-    )

@@ -32,6 +32,16 @@ class Unsealed(NamedTuple):
     previous_digest: str
 
 
+class Link(NamedTuple):
+    """A place in the chain of statements: what the database has of one period."""
+
+    number: int
+    statement: Statement | None
+    """None for a closed period that is not sealed."""
+    period: KeptPeriod | None
+    """None if retention, or somebody else, has removed it."""
+
+
 class StatementStore:
     """Reads and writes statements; all methods raise `StorageError`."""
 
@@ -61,6 +71,19 @@ class StatementStore:
         async with self._database.reading(Use.PERIODS) as connection:
             rows = await connection.execute(_OF_PERIODS, {"numbers": list(numbers)})
             return {row.period_number: Statement(**row._mapping) for row in rows}
+
+    async def chain(self) -> list[Link]:
+        """Return all closed periods and all statements, the oldest first."""
+        async with self._database.reading(Use.PERIODS) as connection:
+            sealed = (await connection.execute(select(statements))).all()
+            kept = (await connection.execute(select(periods))).all()
+        by_number = {row.period_number: Statement(**row._mapping) for row in sealed}
+        rows = {row.number: KeptPeriod(**row._mapping) for row in kept}
+        closed = {number for number, row in rows.items() if row.status == CLOSED}
+        return [
+            Link(number, by_number.get(number), rows.get(number))
+            for number in sorted(by_number.keys() | closed)
+        ]
 
 
 async def _insert(connection: AsyncConnection, statement: Statement) -> bool:

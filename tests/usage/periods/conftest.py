@@ -1,16 +1,22 @@
 """Services that keep the periods of the sandbox in a database."""
 
 import shutil
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import msgspec
 import pytest
+from sqlalchemy import select
 from structlog.typing import EventDict
 
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
+from service.storage.database import Database
 from service.usage.periods import sealing
+from service.usage.periods.tables import chunks
+from service.usage.snapshots.kept import KeptColumns, digest_of
 from tests.conftest import Client, MakeClient, message, report, storage_at
 
 KEPT = frozenset({"usage.period_opened", "usage.period_kept", "usage.period_doubtful"})
@@ -93,6 +99,23 @@ def sealed(
     return wait
 
 
+@pytest.fixture
+async def unsealed(
+    storage: StorageSettings,
+    client: MakeClient,
+    sandbox: RunningSandbox,
+    keep: Keep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Client:
+    """Return a service that has closed three periods, and seals none."""
+    monkeypatch.setattr(sealing, "EVERY_S", 3_600.0)
+    sandbox.sandbox.set_report(7, report(7, HOSTILE_NAME, 79))
+    service = await keeping_client(client, storage)
+    for each in MONTHS:
+        await keep(service, each)
+    return service
+
+
 def seal_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let services that start from now on seal periods soon after they close."""
     monkeypatch.setattr(sealing, "EVERY_S", 0.01)
@@ -121,3 +144,24 @@ async def changes_of(service: Client, query: str = "") -> dict[str, Any]:
     assert answer.status == 200
     changes: dict[str, Any] = await answer.json()
     return changes
+
+
+class EncodedChunk(NamedTuple):
+    """A chunk as it is stored."""
+
+    digest: bytes
+    content: bytes
+
+
+async def chunk_of(database: Database, number: int) -> tuple[bytes, bytes]:
+    """Return the content and the digest of the only chunk of a period."""
+    query = select(chunks).where(chunks.c.period_number == number)
+    async with database.reading() as connection:
+        row = (await connection.execute(query)).one()
+    return row.content, row.digest
+
+
+def encoded(chunk: KeptColumns) -> EncodedChunk:
+    """Return a chunk with another content as somebody else would store it."""
+    content = msgspec.msgpack.encode(chunk)
+    return EncodedChunk(digest_of(content), zlib.compress(content))

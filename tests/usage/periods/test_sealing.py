@@ -9,7 +9,6 @@ from structlog.typing import EventDict
 
 from service.settings import StorageSettings
 from service.storage.database import Database
-from service.usage.periods import sealing
 from service.usage.periods.errors import PeriodReplaced
 from service.usage.periods.sealing import Sealing
 from tests.conftest import Client, MakeClient
@@ -50,21 +49,6 @@ async def _digest_by_hand(service: Client, listed: dict[str, Any]) -> str:
         f"/usage?period={listed['period']}", headers={"Accept": "text/csv"}
     )
     return hashlib.sha256(lines.encode() + await answer.read()).hexdigest()
-
-
-@pytest.fixture
-async def unsealed(
-    storage: StorageSettings,
-    client: MakeClient,
-    keep: Keep,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Client:
-    """Return a service that has closed three periods, and seals none."""
-    monkeypatch.setattr(sealing, "EVERY_S", 3_600.0)
-    service = await keeping_client(client, storage)
-    for each in MONTHS:
-        await keep(service, each)
-    return service
 
 
 async def test_processes_compute_the_same_digests_once(
