@@ -22,6 +22,7 @@ class PeriodsSettings(Struct, frozen=True, kw_only=True):
     anchor_day: Annotated[int, Meta(ge=1, le=MAX_DAY)]
     zone: str
     grace_s: LongSeconds
+    keep_texts: bool
     length: str
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ LOCK: Final = 0x636F70696C6F74
 """Key of the advisory lock of PostgreSQL for migrations: "copilot" in ASCII."""
 BUILD_LOCK: Final = 0x6275696C64
 """Another one for `build`: "build" in ASCII. It is only tried, never waited for."""
-NEEDED: Final = "0018"
+NEEDED: Final = "0019"
 """The oldest revision that this version can use."""
 BUILD_POLL_S: Final = 0.1
 BASE: Final = "base"

@@ -98,7 +98,7 @@ class Contents:
         missing: dict[bytes, ChunkRef] = {
             each.digest: each for each in content.chunks if each.digest not in known
         }
-        return {
+        encoded = {
             digest: await snapshot.worker.query(
                 SnapshotStore.encode_chunk,
                 snapshot.number,
@@ -108,6 +108,14 @@ class Contents:
             )
             for digest, each in missing.items()
         }
+        # `texts` is empty if they are not kept.
+        for digest, each in zip(content.texts, content.chunks, strict=False):
+            if digest not in known and digest not in encoded:
+                rows = snapshot.number, each.begin, each.end
+                encoded[digest] = await snapshot.worker.query(
+                    SnapshotStore.encode_texts, *rows
+                )
+        return encoded
 
     async def read(self, number: int, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return stored chunks; raises `OtherRevision` if one was removed."""
@@ -148,11 +156,14 @@ async def _batches(pages: Sequence[bytes]) -> AsyncIterator[list[bytes]]:
         yield list(pages[begin : begin + CHUNKS_AT_ONCE])
 
 
-async def content_of(fetched: Fetched) -> SnapshotContent:
+async def content_of(fetched: Fetched, *, keep_texts: bool = False) -> SnapshotContent:
     """Return the chunks and the totals of a snapshot; raises `SnapshotError`."""
     snapshot = fetched.snapshot
     kept = await snapshot.worker.query(
-        SnapshotStore.find_chunks, snapshot.number, snapshot.plan.id
+        SnapshotStore.find_chunks,
+        snapshot.number,
+        snapshot.plan.id,
+        keep_texts=keep_texts,
     )
     summary = snapshot.summary
     assert summary.begins_on is not None  # noqa: S101 - it has messages
@@ -166,5 +177,6 @@ async def content_of(fetched: Fetched) -> SnapshotContent:
         fetched_at=fetched.at,
         begins_on=summary.begins_on,
         chunks=kept.chunks,
+        texts=kept.texts,
         outline=kept.outline,
     )

@@ -24,7 +24,14 @@ COMPARED_PERIODS: Final = 12
 class Keeper:
     """Keeps a snapshot as a revision of the open period, or as a new period."""
 
-    def __init__(self, database: Database, observer: PeriodObserver) -> None:
+    def __init__(
+        self,
+        database: Database,
+        observer: PeriodObserver,
+        *,
+        keep_texts: bool = False,
+    ) -> None:
+        self._keep_texts = keep_texts
         self._revisions = Revisions(database, observer)
         self._adjusting = Adjusting(self._revisions)
         self._observer = observer
@@ -35,7 +42,7 @@ class Keeper:
 
         Raises `StorageError`, `SnapshotError` and `WorkerLost`.
         """
-        content = await content_of(fetched)
+        content = await content_of(fetched, keep_texts=self._keep_texts)
         candidate = Candidate(fetched.snapshot, content, skipped)
         for _ in range(MAX_TRIES):
             with suppress(OtherRevision):

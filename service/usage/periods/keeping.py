@@ -27,11 +27,19 @@ async def running_keeping(
     """Run what keeps periods, and closes and seals them; return what receives them."""
     observer = observer or UnobservedPeriods()
     async with in_background(Sealing(database).run()):
+        keep_texts = settings.periods.keep_texts
         if not settings.has_calendar:
-            async with running_recorder(Keeper(database, observer)) as recorder:
+            keeper = Keeper(database, observer, keep_texts=keep_texts)
+            async with running_recorder(keeper) as recorder:
                 yield recorder
             return
-        months = Months(database, observer, schedule, is_complete=source.is_complete)
+        months = Months(
+            database,
+            observer,
+            schedule,
+            is_complete=source.is_complete,
+            keep_texts=keep_texts,
+        )
         # Before the first refresh, which needs the bounds of the month.
         with suppress(StorageError):
             await months.learn()

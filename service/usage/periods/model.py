@@ -27,6 +27,13 @@ class KeptPeriod(Struct, frozen=True, kw_only=True):
     starts_at: int | None = None
     """The begin of a calendar month; None where the upstream decides."""
     ends_at: int | None = None
+    texts: bytes | None = None
+    """The digests of the texts of each chunk; None without texts."""
+
+    @property
+    def text_digests(self) -> list[bytes]:
+        """The digests of the texts of each chunk; none without texts."""
+        return split_digests(self.texts or b"")
 
     @property
     def digests(self) -> list[bytes]:
@@ -57,6 +64,8 @@ class SnapshotContent(Struct, frozen=True, kw_only=True):
     fetched_at: int
     begins_on: str
     chunks: list[ChunkRef]
+    texts: list[bytes]
+    """The digests of the texts of each chunk; none without texts."""
     outline: bytes
     """As `snapshots.outline` encodes it."""
 

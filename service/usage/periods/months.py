@@ -40,8 +40,10 @@ class Months:
         schedule: Schedule,
         *,
         is_complete: bool,
+        keep_texts: bool = False,
     ) -> None:
         """`is_complete` is true if each snapshot has the whole month for certain."""
+        self._keep_texts = keep_texts
         self._revisions = Revisions(database, observer)
         self._adjusting = Adjusting(self._revisions)
         self._observer = observer
@@ -67,7 +69,7 @@ class Months:
 
         Raises `StorageError`, `SnapshotError` and `WorkerLost`.
         """
-        content = await content_of(fetched)
+        content = await content_of(fetched, keep_texts=self._keep_texts)
         candidate = Candidate(fetched.snapshot, content, skipped)
         for _ in range(MAX_TRIES):
             with suppress(OtherRevision):

@@ -13,7 +13,7 @@ PERIOD_NOT_KEPT: Final = ProblemKind(
 TEXTS_NOT_KEPT: Final = ProblemKind(
     "texts_not_kept",
     HTTPStatus.CONFLICT,
-    "A kept period has the prices of one plan only",
+    "The texts of the kept period are not kept",
 )
 PERIOD_DAMAGED: Final = ProblemKind(
     "period_damaged",

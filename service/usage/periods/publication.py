@@ -216,9 +216,8 @@ class Publisher:
         pages, content = published.pages, published.content
         await _insert_revision(connection, period.number, revision, pages)
         await _put_outline(connection, period, content.outline)
-        await _check_content(
-            connection, period.number, split_digests(content.digests), pages
-        )
+        digests = [*split_digests(content.digests), *content.texts]
+        await _check_content(connection, period.number, digests, pages)
         await self._observer.published(connection, period)
 
 
@@ -313,7 +312,9 @@ def _is_later(fetched_at: int) -> ColumnElement[bool]:
 
 def is_same(content: SnapshotContent, period: KeptPeriod) -> bool:
     """Return whether a period is kept exactly as a snapshot has it."""
-    return content.digests == period.chunks and content.plan == period.plan
+    has_texts = period.texts is not None or not content.texts
+    is_same_content = content.digests == period.chunks and has_texts
+    return is_same_content and content.plan == period.plan
 
 
 def is_newer(content: SnapshotContent, period: KeptPeriod) -> bool:
@@ -344,4 +345,5 @@ def _values_of(content: SnapshotContent) -> dict[str, Any]:
         "degraded": content.degraded,
         "fetched_at": content.fetched_at,
         "chunks": content.digests,
+        "texts": b"".join(content.texts) or None,
     }

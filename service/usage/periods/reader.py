@@ -14,7 +14,12 @@ from service.usage.periods.model import KeptPeriod
 from service.usage.periods.revision_rows import RevisionRows
 from service.usage.periods.store import PeriodStore
 from service.usage.periods.tables import CLOSED
-from service.usage.periods.whole_periods import WholePeriods, ends_on_of, summary_of
+from service.usage.periods.whole_periods import (
+    WholePeriods,
+    ends_on_of,
+    price_anew,
+    summary_of,
+)
 from service.usage.pricing.plans import PLANS_BY_ID, Plan
 from service.usage.snapshot import Slot, answer_headers, log_values_of
 from service.usage.snapshots.columns import Summary
@@ -65,9 +70,7 @@ class KeptSnapshots:
         """
         plan = find_plan(plan_name) if plan_name is not None else None
         period = await self.find(name)
-        if plan is not None and plan.id != period.plan:
-            raise TextsNotKept(period.period, period.plan)
-        return KeptView(self, period, slots)
+        return KeptView(self, period, slots, plan)
 
     async def find(self, name: str) -> KeptPeriod:
         """Return the row of a period; raises `PeriodNotKept` and `StorageError`."""
@@ -105,19 +108,39 @@ class KeptView:
     replaces this one before it has answered, that one answers.
     """
 
-    def __init__(self, kept: KeptSnapshots, period: KeptPeriod, slots: Slots) -> None:
+    def __init__(
+        self,
+        kept: KeptSnapshots,
+        period: KeptPeriod,
+        slots: Slots,
+        plan: Plan | None = None,
+    ) -> None:
+        """Without `plan`, answer with the prices that are kept.
+
+        Raises `TextsNotKept`.
+        """
         self._kept, self._slots = kept, slots
-        self._period = period
+        self._requested = plan
+        self._use(period)
+
+    def _use(self, period: KeptPeriod) -> None:
+        self._period, self._summary = period, summary_of(period)
+        if self._is_priced_anew and period.texts is None:
+            raise TextsNotKept(period.period, period.plan)
+
+    @property
+    def _is_priced_anew(self) -> bool:
+        return self.plan.id != self._period.plan
 
     @property
     def plan(self) -> Plan:
-        """The plan that priced the period."""
-        return PLANS_BY_ID[self._period.plan]
+        """The plan that prices the period."""
+        return self._requested or PLANS_BY_ID[self._period.plan]
 
     @property
     def summary(self) -> Summary:
-        """The totals of the period."""
-        return summary_of(self._period)
+        """The totals of the period; under another plan, once it has answered."""
+        return self._summary
 
     @property
     def freshness(self) -> Freshness:
@@ -190,12 +213,14 @@ class KeptView:
         """Return what few chunks answer, or the whole period."""
         for _ in range(MAX_TRIES):
             try:
-                found = None if of_rows is None else await self._from_rows(of_rows)
+                found = None
+                if of_rows is not None and not self._is_priced_anew:
+                    found = await self._from_rows(of_rows)
                 if found is None:
                     found = await of_whole(await self._whole())
                 return found
             except PeriodReplaced:
-                self._period = await self._kept.find(self._period.period)
+                self._use(await self._kept.find(self._period.period))
         raise PeriodReplaced(f"period {self._period.period} changes all the time")
 
     async def _from_rows(
@@ -209,11 +234,13 @@ class KeptView:
             return await answer(RevisionRows(self._period, outline, chunks))
 
     async def _whole(self) -> SnapshotView:
-        period = self._period
-        snapshot = await self._kept.whole.snapshot(period, self._slots.whole)
-        return SnapshotView(
-            snapshot, snapshot.plan, snapshot.summary, self.freshness, self._slots.query
+        period, slot = self._period, self._slots.query
+        snapshot = await self._kept.whole.snapshot(
+            period, self._slots.whole, with_texts=self._is_priced_anew
         )
+        priced = await price_anew(snapshot, self.plan, slot)
+        self._summary = priced._replace(degraded=period.degraded)
+        return SnapshotView(snapshot, self.plan, self._summary, self.freshness, slot)
 
 
 UsageView = SnapshotView | KeptView

@@ -245,7 +245,8 @@ class PeriodStore:
                     return
                 known = await connection.execute(_KNOWN, {"of_number": number})
                 late = await connection.scalar(_LATE_CHUNKS, {"of_number": number})
-                listed = period.digests + split_digests(late or b"")
+                listed = period.digests + period.text_digests
+                listed += split_digests(late or b"")
                 unlisted = sorted(set(known.scalars()) - set(listed))
                 await connection.execute(
                     _REMOVE_CHUNKS,

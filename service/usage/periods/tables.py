@@ -35,6 +35,8 @@ periods: Final = Table(
     Column("fetched_at", BigInteger, nullable=False),
     # The digests of the chunks, one after the other, in the order of the messages.
     Column("chunks", LargeBinary, nullable=False),
+    # The same for their texts; none where these are not kept.
+    Column("texts", LargeBinary),
     Column("closed_at", BigInteger),
     # The bounds of a calendar month; none where the upstream decides.
     Column("starts_at", BigInteger),

@@ -68,12 +68,15 @@ _decoder: Final = msgspec.msgpack.Decoder(KeptColumns)
 def hash_texts(sent: Parts[Message], known: TextHashes) -> TextHashes:
     """Return the hash of each text; those of the first messages are `known`."""
     hashes = b"".join(
-        blake2b(
-            each.text.encode("utf-8", "surrogatepass"), digest_size=TEXT_HASH_BYTES
-        ).digest()
+        hash_text(each.text.encode("utf-8", "surrogatepass"))
         for each in sent[len(known) :]
     )
     return np.concatenate([known, np.frombuffer(hashes, "<u8")])
+
+
+def hash_text(text: bytes) -> bytes:
+    """Return the hash of a text in UTF-8."""
+    return blake2b(text, digest_size=TEXT_HASH_BYTES).digest()
 
 
 def encode_chunk(
@@ -128,29 +131,20 @@ class StoredChunks(Struct, frozen=True, array_like=True):
 
     plan: str
     revision: str
-    digests: list[bytes]
-    contents: list[bytes]
-
-
-_stored_decoder: Final = msgspec.msgpack.Decoder(StoredChunks)
+    chunks: list[StoredChunk]
+    texts: list[StoredChunk]
+    """The texts of each chunk, or none."""
 
 
 def pack_chunks(stored: StoredChunks) -> bytes:
-    """Return chunks as bytes, for `join_stored` in a worker."""
+    """Return chunks as bytes, for `kept_texts.restore` in a worker."""
     return msgspec.msgpack.encode(stored)
-
-
-def join_stored(packed: bytes) -> bytes:
-    """Return the columns of a whole period; raises `ChunkDamaged`."""
-    stored = _stored_decoder.decode(packed)
-    chunks = decode_chunks(zip(stored.digests, stored.contents, strict=True))
-    return join_chunks(chunks, stored.plan, stored.revision)
 
 
 def join_chunks(chunks: Sequence[KeptColumns], plan: str, revision: str) -> bytes:
     """Return the columns of a whole period, as a worker adopts them."""
     names: dict[str, int] = {}
-    name_of = [_renumber(each, names) for each in chunks]
+    name_of = [renumber(each.names, each.name_of, names, BY_TEXT) for each in chunks]
     count = sum(len(each.timestamps) for each in chunks)
     steps = [
         np.frombuffer(each.steps, "<i8").reshape(-1, len(each.timestamps))
@@ -175,12 +169,19 @@ def join_chunks(chunks: Sequence[KeptColumns], plan: str, revision: str) -> byte
     )
 
 
-def _renumber(chunk: KeptColumns, names: dict[str, int]) -> bytes:
-    """Return the chunk's indexes of names as indexes into the names of all chunks."""
-    places = [names.setdefault(name, len(names)) for name in chunk.names]
-    places.append(BY_TEXT)  # the last one, which the index of no name selects
-    name_of = np.frombuffer(chunk.name_of, "<i4")
-    renumbered: NDArray[np.int32] = np.array(places, "<i4")[name_of]
+def renumber(
+    values: Sequence[str], indexes: bytes, known: dict[str, int], none: int
+) -> bytes:
+    """Return a chunk's indexes of values as indexes into the values of all chunks.
+
+    `known` has the place of each value, and gets those of new ones. `none` is the
+    index of no value.
+    """
+    places = [known.setdefault(value, len(known)) for value in values]
+    places.append(none)  # the last one, which -1 selects
+    renumbered: NDArray[np.int32] = np.array(places, "<i4")[
+        np.frombuffer(indexes, "<i4")
+    ]
     return renumbered.tobytes()
 
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from service.usage.pricing.plans import PLANS_BY_ID
-from service.usage.snapshots import chunking, kept, queries, sharing
+from service.usage.snapshots import chunking, kept, kept_texts, queries, sharing
 from service.usage.snapshots.build import Built, ResolvedReports, build
 from service.usage.snapshots.columns import (
     Buffer,
@@ -80,6 +80,8 @@ class KeptSnapshot(NamedTuple):
     """What is kept of a snapshot besides its chunks; times in microseconds."""
 
     chunks: list[kept.ChunkRef]
+    texts: list[bytes]
+    """The digests of the chunks of texts, or none."""
     outline: bytes
     first_at: int
     last_at: int
@@ -219,11 +221,13 @@ class SnapshotStore:
 
         With `is_kept`, of the chunks of a kept period; then it raises `ChunkDamaged`.
         """
-        columns = kept.join_stored(packed) if is_kept else packed
-        priced = sharing.unpack(columns)
+        if is_kept:
+            priced, reports = kept_texts.restore(packed)
+        else:
+            priced, reports = sharing.unpack(packed), ResolvedReports((), ())
         prices = {priced.plan.id: priced}
         messages = priced.messages
-        snapshot = _StoredSnapshot(messages, messages, ResolvedReports((), ()), prices)
+        snapshot = _StoredSnapshot(messages, messages, reports, prices)
         self._snapshots[number] = snapshot
         return priced.summary
 
@@ -231,7 +235,9 @@ class SnapshotStore:
         """Return the columns of a snapshot under a plan as bytes."""
         return sharing.pack(self.priced(number, plan))
 
-    def find_chunks(self, number: int, plan: PlanId) -> KeptSnapshot:
+    def find_chunks(
+        self, number: int, plan: PlanId, *, keep_texts: bool = False
+    ) -> KeptSnapshot:
         """Return what is kept of a snapshot, but its chunks; raises `TextsMissing`."""
         snapshot = self._find(number)
         priced, sent = self.priced(number, plan), snapshot.messages.sent
@@ -241,8 +247,10 @@ class SnapshotStore:
         chunked = chunking.find_chunks(priced, hashes, snapshot.chunked_before)
         snapshot.chunked, snapshot.chunked_before = chunked, None
         outline = make_outline(priced, chunked.chunks)
+        chunks = chunked.chunks
         return KeptSnapshot(
-            chunks=chunked.chunks,
+            chunks=chunks,
+            texts=kept_texts.find_text_digests(chunks, hashes) if keep_texts else [],
             outline=encode_outline(outline),
             first_at=int(outline.chunks.first_at.min()),
             last_at=int(outline.chunks.last_at.max()),
@@ -252,6 +260,13 @@ class SnapshotStore:
         """Return one of the chunks that `find_chunks` has found, compressed."""
         texts = self._find(number).text_hashes
         return kept.encode_chunk(self.priced(number, plan), texts, begin, end)
+
+    def encode_texts(self, number: int, begin: int, end: int) -> bytes:
+        """Return the texts of one of these chunks; raises `TextsMissing`."""
+        sent = self._find(number).messages.sent
+        if sent is None:
+            raise TextsMissing
+        return kept_texts.encode_texts(sent, begin, end)
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
         """Run a function that needs no snapshot, where it delays no event loop."""

@@ -55,11 +55,13 @@ async def in_file(client: MakeClient, tmp_path: Path, empty_file: Path) -> Clien
     return await keeping_client(client, storage_at(f"sqlite+aiosqlite:///{file}"))
 
 
-async def keeping_client(client: MakeClient, storage: StorageSettings) -> Client:
-    """Start a service on a database."""
+async def keeping_client(
+    client: MakeClient, storage: StorageSettings, **periods: object
+) -> Client:
+    """Start a service on a database, with settings of kept periods."""
     return await client(
         storage={"url": storage.url},
-        periods={"enabled": True},
+        periods={"enabled": True, **periods},
         cache={"confirm_shrink_s": 0.0},
     )
 
