@@ -56,14 +56,19 @@ _decoder: Final = msgspec.json.Decoder(UpstreamPeriod)
 _list_decoder: Final = msgspec.json.Decoder(list[Message])
 
 
-def read_messages(body: MessagesBody, before: Messages | None = None) -> Messages:
+def read_messages(
+    body: MessagesBody,
+    before: Messages | None = None,
+    hashes: BodyHashes | None = None,
+) -> Messages:
     """Decode a body; messages before its first change are taken over from `before`.
 
-    An equal body returns `before` itself. Raises `msgspec.DecodeError` for a body that
-    violates the contract, and `RecursionError` for one that is nested too deeply.
+    `hashes` are those of the body, if they are known. An equal body returns `before`
+    itself. Raises `msgspec.DecodeError` for a body that violates the contract, and
+    `RecursionError` for one that is nested too deeply.
     """
     view = memoryview(body)
-    hashing, known = Hashing(view), _Known(None, [])
+    hashing, known = Hashing(view, hashes), _Known(None, [])
     if before is not None and before.hashes is not None:
         if hashing.hashes == before.hashes:
             return before

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Self
 
+from service.usage.snapshots.body_hashes import ArrivingHashes, BodyHashes
+
 
 class MemoryBody:
-    """A body that grows in a file in memory.
+    """A body that grows in a file in memory, and is hashed meanwhile.
 
     This process never maps it: to unmap a large body would delay the event loop.
     """
@@ -16,6 +18,7 @@ class MemoryBody:
     def __init__(self, begin: bytes | bytearray) -> None:
         self._closing = ExitStack()
         self._file = self._closing.enter_context(memory_file())
+        self._hashes = ArrivingHashes(self._file)
         self._size = self._file.write(begin)
 
     def __len__(self) -> int:
@@ -23,6 +26,7 @@ class MemoryBody:
 
     def __iadd__(self, chunk: bytes, /) -> Self:
         self._size += self._file.write(chunk)
+        self._hashes.grow(self._size)
         return self
 
     def __getitem__(self, part: slice, /) -> bytes:
@@ -36,6 +40,10 @@ class MemoryBody:
         """Return the path of the file for another process."""
         self._file.flush()
         return file_path(self._file)
+
+    def finish_hashes(self) -> BodyHashes:
+        """Return the hashes of all blocks; waits for the thread that makes them."""
+        return self._hashes.finish(self._size)
 
     def __exit__(self, *_: object) -> None:
         """Free the memory, as far as no other process has mapped it."""

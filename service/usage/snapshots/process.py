@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from service.usage.snapshots.body_hashes import BodyHashes
 from service.usage.snapshots.cancellation import cancellable
 from service.usage.snapshots.cursors import MessageCursor
 from service.usage.snapshots.selection import Selection
@@ -74,11 +75,16 @@ class FileStore(SnapshotStore):
         return Path(path).write_bytes(page.body), page.next
 
     def load_file(
-        self, number: int, path: str, previous: int | None, span: Span | None = None
+        self,
+        number: int,
+        path: str,
+        previous: int | None,
+        span: Span | None = None,
+        hashes: BodyHashes | None = None,
     ) -> LoadedMessages:
         """Run `load` on the body in a file."""
         try:
-            return self.load(number, map_file(path), previous, span)
+            return self.load(number, map_file(path), previous, span, hashes)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             # The server keeps an error until the next call of its connection, and with
             # its frames and causes the body, also as text.

@@ -218,11 +218,11 @@ class ProcessWorker:
         number, *others = call
         if body is None:
             return cast(LoadedMessages, self._call("load", number, None, *others))
-        file = body if isinstance(body, MemoryBody) else shared_file(body)
+        shared = body if isinstance(body, MemoryBody) else MemoryBody(body)
         with ExitStack() as closing:
-            path = closing.enter_context(file)
-            child = self._start_child()
-            loaded = child.call("load_file", number, path, *others)
+            path = closing.enter_context(shared)
+            child, hashes = self._start_child(), shared.finish_hashes()
+            loaded = child.call("load_file", number, path, *others, hashes)
             self._free_soon(closing.pop_all())
         return cast(LoadedMessages, loaded)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from service.usage.pricing.plans import PLANS_BY_ID
 from service.usage.snapshots import chunking, kept, kept_texts, queries, sharing
+from service.usage.snapshots.body_hashes import BodyHashes
 from service.usage.snapshots.build import Built, ResolvedReports, build
 from service.usage.snapshots.columns import (
     Buffer,
@@ -137,11 +138,13 @@ class SnapshotStore:
         body: MessagesBody | None,
         previous: int | None,
         span: Span | None = None,
+        hashes: BodyHashes | None = None,
     ) -> LoadedMessages:
         """Decode the upstream's messages for a snapshot of this number.
 
         With a span, it has only the messages of the span. The messages of the previous
-        snapshot are used for None and for an equal body.
+        snapshot are used for None and for an equal body. `hashes` are those of the
+        body, if they are known.
 
         Raises `msgspec.DecodeError` for a body that violates the contract, and
         `RevisionGone` if the previous messages are gone.
@@ -149,7 +152,7 @@ class SnapshotStore:
         with self._changing:
             self._loading, self._loaded = number, None
         before = self._snapshots.get(previous) if previous is not None else None
-        whole = _read(body, before.whole if before else None)
+        whole = _read(body, before.whole if before else None, hashes)
         messages = whole if span is None else within(whole, span)
         # During the decoding another refresh may have started, or `drop` come.
         with self._changing:
@@ -337,10 +340,12 @@ class SnapshotStore:
             raise RevisionGone(f"snapshot {number} is not in this process") from None
 
 
-def _read(body: MessagesBody | None, before: Messages | None) -> Messages:
+def _read(
+    body: MessagesBody | None, before: Messages | None, hashes: BodyHashes | None
+) -> Messages:
     """Return the messages of a body, or the previous ones if it is equal or None."""
     if body is not None:
-        return read_messages(body, before)
+        return read_messages(body, before, hashes)
     if before is None or before.sent is None:
         raise RevisionGone("the previous messages are gone")
     return before

@@ -1,11 +1,14 @@
 """Hashes of blocks show which first bytes two bodies share."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.usage.snapshots import body_hashes
-from service.usage.snapshots.body_hashes import BodyHashes, Hashing
+from service.usage.snapshots.body_hashes import ArrivingHashes, BodyHashes, Hashing
+from service.usage.snapshots.memory_files import memory_file
 
 BLOCK_BYTES = 4
 
@@ -43,3 +46,17 @@ def test_equal_bytes_end_in_the_block_of_the_first_change(
 def test_a_thread_computes_the_same_hashes(body: bytes) -> None:
     """The way of hashing does not change the digest."""
     assert hash_now(body, in_thread=True) == hash_now(body)
+
+
+@given(BODIES, st.lists(st.integers(0, 20)))
+def test_a_body_that_arrives_in_parts_has_the_same_hashes(
+    body: bytes, cuts: list[int]
+) -> None:
+    """The sizes of its parts do not matter."""
+    places = sorted({min(cut, len(body)) for cut in [0, *cuts, len(body)]})
+    with memory_file() as file:
+        arriving = ArrivingHashes(file)
+        for begin, end in pairwise(places):
+            file.write(body[begin:end])
+            arriving.grow(end)
+        assert arriving.finish(len(body)) == hash_now(body)

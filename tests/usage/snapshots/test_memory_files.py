@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from service.upstream.bodies import is_json
+from service.usage.snapshots import body_hashes
+from service.usage.snapshots.body_hashes import Hashing
 from service.usage.snapshots.memory_files import MemoryBody, ReceivedBody
 from tests.leftovers import open_files
 
@@ -61,5 +63,19 @@ def test_memory_is_freed() -> None:
     assert bytes(mapped[:2]) == b'{"'
     del mapped
     make()
+    gc.collect()
+    assert open_files() == files
+
+
+def test_body_is_hashed_while_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hashes are those of the whole body, and its memory is freed after them."""
+    monkeypatch.setattr(body_hashes, "BLOCK_BYTES", 4_096)
+    content, files = b"".join(CHUNKS), open_files()
+    with received(1, CHUNKS) as path:
+        body = Path(path).read_bytes()
+    assert body == content
+    unused = received(1, CHUNKS)
+    assert unused.finish_hashes() == Hashing(memoryview(content)).hashes
+    del unused
     gc.collect()
     assert open_files() == files
