@@ -25,6 +25,7 @@ from service.usage.snapshots.columns import (
 )
 from service.usage.snapshots.errors import TextsMissing
 from service.usage.snapshots.matching import NO_ROW, Matched, match
+from service.usage.snapshots.memory_files import join
 from service.usage.snapshots.messages import Message, Messages
 from service.usage.snapshots.parts import Parts
 from service.usage.snapshots.quarter_sums import sum_up
@@ -92,7 +93,10 @@ def build(
     _set_refresh_ids(priced, is_unchanged, matched.rows, before, refresh_id)
     _set_marks(priced, matched, before, refresh_id)
     reusable = is_unchanged & matched.has_same_time
-    _encode(priced, matched.rows, reusable, before)
+    kept = _encode(priced, matched.rows, reusable, before)
+    _find_items(priced, before, kept)
+    _sum_up(priced, before, kept)
+    _hash(priced, before, kept)
     return Built(priced, np.flatnonzero(~is_unchanged))
 
 
@@ -262,8 +266,11 @@ def _encode(
     rows: MessageRows,
     reusable: Flags,
     before: PricedMessages | None,
-) -> None:
-    """Set the answer; runs of unchanged items are copied from the answer before."""
+) -> int:
+    """Set the answer; runs of unchanged items are copied from the answer before.
+
+    Returns how many of the first messages are unchanged and in their place.
+    """
     if before is not None and len(before):
         reusable = reusable & _find_same_names(priced, rows, before)
     rows = np.where(reusable, rows, NO_ROW)
@@ -277,11 +284,8 @@ def _encode(
     # One join, because each `+` would copy a large answer.
     pieces: list[bytes | memoryview] = [COMMA] * (2 * len(items) - 1)
     pieces[::2] = items
-    priced.answer = b"".join([ANSWER_BEGIN, *pieces, ANSWER_END])
-    kept = runs[0][1] if before is not None and runs and rows[0] == 0 else 0
-    _find_items(priced, before, kept)
-    _sum_up(priced, before, kept)
-    _hash(priced, before, kept)
+    priced.answer = join([ANSWER_BEGIN, *pieces, ANSWER_END])
+    return runs[0][1] if before is not None and runs and rows[0] == 0 else 0
 
 
 def _find_items(

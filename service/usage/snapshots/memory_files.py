@@ -1,12 +1,15 @@
 """Files in memory, through which two processes of one user share large values."""
 
+import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import IO, Self
+from typing import IO, Final, Self
 
 from service.usage.snapshots.body_hashes import ArrivingHashes, BodyHashes
+
+MIN_MAPPED_BYTES: Final = 1024 * 1024
 
 
 class MemoryBody:
@@ -60,6 +63,36 @@ class ReceivedBody(bytearray):
     def __iadd__(self, chunk: bytes, /) -> Self | MemoryBody:  # type: ignore[override, misc]
         super().__iadd__(chunk)
         return self if len(self) < self._large_bytes else MemoryBody(self)
+
+
+class MappedFile(mmap.mmap):
+    """Bytes in a file in memory, which another process can map by its path."""
+
+    _file: IO[bytes]
+    _closing: ExitStack
+
+    @classmethod
+    def of(cls, pieces: Iterable[bytes | memoryview]) -> Self:
+        """Join pieces, of which one must not be empty."""
+        closing = ExitStack()
+        file = closing.enter_context(memory_file())
+        file.writelines(pieces)
+        file.flush()
+        mapped = cls(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped._file, mapped._closing = file, closing
+        return mapped
+
+    @property
+    def path(self) -> str:
+        """The path of the file, as long as this object exists."""
+        return file_path(self._file)
+
+
+def join(pieces: Sequence[bytes | memoryview]) -> bytes | MappedFile:
+    """Join pieces: in a file for `MIN_MAPPED_BYTES`."""
+    # Writing releases the interpreter's lock, and another process needs no copy.
+    is_large = sum(map(len, pieces)) >= MIN_MAPPED_BYTES
+    return MappedFile.of(pieces) if is_large else b"".join(pieces)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ import msgspec
 from service.usage.snapshots.body_hashes import BodyHashes
 from service.usage.snapshots.cancellation import cancellable
 from service.usage.snapshots.cursors import MessageCursor
+from service.usage.snapshots.formats import JSON
+from service.usage.snapshots.memory_files import MappedFile
 from service.usage.snapshots.selection import Selection
 from service.usage.snapshots.spans import Span
 from service.usage.snapshots.store import LoadedMessages, SnapshotStore
@@ -91,16 +93,19 @@ class FileStore(SnapshotStore):
             error.__cause__ = error.__context__ = None
             raise error.with_traceback(None) from None
 
+    def answer_path(self, number: int, plan: str, media_type: str) -> str | None:
+        """Return the path of a whole answer; None if it is in no file.
+
+        The file exists as long as the snapshot. Both processes use its memory.
+        """
+        if media_type != JSON:
+            return None
+        answer = self.priced(number, plan).answer
+        return answer.path if isinstance(answer, MappedFile) else None
+
     def answer_file(self, path: str, number: int, plan: str, media_type: str) -> int:
         """Write an answer into a file; return its size in bytes."""
-        answer = self.answer(number, plan, media_type)
-        size = Path(path).write_bytes(answer)
-        priced = self.priced(number, plan)
-        # Pages are slices of the JSON answer, so the child needs it too. It maps the
-        # memory of the serving process instead of its own copy.
-        if answer is priced.answer and size:
-            priced.answer = map_file(path)
-        return size
+        return Path(path).write_bytes(self.answer(number, plan, media_type))
 
     def pack_file(self, path: str, number: int, plan: str) -> int:
         """Write packed columns into a file; return their size in bytes."""

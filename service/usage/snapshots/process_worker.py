@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import structlog
@@ -90,8 +91,7 @@ class ProcessWorker:
         return loaded
 
     async def answer(self, number: int, plan: str, media_type: str) -> Buffer:
-        call = ("answer_file", number, plan, media_type)
-        return await self._run(self._result_file, *call)
+        return await self._run(self._answer, number, plan, media_type)
 
     async def pack(self, number: int, plan: str) -> bytes:
         packed = await self._run(self._result_file, "pack_file", number, plan)
@@ -245,6 +245,16 @@ class ProcessWorker:
             child = self._start_child()
             child.call("adopt_file", number, path, is_kept=is_kept)
             child.numbers.add(number)
+
+    def _answer(self, *call: Any) -> Buffer:
+        path = self._call("answer_path", *call)
+        if path is None:
+            return self._result_file("answer_file", *call)
+        try:
+            with Path(path).open("rb") as file:
+                return _mapped(file)
+        except OSError as error:
+            raise WorkerLost("the child has ended, or dropped the snapshot") from error
 
     def _result_file(self, name: str, *args: Any) -> Buffer:
         with memory_file() as file:

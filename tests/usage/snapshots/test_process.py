@@ -1,5 +1,6 @@
 """The child process: the modules that it loads, and its files in memory."""
 
+import gc
 import os
 import secrets
 import subprocess
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from service.usage.pricing.plans import TEXT_RULES
+from service.usage.snapshots import memory_files
 from service.usage.snapshots.build import ResolvedReports
 from service.usage.snapshots.cancellation import QueryCancelled
 from service.usage.snapshots.formats import JSON, NDJSON
@@ -21,6 +23,7 @@ from service.usage.snapshots.process import (
     READY,
     FileStore,
 )
+from tests.leftovers import open_files
 from tests.reference import body_of, message
 
 DEFAULT: Final = TEXT_RULES.id
@@ -36,7 +39,6 @@ PACKAGES: Final = {"service", "service.upstream", "service.usage"} | {
 }
 NOT_FOR_CHILD: Final = {
     "service.usage.snapshots.child",  # starts the child
-    "service.usage.snapshots.memory_files",  # of the serving process
     "service.usage.snapshots.process_worker",  # logs, and calls the child
     "service.usage.snapshots.worker",  # imports that
     "service.usage.snapshot",  # waits for it
@@ -106,20 +108,39 @@ def store() -> FileStore:
     return store
 
 
-def test_answer_in_a_file_is_the_same_memory_from_now_on(
-    store: FileStore, tmp_path: Path
+def test_large_answer_is_shared_by_its_path(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The child keeps no copy of the answer, and still cuts pages out of it."""
-    file, before = tmp_path / "answer", bytes(store.answer(1, DEFAULT, JSON))
-    size = store.answer_file(str(file), 1, DEFAULT, JSON)
+    """Another process reads the memory of the answer, of which pages are slices."""
+    expected, files = bytes(store.answer(1, DEFAULT, JSON)), open_files()
+    assert store.answer_path(1, DEFAULT, JSON) is None
+    monkeypatch.setattr(memory_files, "MIN_MAPPED_BYTES", 1)
+    for number in (2, 3):  # the third one copies the items of the second one
+        store.load(number, body_of(map(message, range(3))), number - 1)
+        reports = ResolvedReports((), ())
+        logging = PriceLogging("", 0)
+        store.build(number, number - 1, reports, logging, plan=DEFAULT)
+        path = store.answer_path(number, DEFAULT, JSON)
+        assert path is not None
+        assert Path(path).read_bytes() == expected
+        assert bytes(store.answer(number, DEFAULT, JSON)) == expected
+        assert store.answer_path(number, DEFAULT, NDJSON) is None
+        lines = bytes(store.answer(number, DEFAULT, NDJSON)).splitlines()
+        assert [msgspec.json.decode(each)["message_id"] for each in lines] == [0, 1, 2]
+        store.drop(number - 1)
+    store.drop(3)
+    gc.collect()
+    assert open_files() == files
 
-    assert file.read_bytes() == before
-    assert size == len(before)
-    answer = store.answer(1, DEFAULT, JSON)
-    assert type(answer).__name__ == "mmap"
-    assert bytes(answer) == before
-    lines = bytes(store.answer(1, DEFAULT, NDJSON)).splitlines()
-    assert [msgspec.json.decode(each)["message_id"] for each in lines] == [0, 1, 2]
+
+def test_other_answers_are_written_into_files(store: FileStore, tmp_path: Path) -> None:
+    """A small answer, and that in another format, travels as a copy."""
+    file = tmp_path / "answer"
+    for media_type in (JSON, NDJSON):
+        expected = bytes(store.answer(1, DEFAULT, media_type))
+        size = store.answer_file(str(file), 1, DEFAULT, media_type)
+        assert file.read_bytes() == expected
+        assert size == len(expected)
 
 
 def test_messages_and_columns_travel_in_files(store: FileStore, tmp_path: Path) -> None:

@@ -22,11 +22,12 @@ from service.usage.snapshots.errors import (
     RevisionGone,
 )
 from service.usage.snapshots.formats import JSON
+from service.usage.snapshots.memory_files import MIN_MAPPED_BYTES
 from service.usage.snapshots.process_worker import QUERY_THREADS, ProcessWorker
 from service.usage.snapshots.store import SnapshotStore
 from tests.leftovers import child_pids, open_files, wait_for_end
 from tests.patience import GIVE_UP_S
-from tests.reference import body_of
+from tests.reference import body_of, message
 from tests.usage.snapshots.test_worker import DEFAULT, LOGGING, MESSAGES, REPORTS, add
 
 MANY: Final = bytearray(body_of(MESSAGES * 4_000))
@@ -61,6 +62,26 @@ async def test_an_answer_of_the_child_is_shared_memory(worker: ProcessWorker) ->
     await worker.close()
     assert bytes(answer) == bytes(again)
     assert bytes(answer).startswith(b'{"usage":[{')
+
+
+async def test_a_large_answer_is_not_copied(worker: ProcessWorker) -> None:
+    """The child makes it in memory that this process maps, and that outlives it."""
+    await add(worker, 2, list(map(message, range(20_000))), ResolvedReports((), ()))
+    answer = await worker.answer(2, DEFAULT, JSON)
+    assert len(answer) > MIN_MAPPED_BYTES
+    worker.drop(2)
+    await worker.close()
+    usage = msgspec.json.decode(answer)["usage"]
+    assert [each["message_id"] for each in usage] == list(range(20_000))
+
+
+async def test_an_answer_whose_child_has_ended_is_lost(
+    worker: ProcessWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child may end after it has named the file, and before that is opened."""
+    monkeypatch.setattr(worker, "_call", lambda *_call: "/proc/0/fd/0")
+    with pytest.raises(WorkerLost, match="has ended"):
+        await worker.answer(1, DEFAULT, JSON)
 
 
 async def test_a_large_period_may_be_empty(worker: ProcessWorker) -> None:
