@@ -208,7 +208,7 @@ class SnapshotCache:
                 await asyncio.wait([task])
         if self._shared is not None:
             await self._shared.release()
-        await self._refresher.workers.close()
+        await self._refresher.close()
 
     def _age(self, cached: CachedSnapshot) -> float:
         return self.clock() - cached.fetched_at

@@ -7,14 +7,14 @@ import structlog
 
 from service.usage.snapshots.logged_prices import LoggedPrice, Priced
 
-LOGGED_AT_ONCE: Final = 5
+LOGGED_AT_ONCE: Final = 10
 """Messages whose steps are logged before the event loop serves other requests."""
 
 log = structlog.get_logger()
 
 
 async def log_prices(priced: Priced) -> None:
-    """Log each step of the messages that were priced now."""
+    """Log each step of the messages that were priced now, a few at a time."""
     for number, price in enumerate(priced.logged, start=1):
         _log_price(priced.summary.plan, price)
         if number % LOGGED_AT_ONCE == 0:

@@ -92,6 +92,7 @@ class Refresher:
         self._max_logged = settings.logging.steps_per_refresh
         self._shrinks = ShrinkGuard(settings.cache.confirm_shrink_s, clock)
         self._numbers = itertools.count(1)
+        self._logging: asyncio.Task[None] | None = None
         self.workers = PricingWorkers(settings.usage.own_process_bytes)
 
     def adopt(self, found: SharedSnapshot) -> Snapshot | None:
@@ -114,6 +115,11 @@ class Refresher:
             worker=self.workers.choose(manifest.columns_bytes),
             has_texts=False,
         )
+
+    async def close(self) -> None:
+        """End the workers, after the last prices are logged."""
+        await self._finish_logging()
+        await self.workers.close()
 
     @telemetry.in_span("usage.refresh")
     async def run(
@@ -201,8 +207,20 @@ class Refresher:
         priced = await self._price(run, messages, prices)
         if same is None:
             # For the same content, an earlier refresh has logged the steps.
-            await log_prices(priced)
+            await self._start_logging(priced)
         return await self._finish(run, messages, reports, priced), priced.reused
+
+    async def _start_logging(self, priced: Priced) -> None:
+        """Log a few prices now, and the others while the snapshot is published."""
+        await self._finish_logging()
+        self._logging = asyncio.create_task(log_prices(priced))
+        await asyncio.sleep(0)
+        if self._logging.done():
+            self._logging.result()
+
+    async def _finish_logging(self) -> None:
+        if self._logging is not None:
+            await asyncio.wait([self._logging])
 
     async def _check_shrink(self, run: Run, messages: FetchedMessages) -> None:
         """Raise `ShrinkUnconfirmed` for a list that has lost most known messages."""
