@@ -118,10 +118,14 @@ class Closing:
                     await self._read(span_of(period))
 
     async def _open_previous(self, now: int) -> None:
-        """Keep the previous month if its first message has come within the grace."""
+        """Keep the previous month if its first message has come after its end.
+
+        Of an upstream, it must come within the grace: what it lists later may be a part.
+        """
         span = self._months.previous_month(now)
         found = await self._months.revisions.store.find_month(span.begin)
-        if found is None and now < span.end + self._grace_us:
+        is_whole = self._source.is_complete or now < span.end + self._grace_us
+        if found is None and is_whole:
             await self._read(span)
 
     async def _read(self, span: Span, *, may_be_degraded: bool = False) -> bool:
