@@ -120,7 +120,8 @@ class Closing:
     async def _open_previous(self, now: int) -> None:
         """Keep the previous month if its first message has come after its end.
 
-        Of an upstream, it must come within the grace: what it lists later may be a part.
+        From an upstream, it must come within the grace. Later, the upstream may list a
+        part of the month only.
         """
         span = self._months.previous_month(now)
         found = await self._months.revisions.store.find_month(span.begin)
