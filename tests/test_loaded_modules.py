@@ -13,7 +13,7 @@ from tests.running import ROOT, SERVE, Running, ask_once, until, variables
 
 UNUSED: Final = frozenset(
     {
-        *("adbc_driver_manager", "alembic", "asyncpg", "gunicorn", "jinja2", "nats"),
+        *("adbc_driver_manager", "alembic", "asyncpg", "flask", "gunicorn", "nats"),
         *("opentelemetry.exporter", "opentelemetry.sdk", "pyarrow", "redis"),
         *("rich.progress", "service.observability.span_export"),
         *("service.server.workers", "sqlalchemy.dialects.postgresql"),

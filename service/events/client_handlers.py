@@ -29,6 +29,7 @@ from service.web.routes import (
     json_block,
 )
 
+TAG: Final = "stock clients"
 TEXT: Final = "text/plain"
 """Read as JSON: pages send it where they may send no other type."""
 SEGMENT_TYPES: Final = (JSON_TYPE, TEXT)

@@ -37,6 +37,7 @@ from service.web.parameters import InvalidParameter, parse_cursor, quoted
 from service.web.problems import INVALID_BODY, RequestProblem
 from service.web.routes import Endpoints, RequestBody
 
+TAG: Final = "failed events"
 MAX_BODY_BYTES: Final = 16 * 1024
 BODY_TIMEOUT_S: Final = 5.0
 FILTER_BODY: Final = RequestBody(

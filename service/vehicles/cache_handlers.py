@@ -16,6 +16,7 @@ from service.web.parameters import InvalidParameter, parse_cursor
 from service.web.problems import STORAGE_UNAVAILABLE
 from service.web.routes import NO_STORE, Endpoints, NoParameters, json_answer
 
+TAG: Final = "cached vehicles"
 LISTING: Final = web.AppKey("vehicle_listing", Listing)
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000

@@ -1,60 +1,96 @@
-"""Endpoints of the documentation: the OpenAPI document, and a page made from it.
+"""Endpoints of the documentation: the OpenAPI document, and Swagger UI to try it out.
 
-Both are made for the first request for one of them. The page has no script and loads
-nothing, so its Content-Security-Policy permits its own style only.
+The files of Swagger UI come from the package `flask-swagger-ui`, of which nothing is
+imported: only the script and the style are read, for the first request for the page.
+Their names contain a hash, so browsers may cache them for ever.
 """
 
 import asyncio
-import html
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from string import Template
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from aiohttp import web
-from markupsafe import Markup, escape
+from aiohttp import hdrs, web
 
-from service.web.docs_page import JsonObject, Operation, PageView
-from service.web.page_headers import page_headers, style_source
+from service.web.http_cache.encodings import digest_of
+from service.web.openapi_schemas import JsonObject
+from service.web.page_files import CACHE_FOR_EVER, REVALIDATE, PageFile, send_file
+from service.web.page_headers import NO_SNIFFING, page_headers
 from service.web.routes import Endpoints, NoParameters
+from service.web.system import NAME
 
-HOST_PLACEHOLDER: Final = "host.invalid"
-"""Replaced by the requested host, in the examples of the page."""
+PACKAGE: Final = "flask_swagger_ui"
+FILES_PATH: Final = "/docs/files"
 
+PAGE_HEADERS: Final = {
+    hdrs.CACHE_CONTROL: REVALIDATE,
+    **page_headers(
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+    ),
+}
+_DOCUMENT_HEADERS: Final = {hdrs.CACHE_CONTROL: REVALIDATE, **NO_SNIFFING}
+_FILE_HEADERS: Final = {hdrs.CACHE_CONTROL: CACHE_FOR_EVER, **NO_SNIFFING}
 _FOLDER: Final = Path(__file__).parent
-_STYLE: Final = (_FOLDER / "docs.css").read_text(encoding="utf-8")
-
-PAGE_HEADERS: Final = page_headers("img-src data:", style_source(_STYLE))
 
 
-class Rendered(NamedTuple):
-    """The OpenAPI document in JSON, and the page made from it."""
+class Pages(NamedTuple):
+    """The page, and the files that it loads by their names."""
 
-    document: bytes
-    page: str
+    page: PageFile
+    files: Mapping[str, PageFile]
 
 
 class Documentation:
-    """The documentation of the endpoints, made once, by the first request for it."""
+    """The documentation of the endpoints; each part is made by its first request."""
 
     def __init__(self, describe: Callable[[], JsonObject]) -> None:
         self._describe = describe
         self._alone = asyncio.Lock()
-        self._rendered: Rendered | None = None
+        self._document: PageFile | None = None
+        self._pages: Pages | None = None
 
-    async def rendered(self) -> Rendered:
-        """Return the documentation, which one request at a time makes in a thread."""
+    def encode(self) -> bytes:
+        """Return the OpenAPI document in JSON, made now."""
+        return msgspec.json.encode(self._describe())
+
+    async def document(self) -> PageFile:
+        """Return the OpenAPI document in JSON, with its codings."""
         async with self._alone:
-            if self._rendered is None:
-                # It takes a tenth of a second, and loads a template engine.
-                self._rendered = await asyncio.to_thread(self.render)
-        return self._rendered
+            if self._document is None:
+                # It takes a tenth of a second.
+                self._document = await asyncio.to_thread(self._compress)
+        return self._document
 
-    def render(self) -> Rendered:
-        """Make the document and its page now."""
-        document = self._describe()
-        return Rendered(msgspec.json.encode(document), render(document))
+    async def pages(self) -> Pages:
+        """Return the page and its files."""
+        async with self._alone:
+            if self._pages is None:
+                # To compress the script takes a fifth of a second.
+                self._pages = await asyncio.to_thread(_read_pages)
+        return self._pages
+
+    def _compress(self) -> PageFile:
+        return PageFile.compressed(".json", self.encode())
+
+
+def _read_pages() -> Pages:
+    files, names = {}, {}
+    for path in _sources():
+        body = path.read_bytes()
+        name = f"{path.stem}.{digest_of(body)}{path.suffix}"
+        files[name] = PageFile.compressed(path.suffix, body)
+        names[re.sub(r"\W", "_", path.name)] = name
+    template = Template((_FOLDER / "docs.html").read_text(encoding="utf-8"))
+    title = NAME.replace("-", " ").capitalize()
+    page = template.substitute(names, title=title).encode()
+    return Pages(PageFile.compressed(".html", page), files)
 
 
 DOCUMENTATION: Final = web.AppKey("documentation", Documentation)
@@ -67,8 +103,8 @@ async def read_openapi(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
     """The OpenAPI document of the service."""
-    document = (await request.app[DOCUMENTATION].rendered()).document
-    return web.Response(body=document, content_type="application/json")
+    document = await request.app[DOCUMENTATION].document()
+    return send_file(request, document, _DOCUMENT_HEADERS)
 
 
 @endpoints.get("/docs", parameters=NoParameters, media_types=("text/html",))
@@ -76,45 +112,31 @@ async def read_docs(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
     """This documentation of the API."""
-    page = (await request.app[DOCUMENTATION].rendered()).page
-    text = page.replace(HOST_PLACEHOLDER, html.escape(request.host))
-    return web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
+    page = (await request.app[DOCUMENTATION].pages()).page
+    return send_file(request, page, PAGE_HEADERS)
 
 
-def render(document: JsonObject) -> str:
-    """Return the page of an OpenAPI document."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["prose"] = _prose
-    view = PageView(document, HOST_PLACEHOLDER)
-    return environment.get_template("docs.html").render(
-        info=document["info"],
-        # If it were escaped, its hash would no longer match.
-        style=Markup(_STYLE),  # noqa: S704
-        chapters=_chapters(document["tags"], view.operations()),
-        shared_parameters=view.shared_parameters(),
-        shared_headers=view.shared_headers(),
-        problems=document["components"]["examples"],
-    )
+def file_routes() -> list[web.RouteDef]:
+    """Return the routes of the page's files, which are no part of the API."""
+    return [web.get(f"{FILES_PATH}/{{name}}", _read_file)]
 
 
-def _chapters(
-    tags: Iterable[JsonObject], operations: Iterable[Operation]
-) -> list[tuple[JsonObject, list[Operation]]]:
-    """Return the operations of each tag, in the order of the tags."""
-    return [
-        (tag, [each for each in operations if each.tag == tag["name"]]) for tag in tags
-    ]
+async def _read_file(request: web.Request) -> web.StreamResponse:
+    files = (await request.app[DOCUMENTATION].pages()).files
+    file = files.get(request.match_info["name"])
+    if file is None:
+        raise web.HTTPNotFound
+    return send_file(request, file, _FILE_HEADERS)
 
 
-def _prose(text: str) -> Markup:
-    """Return text with `backticks` as code elements."""
-    escaped = str(escape(text))
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escaped))  # noqa: S704
+def _sources() -> Iterator[Path]:
+    """Yield the files that the page loads."""
+    # An import of the package would load Flask.
+    found = find_spec(PACKAGE)
+    if found is None or found.submodule_search_locations is None:
+        raise ModuleNotFoundError(f"{PACKAGE} is not installed")
+    (folder,) = found.submodule_search_locations
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
+        yield Path(folder, "dist", name)
+    for name in ("docs.js", "docs.css"):
+        yield _FOLDER / name

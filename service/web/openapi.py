@@ -16,7 +16,6 @@ from aiohttp import web
 
 from service.web import docs
 from service.web.credentials import API_KEY, PUBLIC_SCOPE
-from service.web.docs_page import JsonObject
 from service.web.openapi_problems import (
     EXAMPLE_ID,
     all_problems,
@@ -24,7 +23,7 @@ from service.web.openapi_problems import (
     problem_answers,
     problem_example,
 )
-from service.web.openapi_schemas import Schemas
+from service.web.openapi_schemas import JsonObject, Schemas
 from service.web.problems import ProblemKind
 from service.web.request_context import REQUEST_ID_HEADER
 from service.web.routes import Endpoint, Endpoints, RequestBody
@@ -33,8 +32,17 @@ from service.web.system import NAME, VERSION
 OPENAPI_VERSION: Final = "3.1.0"
 
 SECURITY_SCHEMES: Final[dict[str, JsonObject]] = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "key": {"type": "apiKey", "in": "header", "name": API_KEY},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key. One way to send it is enough.",
+    },
+    "key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": API_KEY,
+        "description": "An API key, in a header of its own.",
+    },
 }
 """The ways to send any API key."""
 PUBLIC_SCHEMES: Final[dict[str, JsonObject]] = {
@@ -63,6 +71,7 @@ def add_documentation(
     described = Endpoints([*endpoints, *docs.endpoints])
     app[docs.DOCUMENTATION] = docs.Documentation(partial(describe, described, required))
     app.add_routes(docs.endpoints.routes())
+    app.add_routes(docs.file_routes())
 
 
 def describe(
@@ -126,7 +135,8 @@ def _operation(
     operation: JsonObject = {
         "operationId": _operation_id(endpoint, path),
         "tags": [_tag(endpoint)],
-        "summary": summary,
+        # The summary is plain text, while descriptions are Markdown.
+        "summary": summary.replace("`", ""),
     }
     if description:
         operation["description"] = "\n\n".join(description)

@@ -6,9 +6,8 @@ import msgspec
 
 from service.web import problems
 from service.web.auth import SAFE_METHODS
-from service.web.docs_page import JsonObject
 from service.web.limits import is_exempt
-from service.web.openapi_schemas import SCHEMAS
+from service.web.openapi_schemas import SCHEMAS, JsonObject
 from service.web.problems import Problem, ProblemKind
 from service.web.request_context import REQUEST_ID_HEADER
 from service.web.routes import Endpoint, Endpoints, IgnoredQuery

@@ -7,9 +7,10 @@ from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
-from service.web.docs_page import JsonObject
 from service.web.problems import Problem
 from service.web.routes import Endpoints, RequestBody
+
+JsonObject = dict[str, Any]
 
 SCHEMAS: Final = "#/components/schemas/"
 

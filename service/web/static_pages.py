@@ -5,7 +5,6 @@ all files belong to one build. Names of assets contain a hash, so browsers may c
 them for ever; they revalidate the page itself.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -13,10 +12,13 @@ from typing import Final, NamedTuple
 
 from aiohttp import hdrs, web
 
-from service.web.header_values import joined
-from service.web.http_cache.conditional import is_not_modified
-from service.web.http_cache.encodings import GZIP, IDENTITY, Coding, Variant
-from service.web.negotiation import codings_for
+from service.web.page_files import (
+    CACHE_FOR_EVER,
+    REVALIDATE,
+    SUFFIXES,
+    PageFile,
+    send_file,
+)
 from service.web.page_headers import NO_SNIFFING, page_headers, style_source
 from service.web.routes import Endpoints, IgnoredQuery
 
@@ -30,28 +32,6 @@ OTHER_PAGES: Final = ("events", "vehicles")
 """Pages of the same script below `PAGE_PATH`; the script chooses by the path."""
 
 ASSETS: Final = "assets"
-
-BROTLI: Final[Coding] = "br"
-CODINGS: Final = (BROTLI, GZIP, IDENTITY)
-"""The available codings, best first."""
-SUFFIXES: Final = {BROTLI: ".br", GZIP: ".gz", IDENTITY: ""}
-"""Suffixes of the files that the build has compressed."""
-
-CONTENT_TYPES: Final = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".ico": "image/x-icon",
-    ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-    ".webmanifest": "application/manifest+json",
-    ".woff2": "font/woff2",
-}
-UNKNOWN_TYPE: Final = "application/octet-stream"
-
-REVALIDATE: Final = "no-cache"
-CACHE_FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 PAGE_SOURCES: Final = (
     "script-src 'self'",
@@ -71,32 +51,6 @@ _MISSING_HEADERS: Final = {
 }
 
 endpoints = Endpoints()
-
-
-class PageFile(NamedTuple):
-    """A file, with its media type and a variant for each available coding."""
-
-    content_type: str
-    variants: Mapping[Coding, Variant]
-
-    @classmethod
-    def read(cls, path: Path) -> "PageFile":
-        """Read a file and its compressed variants."""
-        content_type = CONTENT_TYPES.get(path.suffix, UNKNOWN_TYPE)
-        by_coding = {
-            each: path.with_name(path.name + SUFFIXES[each]) for each in CODINGS
-        }
-        variants = {
-            coding: _variant(coding, file.read_bytes())
-            for coding, file in by_coding.items()
-            if coding == IDENTITY or file.is_file()
-        }
-        return cls(content_type, variants)
-
-    def best(self, accept_encoding: str) -> Variant:
-        """Return the best available variant for `Accept-Encoding`."""
-        codings = codings_for(accept_encoding, CODINGS)
-        return next(self.variants[each] for each in codings if each in self.variants)
 
 
 class Dashboard(NamedTuple):
@@ -147,7 +101,7 @@ async def _read_page(request: web.Request) -> web.StreamResponse:
             content_type="text/html",
             headers=_MISSING_HEADERS,
         )
-    return _send(request, page, request.app[PAGE_HEADERS])
+    return send_file(request, page, request.app[PAGE_HEADERS])
 
 
 def add_dashboard(app: web.Application, frame_ancestors: Sequence[str]) -> None:
@@ -194,21 +148,7 @@ def _send_named(
         hdrs.CACHE_CONTROL: cache_control,
         **NO_SNIFFING,
     }
-    return _send(request, file, headers)
-
-
-def _send(
-    request: web.Request, file: PageFile, headers: Mapping[str, str]
-) -> web.Response:
-    """Answer with the best variant for the client, or 304 if the client has it."""
-    variant = file.best(joined(request.headers, hdrs.ACCEPT_ENCODING) or "")
-    sent = {**headers, hdrs.ETAG: variant.etag, hdrs.VARY: hdrs.ACCEPT_ENCODING}
-    if is_not_modified(joined(request.headers, hdrs.IF_NONE_MATCH), variant.etag):
-        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=sent)
-    sent[hdrs.CONTENT_TYPE] = file.content_type
-    if variant.coding != IDENTITY:
-        sent[hdrs.CONTENT_ENCODING] = variant.coding
-    return web.Response(body=variant.body, headers=sent)
+    return send_file(request, file, headers)
 
 
 def _read_files(folder: Path) -> dict[str, PageFile]:
@@ -219,8 +159,3 @@ def _read_files(folder: Path) -> dict[str, PageFile]:
         for path in folder.iterdir()
         if path.is_file() and path.suffix not in compressed
     }
-
-
-def _variant(coding: Coding, body: bytes) -> Variant:
-    digest = hashlib.blake2b(body, digest_size=12).hexdigest()
-    return Variant(coding, body, f'"{digest}"')

@@ -284,7 +284,7 @@ def test_the_document_has_the_keys_of_the_settings(settings: MakeSettings) -> No
 def openapi(settings: Settings) -> dict[str, Any]:
     """Return the document of an application."""
     document: dict[str, Any] = msgspec.json.decode(
-        create_app(settings)[docs.DOCUMENTATION].render().document
+        create_app(settings)[docs.DOCUMENTATION].encode()
     )
     return document
 

@@ -17,6 +17,7 @@ from service.keys import problems as keys_problems
 from service.storage import errors as storage
 from service.usage import errors as usage
 from service.usage import problems as usage_problems
+from service.usage.budgets import problems as budgets_problems
 from service.usage.periods import errors as periods
 from service.usage.periods import problems as periods_problems
 from service.usage.snapshots import errors as snapshots
@@ -38,6 +39,7 @@ MODULES = (
     admin_problems,
     usage_problems,
     periods_problems,
+    budgets_problems,
     events_problems,
     vehicles_problems,
     keys_problems,

@@ -24,7 +24,7 @@ from service.web.static_pages import (
 )
 from tests.conftest import Client, MakeSettings
 from tests.usage.test_handlers import ask_raw
-from tests.web.test_documentation import Page
+from tests.web.html_page import Page
 
 PAGE_TEXT: Final = b"<!doctype html><title>Usage</title>"
 SCRIPT: Final = b"console.log('usage');" * 9

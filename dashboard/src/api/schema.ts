@@ -116,7 +116,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** List the plans that `plan` may name, the default one first. */
+        /** List the plans that plan may name, the default one first. */
         get: operations["read_plans"];
         put?: never;
         post?: never;
@@ -662,7 +662,7 @@ export interface paths {
         get: operations["read_session_facts"];
         put?: never;
         /**
-         * Sign a browser in with an API key, for at most `auth.session_s`.
+         * Sign a browser in with an API key, for at most auth.session_s.
          * @description The session has the scopes of the key and ends when the key is revoked.
          */
         post: operations["sign_in"];
@@ -1838,7 +1838,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            /** @description `texts_not_kept`: The texts of the kept period are not kept */
             409: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2011,7 +2011,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            /** @description `texts_not_kept`: The texts of the kept period are not kept */
             409: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2199,7 +2199,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            /** @description `texts_not_kept`: The texts of the kept period are not kept */
             409: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2365,7 +2365,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            /** @description `texts_not_kept`: The texts of the kept period are not kept */
             409: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2509,7 +2509,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            /** @description `texts_not_kept`: The texts of the kept period are not kept */
             409: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2648,7 +2648,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            /** @description `texts_not_kept`: The texts of the kept period are not kept */
             409: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2895,7 +2895,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `texts_not_kept`: A kept period has the prices of one plan only */
+            /** @description `texts_not_kept`: The texts of the kept period are not kept */
             409: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];

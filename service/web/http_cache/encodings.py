@@ -29,7 +29,7 @@ CODINGS: Final = (ZSTD, GZIP, IDENTITY)
 LARGE_BYTES: Final = 256 * 1024
 MIN_COMPRESSED_BYTES: Final = 256
 
-_GZIP_WINDOW: Final = 31  # zlib writes a gzip header for windows above 15
+GZIP_WINDOW: Final = 31  # zlib writes a gzip header for windows above 15
 _ETAG_BYTES: Final = 12
 
 
@@ -113,7 +113,7 @@ class Answer:
     def compress(self) -> None:
         """Make the other codings, at the fastest level for a large answer."""
         is_large = len(self.body) >= LARGE_BYTES
-        compressor = zlib.compressobj(1 if is_large else 6, wbits=_GZIP_WINDOW)
+        compressor = zlib.compressobj(1 if is_large else 6, wbits=GZIP_WINDOW)
         gzip = compressor.compress(self.body) + compressor.flush()
         zstd = zstandard.ZstdCompressor(level=1 if is_large else 3).compress(
             memoryview(self.body)
