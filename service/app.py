@@ -53,6 +53,7 @@ from service.usage import problems as usage_problems
 from service.usage.budgets import handlers as budgets
 from service.usage.budgets import problems as budgets_problems
 from service.usage.budgets.delivery import running_deliverer
+from service.usage.budgets.expectations import Expectations
 from service.usage.budgets.firing import BudgetObserver
 from service.usage.budgets.outbox import Outbox
 from service.usage.budgets.state import BudgetStates
@@ -375,13 +376,14 @@ async def _run_budgets(
         open_webhooks(settings.webhooks) as webhooks,
         running_deliverer(database, webhooks) as deliverer,
     ):
+        expectations = Expectations(app[usage.FORECASTS])
         app[budgets.BUDGETS] = budgets.BudgetParts(
             BudgetStore(database, allow_private=settings.webhooks.allow_private),
-            BudgetStates(database),
+            BudgetStates(database, expectations),
             Outbox(database),
             deliverer,
         )
-        yield BudgetObserver(database, deliverer.wake)
+        yield BudgetObserver(database, expectations, deliverer.wake)
 
 
 def _parts(

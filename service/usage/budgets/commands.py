@@ -18,6 +18,7 @@ from service.cli.terminal import ConfigFile
 from service.settings import load
 from service.storage.database import open_database
 from service.usage.budgets.errors import BadBudget
+from service.usage.budgets.expectations import Expectations
 from service.usage.budgets.model import (
     DEFAULT_THRESHOLDS,
     BudgetItem,
@@ -27,6 +28,8 @@ from service.usage.budgets.model import (
 from service.usage.budgets.outbox import Outbox
 from service.usage.budgets.state import BudgetStates
 from service.usage.budgets.store import BudgetStore
+from service.usage.forecast.forecasts import Forecasts
+from service.usage.periods.reader import KeptSnapshots
 
 COLUMNS: Final = ("name", "credits", "used", "share", "fired", "webhook")
 DELIVERY_COLUMNS: Final = ("id", "period", "threshold", "fired", "state", "last")
@@ -80,6 +83,9 @@ def put(  # noqa: PLR0913 - each argument is an option
     thresholds: Annotated[
         str, typer.Option(metavar="PERCENTS", help="Percentages, comma-separated.")
     ] = ",".join(map(str, DEFAULT_THRESHOLDS)),
+    forecast_thresholds: Annotated[
+        str, typer.Option(metavar="PERCENTS", help="Percentages of the forecast.")
+    ] = "",
     webhook: Annotated[
         str | None, typer.Option(metavar="URL", help="The receiver of firings.")
     ] = None,
@@ -96,7 +102,8 @@ def put(  # noqa: PLR0913 - each argument is an option
     receiver = None if webhook is None else {"url": webhook, "secret": secret}
     content = {
         "credits": credits_,
-        "thresholds": [each.strip() for each in thresholds.split(",") if each.strip()],
+        "thresholds": _split(thresholds),
+        "forecast_thresholds": _split(forecast_thresholds),
         "webhook": receiver,
     }
     try:
@@ -164,11 +171,20 @@ def _run(config: ConfigFile, work: Callable[[Opened], Awaitable[T]]) -> T:
 async def _opened(config: ConfigFile) -> AsyncIterator[Opened]:
     settings = load(config, os.environ).settings
     async with open_database(settings.storage, must_exist=True) as database:
-        yield Opened(
-            BudgetStore(database, allow_private=settings.webhooks.allow_private),
-            BudgetStates(database),
-            Outbox(database),
-        )
+        kept = KeptSnapshots(settings, database)
+        expectations = Expectations(Forecasts(settings.periods, kept))
+        try:
+            yield Opened(
+                BudgetStore(database, allow_private=settings.webhooks.allow_private),
+                BudgetStates(database, expectations),
+                Outbox(database),
+            )
+        finally:
+            await kept.close()
+
+
+def _split(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
 
 
 def _print_json(value: Any) -> None:

@@ -98,6 +98,15 @@ class FiredItem(Struct, frozen=True, kw_only=True):
     state: DeliveryState
 
 
+class ForecastItem(Struct, frozen=True, kw_only=True):
+    """The credits of the period at its end, or the reason why they are unknown."""
+
+    expected: float | UnsetType = UNSET
+    low: float | UnsetType = UNSET
+    high: float | UnsetType = UNSET
+    reason: Literal["too_early", "no_end_known"] | UnsetType = UNSET
+
+
 class BudgetItem(Struct, frozen=True, kw_only=True):
     """A budget and its state; null where no period is kept yet."""
 
@@ -114,6 +123,7 @@ class BudgetItem(Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(description="Negative above the budget.")] | None
     )
     share: Annotated[float, Meta(description="Used credits / credits.")] | None
+    forecast: ForecastItem | None
     fired: list[FiredItem]
 
 

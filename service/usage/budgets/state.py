@@ -1,7 +1,7 @@
 """Budgets with the figures of the open period, as the API and the command show them."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from msgspec import UNSET
@@ -9,10 +9,12 @@ from sqlalchemy import Row
 
 from service.instants import format_instant
 from service.storage.database import Database
+from service.usage.budgets.expectations import Expectations
 from service.usage.budgets.model import (
     Budget,
     BudgetItem,
     FiredItem,
+    ForecastItem,
     Kind,
     WebhookItem,
 )
@@ -22,10 +24,18 @@ from service.usage.periods.store import PeriodStore
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT
 
 
+class Figures(NamedTuple):
+    """The open period and its forecast; None where they are unknown."""
+
+    period: KeptPeriod | None
+    forecast: ForecastItem | None
+
+
 class BudgetStates:
     """Compares budgets with the open period; all methods raise `StorageError`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, expectations: Expectations) -> None:
+        self._expectations = expectations
         self._periods = PeriodStore(database)
         self._outbox = Outbox(database)
 
@@ -35,9 +45,11 @@ class BudgetStates:
         """Return budgets with their figures; `secret` is shown with them."""
         period = await self._periods.find_open()
         rows = await self._outbox.of_period(period.number) if period else ()
+        forecast = await self._expectations.of(period) if period else None
+        figures = Figures(period, forecast)
         return [
             _item(
-                each, period, [row for row in rows if row.budget_id == each.id], secret
+                each, figures, [row for row in rows if row.budget_id == each.id], secret
             )
             for each in budgets
         ]
@@ -45,10 +57,11 @@ class BudgetStates:
 
 def _item(
     budget: Budget,
-    period: KeptPeriod | None,
+    figures: Figures,
     fired: Iterable[Row[Any]],
     secret: str | None,
 ) -> BudgetItem:
+    period = figures.period
     used = None if period is None else period.hundredths
     left = None if used is None else budget.hundredths - used
     return BudgetItem(
@@ -63,6 +76,7 @@ def _item(
         credits_used=_credits(used),
         credits_remaining=_credits(left),
         share=None if used is None else used / budget.hundredths,
+        forecast=figures.forecast,
         fired=[
             FiredItem(
                 kind=Kind(each.kind),

@@ -178,4 +178,4 @@ async def fire_in(
     content = NewBudget(credits=10.0, thresholds=thresholds, webhook=webhook)
     await BudgetStore(database, allow_private=True).put("office", content)
     async with database.writing() as connection:
-        await BudgetObserver(database, lambda: None).published(connection, PERIOD)
+        await BudgetObserver(database, None, lambda: None).published(connection, PERIOD)

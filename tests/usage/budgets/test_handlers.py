@@ -41,6 +41,7 @@ async def test_a_budget_answers_what_is_used_and_left(
         "credits_used": 6.0,
         "credits_remaining": 4.0,
         "share": 0.6,
+        "forecast": {"reason": "no_end_known"},
         "fired": item["fired"],
     }
     assert item["fired"][0]["threshold"] == 50
