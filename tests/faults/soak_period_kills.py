@@ -5,9 +5,14 @@ from typing import Final
 
 import pytest
 
-from tests.faults.test_period_kills import SERVICES, KillWorkers, kill_workers
+from tests.faults.test_period_kills import (
+    SERVICES,
+    KillWorkers,
+    kill_workers,
+    receiver,
+)
 
-__all__ = ["kill_workers"]
+__all__ = ["kill_workers", "receiver"]
 
 KILLS: Final = int(os.environ.get("SOAK_KILLS", "1000")) // len(SERVICES)
 

@@ -9,8 +9,12 @@ import pytest
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
 from service.storage.database import Database
-from tests.faults.period_kills import SEED, Kills, show
+from tests.faults.budget_kills import BudgetKills
+from tests.faults.period_kills import SEED, show
 from tests.launcher import Launcher, Service
+from tests.usage.budgets.conftest import Receiver, receiver
+
+__all__ = ["receiver"]
 
 KILLS: Final = 8
 """Of each service, and 32 of all."""
@@ -29,8 +33,10 @@ def kill_workers(
     launcher: Launcher,
     tmp_path: Path,
     sandbox: RunningSandbox,
+    *,
     storage: StorageSettings,
     database: Database,
+    receiver: Receiver,
 ) -> KillWorkers:
     """Kill a service of so many workers so many times, and check what it has kept."""
 
@@ -52,8 +58,11 @@ def kill_workers(
             cache__confirm_shrink_s=0.0,
             storage__url=storage.url,
             server__workers=workers,
+            webhooks__allow_private=True,
         )
-        await Kills(service, database, sandbox.sandbox, SEED).run(kills)
+        killing = BudgetKills(service, database, sandbox.sandbox, SEED)
+        await killing.watch(receiver)
+        await killing.run(kills)
 
     return kill
 
@@ -62,5 +71,8 @@ def kill_workers(
 async def test_kills_lose_and_double_nothing(
     kill_workers: KillWorkers, workers: int
 ) -> None:
-    """No closed period changes by a byte, and the changes explain all totals."""
+    """No closed period changes by a byte, and the changes explain all totals.
+
+    Each threshold that a revision has reached fires once, and is delivered.
+    """
     await kill_workers(workers, KILLS)

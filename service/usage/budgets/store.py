@@ -108,6 +108,12 @@ class BudgetStore:
     async def remove(self, name: str) -> None:
         """Remove a budget and all it has fired; raises `BudgetNotFound`."""
         _check_known(name)
+        try:
+            await self._remove(name)
+        except Collided:  # a process has claimed its firings in this moment
+            await self._remove(name)
+
+    async def _remove(self, name: str) -> None:
         async with self._database.writing(Use.BUDGETS) as connection:
             # This waits for a transaction that fires, so that no firing remains.
             removed = await connection.execute(

@@ -1,12 +1,13 @@
 """Firing: each threshold once per budget and period, from fresh figures only."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 from structlog.typing import EventDict
 
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
-from tests.conftest import Client, MakeClient, always
+from tests.conftest import Client, MakeClient, always, message
 from tests.usage.budgets.conftest import (
     Receiver,
     Until,
@@ -148,6 +149,41 @@ async def test_without_a_webhook_it_is_a_log_event(
         "delivery": delivery["id"],
         "webhook": False,
     }
+
+
+async def test_a_threshold_of_the_forecast_fires_before_the_credits_are_used(
+    client: MakeClient,
+    storage: StorageSettings,
+    sandbox: RunningSandbox,
+    receiver: Receiver,
+) -> None:
+    """Half of a period has used 15 credits of 25: 30 are expected."""
+    service = await client(
+        storage={"url": storage.url},
+        periods={"enabled": True, "length": "P30D"},
+        webhooks={"allow_private": True},
+    )
+    created = await put(
+        service,
+        credits=25.0,
+        thresholds=[100],
+        forecast_thresholds=[100, 200],
+        webhook={"url": receiver.url},
+    )
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    days = [(today - timedelta(days=each)).isoformat() for each in range(14, -1, -1)]
+    sandbox.sandbox.set_messages(
+        [message(each, "Rent", timestamp=day) for each, day in enumerate(days)]
+    )
+    for _ in range(2):  # the second one finds the same forecast
+        assert (await service.get("/usage")).status == 200
+        (delivery,) = await until_state(service, "delivered")
+    assert (delivery["kind"], delivery["threshold"]) == ("forecast", 100)
+    data = receiver.received[0].verified(created["webhook"]["secret"])["data"]
+    assert (data["kind"], data["credits_used"]) == ("forecast", 15.0)
+    assert 25 < data["credits_expected"] < 40
+    forecast = (await read(service))["forecast"]
+    assert forecast["low"] < forecast["expected"] < forecast["high"]
 
 
 async def test_processes_that_fetch_at_once_fire_each_threshold_once(
