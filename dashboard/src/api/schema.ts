@@ -1431,7 +1431,7 @@ export interface components {
          */
         NoForecast: {
             /**
-             * @description `too_early`: fewer than seven days are known, or none has usage. `no_end_known`: `periods.length` is not set, or is wrong.
+             * @description `too_early`: fewer than seven days are known, or none has usage. `no_end_known`: periods are no calendar months, and `periods.length` is not set, or is too short.
              * @enum {unknown}
              */
             reason: "no_end_known" | "too_early";

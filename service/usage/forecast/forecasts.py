@@ -6,8 +6,9 @@ that are cached.
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time
-from typing import Final
+from datetime import date, datetime, time, tzinfo
+from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -34,9 +35,16 @@ EARLIER: Final = 13
 MAX_CACHED: Final = 2 * EARLIER
 MINUTE_US: Final = 60 * US_PER_S
 """Forecasts of one snapshot differ from one minute to the next only a little."""
-ZONE: Final = UTC
+UTC: Final = "UTC"
 
 _decoder: Final = msgspec.json.Decoder(DailyUsage)
+
+
+class Current(NamedTuple):
+    """The id of the current period, and its bounds where it is a calendar month."""
+
+    name: str
+    bounds: Bounds | None
 
 
 class Forecasts:
@@ -44,6 +52,8 @@ class Forecasts:
 
     def __init__(self, settings: PeriodsSettings, kept: KeptSnapshots | None) -> None:
         self._length = settings.length
+        self._zone_name = None if settings.zone == UTC else settings.zone
+        self._zone = ZoneInfo(settings.zone)
         self._kept = kept
         self._earlier = LruCache[tuple[int, int], Days](MAX_CACHED)
 
@@ -56,7 +66,13 @@ class Forecasts:
         as_of -= as_of % MINUTE_US
 
         async def encode() -> bytes:
-            return msgspec.json.encode(await self._forecast(view, as_of))
+            span, begins_on = view.snapshot.span, view.summary.begins_on
+            current = (
+                Current(str(begins_on), None)
+                if span is None
+                else Current(span.begins_on, self._between(span.begin, span.end))
+            )
+            return msgspec.json.encode(await self._forecast(view, current, as_of))
 
         # The lane of the view's slot is entered by its sums, where they are not cached.
         return await view.snapshot.derived.body(("forecast", as_of), encode)
@@ -70,34 +86,51 @@ class Forecasts:
         if self._kept is None:
             return NoForecast("no_end_known")
         view = await self._kept.view(period.period, None)
-        return await self._forecast(view, as_of)
+        bounds = (
+            None
+            if period.starts_at is None or period.ends_at is None
+            else self._between(period.starts_at, period.ends_at)
+        )
+        return await self._forecast(view, Current(period.period, bounds), as_of)
 
-    async def _forecast(self, view: UsageView, as_of: int) -> Forecast | NoForecast:
-        if not view.summary.messages:
+    async def _forecast(
+        self, view: UsageView, current: Current, as_of: int
+    ) -> Forecast | NoForecast:
+        if not view.summary.messages and current.bounds is None:
             return NoForecast("too_early")
-        days = await _days_of(view)
-        bounds = self._bounds(days)
+        days = await self._days_of(view)
+        bounds = current.bounds or self._from_length(days)
         if bounds is None:
             return NoForecast("no_end_known")
         listed = await self._kept.store.newest(None, EARLIER) if self._kept else []
-        earlier = await self._earlier_days(listed, view.plan.id)
-        now = local_time(as_of, ZONE)
+        begin = _instant_of(bounds.begin, self._zone)
+        earlier = [
+            await self._days_of_kept(each)
+            for each in listed
+            if each.last_at < begin and each.plan == view.plan.id
+        ]
+        now = local_time(as_of, self._zone)
         rest = await asyncio.to_thread(estimate_days, days, earlier, bounds, now)
         if rest is None:
             return NoForecast("too_early")
         used = view.summary.credits_total
         return Forecast(
-            period=_name_of(view, listed),
+            period=_name_of(current, listed),
             as_of=format_instant(as_of),
             credits_used=used,
             expected=round(used + rest.expected, 2),
             low=round(used + rest.low, 2),
             high=round(used + rest.high, 2),
             confidence=CONFIDENCE,
-            ends=format_instant(_instant_of(bounds.end)),
+            ends=format_instant(_instant_of(bounds.end, self._zone)),
         )
 
-    def _bounds(self, days: Days) -> Bounds | None:
+    def _between(self, begin: int, end: int) -> Bounds:
+        """Return the days of a calendar month, from its instants."""
+        begins, ends = (local_time(each, self._zone) for each in (begin, end))
+        return Bounds(begins.date(), ends.date())
+
+    def _from_length(self, days: Days) -> Bounds | None:
         """Return the bounds of a period; None if its end is unknown."""
         begin = min(days)
         end = end_of(begin, self._length)
@@ -106,43 +139,32 @@ class Forecasts:
             return None
         return Bounds(begin, end)
 
-    async def _earlier_days(
-        self, listed: Sequence[KeptPeriod], plan: str
-    ) -> list[Days]:
-        """Return the days of closed periods that the same plan has priced."""
-        return [
-            await self._days_of_closed(each)
-            for each in listed
-            if each.status == CLOSED and each.plan == plan
-        ]
-
-    async def _days_of_closed(self, period: KeptPeriod) -> Days:
+    async def _days_of_kept(self, period: KeptPeriod) -> Days:
+        """Return the days of an earlier period, which are cached."""
         key = period.number, period.revision
         days = self._earlier.get(key)
         if days is None:
             assert self._kept is not None  # noqa: S101 - it has listed the period
             view = await self._kept.view(period.period, None)
-            days = await _days_of(view)
+            days = await self._days_of(view)
             self._earlier.put(key, days)
         return days
 
+    async def _days_of(self, view: UsageView) -> Days:
+        """Return the credits of each day from the first to the last message."""
+        usage = _decoder.decode(await view.daily(self._zone_name))
+        return {date.fromisoformat(day.date): day.credits_used for day in usage.days}
 
-async def _days_of(view: UsageView) -> Days:
-    """Return the credits of each day with usage."""
-    usage = _decoder.decode(await view.daily(None))
-    return {date.fromisoformat(day.date): day.credits_used for day in usage.days}
 
-
-def _name_of(view: UsageView, listed: Sequence[KeptPeriod]) -> str:
-    """Return the id of a period; the date of its first message until it is kept."""
-    begins_on = str(view.summary.begins_on)
+def _name_of(current: Current, listed: Sequence[KeptPeriod]) -> str:
+    """Return the id of a period; the date on which it begins until it is kept."""
     for each in listed:
-        if each.status != CLOSED and each.period.startswith(begins_on):
+        if each.status != CLOSED and each.period.startswith(current.name):
             return each.period
-    return begins_on
+    return current.name
 
 
-def _instant_of(day: date) -> int:
+def _instant_of(day: date, zone: tzinfo) -> int:
     """Return the begin of a day, in microseconds."""
-    begin = datetime.combine(day, time(), ZONE)
+    begin = datetime.combine(day, time(), zone)
     return int(begin.timestamp()) * US_PER_S

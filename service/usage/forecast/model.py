@@ -31,6 +31,7 @@ class NoForecast(Struct, frozen=True):
         Reason,
         Meta(
             description="`too_early`: fewer than seven days are known, or none has "
-            "usage. `no_end_known`: `periods.length` is not set, or is wrong."
+            "usage. `no_end_known`: periods are no calendar months, and "
+            "`periods.length` is not set, or is too short."
         ),
     ]

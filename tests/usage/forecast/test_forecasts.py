@@ -5,26 +5,31 @@ from typing import Any, Final
 
 import pytest
 
+from service.instants import read_instant
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
+from service.usage.forecast.days import end_of
 from service.usage.handlers import FORECASTS
 from service.usage.periods.handlers import KEPT
 from tests.conftest import Client, MakeClient, message
 from tests.usage.periods.conftest import Keep, Messages
 
 KEEPING: Final = {"enabled": True, "length": "P30D"}
+TODAY: Final = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+FORTNIGHT_AGO: Final = (TODAY - timedelta(days=14)).date()
+CALENDAR: Final = {"boundary": "calendar", "anchor_day": FORTNIGHT_AGO.day}
+"""Months of which the current one has begun a fortnight ago."""
 ELEVEN_CHARACTERS: Final = "How much is"
 """Many equal messages have equal prices."""
 
 
 def days_ago(first: int, last: int) -> list[dict[str, object]]:
     """Return a message at the beginning of each day, from one to another."""
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return [
         message(
             100 - day,
             ELEVEN_CHARACTERS,
-            timestamp=(today - timedelta(days=day)).isoformat(),
+            timestamp=(TODAY - timedelta(days=day)).isoformat(),
         )
         for day in range(first, last - 1, -1)
     ]
@@ -51,10 +56,37 @@ async def test_a_period_is_forecast(
     assert found["expected"] == pytest.approx(2 * used, rel=0.1)
     assert used < found["low"] < found["expected"] < found["high"]
     assert found["confidence"] == 0.8
-    first = datetime.now(UTC).date() - timedelta(days=14)
-    assert found["period"] == first.isoformat()
-    ends = (first + timedelta(days=30)).isoformat()
+    assert found["period"] == FORTNIGHT_AGO.isoformat()
+    ends = (FORTNIGHT_AGO + timedelta(days=30)).isoformat()
     assert found["ends"] == f"{ends}T00:00:00.000000Z"
+
+
+async def test_a_calendar_month_is_forecast(
+    client: MakeClient, storage: StorageSettings, sandbox: RunningSandbox
+) -> None:
+    """It ends where the next one begins, and has its own messages only."""
+    sandbox.sandbox.set_messages(days_ago(20, 0))
+    kept = {"enabled": True, **CALENDAR}
+    service = await client(storage={"url": storage.url}, periods=kept)
+    found = await forecast(service)
+    usage = (await (await service.get("/usage")).json())["usage"]
+    assert len(usage) == 15
+    used = sum(each["credits_used"] for each in usage)
+    assert found["credits_used"] == pytest.approx(used)
+    assert found["period"] == FORTNIGHT_AGO.isoformat()
+    ends = end_of(FORTNIGHT_AGO, "P1M")
+    assert found["ends"] == f"{ends}T00:00:00.000000Z"
+
+
+async def test_days_are_those_of_the_zone(
+    client: MakeClient, sandbox: RunningSandbox
+) -> None:
+    """Midnight in Tokyo is at 15:00 UTC."""
+    sandbox.sandbox.set_messages(days_ago(14, 0))
+    zone = {"length": "P30D", "zone": "Asia/Tokyo"}
+    found = await forecast(await client(periods=zone))
+    ends = (FORTNIGHT_AGO + timedelta(days=29)).isoformat()
+    assert found["ends"] == f"{ends}T15:00:00.000000Z"
 
 
 async def test_a_forecast_agrees_with_the_snapshot_in_its_headers(
@@ -119,15 +151,19 @@ async def test_earlier_kept_periods_tell_what_is_usual(
     assert await forecast(service) == found
 
 
+@pytest.mark.parametrize("end", [{"length": "P30D"}, CALENDAR], ids=["length", "month"])
 async def test_the_kept_open_period_has_a_forecast_for_budgets(
-    client: MakeClient, storage: StorageSettings, keep: Keep
+    client: MakeClient,
+    storage: StorageSettings,
+    keep: Keep,
+    end: dict[str, object],
 ) -> None:
     """It is that of the current period, for the same time."""
-    service = await client(storage={"url": storage.url}, periods=KEEPING)
+    kept_too = {"enabled": True, **end}
+    service = await client(storage={"url": storage.url}, periods=kept_too)
     await keep(service, days_ago(14, 0))
     found = await forecast(service)
     forecasts = service.app[FORECASTS]
     period = await service.app[KEPT].find_or_open(None)
-    as_of = int(datetime.fromisoformat(found["as_of"]).timestamp()) * 1_000_000
-    kept = await forecasts.of_period(period, as_of)
+    kept = await forecasts.of_period(period, read_instant(found["as_of"]))
     assert {name: getattr(kept, name) for name in found} == found
