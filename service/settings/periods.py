@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from service.settings.types import LongSeconds
 
 MAX_DAY: Final = 31
+MAX_KEPT: Final = 10_000
 
 PERIOD_LENGTH: Final = re.compile(r"P(?P<count>[1-9][0-9]{0,2})(?P<unit>[MWD])")
 """An ISO 8601 duration of months, weeks or days."""
@@ -23,6 +24,7 @@ class PeriodsSettings(Struct, frozen=True, kw_only=True):
     zone: str
     grace_s: LongSeconds
     keep_texts: bool
+    retention: Annotated[int, Meta(ge=0, le=MAX_KEPT)]
     length: str
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 import redis.asyncio
 from aiohttp import web
 from msgspec.structs import replace
+from sqlalchemy import insert, select, update
 from structlog.typing import EventDict
 
 from service.events.counting import Counting
@@ -30,7 +31,7 @@ from service.sandbox.server import RunningSandbox
 from service.server import connection_limit, lifecycle
 from service.server.load_shedding import MIN_WAITING, LoopQueue
 from service.server.runner import listening
-from service.settings import SCOPES, EventsSettings, load
+from service.settings import SCOPES, EventsSettings, StorageSettings, load
 from service.storage import breaker
 from service.storage.database import Database, open_database
 from service.storage.errors import StorageUnavailable
@@ -45,7 +46,9 @@ from service.usage.periods.closing import Closing
 from service.usage.periods.contents import Fetched
 from service.usage.periods.keeper import Keeper
 from service.usage.periods.recorder import Recorder
+from service.usage.periods.retention import PeriodRetention
 from service.usage.periods.sealing import Sealing
+from service.usage.periods.tables import CLOSED, chunks, periods
 from service.vehicles.completion import Completion
 from service.vehicles.expiry import Expiry
 from service.vehicles.store import VehicleStore
@@ -377,6 +380,7 @@ async def cause_failures(settings: EventsSettings) -> None:
         await cause_failure(Retention(settings, broken).run(), failure)
         await cause_failure(Counting(broken).run(), failure)
         await cause_failure(Sealing(broken).run(), failure)
+        await cause_failure(PeriodRetention(1, broken).run(), failure)
         with patch("service.vehicles.expiry.FIRST_AFTER_S", 0.0):
             await cause_failure(Expiry(vehicles, broken).run(), failure)
         looks = repeat_logged("events.feed_failed", Feed(broken).look, 60.0)
@@ -488,8 +492,7 @@ async def cause_periods(
             sandbox.sandbox.set_messages(messages)
             await get(service)
             await asyncio.wait_for(kept.get(), GIVE_UP_S)
-        async with open_database(storage) as database:
-            await Sealing(database).seal()
+        await cause_statements(service, storage)
         patched.setattr(recording, "RETRY_S", 0.0)
         for error in (StorageUnavailable("away"), ZeroDivisionError()):
             failing = AsyncMock(side_effect=[error, None])
@@ -559,6 +562,21 @@ async def cause_catching_up(service: Client, failing: AsyncMock) -> None:
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.wait([running])
+
+
+async def cause_statements(service: Client, storage: StorageSettings) -> None:
+    """A period is sealed, one is removed, and the open one is damaged."""
+    async with open_database(storage) as database:
+        await Sealing(database).seal()
+        async with database.writing() as connection:
+            closed = select(periods).where(periods.c.status == CLOSED)
+            row = (await connection.execute(closed)).mappings().one()
+            later = {**row, "number": 9, "period": "later"}
+            await connection.execute(insert(periods), later)
+        await PeriodRetention(1, database).remove()
+        async with database.writing() as connection:
+            await connection.execute(update(chunks).values(content=b"x"))
+    assert (await service.get("/usage/4?period=2024-05-29")).status == 500
 
 
 async def test_the_table_lists_all_logged_values(

@@ -13,6 +13,7 @@ from service.usage.periods.keeper import Keeper
 from service.usage.periods.months import Months
 from service.usage.periods.observer import PeriodObserver, UnobservedPeriods
 from service.usage.periods.recorder import Recorder, running_recorder
+from service.usage.periods.retention import PeriodRetention
 from service.usage.periods.sealing import Sealing
 
 
@@ -26,7 +27,11 @@ async def running_keeping(
 ) -> AsyncIterator[Recorder]:
     """Run what keeps periods, and closes and seals them; return what receives them."""
     observer = observer or UnobservedPeriods()
-    async with in_background(Sealing(database).run()):
+    retention = PeriodRetention(settings.periods.retention, database)
+    async with (
+        in_background(Sealing(database).run()),
+        in_background(retention.run()),
+    ):
         keep_texts = settings.periods.keep_texts
         if not settings.has_calendar:
             keeper = Keeper(database, observer, keep_texts=keep_texts)

@@ -51,6 +51,11 @@ class KeepingMetrics:
             "Closed periods that got a digest.",
             registry=registry,
         )
+        self.removed = Counter(
+            "copilot_usage_periods_removed",
+            "Closed periods that were removed by `periods.retention`.",
+            registry=registry,
+        )
         self.sealing_failures = Counter(
             "copilot_usage_sealing_failures",
             "Failed attempts to compute the digest of a closed period.",
@@ -109,3 +114,8 @@ def sealed() -> None:
 def sealing_failed() -> None:
     """Count a failed attempt to compute a digest."""
     _metrics.current.sealing_failures.inc()
+
+
+def removed() -> None:
+    """Count a closed period that was removed."""
+    _metrics.current.removed.inc()

@@ -124,7 +124,8 @@ class KeptView:
         self._use(period)
 
     def _use(self, period: KeptPeriod) -> None:
-        self._period, self._summary = period, summary_of(period)
+        self._period = period
+        self._summary = summary_of(period)._replace(plan=self.plan.id)
         if self._is_priced_anew and period.texts is None:
             raise TextsNotKept(period.period, period.plan)
 
@@ -196,11 +197,11 @@ class KeptView:
         Raises `PeriodReplaced` if the revision of an open period is gone.
         """
         # The chunks of an open period may be removed meanwhile.
-        is_closed = self._period.status == CLOSED
+        is_whole = self._period.status != CLOSED or self._is_priced_anew
         items = (
-            read_items(self._kept.chunks, self._period)
-            if is_closed
-            else (await self._whole()).items()
+            (await self._whole()).items()
+            if is_whole
+            else read_items(self._kept.chunks, self._period)
         )
         async for rows in items:
             yield rows
