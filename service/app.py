@@ -52,6 +52,7 @@ from service.usage import handlers as usage
 from service.usage import problems as usage_problems
 from service.usage.budgets import handlers as budgets
 from service.usage.budgets import problems as budgets_problems
+from service.usage.budgets.checks import BudgetChecks
 from service.usage.budgets.delivery import running_deliverer
 from service.usage.budgets.expectations import Expectations
 from service.usage.budgets.firing import BudgetObserver
@@ -377,13 +378,16 @@ async def _run_budgets(
         running_deliverer(database, webhooks) as deliverer,
     ):
         expectations = Expectations(app[usage.FORECASTS])
+        store = BudgetStore(database, allow_private=settings.webhooks.allow_private)
         app[budgets.BUDGETS] = budgets.BudgetParts(
-            BudgetStore(database, allow_private=settings.webhooks.allow_private),
+            store,
             BudgetStates(database, expectations),
             Outbox(database),
             deliverer,
         )
-        yield BudgetObserver(database, expectations, deliverer.wake)
+        checks = BudgetChecks(store, app[usage.SNAPSHOTS], settings.periods.refresh_s)
+        async with in_background(checks.run()):
+            yield BudgetObserver(database, expectations, deliverer.wake)
 
 
 def _parts(

@@ -23,6 +23,7 @@ class PeriodsSettings(Struct, frozen=True, kw_only=True):
     anchor_day: Annotated[int, Meta(ge=1, le=MAX_DAY)]
     zone: str
     grace_s: LongSeconds
+    refresh_s: LongSeconds
     keep_texts: bool
     retention: Annotated[int, Meta(ge=0, le=MAX_KEPT)]
     length: str

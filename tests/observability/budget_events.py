@@ -14,6 +14,7 @@ from service.settings import SCOPES
 from service.storage.database import open_database
 from service.storage.errors import StorageUnavailable
 from service.usage.budgets.outbox import Outbox
+from service.usage.budgets.store import BudgetStore
 from service.usage.budgets.webhooks import WebhookClient
 from tests.conftest import Client, MakeClient, storage_at
 from tests.usage.budgets.conftest import (
@@ -96,8 +97,10 @@ async def cause_an_outage(
 
         with monkeypatch.context() as patched:
             patched.setattr(Outbox, "find_due", fail)
+            patched.setattr(BudgetStore, "list", fail)
             patched.setattr("service.usage.budgets.delivery.POLL_S", 0.0)
             patched.setattr("service.usage.budgets.delivery.JITTER_S", 0.0)
-            await client(storage={"url": url}, periods={"enabled": True})
+            periods = {"enabled": True, "refresh_s": 1e-3}
+            await client(storage={"url": url}, periods=periods)
             await called.wait()
             await asyncio.sleep(0.01)
