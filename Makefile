@@ -130,6 +130,7 @@ soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, SOAK_KILLS kills, o
 		--capture no -o faulthandler_timeout=0 tests/conformance/soak_raw_requests.py \
 		tests/server/soak_equal_answers.py tests/faults/soak_period_kills.py \
 		tests/isolation/soak_drains.py tests/isolation/soak_outages.py \
+		tests/usage/periods/soak_kept_periods.py \
 		tests/alerts/soak_alerts.py $(ARGS)
 
 load: $(LOAD) ## load on a server of this machine: ARGS="steady --serve", "--help"
