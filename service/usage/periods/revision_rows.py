@@ -5,15 +5,18 @@ return None, and so does a period whose ids or times do not tell which chunks to
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 from zoneinfo import ZoneInfo
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from service.usage.periods.chunk_cache import ChunkCache
 from service.usage.periods.model import KeptPeriod
 from service.usage.snapshots.cursors import MessageCursor
+from service.usage.snapshots.errors import RangeNotCovered
 from service.usage.snapshots.kept_rows import (
     Copies,
     Found,
@@ -23,17 +26,22 @@ from service.usage.snapshots.kept_rows import (
     encode_rows,
     explain_message,
     find_copies,
+    find_rows,
     make_cursor,
     place_of,
     row_of_cursor,
 )
 from service.usage.snapshots.outline import Outline
 from service.usage.snapshots.queries import daily_usage_of, list_reports
-from service.usage.snapshots.selection import EVERYTHING, Selection
+from service.usage.snapshots.selection import Selection
 from service.usage.snapshots.store import Explained, Extract
 
 MAX_PAGE_ROWS: Final = 1_000
 """Larger pages take longer to encode than a thread should."""
+MAX_PARTIAL: Final = 4
+"""Chunks that are read to find the bounds of a range; two, if times are ascending."""
+FIRST: Final = (-(2**63), 0)
+LAST: Final = (2**63 - 1, 0)
 MAX_CHUNKS: Final = 24
 """More chunks are read by a query on the whole period, which is cached."""
 
@@ -56,29 +64,47 @@ class RevisionRows(Struct, frozen=True, eq=False):
         return Revision(self.period.plan, revision_id(self.period))
 
     async def page(self, media_type: str, selection: Selection) -> Extract | None:
-        """Return a page, and the cursor of the next one; raises `CursorExpired`."""
-        limit, cursor = selection.limit, selection.cursor
-        is_plain = selection._replace(limit=None, cursor=None) == EVERYTHING
-        if not is_plain or limit is None or limit > MAX_PAGE_ROWS:
+        """Return a page, and the cursor of the next one.
+
+        Raises `CursorExpired` and `RangeNotCovered`.
+        """
+        limit = selection.limit
+        if selection.sort or limit is None or limit > MAX_PAGE_ROWS:
             return None
-        begin = 0
-        if cursor is not None:
-            after = await self._place_after(cursor)
-            if after is None:
+        selected = await self._find_selected(selection)
+        if selected is None:
+            return None
+        first, last = selected
+        begin: int | None = first
+        if selection.cursor is not None:
+            begin = await self._place_after(selection.cursor, first)
+            # A row outside of the range has no place in it.
+            if begin is None or not first < begin <= last:
                 return None
-            begin = after
-        end = min(begin + limit, self.period.messages)
+        rows = begin or 0, min((begin or 0) + limit, last)
+        return await self._page(media_type, selection, rows, selected)
+
+    async def _page(
+        self,
+        media_type: str,
+        selection: Selection,
+        rows: tuple[int, int],
+        selected: tuple[int, int],
+    ) -> Extract | None:
+        """Return the page with these rows, which are some of those selected."""
+        begin, end = rows
         places = self.outline.find_rows(begin, end) if end > begin else range(0)
         if len(places) > MAX_CHUNKS:
             return None
-        found = await self._read(places)
-        following = None
-        if end < self.period.messages:
-            following = await self._cursor(found[-1], end)
-            if following is None:
+        found, following = await self._read(places), None
+        if end < selected[1]:
+            copies = await self._copies(found[-1].id_of(end - 1))
+            if copies is None:
                 return None
+            place = await self._place(end - 1, selected[0])
+            following = make_cursor(copies, place, self.period.messages, selection)
         body = await asyncio.to_thread(
-            encode_rows, self.revision, found, (begin, end), media_type
+            encode_rows, self.revision, found, rows, media_type
         )
         return Extract(body, following)
 
@@ -123,25 +149,61 @@ class RevisionRows(Struct, frozen=True, eq=False):
             return None
         return find_copies(self.revision, await self._read(places), message_id)
 
-    async def _place_after(self, cursor: MessageCursor) -> int | None:
+    async def _find_selected(self, selection: Selection) -> tuple[int, int] | None:
+        """Return the rows of a range: begin and end; None if others are between."""
+        if selection.since is selection.until is None:
+            return 0, self.period.messages
+        since, until = selection.since or FIRST, selection.until or LAST
+        begins_at = int(self.outline.chunks.first_at.min())
+        if until <= (begins_at, 0):
+            raise RangeNotCovered(f"{np.datetime64(begins_at, 'us')}Z")
+        places, partial = self.outline.find_range(since[0], until[0])
+        # Of the second case, less than a microsecond decides.
+        if len(partial) > MAX_PARTIAL or until[0] == begins_at:
+            return None
+        spans = []
+        for place in places:
+            span: tuple[int, int] | None = self.outline.rows_of(place)
+            if place in partial:
+                (found,) = await self._read([place])
+                span = find_rows(found, selection)
+            if span is None:
+                return None
+            spans.append(span)
+        return _join(spans)
+
+    async def _place_after(self, cursor: MessageCursor, first: int) -> int | None:
+        """Return the row after that of a cursor; raises `CursorExpired`."""
         copies = await self._copies(cursor.message_id)
         if copies is None:
             return None
         row = row_of_cursor(self.outline, copies, cursor)
         # Messages that were appended since then do not count.
-        passed = await self._place(min(row, cursor.messages - 1))
+        passed = await self._place(min(row, cursor.messages - 1), first)
         check_passed(copies, passed, cursor)
         return row + 1
 
-    async def _place(self, row: int) -> Place:
+    async def _place(self, row: int, first: int) -> Place:
+        """Return the place after a row, with the sum of the rows from the first on."""
+        place = await self._whole_place(row)
+        if not first:
+            return place
+        before = await self._whole_place(first - 1)
+        return place._replace(mixed=place.mixed - before.mixed)
+
+    async def _whole_place(self, row: int) -> Place:
         (found,) = await self._read(self.outline.find_rows(row, row + 1))
         return place_of(self.outline, found, row)
 
-    async def _cursor(self, last: Found, end: int) -> MessageCursor | None:
-        copies = await self._copies(last.id_of(end - 1))
-        if copies is None:
-            return None
-        return make_cursor(copies, await self._place(end - 1), self.period.messages)
+
+def _join(spans: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return one span of rows; None if other rows are between."""
+    used = [each for each in spans if each[0] < each[1]]
+    if not used:
+        return 0, 0
+    begin, end = used[0][0], used[-1][1]
+    rows = sum(end - begin for begin, end in used)
+    return (begin, end) if rows == end - begin else None
 
 
 def revision_id(period: KeptPeriod) -> str:

@@ -4,7 +4,7 @@ Bodies and cursors are equal to those of a snapshot that has the whole period.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,8 +28,11 @@ from service.usage.snapshots.formats import FORMATS
 from service.usage.snapshots.kept import KeptColumns, Rows, join_chunks, take_rows
 from service.usage.snapshots.outline import Outline
 from service.usage.snapshots.queries import explain
-from service.usage.snapshots.selection import EVERYTHING
+from service.usage.snapshots.selection import EVERYTHING, Selection, find_range
 from service.usage.snapshots.sharing import unpack
+
+MAX_COPIES: Final = 1_000
+"""More messages of one id take longer than the event loop may wait."""
 
 
 class Found(NamedTuple):
@@ -82,23 +85,44 @@ def explain_message(
     revision: Revision, found: Sequence[Found], message_id: int
 ) -> bytes:
     """Encode the price of a message; raises `MessageNotFound`."""
-    copies = find_copies(revision, found, message_id)
-    if not len(copies.rows):
-        raise MessageNotFound(message_id)
-    return msgspec.json.encode(explain(copies.priced, 0))
+    for _, chunk in found:
+        rows = _rows_of(chunk, message_id)
+        if len(rows):
+            priced = _priced(revision, [take_rows(chunk, rows[:1])])
+            return msgspec.json.encode(explain(priced, 0))
+    raise MessageNotFound(message_id)
 
 
-def find_copies(revision: Revision, found: Sequence[Found], message_id: int) -> Copies:
-    """Return the messages of an id; `found` are all chunks that may have it."""
-    rows, parts = [], []
-    for begin, chunk in found:
-        of_chunk = np.flatnonzero(np.frombuffer(chunk.ids, "<i8") == message_id)
-        if len(of_chunk):
-            rows.append(begin + of_chunk)
-            parts.append(take_rows(chunk, of_chunk))
+def find_copies(
+    revision: Revision, found: Sequence[Found], message_id: int
+) -> Copies | None:
+    """Return the messages of an id; None if they are more than `MAX_COPIES`.
+
+    `found` are all chunks that may have it.
+    """
+    rows = [(each, _rows_of(each.chunk, message_id)) for each in found]
+    if sum(len(of_chunk) for _, of_chunk in rows) > MAX_COPIES:
+        return None
+    used = [(each, of_chunk) for each, of_chunk in rows if len(of_chunk)]
+    places = [each.begin + of_chunk for each, of_chunk in used]
+    parts = [take_rows(each.chunk, of_chunk) for each, of_chunk in used]
     return Copies(
-        np.concatenate([np.zeros(0, np.intp), *rows]), _priced(revision, parts)
+        np.concatenate([np.zeros(0, np.intp), *places]), _priced(revision, parts)
     )
+
+
+def find_rows(found: Found, selection: Selection) -> tuple[int, int] | None:
+    """Return the rows of a chunk within the range of a selection: begin and end.
+
+    None if other messages are between them.
+    """
+    rows = find_range(read_instants(found.chunk.timestamps), selection)
+    if not len(rows):
+        return found.begin, found.begin
+    begin, end = int(rows[0]), int(rows[-1]) + 1
+    if end - begin != len(rows):
+        return None
+    return found.begin + begin, found.begin + end
 
 
 def place_of(outline: Outline, found: Found, row: int) -> Place:
@@ -129,14 +153,20 @@ def check_passed(copies: Copies, passed: Place, cursor: MessageCursor) -> None:
         raise moved()
 
 
-def make_cursor(copies: Copies, end: Place, messages: int) -> MessageCursor:
+def make_cursor(
+    copies: Copies, end: Place, messages: int, selection: Selection
+) -> MessageCursor:
     """Return the cursor of a page that ends before this place."""
     (at,) = np.flatnonzero(copies.rows == end.row - 1)
-    priced, sort = copies.priced, EVERYTHING.sort
-    query = query_digest(priced.plan.id, sort, EVERYTHING.since, EVERYTHING.until)
+    priced, sort = copies.priced, selection.sort
+    query = query_digest(priced.plan.id, sort, selection.since, selection.until)
     cursor = cursor_after(priced, np.arange(at + 1), query, sort)
     passed = digest_of_mixed(end.mixed)
     return structs.replace(cursor, messages=messages, passed=passed)
+
+
+def _rows_of(chunk: KeptColumns, message_id: int) -> Rows:
+    return np.flatnonzero(np.frombuffer(chunk.ids, "<i8") == message_id)
 
 
 def _priced(revision: Revision, parts: Sequence[KeptColumns]) -> PricedMessages:

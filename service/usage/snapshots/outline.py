@@ -92,6 +92,10 @@ class Outline(NamedTuple):
         """Return the number of messages before a chunk."""
         return int(self.chunks.ends[place - 1]) if place else 0
 
+    def rows_of(self, place: int) -> tuple[int, int]:
+        """Return the rows of a chunk: begin and end."""
+        return self.begin_of(place), int(self.chunks.ends[place])
+
     def mixed_before(self, begin: int) -> int:
         """Return the sum of `mix_messages` before a chunk that begins at a row."""
         place = int(np.searchsorted(self.chunks.ends, begin, "right"))
@@ -102,6 +106,18 @@ class Outline(NamedTuple):
         ends = self.chunks.ends
         first, last = np.searchsorted(ends, [begin, end - 1], "right")
         return range(int(first), int(last) + 1)
+
+    def find_range(self, begin: int, end: int) -> tuple[list[int], set[int]]:
+        """Return the places of the chunks that may have times within a range.
+
+        The second result has those of which some messages may be outside. The bounds
+        are in microseconds.
+        """
+        first, last = self.chunks.first_at, self.chunks.last_at
+        is_outside = (last < begin) | (first > end)
+        is_within = (first > begin) & (last < end)
+        partial = np.flatnonzero(~is_outside & ~is_within)
+        return np.flatnonzero(~is_outside).tolist(), set(partial.tolist())
 
     def find_id(self, message_id: int) -> list[int]:
         """Return the places of the chunks whose ids may include this one."""

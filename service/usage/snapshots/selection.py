@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from service.instants import ExactInstant
 from service.usage.pricing.text import Flags
+from service.usage.pricing.timestamps import ExactInstants
 from service.usage.snapshots.cancellation import check_cancelled
 from service.usage.snapshots.columns import MessageRows, PricedMessages
 from service.usage.snapshots.cursors import (
@@ -64,23 +65,32 @@ def _check_range(priced: PricedMessages, until: ExactInstant | None) -> None:
     """Raise `RangeNotCovered` for a range that ends before the first message."""
     if until is None or not len(priced):
         return
-    if not _is_before(priced, until).any():
+    if not _is_before(_exact_instants(priced), until).any():
         raise RangeNotCovered(str(priced.begin))
 
 
 def _filter(priced: PricedMessages, selection: Selection) -> MessageRows:
-    selected = np.ones(len(priced), np.bool_)
+    return find_range(_exact_instants(priced), selection)
+
+
+def find_range(times: ExactInstants, selection: Selection) -> MessageRows:
+    """Return the places of the times within the range of a selection, ascending."""
+    selected = np.ones(len(times.microseconds), np.bool_)
     if selection.since is not None:
-        selected &= ~_is_before(priced, selection.since)
+        selected &= ~_is_before(times, selection.since)
     if selection.until is not None:
-        selected &= _is_before(priced, selection.until)
+        selected &= _is_before(times, selection.until)
     return np.flatnonzero(selected)
 
 
-def _is_before(priced: PricedMessages, bound: ExactInstant) -> Flags:
-    """Return which messages are before an exact instant: `(n_messages,)` bool."""
+def _exact_instants(priced: PricedMessages) -> ExactInstants:
+    return ExactInstants(priced.messages.instants, priced.messages.fractions)
+
+
+def _is_before(times: ExactInstants, bound: ExactInstant) -> Flags:
+    """Return which times are before an exact instant: `(n_times,)` bool."""
     microseconds, fraction = bound
-    instants, fractions = priced.messages.instants, priced.messages.fractions
+    instants, fractions = times
     is_before: Flags = instants < microseconds
     if fractions is not None:
         is_before |= (instants == microseconds) & (fractions < fraction)

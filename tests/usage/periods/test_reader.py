@@ -52,9 +52,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found = []
     original = WholePeriods.snapshot
 
-    async def snapshot(self: WholePeriods, period: Any, slot: Any) -> Any:
+    async def snapshot(self: WholePeriods, period: Any, slot: Any, **texts: Any) -> Any:
         found.append(period.period)
-        return await original(self, period, slot)
+        return await original(self, period, slot, **texts)
 
     monkeypatch.setattr(WholePeriods, "snapshot", snapshot)
     return found
@@ -64,6 +64,11 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     "path",
     [
         "/usage?limit=100",
+        "/usage?limit=100&from=2024-04-05",
+        "/usage?limit=100&from=2024-04-05T03:02:01.5Z&to=2024-04-05T03:30:00Z",
+        "/usage?limit=1000&to=2024-04-01T05:00:00Z",
+        "/usage?limit=1000&from=2024-04-28T23:00:00Z",
+        "/usage?limit=5&from=2030-01-01",
         "/usage/0",
         f"/usage/{COUNT - 1}",
         "/usage/5000",
@@ -86,6 +91,21 @@ async def test_few_chunks_answer_as_the_current_period(
     assert not loads
 
 
+async def test_cursors_of_a_range_are_those_of_the_whole_period(
+    kept: Client, loads: list[str]
+) -> None:
+    """The sum of the messages that precede the page begins with the range."""
+    path = f"/usage?limit=900&from=2024-04-08&period={PERIOD}"
+    link = (await kept.get(path)).links["next"]["url"]
+    assert not loads
+    app = kept.app
+    assert app is not None
+    app[KEPT].chunks.outline = _no_outline  # type: ignore[assignment, method-assign]
+    whole = await kept.get(path)
+    assert whole.links["next"]["url"] == link
+    assert loads
+
+
 @pytest.mark.parametrize("media_type", ["text/csv", "application/x-ndjson"])
 async def test_pages_have_all_formats(
     kept: Client, loads: list[str], media_type: str
@@ -98,18 +118,23 @@ async def test_pages_have_all_formats(
     assert not loads
 
 
+@pytest.mark.parametrize(
+    "bounds, first, last",
+    [("", 0, COUNT), ("&from=2024-04-08&to=2024-04-15", COUNT // 4, COUNT // 2)],
+    ids=["period", "week"],
+)
 async def test_pages_follow_each_other_over_chunks(
-    kept: Client, loads: list[str]
+    kept: Client, loads: list[str], bounds: str, first: int, last: int
 ) -> None:
     """All pages together are the period, and none is read as a whole."""
     found: list[int] = []
-    path: URL | None = URL(f"/usage?limit=997&period={PERIOD}")
+    path: URL | None = URL(f"/usage?limit=997&period={PERIOD}{bounds}")
     while path is not None:
         answer = await kept.get(path)
         found += [each["message_id"] for each in (await answer.json())["usage"]]
         link = answer.links.get("next")
         path = URL(str(link["url"])).relative() if link else None
-    assert found == list(range(COUNT))
+    assert found == list(range(first, last))
     assert not loads
 
 
@@ -171,6 +196,8 @@ async def test_a_cursor_continues_in_the_next_revision(
         ("/usage?limit=100001", 400),
         ("/usage/daily?tz=Mars/Olympus", 400),
         ("/usage?limit=5&sort=x", 400),
+        ("/usage?limit=5&to=2024-03-01", 404),
+        ("/usage?limit=5&to=2024-04-01T00:00:00Z", 404),
     ],
 )
 async def test_bad_queries_are_refused_as_on_the_current_period(
