@@ -9,7 +9,9 @@ const HAS_DIGIT = /\d/;
 export class FileError extends Error {}
 
 /** Return the VINs of a file, one for each line. Throws `FileError`. */
-export async function readFile(file: File): Promise<string[]> {
+export async function readFile(
+  file: Pick<File, "size" | "arrayBuffer">,
+): Promise<string[]> {
   if (file.size > MAX_FILE_BYTES) {
     throw new FileError(
       "The file is larger than 1 MiB. For large files, use the command: copilot-usage vehicles lookup FILE.",
