@@ -31,17 +31,21 @@ class Bounds(NamedTuple):
 def end_of(begin: date, length: str) -> date | None:
     """Return the day after the last one of a period; `length` is such as `P1M`.
 
-    None without a length. A month that is too short ends a period on its last day.
+    None without a length, and after the last year that has dates. A month that is too
+    short ends a period on its last day.
     """
     parts = PERIOD_LENGTH.fullmatch(length)
     if parts is None:
         return None
     count, unit = int(parts["count"]), parts["unit"]
-    if unit == "M":
-        years, month = divmod(begin.month - 1 + count, MONTHS)
-        year, month = begin.year + years, month + 1
-        return date(year, month, min(begin.day, monthrange(year, month)[1]))
-    return begin + timedelta(days=count if unit == "D" else 7 * count)
+    years, month = divmod(begin.month - 1 + count, MONTHS)
+    year, month = begin.year + years, month + 1
+    try:
+        if unit == "M":
+            return date(year, month, min(begin.day, monthrange(year, month)[1]))
+        return begin + timedelta(days=count if unit == "D" else 7 * count)
+    except (ValueError, OverflowError):
+        return None
 
 
 def estimate_days(

@@ -24,10 +24,12 @@ from service.usage.forecast.days import (
 )
 from service.usage.forecast.estimate import CONFIDENCE
 from service.usage.forecast.model import Forecast, NoForecast
+from service.usage.periods.errors import PeriodError
 from service.usage.periods.model import KeptPeriod
 from service.usage.periods.reader import KeptSnapshots, UsageView
 from service.usage.periods.tables import CLOSED
 from service.usage.snapshots.answers import DailyUsage
+from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.view import SnapshotView
 
 EARLIER: Final = 13
@@ -99,18 +101,19 @@ class Forecasts:
         if not view.summary.messages and current.bounds is None:
             return NoForecast("too_early")
         days = await self._days_of(view)
-        bounds = current.bounds or self._from_length(days)
+        now = local_time(as_of, self._zone)
+        bounds = current.bounds or self._from_length(days, now.date())
         if bounds is None:
             return NoForecast("no_end_known")
         listed = await self._kept.store.newest(None, EARLIER) if self._kept else []
         begin = _instant_of(bounds.begin, self._zone)
         earlier = [
-            await self._days_of_kept(each)
+            each
             for each in listed
             if each.last_at < begin and each.plan == view.plan.id
         ]
-        now = local_time(as_of, self._zone)
-        rest = await asyncio.to_thread(estimate_days, days, earlier, bounds, now)
+        known = [await self._days_of_kept(each) for each in earlier]
+        rest = await asyncio.to_thread(estimate_days, days, known, bounds, now)
         if rest is None:
             return NoForecast("too_early")
         used = view.summary.credits_total
@@ -130,23 +133,31 @@ class Forecasts:
         begins, ends = (local_time(each, self._zone) for each in (begin, end))
         return Bounds(begins.date(), ends.date())
 
-    def _from_length(self, days: Days) -> Bounds | None:
+    def _from_length(self, days: Days, today: date) -> Bounds | None:
         """Return the bounds of a period; None if its end is unknown."""
         begin = min(days)
         end = end_of(begin, self._length)
-        # A period that has messages after its end is longer than the setting says.
-        if end is None or max(days) >= end:
+        # A period that has messages after its end is longer than the setting says. Days
+        # in the future are those of clocks that are wrong.
+        if end is None or any(end <= day <= today for day in days):
             return None
         return Bounds(begin, end)
 
     async def _days_of_kept(self, period: KeptPeriod) -> Days:
-        """Return the days of an earlier period, which are cached."""
+        """Return the days of an earlier period, which are cached.
+
+        A period that was removed meanwhile, or is damaged, has none: it must not hide
+        what the others tell.
+        """
         key = period.number, period.revision
         days = self._earlier.get(key)
         if days is None:
             assert self._kept is not None  # noqa: S101 - it has listed the period
-            view = await self._kept.view(period.period, None)
-            days = await self._days_of(view)
+            try:
+                view = await self._kept.view(period.period, None)
+                days = await self._days_of(view)
+            except (PeriodError, ChunkDamaged):
+                return {}
             self._earlier.put(key, days)
         return days
 

@@ -43,6 +43,12 @@ def test_a_period_ends_after_its_length(begin: str, length: str, end: str) -> No
     assert end_of(date.fromisoformat(begin), length) == date.fromisoformat(end)
 
 
+@pytest.mark.parametrize("length", ["P1M", "P4W", "P30D"])
+def test_the_last_year_has_no_end(length: str) -> None:
+    """A message may have any time, so the calendar may end before the period."""
+    assert end_of(date(9999, 12, 15), length) is None
+
+
 def test_without_a_length_no_end_is_known() -> None:
     """The setting is empty by default."""
     assert end_of(APRIL, "") is None
@@ -88,7 +94,7 @@ def test_the_rest_of_today_counts_in_part() -> None:
     "now", [at(30, 23) + timedelta(hours=1), at(30) + timedelta(9)]
 )
 def test_after_its_end_a_period_has_no_rest(now: datetime) -> None:
-    """What was used is what is expected."""
+    """Nothing more is expected."""
     assert expected(days_from(APRIL, 30), [], now) == 0
 
 

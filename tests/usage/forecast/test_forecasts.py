@@ -1,6 +1,10 @@
 """Forecasts as clients get them: from the current period, and from kept ones."""
 
+import shutil
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -124,6 +128,25 @@ async def test_what_is_unknown_is_not_guessed(
     assert await forecast(service) == {"reason": reason}
 
 
+async def test_a_message_of_the_future_does_not_hide_the_end(
+    client: MakeClient, sandbox: RunningSandbox
+) -> None:
+    """Its clock was wrong, while the length of the period is right."""
+    wrong = message(1, timestamp="2999-01-01T00:00:00Z")
+    sandbox.sandbox.set_messages([*days_ago(14, 0), wrong])
+    found = await forecast(await client(periods={"length": "P30D"}))
+    assert found["period"] == FORTNIGHT_AGO.isoformat()
+
+
+async def test_a_period_at_the_end_of_the_calendar_has_no_forecast(
+    client: MakeClient, sandbox: RunningSandbox
+) -> None:
+    """Its end cannot be written as a date."""
+    sandbox.sandbox.set_messages([message(1, timestamp="9999-12-31T23:59:59Z")])
+    service = await client(periods={"length": "P1M"})
+    assert await forecast(service) == {"reason": "no_end_known"}
+
+
 async def test_after_its_end_a_period_is_forecast_as_it_is(
     client: MakeClient, sandbox: RunningSandbox
 ) -> None:
@@ -133,7 +156,7 @@ async def test_after_its_end_a_period_is_forecast_as_it_is(
     assert found["low"] == found["expected"] == found["high"] == found["credits_used"]
 
 
-async def test_earlier_kept_periods_tell_what_is_usual(
+async def test_earlier_kept_periods_are_used(
     client: MakeClient, storage: StorageSettings, keep: Keep
 ) -> None:
     """A period of three days has a forecast, and its id."""
@@ -149,6 +172,20 @@ async def test_earlier_kept_periods_tell_what_is_usual(
     assert found["expected"] == pytest.approx(30 * per_day, rel=0.1)
     # The next forecast has them in memory.
     assert await forecast(service) == found
+
+
+async def test_a_damaged_earlier_period_is_left_out(
+    client: MakeClient, tmp_path: Path, empty_file: Path, keep: Keep
+) -> None:
+    """The current one is forecast by what is known besides."""
+    file = shutil.copy(empty_file, tmp_path / "kept.db")
+    url = f"sqlite+aiosqlite:///{file}"
+    service = await client(storage={"url": url}, periods=KEEPING)
+    await keep(service, days_ago(33, 4))
+    await keep(service, days_ago(3, 0))
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE usage_outlines SET content = x'00'")
+    assert await forecast(service) == {"reason": "too_early"}
 
 
 @pytest.mark.parametrize("end", [{"length": "P30D"}, CALENDAR], ids=["length", "month"])
