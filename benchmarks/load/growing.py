@@ -22,6 +22,7 @@ REPORTS: Final = 100
 NEW_PER_FETCH: Final = 0.01
 MOST_GROWTHS: Final = 20
 ENDING: Final = b"]}"
+PIECE_BYTES: Final = 256 * 1024
 
 
 class GrowingPeriod:
@@ -38,12 +39,21 @@ class GrowingPeriod:
         while len(self._tails) < MOST_GROWTHS:
             self._tails.append(self._next_tail())
 
-    def next_body(self, prefix: str) -> bytes:
-        """The base at first, then one percent more each time, for each prefix."""
+    def next_body(self, prefix: str) -> list[memoryview]:
+        """The base at first, then one percent more each time, for each prefix.
+
+        In pieces: to join them takes as long as to send them, while the caller waits.
+        """
         growths = min(self._growths[prefix], MOST_GROWTHS)
         self._growths[prefix] += 1
         begin = memoryview(self.base)[: -len(ENDING)]
-        return b"".join([begin, *self._tails[:growths], ENDING])
+        added = [memoryview(each) for each in (*self._tails[:growths], ENDING)]
+        parts = [begin, *added]
+        return [
+            part[at : at + PIECE_BYTES]
+            for part in parts
+            for at in range(0, len(part), PIECE_BYTES)
+        ]
 
     def _next_tail(self) -> bytes:
         """Messages that were never there, with texts of another seed."""
@@ -64,8 +74,14 @@ def create_app(messages: int) -> web.Application:
     """The upstream's two calls, and `/base`."""
     growing = GrowingPeriod(messages)
 
-    async def answer_messages(request: web.Request) -> web.Response:
-        return _json(growing.next_body(request.match_info.get("prefix", "")))
+    async def answer_messages(request: web.Request) -> web.StreamResponse:
+        pieces = growing.next_body(request.match_info.get("prefix", ""))
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.content_length = sum(map(len, pieces))
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
+        return response
 
     async def answer_base(_request: web.Request) -> web.Response:
         return _json(growing.base)

@@ -87,7 +87,7 @@ def build(
         is_unchanged = matched.has_same_time
     else:
         matched = match(messages, before.messages)
-        reused = _reuse_prices(priced, matched.rows, before)
+        reused = _reuse_prices(priced, matched, before)
         _rate(priced, messages.sent, priced.by_text & ~reused)
         is_unchanged = _find_unchanged(priced, matched.rows, before)
     _set_refresh_ids(priced, is_unchanged, matched.rows, before, refresh_id)
@@ -130,7 +130,7 @@ def _price_by_report(
 
 
 def _reuse_prices(
-    priced: PricedMessages, rows: MessageRows, before: PricedMessages
+    priced: PricedMessages, matched: Matched, before: PricedMessages
 ) -> Flags:
     """Copy the prices of unchanged texts; return the rows with a copied price.
 
@@ -138,21 +138,15 @@ def _reuse_prices(
     """
     if before.messages.sent is None:
         return np.zeros(len(priced), np.bool_)
+    rows, kept = matched.rows, matched.in_place
     reused: Flags = (rows != NO_ROW) & priced.by_text & before.by_text[rows]
     np.copyto(priced.hundredths, before.hundredths[rows], where=reused)
     # Most rows are in their place, and a slice is copied in a fraction of the time.
-    kept = _count_in_place(rows)
     priced.steps = np.empty((len(before.steps), len(rows)), before.steps.dtype)
     priced.steps[:, :kept] = before.steps[:, :kept]
     priced.steps[:, kept:] = before.steps[:, rows[kept:]]
     priced.steps[:, np.flatnonzero(before.by_text[rows] & ~reused)] = 0
     return reused
-
-
-def _count_in_place(rows: MessageRows) -> int:
-    """Return how many of the first rows are those of the build before."""
-    others = np.flatnonzero(rows != np.arange(len(rows)))
-    return int(others[0]) if len(others) else len(rows)
 
 
 def _rate(priced: PricedMessages, sent: Parts[Message], needed: Flags) -> None:
@@ -231,7 +225,9 @@ def _set_marks(
     by_id = _with_corrected(priced.messages, rows, before.messages)
     has_new_values = bool(((by_id != NO_ROW) & ~(is_matched & is_same)).any())
     priced.values_since = refresh_id if has_new_values else before.values_since
-    is_moved = bool((np.diff(by_id[by_id != NO_ROW]) <= 0).any())
+    # Those in their place are in their order, so only the last one is compared.
+    others = by_id[max(0, matched.in_place - 1) :]
+    is_moved = bool((np.diff(others[others != NO_ROW]) <= 0).any())
     priced.order_since = refresh_id if is_moved else before.order_since
 
 

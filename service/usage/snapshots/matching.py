@@ -21,6 +21,8 @@ class Matched(NamedTuple):
     """The previous row with the same id and text, or `NO_ROW`."""
     has_same_time: Flags
     """True where the timestamp is the same too."""
+    in_place: int = 0
+    """Number of first messages that are unchanged and in their place."""
 
 
 def match(messages: Messages, before: Messages) -> Matched:
@@ -36,7 +38,8 @@ def match(messages: Messages, before: Messages) -> Matched:
     rows[in_place] = in_place
     same_time = np.zeros(count, np.bool_)
     same_time[:common] = same
-    moved = [*np.flatnonzero(~same).tolist(), *range(common, len(before.ids))]
+    changed = np.flatnonzero(~same)
+    moved = [*changed.tolist(), *range(common, len(before.ids))]
     moved_ids = before.ids[np.array(moved, np.intp)].tolist()
     row_by_id = dict(zip(moved_ids, moved, strict=True))
     for row in np.flatnonzero(rows == NO_ROW).tolist():
@@ -44,7 +47,7 @@ def match(messages: Messages, before: Messages) -> Matched:
         if old != NO_ROW and _has_same_text(messages, row, before, old):
             rows[row] = old
             same_time[row] = messages.timestamps[row] == before.timestamps[old]
-    return Matched(rows, same_time)
+    return Matched(rows, same_time, int(changed[0]) if len(changed) else common)
 
 
 def _find_same(messages: Messages, before: Messages, common: int) -> Flags:
