@@ -41,6 +41,7 @@ from service.observability import tracing as telemetry
 from service.sandbox.embedded import with_sandbox
 from service.settings import EventsSettings, Settings
 from service.storage.database import Database, open_database
+from service.storage.errors import StorageUnusable
 from service.storage.maintenance import in_background
 from service.storage.redis_holds import share_holds
 from service.storage.redis_store import RedisStore
@@ -208,11 +209,7 @@ async def _open_resources(
         database = None
         if settings.needs_storage:
             database = await stack.enter_async_context(
-                open_database(
-                    settings.storage,
-                    _use_limits(settings),
-                    is_checked=is_storage_checked,
-                )
+                _open_storage(settings, is_checked=is_storage_checked)
             )
             known_keys = await stack.enter_async_context(
                 _open_keys(app, settings.events, database, fixed)
@@ -430,10 +427,37 @@ async def check_storage(settings: Settings, *, may_migrate: bool = True) -> None
     """
     if not settings.needs_storage:
         return
-    async with open_database(settings.storage, may_migrate=may_migrate) as database:
-        if settings.events.enabled:
-            async with open_collector(settings, database):
-                pass
+    try:
+        async with open_database(settings.storage, may_migrate=may_migrate) as database:
+            if settings.events.enabled:
+                async with open_collector(settings, database):
+                    pass
+    except StorageUnusable:
+        if not settings.can_start_without_storage:
+            raise
+
+
+@asynccontextmanager
+async def _open_storage(
+    settings: Settings, *, is_checked: bool
+) -> AsyncIterator[Database]:
+    """Open the database; raises `StorageUnusable`, unless only periods need it.
+
+    Then the service answers as without it, and keeps periods when it is usable.
+    """
+    limits, can_wait = _use_limits(settings), settings.can_start_without_storage
+    async with AsyncExitStack() as stack:
+        try:
+            database = await stack.enter_async_context(
+                open_database(settings.storage, limits, is_checked=is_checked)
+            )
+        except StorageUnusable:
+            if not can_wait:
+                raise
+            database = await stack.enter_async_context(
+                open_database(settings.storage, limits, is_checked=True)
+            )
+        yield database
 
 
 def _use_limits(settings: Settings) -> UseLimits:

@@ -127,11 +127,12 @@ def settings() -> MakeSettings:
         vehicles = PATIENT | UNPACED | sections.pop("vehicles", {})
         for calls in (upstream, vehicles):
             calls["timeout_s"] = min(calls["timeout_s"], calls["deadline_s"])
+        periods = {"enabled": False} | sections.pop("periods", {})
         server = {"request_timeout_s": 3_600.0} | sections.pop("server", {})
         parts = {"upstream": upstream, "cache": cache, "events": events}
         auth = OPEN | sections.pop("auth", {})
         parts |= {"server": server, "auth": auth}
-        options = {**sections, **parts, "vehicles": vehicles}
+        options = {**sections, **parts, "vehicles": vehicles, "periods": periods}
         return load(options=options).settings
 
     return make

@@ -22,6 +22,7 @@ USUAL: Final = {
     "sandbox__enabled": True,
     # Unless a test is about events, it makes no database in the working directory.
     "events__enabled": False,
+    "periods__enabled": False,
     # Unless a test is about that, only requests call upstream.
     "health__warm_up": False,
     # A slow machine exceeds none of these.

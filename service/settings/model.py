@@ -76,5 +76,11 @@ class Settings(Struct, frozen=True, kw_only=True):
 
         Keys are a reason if an endpoint needs one that is useful without a database.
         """
-        is_stored = self.events.enabled or self.vehicles.enabled or self.periods.enabled
-        return is_stored or not self.auth.required.isdisjoint(SCOPES_WITHOUT_STORAGE)
+        return self.periods.enabled or not self.can_start_without_storage
+
+    @property
+    def can_start_without_storage(self) -> bool:
+        """Return whether all that needs the database can wait for it: kept periods."""
+        is_stored = self.events.enabled or self.vehicles.enabled
+        needs_keys = not self.auth.required.isdisjoint(SCOPES_WITHOUT_STORAGE)
+        return not is_stored and not needs_keys

@@ -4,6 +4,116 @@
  */
 
 export interface paths {
+    "/usage/periods": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the kept periods, the newest first. */
+        get: operations["list_periods"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/usage/changes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List what changed in a period, message by message, with the reasons.
+         * @description Without `period`, the open one; without `since`, since nothing was used.
+         */
+        get: operations["list_changes"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/usage/budgets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List all budgets, with what the open period has used of them. */
+        get: operations["list_budgets"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/usage/budgets/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Read a budget: used, remaining, and the thresholds that have fired. */
+        get: operations["read_budget"];
+        /**
+         * Create a budget, or replace its content.
+         * @description The next fresh snapshot fires what is reached already. What has fired in the period does not fire again. A secret that the service creates is in this answer only.
+         */
+        put: operations["put_budget"];
+        post?: never;
+        /** Remove a budget, with the log of its deliveries and those that are pending. */
+        delete: operations["delete_budget"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/usage/budgets/{name}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List what a budget has fired, and how its delivery went, the newest first. */
+        get: operations["list_deliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/usage/budgets/{name}/deliveries/{id}/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Deliver a firing again, whatever became of it; its webhook-id is the same. */
+        post: operations["retry_delivery"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/usage/export": {
         parameters: {
             query?: never;
@@ -944,6 +1054,32 @@ export interface components {
             possible_values?: string;
         };
         /**
+         * BudgetItem
+         * @description A budget and its state; null where no period is kept yet.
+         */
+        BudgetItem: {
+            name: string;
+            credits: number;
+            thresholds: number[];
+            forecast_thresholds: number[];
+            webhook: components["schemas"]["WebhookItem"] | null;
+            created_at: string;
+            period: string | null;
+            as_of: string | null;
+            credits_used: number | null;
+            credits_remaining: number | null;
+            share: number | null;
+            forecast: components["schemas"]["ForecastItem"] | null;
+            fired: components["schemas"]["FiredItem"][];
+        };
+        /**
+         * BudgetsAnswer
+         * @description All budgets, by name.
+         */
+        BudgetsAnswer: {
+            budgets: components["schemas"]["BudgetItem"][];
+        };
+        /**
          * CachedVehicle
          * @description A cached vehicle; empty texts are unknown.
          */
@@ -959,6 +1095,37 @@ export interface components {
             model_year_hint?: string;
             warnings?: string[];
             model_year_candidates?: string[];
+        };
+        /**
+         * ChangeItem
+         * @description A change of one message, and the revision of the period that has it.
+         */
+        ChangeItem: {
+            revision: number;
+            at: string;
+            kind: components["schemas"]["ChangeKind"];
+            message_id: number;
+            credits_before: number;
+            credits_after: number;
+            reason: string;
+        };
+        /**
+         * ChangeKind
+         * @description The reason why the credits of a message, or its report, changed.
+         * @enum {unknown}
+         */
+        ChangeKind: "added" | "adjustment" | "plan_changed" | "removed" | "report_changed" | "report_found" | "report_missing" | "text_changed";
+        /**
+         * ChangesAnswer
+         * @description A page of changes; the credits are those before and after all of them.
+         */
+        ChangesAnswer: {
+            period: string;
+            changes: components["schemas"]["ChangeItem"][];
+            credits_before: number;
+            credits_after: number;
+            /** @description Snapshots that nobody compared: what came and went is lost. */
+            missed_snapshots: number;
         };
         /**
          * CircuitOrder
@@ -1032,6 +1199,31 @@ export interface components {
             date: string;
             messages: number;
             credits_used: number;
+        };
+        /**
+         * DeliveriesAnswer
+         * @description The deliveries of a budget, the newest first.
+         */
+        DeliveriesAnswer: {
+            deliveries: components["schemas"]["DeliveryItem"][];
+        };
+        /**
+         * DeliveryItem
+         * @description A firing and its delivery; `id` is the `webhook-id` of all its attempts.
+         */
+        DeliveryItem: {
+            id: string;
+            period: string;
+            kind: components["schemas"]["Kind"];
+            threshold: number;
+            fired_at: string;
+            /** @enum {unknown} */
+            state: "delivered" | "failed" | "logged" | "pending";
+            attempts: number;
+            next_attempt_at?: string;
+            ended_at?: string;
+            last_status?: number;
+            last_error?: string;
         };
         /**
          * DiscardStep
@@ -1236,6 +1428,18 @@ export interface components {
             untyped: boolean;
         };
         /**
+         * FiredItem
+         * @description A threshold that has fired in the open period, and its delivery.
+         */
+        FiredItem: {
+            kind: components["schemas"]["Kind"];
+            threshold: number;
+            at: string;
+            delivery: string;
+            /** @enum {unknown} */
+            state: "delivered" | "failed" | "logged" | "pending";
+        };
+        /**
          * Forecast
          * @description The credits of a period at its end: expected, and the ends of a band.
          */
@@ -1251,6 +1455,17 @@ export interface components {
             confidence: number;
             /** @description The end of the period, which is no part of it. */
             ends: string;
+        };
+        /**
+         * ForecastItem
+         * @description The credits of the period at its end, or the reason why they are unknown.
+         */
+        ForecastItem: {
+            expected?: number;
+            low?: number;
+            high?: number;
+            /** @enum {unknown} */
+            reason?: "no_end_known" | "too_early";
         };
         /**
          * HintedVin
@@ -1295,6 +1510,12 @@ export interface components {
         KeyList: {
             keys: components["schemas"]["KeyItem"][];
         };
+        /**
+         * Kind
+         * @description The figure that has reached a threshold: credits used, or credits expected.
+         * @enum {unknown}
+         */
+        Kind: "forecast" | "used";
         /**
          * LaneState
          * @description A lane: its requests, its bounds, and how many it has refused.
@@ -1411,6 +1632,30 @@ export interface components {
             peak_bytes: number;
         };
         /**
+         * NewBudget
+         * @description The content of a budget, which replaces the one before.
+         */
+        NewBudget: {
+            /** @description The credits of one period. */
+            credits: number;
+            /**
+             * @description Percentages of the budget's credits.
+             * @default [
+             *       50,
+             *       80,
+             *       100
+             *     ]
+             */
+            thresholds: number[];
+            /**
+             * @description Percentages of the budget's credits.
+             * @default []
+             */
+            forecast_thresholds: number[];
+            /** @default null */
+            webhook: components["schemas"]["NewWebhook"] | null;
+        };
+        /**
          * NewKey
          * @description A key to be created; without scopes, it has `events:write`.
          */
@@ -1426,6 +1671,15 @@ export interface components {
             rate_per_s: number | null;
         };
         /**
+         * NewWebhook
+         * @description The receiver of a budget's firings.
+         */
+        NewWebhook: {
+            url: string;
+            /** @default null */
+            secret: string | null;
+        };
+        /**
          * NoForecast
          * @description The reason why there is no forecast yet, or never.
          */
@@ -1435,6 +1689,37 @@ export interface components {
              * @enum {unknown}
              */
             reason: "no_end_known" | "too_early";
+        };
+        /**
+         * PeriodItem
+         * @description A kept period; `from` and `to` are the times of its first and last message.
+         */
+        PeriodItem: {
+            period: string;
+            /** @enum {unknown} */
+            status: "closed" | "open";
+            /** @description The time of the first message. */
+            from: string;
+            /** @description The time of the last message. */
+            to: string;
+            messages: number;
+            credits_used: number;
+            /** @description Credits of messages that came after it was closed. */
+            adjustments: number;
+            revision: number;
+            plan: string;
+            closed_at?: string;
+            /** @description The digest of the statement, soon after the period closes. */
+            digest?: string;
+            /** @description The digest of the statement before, which `digest` covers. */
+            previous_digest?: string;
+        };
+        /**
+         * PeriodsAnswer
+         * @description The kept periods, the newest first.
+         */
+        PeriodsAnswer: {
+            periods: components["schemas"]["PeriodItem"][];
         };
         /**
          * PlanItem
@@ -1720,6 +2005,18 @@ export interface components {
             vehicles: components["schemas"]["CachedVehicle"][];
         };
         /**
+         * WebhookItem
+         * @description The receiver of a budget. The path of its URL is not shown: it may be secret.
+         */
+        WebhookItem: {
+            /** @example https://hooks.example.com/… */
+            url: string;
+            /** @description When the receiver answered 410. */
+            disabled_at?: string;
+            /** @description Only in the answer that creates it. */
+            secret?: string;
+        };
+        /**
          * WorkerState
          * @description The state of one worker.
          */
@@ -1768,6 +2065,1131 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    list_periods: {
+        parameters: {
+            query?: {
+                /** @description Maximum number of periods on a page. */
+                limit?: number;
+                /** @description The next page, from a Link header. */
+                cursor?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The kept periods, the newest first. */
+            200: {
+                headers: {
+                    /** @description The next page, where there is one. */
+                    Link?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PeriodsAnswer"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    list_changes: {
+        parameters: {
+            query?: {
+                /** @description A kept period, by its id; the current one without it. */
+                period?: string;
+                /** @description Only changes after this revision, or after this time. */
+                since?: string;
+                /** @description Maximum number of changes on a page. */
+                limit?: number;
+                /** @description The next page, from a Link header. */
+                cursor?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of changes; the credits are those before and after all of them. */
+            200: {
+                headers: {
+                    /** @description The next page, where there is one. */
+                    Link?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChangesAnswer"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `period_not_kept`: There is no such kept period */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "period_not_kept";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    list_budgets: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All budgets, by name. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BudgetsAnswer"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    read_budget: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A budget and its state; null where no period is kept yet. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BudgetItem"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `budget_not_found`: There is no such budget */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "budget_not_found";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    put_budget: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        /** @description The credits, the thresholds in percent, and the receiver of webhooks. */
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "credits": 5000,
+                 *       "thresholds": [
+                 *         50,
+                 *         80,
+                 *         100
+                 *       ],
+                 *       "webhook": {
+                 *         "url": "https://hooks.example.com/budgets"
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["NewBudget"];
+            };
+        };
+        responses: {
+            /** @description A budget and its state; null where no period is kept yet. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BudgetItem"];
+                };
+            };
+            /** @description The budget is new. */
+            201: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BudgetItem"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid. `not_json`: The body is not JSON. `body_incomplete`: The body is incomplete */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter" | "not_json" | "body_incomplete";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `body_too_slow`: The body did not arrive in time */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_slow";
+                        /** @constant */
+                        status?: 408;
+                    };
+                };
+            };
+            /** @description `too_many_budgets`: No more budgets are accepted */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "too_many_budgets";
+                        /** @constant */
+                        status?: 409;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `body_too_large`: The body is too large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body_too_large";
+                        /** @constant */
+                        status?: 413;
+                    };
+                };
+            };
+            /** @description `unsupported_media_type`: The type or coding of the body is not supported */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unsupported_media_type";
+                        /** @constant */
+                        status?: 415;
+                    };
+                };
+            };
+            /** @description `invalid_body`: The form of the body is invalid */
+            422: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_body";
+                        /** @constant */
+                        status?: 422;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    delete_budget: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `budget_not_found`: There is no such budget */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "budget_not_found";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    list_deliveries: {
+        parameters: {
+            query?: {
+                /** @description Maximum number of deliveries on a page. */
+                limit?: number;
+                /** @description The next page, from a Link header. */
+                cursor?: string;
+            };
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The deliveries of a budget, the newest first. */
+            200: {
+                headers: {
+                    /** @description The next page, where there is one. */
+                    Link?: string;
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeliveriesAnswer"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `budget_not_found`: There is no such budget */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "budget_not_found";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
+    retry_delivery: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
+                "X-Request-ID"?: components["parameters"]["X-Request-ID"];
+            };
+            path: {
+                name: string;
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A firing and its delivery; `id` is the `webhook-id` of all its attempts. */
+            202: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeliveryItem"];
+                };
+            };
+            /** @description `invalid_parameter`: A parameter is not valid */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid_parameter";
+                        /** @constant */
+                        status?: 400;
+                    };
+                };
+            };
+            /** @description `unauthorized`: An API key is required */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                        /** @constant */
+                        status?: 401;
+                    };
+                };
+            };
+            /** @description `forbidden`: The API key does not permit this. `cross_origin`: A page of another origin sent the request. `csrf_token_missing`: The request lacks the token of its session */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden" | "cross_origin" | "csrf_token_missing";
+                        /** @constant */
+                        status?: 403;
+                    };
+                };
+            };
+            /** @description `budget_not_found`: There is no such budget. `delivery_not_found`: There is no such delivery */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "budget_not_found" | "delivery_not_found";
+                        /** @constant */
+                        status?: 404;
+                    };
+                };
+            };
+            /** @description `no_webhook`: The budget has no webhook that is enabled */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "no_webhook";
+                        /** @constant */
+                        status?: 409;
+                    };
+                };
+            };
+            /** @description `precondition_failed`: The representation is another one */
+            412: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "precondition_failed";
+                        /** @constant */
+                        status?: 412;
+                    };
+                };
+            };
+            /** @description `rate_limited`: The client exceeds its request rate */
+            429: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "rate_limited";
+                        /** @constant */
+                        status?: 429;
+                    };
+                };
+            };
+            /** @description `internal_error`: The service failed */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "internal_error";
+                        /** @constant */
+                        status?: 500;
+                    };
+                };
+            };
+            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            503: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
+                        /** @constant */
+                        status?: 503;
+                    };
+                };
+            };
+        };
+    };
     export_usage: {
         parameters: {
             query?: {
