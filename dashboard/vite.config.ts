@@ -17,13 +17,7 @@ export default defineConfig({
     }),
   ],
   resolve: {
-    alias: {
-      "@": fileURLToPath(new URL("./src", import.meta.url)),
-      // Recharts asks for all of d3-scale by name, and bars for two scales of it.
-      "victory-vendor/d3-scale": fileURLToPath(
-        new URL("./src/features/usage/period/scales.ts", import.meta.url),
-      ),
-    },
+    alias: { "@": fileURLToPath(new URL("./src", import.meta.url)) },
   },
   build: {
     outDir: "../service/web/static/dashboard",
@@ -45,7 +39,5 @@ export default defineConfig({
     // Upper bounds for what is stuck: a slow machine needs no more.
     testTimeout: 120_000,
     hookTimeout: 120_000,
-    // The chart is tested with the scales that the build gives it.
-    server: { deps: { inline: ["recharts"] } },
   },
 });

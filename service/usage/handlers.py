@@ -270,7 +270,10 @@ async def read_plans(
     """List the plans that `plan` may name, the default one first."""
     default = request.app[SNAPSHOTS].default_plan
     others = (plan for plan in PLANS.values() if plan is not default)
-    offered = [PlanItem(each.id, each is default) for each in (default, *others)]
+    offered = [
+        PlanItem.describe(each, is_default=each is default)
+        for each in (default, *others)
+    ]
     return json_answer(PlansAnswer(offered))
 
 

@@ -40,6 +40,15 @@ LINKS: Final = {
     "health": "/health/live",
     "metrics": "/metrics",
 }
+OPTIONAL_LINKS: Final = {
+    "periods": "/usage/periods",
+    "changes": "/usage/changes",
+    "budgets": "/usage/budgets",
+    "forecast": "/usage/forecast",
+    "events": "/events",
+    "vehicles": "/vehicles",
+}
+"""Links of paths that only exist if the settings enable them."""
 
 
 @endpoints.get("/", parameters=NoParameters, answer=Index)
@@ -51,7 +60,9 @@ async def read_index(
     # JSON first: `*/*`, which curl sends, selects it.
     if choose(accept, ("application/json", "text/html")) == "text/html":
         raise web.HTTPSeeOther(PAGE, headers={"Vary": "Accept"})
-    return json_answer(Index(NAME, VERSION, LINKS), {"Vary": "Accept"})
+    served = {each.canonical for each in request.app.router.resources()}
+    enabled = {name: path for name, path in OPTIONAL_LINKS.items() if path in served}
+    return json_answer(Index(NAME, VERSION, LINKS | enabled), {"Vary": "Accept"})
 
 
 class Scrapes:

@@ -6,7 +6,10 @@ from tests.browser.dashboard import Dashboard
 from tests.browser.serving import SOURCES
 
 AXE: Final = SOURCES / "node_modules/axe-core/axe.min.js"
-TAGS: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
+TAGS: Final = (
+    *("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"),
+    "best-practice",
+)
 RUN: Final = """
 async (tags) => {
   const { violations, passes } = await axe.run({ runOnly: tags });

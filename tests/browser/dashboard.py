@@ -42,14 +42,18 @@ class Dashboard:
         self.total = self.table.locator("tfoot")
         self.filters = page.get_by_role("search", name="Filters")
         self.shown = self.filters.get_by_role("status")
-        self.plans = page.get_by_role("group", name="Pricing plan")
+        self.plans = page.get_by_role("group", name="under another plan")
+        self.compare = page.get_by_text("Compare plans")
         self.problem = page.get_by_role("alert")
         self.day = page.get_by_label("Day", exact=True)
         self.report = page.get_by_label("Report", exact=True)
         self.chosen_report = self.report.locator("option:checked")
         self.search = page.get_by_role("searchbox", name="Report name contains")
         self.clear = page.get_by_role("button", name="Clear filters")
-        self.bars = page.locator(".chart-bar")
+        self.bars = page.locator(".chart-column")
+        self.chart = page.get_by_role("slider")
+        self.how_much = page.get_by_role("region", name="How much")
+        self.reports = page.get_by_role("region", name="Which report")
 
     async def open(self, query: str = "") -> None:
         """Load the page; a query begins with a question mark."""

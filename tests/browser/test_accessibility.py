@@ -40,6 +40,7 @@ async def sorted_by_two(dashboard: Dashboard) -> None:
 
 async def with_another_plan(dashboard: Dashboard) -> None:
     """Another plan prices the period."""
+    await dashboard.compare.click()
     await dashboard.plans.get_by_label("Token estimate").check()
     await expect(dashboard.page.locator("header")).to_contain_text("Token estimate")
     await expect(dashboard.page.locator("main [aria-busy=true]")).to_have_count(0)

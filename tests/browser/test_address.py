@@ -51,6 +51,7 @@ async def test_view_survives_a_reload(open_page: OpenPage) -> None:
     await dashboard.day.select_option("2024-05-02")
     await dashboard.search.fill("alter & more")
     await dashboard.search.fill("ALTER")
+    await dashboard.compare.click()
     await dashboard.plans.get_by_label("Token estimate").check()
     await dashboard.expect_query(
         "?sorting=credits_used:desc;report_name:asc"

@@ -1,5 +1,6 @@
 """Failures: loaded figures stay, missing ones are requested again."""
 
+import asyncio
 from typing import Final
 
 import pytest
@@ -60,8 +61,10 @@ async def test_outage_ends_in_an_error_that_support_can_find(
     await dashboard.open()
     await expect(dashboard.page.get_by_text("Still trying…")).to_be_visible()
     await let_time_pass(dashboard, "Request id:")
-    await expect(dashboard.problem).to_contain_text("messages are unavailable")
+    await expect(dashboard.problem).to_contain_text("cannot be fetched at the moment")
     await expect(dashboard.problem.locator("code")).to_have_text(ids[-1])
+    timer = dashboard.problem.get_by_role("timer")
+    await expect(timer).to_contain_text("tries again in")
     assert len(ids) == 4
     upstream.sandbox.faults = WELL
     await dashboard.problem.get_by_role("button", name="Try again").click()
@@ -106,14 +109,57 @@ async def test_stale_figures_are_marked(
     await expect(dashboard.page.locator(".notice")).to_have_count(0)
     upstream.sandbox.faults = DOWN
     clock.pass_s(300)
+    await dashboard.page.clock.install()
     await dashboard.page.reload()
     await expect(dashboard.rows).to_have_count(7)
     notice = dashboard.page.locator(".notice")
+    await expect(notice).to_have_count(0)
+    await let_time_pass(dashboard, "may be out of date")
     await expect(notice).to_contain_text("5 minutes ago")
     await check(dashboard)
     upstream.sandbox.faults = WELL
     await notice.get_by_role("button").click()
     await expect(notice).to_have_count(0)
+
+
+async def test_stale_answer_of_a_healthy_upstream_is_no_failure(
+    serve: Serve,
+    open_page: OpenPage,
+    upstream: RunningSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stale answer is replaced soon, without a notice."""
+    clock = Clock()
+    drive_periods(monkeypatch, clock)
+    cache = {"ttl_s": 60, "stale_if_error_s": 3_600, "stale_wait_s": 0.0}
+    served = await serve(cache=cache)
+    dashboard = await open_page(served=served)
+    clock.pass_s(75)
+    upstream.sandbox.set_messages([*MESSAGES, message(1007)])
+    await dashboard.page.reload()
+    await expect(dashboard.page.locator(".updated")).to_contain_text("1 minute ago")
+    await expect(dashboard.rows).to_have_count(8)
+    await expect(dashboard.page.locator(".updated")).to_contain_text("just now")
+    await expect(dashboard.page.locator(".notice")).to_have_count(0)
+
+
+async def test_page_that_is_left_open_is_refreshed(
+    new_page: NewPage, upstream: RunningSandbox
+) -> None:
+    """The figures are requested again on an interval, and the page says so."""
+    dashboard = await open_page_with_clock(new_page)
+    upstream.sandbox.set_messages([*MESSAGES, message(1007)])
+    ended = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await ended.wait()
+        await route.continue_()
+
+    await dashboard.page.route("**/usage", hold)
+    await let_time_pass(dashboard, "Refreshing…")
+    ended.set()
+    await expect(dashboard.rows).to_have_count(8)
+    await expect(dashboard.page.get_by_text("Refreshing…")).to_have_count(0)
 
 
 async def test_failed_refresh_keeps_the_figures(

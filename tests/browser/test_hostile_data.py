@@ -74,7 +74,7 @@ UNUSUAL: Final[list[Any]] = [
     {"message_id": {"a": 1}, "timestamp": 5, "report_name": [1], "credits_used": "7"},
     {"message_id": "<b>9</b>", "timestamp": "yesterday", "credits_used": 1e308},
     {"message_id": 1, "timestamp": "2024-04-30", "credits_used": -3.5},
-    {"message_id": 2**60, "timestamp": "0001-01-01T00:00:00Z", "credits_used": 0},
+    {"message_id": 2**53 + 1, "timestamp": "0001-01-01T00:00:00Z", "credits_used": 0},
     {"message_id": -1, "timestamp": "9999-12-31T23:59:59Z", "credits_used": 0.1},
     {
         "message_id": 12,
@@ -84,6 +84,16 @@ UNUSUAL: Final[list[Any]] = [
         "toString": "x",
     },
 ]
+
+
+async def test_id_above_2_to_the_53_is_exact(
+    open_page: OpenPage, upstream: RunningSandbox
+) -> None:
+    """An id that JavaScript would round is shown, and its message opens."""
+    upstream.sandbox.set_messages([message(2**53 + 1, "rent rent")])
+    dashboard = await open_page()
+    await dashboard.opener(2**53 + 1).click()
+    await expect(dashboard.table.locator("table")).to_contain_text("1.85")
 
 
 async def test_unusual_rows_are_shown_as_they_came(new_page: NewPage) -> None:
@@ -103,6 +113,7 @@ async def test_unusual_rows_are_shown_as_they_came(new_page: NewPage) -> None:
     assert cells[0] == ["1", "29-04-2024 02:08", "", "2.00"]
     assert [row[3] for row in cells[1:9]] == ["–"] * 8
     assert cells[8][:2] == ["<b>9</b>", "yesterday"]
+    assert cells[10][0] == str(2**53 + 1)
     assert cells[12][1] == "30-04-2024 04:30"
     for _ in range(2):
         await dashboard.sorter("Credits Used").click()

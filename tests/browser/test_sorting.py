@@ -15,7 +15,7 @@ CREDITS: Final = "Credits Used"
 ORIGINAL: Final = (1000, 1001, 1002, 1003, 1004, 1005, 1006)
 ORDERS: Final = {
     NAME: {
-        "ascending": (1001, 1004, 1005, 1006, 1002, 1000, 1003),
+        "ascending": (1006, 1002, 1000, 1003, 1001, 1004, 1005),
         "descending": (1000, 1003, 1002, 1006, 1001, 1004, 1005),
     },
     CREDITS: {
@@ -23,7 +23,7 @@ ORDERS: Final = {
         "descending": (1000, 1003, 1006, 1002, 1001, 1004, 1005),
     },
 }
-"""Equal rows keep the order of the messages; rows without a report are first."""
+"""Equal rows keep the order of the messages; rows without a report are last."""
 
 WAYS: Final = ("click", "Enter", "Space")
 

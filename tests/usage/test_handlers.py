@@ -298,12 +298,20 @@ async def test_plans_are_listed(
     response = await (await client(usage={"plan": name})).get("/usage/plans")
 
     assert response.status == 200
-    assert await response.json() == {
-        "plans": [
-            {"plan": configured, "is_default": True},
-            {"plan": other, "is_default": False},
-        ]
-    }
+    plans = (await response.json())["plans"]
+    assert [(each["plan"], each["is_default"]) for each in plans] == [
+        (configured, True),
+        (other, False),
+    ]
+    steps = {each["plan"]: each["steps"] for each in plans}
+    assert steps["text-rules/1"][:2] == [
+        {"step": "base"},
+        {"step": "characters", "rate": 0.05, "unit": "character"},
+    ]
+    assert steps["token-estimate/1"] == [
+        {"step": "tokens", "rate": 0.4, "unit": "token"},
+        {"step": "minimum"},
+    ]
     assert not sandbox.sandbox.calls
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.observability import metrics
 from service.web.static_pages import NOT_BUILT, read_dashboard
-from service.web.system import LINKS, PAGE, VERSION
+from service.web.system import LINKS, OPTIONAL_LINKS, PAGE, VERSION
 from tests.conftest import MakeClient
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -34,11 +34,21 @@ async def test_a_program_gets_the_links(
     assert response.status == 200
     assert response.headers["Vary"] == "Accept"
     assert not {"RateLimit", "RateLimit-Policy"} & response.headers.keys()
-    assert await response.json() == {
-        "name": "copilot-usage",
-        "version": VERSION,
-        "links": LINKS,
-    }
+    body = await response.json()
+    links = body.pop("links")
+    assert body == {"name": "copilot-usage", "version": VERSION}
+    assert LINKS.items() <= links.items()
+
+
+async def test_links_are_those_that_the_settings_enable(client: MakeClient) -> None:
+    """Programs read from the index which parts the service has."""
+    for is_enabled in (True, False):
+        periods = {"enabled": is_enabled}
+        service = await client(periods=periods)
+        links = (await (await service.get("/")).json())["links"]
+        assert ("periods" in links) == is_enabled
+        assert ("changes" in links) == is_enabled
+        assert links.items() <= (LINKS | OPTIONAL_LINKS).items()
 
 
 async def test_a_browser_is_redirected_to_a_page(client: MakeClient) -> None:

@@ -52,7 +52,7 @@ export interface RequestOptions {
   body?: unknown;
   signal: AbortSignal;
   timeoutMs?: number;
-  /** How to read JSON; `JSON.parse` by default. */
+  /** Parses JSON, at once or later; `JSON.parse` by default. */
   parse?: (text: string) => unknown;
 }
 
@@ -128,7 +128,7 @@ async function readJson(response: Response, options: RequestOptions): Promise<un
     throw unreachable(error, signal);
   }
   try {
-    return parse(text);
+    return await parse(text);
   } catch {
     return null;
   }

@@ -1728,6 +1728,16 @@ export interface components {
         PlanItem: {
             plan: string;
             is_default: boolean;
+            steps: components["schemas"]["PlanStepItem"][];
+        };
+        /**
+         * PlanStepItem
+         * @description A step of a plan; with a rate if its amount is a multiple of that rate.
+         */
+        PlanStepItem: {
+            step: string;
+            rate?: number;
+            unit?: string;
         };
         /**
          * PlansAnswer

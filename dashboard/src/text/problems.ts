@@ -15,6 +15,55 @@ const OPERATOR = "If it stays so, tell the operator of this service.";
 
 const WORDS = new Map<string, ProblemWords>(
   Object.entries({
+    messages_unavailable: {
+      title: "The messages cannot be fetched at the moment",
+      advice:
+        "The source of the messages does not answer. Nothing is lost; the figures come back by themselves.",
+    },
+    report_unavailable: {
+      title: "The price of a report cannot be fetched at the moment",
+      advice:
+        "Without it the figures would be wrong, so none are shown. They come back by themselves.",
+    },
+    deadline_exceeded: {
+      title: "Fetching the messages takes too long",
+      advice: "The source of the messages is slow at the moment.",
+    },
+    period_lost: {
+      title: "The service starts again",
+      advice: "The figures come back in a moment.",
+    },
+    unknown_plan: {
+      title: "There is no such pricing plan",
+      advice: "The address of this page names a plan that this service does not have.",
+    },
+    period_not_kept: {
+      title: "This period is not kept",
+      advice:
+        "The address of this page names a period that this service does not have any more.",
+    },
+    texts_not_kept: {
+      title: "This closed period has only its own prices",
+      advice:
+        "It cannot be compared with other plans, because the texts of its messages are not kept.",
+    },
+    usage_queries_full: {
+      title: "Too many people look at usage at the moment",
+      advice: "Try again in a moment.",
+    },
+    usage_query_timeout: {
+      title: "The figures took too long",
+      advice: "Try again, perhaps with fewer days.",
+    },
+    message_not_found: {
+      title: "This message is not in the period any more",
+      advice: "The period may have changed since the page was loaded.",
+    },
+    unreadable_answer: {
+      title: "The answer could not be read",
+      advice:
+        "A proxy in front of the service may have answered. If it stays so, tell the operator of this service.",
+    },
     backlog_full: { title: "The service has too many events to write", advice: LATER },
     body_too_large: {
       title: "That is too much for one request",

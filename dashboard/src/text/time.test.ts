@@ -2,13 +2,16 @@ import { describe, expect, test } from "vitest";
 
 import {
   dayOf,
+  addDays,
   daysBetween,
   formatAge,
+  formatDay,
   formatInstant,
   formatLongDay,
-  formatShortDay,
+  formatRange,
   isDay,
   readInstant,
+  weekdayOf,
 } from "./time";
 
 const INSTANT = Date.UTC(2024, 3, 29, 3, 25, 3);
@@ -58,8 +61,22 @@ describe("formats", () => {
   });
 
   test("a day is written shortly and at length", () => {
-    expect(formatShortDay("2024-04-29")).toBe("29 Apr");
+    expect(formatDay("2024-04-29")).toBe("29-04-2024");
     expect(formatLongDay("2024-04-29")).toBe("Monday 29 April 2024");
+  });
+
+  test("a range is one day, or two dates", () => {
+    expect(formatRange({ from: "2024-04-29", to: "2024-04-29" })).toBe(
+      "Monday 29 April 2024",
+    );
+    expect(formatRange({ from: "2024-04-29", to: "2024-05-02" })).toBe(
+      "29-04-2024 to 02-05-2024",
+    );
+  });
+
+  test("weeks begin on Monday, also across the end of a month", () => {
+    expect([weekdayOf("2024-04-29"), weekdayOf("2024-05-05")]).toEqual([0, 6]);
+    expect(addDays("2024-05-02", -weekdayOf("2024-05-02"))).toBe("2024-04-29");
   });
 });
 

@@ -1,4 +1,4 @@
-// Moments as the page writes them. Days are UTC days, as the service bills them.
+// Moments as the page writes them. Days are those of the zone that the view names.
 
 const DAY_MS = 86_400_000;
 const DATE_ONLY = /^\d{4}-\d{2}-\d{2}$/;
@@ -7,11 +7,6 @@ const ISO_8601 =
   /^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)(Z|[+-]\d{2}(?::?\d{2})?)?)?$/i;
 const FIRST_INSTANT = Date.parse("0001-01-01T00:00Z");
 const LAST_INSTANT = Date.parse("9999-12-31T23:59:59.999Z");
-const SHORT_DAY = new Intl.DateTimeFormat("en-GB", {
-  day: "numeric",
-  month: "short",
-  timeZone: "UTC",
-});
 const LONG_DAY = new Intl.DateTimeFormat("en-GB", {
   weekday: "long",
   day: "numeric",
@@ -37,7 +32,7 @@ function normalizeOffset(offset: string): string {
   return `${offset.slice(0, 3)}:${minutes}`;
 }
 
-/** The UTC day of a moment: `2024-04-29`. */
+/** The day of a moment in UTC: `2024-04-29`. */
 export function dayOf(instant: number): string {
   return new Date(instant).toISOString().slice(0, 10);
 }
@@ -49,9 +44,19 @@ export function formatInstant(instant: number): string {
   return `${day}-${month}-${year} ${iso.slice(11, 16)}`;
 }
 
-/** `29 Apr`. */
-export function formatShortDay(day: string): string {
-  return SHORT_DAY.format(Date.parse(day));
+/** `29-04-2024`. */
+export function formatDay(day: string): string {
+  return `${day.slice(8, 10)}-${day.slice(5, 7)}-${day.slice(0, 4)}`;
+}
+
+/** The day so many days later: `2024-04-30`. */
+export function addDays(day: string, count: number): string {
+  return dayOf(Date.parse(day) + count * DAY_MS);
+}
+
+/** The number of days since Monday. */
+export function weekdayOf(day: string): number {
+  return (new Date(day).getUTCDay() + 6) % 7;
 }
 
 /** `Monday 29 April 2024`. */
@@ -87,4 +92,10 @@ export function formatAge(ageMs: number): string {
   const [size, unit] = steps.find(([size]) => seconds >= size) ?? [1, "second"];
   const count = Math.floor(seconds / size);
   return `${count} ${unit}${count === 1 ? "" : "s"} ago`;
+}
+
+/** `Monday 29 April 2024`, or `29-04-2024 to 05-05-2024` for several days. */
+export function formatRange({ from, to }: { from: string; to: string }): string {
+  if (from === to) return formatLongDay(from);
+  return `${formatDay(from)} to ${formatDay(to)}`;
 }

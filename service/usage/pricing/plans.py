@@ -24,6 +24,10 @@ HUNDREDTHS_PER_CREDIT: Final = 100
 MIN_HUNDREDTHS: Final = 100
 LONG_TEXT_CHARACTERS: Final = 100
 CHARACTERS_PER_TOKEN: Final = 4
+CHARACTER_RATE: Final = 5
+WORD_POINT_RATE: Final = 10
+VOWEL_RATE: Final = 30
+TOKEN_RATE: Final = 40
 
 Amount = Callable[[Texts, Hundredths], Hundredths]
 """Computes a step's amounts from the measures and the totals before it.
@@ -38,6 +42,9 @@ class PlanStep(NamedTuple):
     name: str
     amount: Amount
     measures: tuple[Measure, ...]
+    rate: int | None = None
+    """Hundredths of a credit for each unit, if the amount is a multiple of it."""
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,17 +92,17 @@ def base(texts: Texts, totals: Hundredths) -> Hundredths:
 
 def characters(texts: Texts, totals: Hundredths) -> Hundredths:
     """Add 0.05 credits for each code point."""
-    return 5 * texts.characters
+    return CHARACTER_RATE * texts.characters
 
 
 def words(texts: Texts, totals: Hundredths) -> Hundredths:
     """Add 0.1, 0.2 or 0.3 credits for each word, by its length."""
-    return 10 * texts.word_points
+    return WORD_POINT_RATE * texts.word_points
 
 
 def third_vowels(texts: Texts, totals: Hundredths) -> Hundredths:
     """Add 0.3 credits for each third character that is a vowel."""
-    return 30 * texts.third_vowels
+    return VOWEL_RATE * texts.third_vowels
 
 
 def length_penalty(texts: Texts, totals: Hundredths) -> Hundredths:
@@ -115,7 +122,7 @@ def palindrome(texts: Texts, totals: Hundredths) -> Hundredths:
 
 def tokens(texts: Texts, totals: Hundredths) -> Hundredths:
     """Add 0.4 credits for each token, estimated as four code points, rounded up."""
-    return 40 * -(-texts.characters // CHARACTERS_PER_TOKEN)
+    return TOKEN_RATE * -(-texts.characters // CHARACTERS_PER_TOKEN)
 
 
 def minimum(texts: Texts, totals: Hundredths) -> Hundredths:
@@ -127,21 +134,27 @@ def _step(amount: Amount, *measures: Measure) -> PlanStep:
     return PlanStep(amount.__name__, amount, measures)
 
 
+def _step_by_unit(amount: Amount, measure: Measure, rate: int, unit: str) -> PlanStep:
+    return PlanStep(amount.__name__, amount, (measure,), rate, unit)
+
+
 TEXT_RULES: Final = Plan(
     "text-rules",
     1,
     (
         _step(base),
-        _step(characters, "characters"),
-        _step(words, "word_points"),
-        _step(third_vowels, "third_vowels"),
+        _step_by_unit(characters, "characters", CHARACTER_RATE, "character"),
+        _step_by_unit(words, "word_points", WORD_POINT_RATE, "word point"),
+        _step_by_unit(third_vowels, "third_vowels", VOWEL_RATE, "vowel"),
         _step(length_penalty, "characters"),
         _step(unique_words, "all_words_differ"),
         _step(palindrome, "is_palindrome"),
     ),
 )
 TOKEN_ESTIMATE: Final = Plan(
-    "token-estimate", 1, (_step(tokens, "characters"), _step(minimum))
+    "token-estimate",
+    1,
+    (_step_by_unit(tokens, "characters", TOKEN_RATE, "token"), _step(minimum)),
 )
 
 PLANS: Final[Mapping[str, Plan]] = {

@@ -1,13 +1,13 @@
-// The messages on the screen, each of which opens to how its price was made.
+// Which message: the table of the shown messages, each of which opens to its price.
 import { memo } from "react";
 
-import { Explanation } from "@/features/usage/message/components/explanation";
-import { UsageTable } from "@/features/usage/period/components/usage-table";
-import type { Row } from "@/features/usage/period/period";
-import type { ChangeView } from "@/features/usage/view/use-view";
-import { NO_FILTERS, type View } from "@/features/usage/view/view";
+import { Explanation } from "./explanation/explanation";
+import type { Row } from "./period";
+import { UsageTable } from "./table/usage-table";
+import type { ChangeView } from "./view/use-view";
+import { NO_FILTERS, type View } from "./view/view";
 
-interface Props extends Pick<View, "sorting"> {
+interface Props extends Pick<View, "sorting" | "zone" | "period"> {
   /** Those that the filters let through. */
   rows: readonly Row[];
   /** The plan that priced them. */
@@ -15,12 +15,8 @@ interface Props extends Pick<View, "sorting"> {
   onChange: ChangeView;
 }
 
-export const Messages = memo(function Messages({
-  rows,
-  sorting,
-  plan,
-  onChange,
-}: Props) {
+export const Messages = memo(function Messages(props: Props) {
+  const { rows, sorting, zone, period, plan, onChange } = props;
   if (rows.length === 0) {
     return (
       <p className="empty">
@@ -35,11 +31,13 @@ export const Messages = memo(function Messages({
     <UsageTable
       rows={rows}
       sorting={sorting}
+      zone={zone}
       onSort={(sorting) => onChange({ sorting })}
       renderDetails={(row) => (
         <Explanation
           messageId={row.messageId}
           plan={plan}
+          period={period}
           hundredths={row.hundredths}
         />
       )}

@@ -1,20 +1,26 @@
 // What a reader must know before they trust the figures.
 import { ApiError } from "@/api/client";
-import type { Freshness } from "@/api/freshness";
-import { Updated } from "@/features/usage/period/components/updated";
-import type { Period } from "@/features/usage/period/period";
 import { countOf } from "@/text/credits";
+import { wordsOf } from "@/text/problems";
+
+import type { PeriodAnswer } from "./api/use-period";
+import { Updated } from "./summary/age";
 
 interface Props {
-  period: Period;
-  freshness: Freshness;
+  answer: PeriodAnswer;
+  /** Why the last refresh failed, while an earlier answer is shown. */
   error: Error | null;
   onRetry: () => void;
 }
 
-export function Notices({ period, freshness, error, onRetry }: Props) {
+/** A first stale answer is no failure: the service refreshes the figures meanwhile. */
+const FAILED_AFTER = 2;
+
+export function Notices({ answer, error, onRetry }: Props) {
+  const { period, freshness, staleAnswers } = answer;
   const { degraded, unreadable } = period;
-  const title = error instanceof ApiError ? error.problem.title : error?.message;
+  const title =
+    error instanceof ApiError ? wordsOf(error.problem).title : error?.message;
   return (
     <div role="status" className="notices">
       {error && (
@@ -25,7 +31,7 @@ export function Notices({ period, freshness, error, onRetry }: Props) {
           </button>
         </p>
       )}
-      {freshness.isStale && !error && (
+      {staleAnswers >= FAILED_AFTER && !error && (
         <p className="notice">
           These figures may be out of date. <Updated asOf={freshness.asOf} />; newer
           ones are not available yet.{" "}

@@ -1,7 +1,8 @@
 // Nothing can be shown: the error, and the way out where this page knows one.
 import { ApiError } from "@/api/client";
 import { ProblemCard } from "@/components/problem-card";
-import type { ChangeView } from "@/features/usage/view/use-view";
+
+import type { ChangeView } from "./view/use-view";
 
 interface Props {
   error: Error;
@@ -16,15 +17,21 @@ export function Refusal({ error, onRetry, onChange }: Props) {
       <ProblemCard error={error} onRetry={onRetry} />
       {code === "unauthorized" && (
         <p>
-          This page cannot send a key. Ask the operator of this service to open the
-          scope <code>usage:read</code>, or get the figures from the API with a key of
-          yours.
+          Sign in on the page <em>Events</em> with a key that has the scope{" "}
+          <code>usage:read</code>, or ask the operator of this service to open it.
         </p>
       )}
-      {code === "unknown_plan" && (
+      {(code === "unknown_plan" || code === "texts_not_kept") && (
         <p>
           <button type="button" onClick={() => onChange({ plan: null })}>
-            Show the default plan
+            Show your plan
+          </button>
+        </p>
+      )}
+      {code === "period_not_kept" && (
+        <p>
+          <button type="button" onClick={() => onChange({ period: null })}>
+            Show the current period
           </button>
         </p>
       )}

@@ -1,4 +1,4 @@
-// What stands where the figures will be, so that nothing jumps when they come.
+// Empty boxes of the size of the figures, so that nothing moves when they come.
 
 interface Props {
   isRetrying: boolean;
@@ -11,13 +11,12 @@ export function Skeleton({ isRetrying }: Props) {
         {isRetrying ? "This takes longer than usual. Still trying…" : "Loading usage…"}
       </p>
       <div className="skeleton" aria-hidden="true">
-        <div className="skeleton-tiles">
-          {["total", "messages", "reports", "day", "updated"].map((tile) => (
-            <div key={tile} className="skeleton-tile" />
-          ))}
+        <div className="skeleton-filters" />
+        <div className="glance">
+          <div className="skeleton-card" />
+          <div className="skeleton-card" />
         </div>
-        <div className="skeleton-chart" />
-        <div className="skeleton-table" />
+        <div className="skeleton-card" />
       </div>
     </div>
   );

@@ -1,30 +1,48 @@
 // The Usage page: requests the period that the address names, and shows its state.
 import { Page } from "@/components/page";
-import { useView } from "@/features/usage/view/use-view";
+import { planName } from "@/text/plans";
 
-import { usePeriod } from "./period/api/use-period";
-import { Dashboard } from "./dashboard";
-import { Facts } from "./facts";
+import { usePeriod } from "./api/use-period";
+import { useIsWhatIf } from "./plans/what-if";
 import { Refusal } from "./refusal";
 import { Skeleton } from "./skeleton";
+import { Updated } from "./summary/age";
+import { useContextFigures } from "./use-context-figures";
+import { UsageView } from "./usage-view";
+import { useView } from "./view/use-view";
 
 export function UsagePage() {
   const [view, changeView] = useView();
-  const { data, error, failureCount, isPlaceholderData, refetch } = usePeriod(
-    view.plan,
-  );
+  const answer = usePeriod({ plan: view.plan, period: view.period });
+  const { data, error, failureCount, isFetching, isPlaceholderData, refetch } = answer;
+  const context = useContextFigures(data?.period ?? null, view);
+  const isWhatIf = useIsWhatIf(view.plan);
   const retry = () => void refetch();
+  const plan = data?.period.plan ?? null;
   return (
     <Page
       title="Copilot usage"
-      facts={data && <Facts plan={data.period.plan} freshness={data.freshness} />}
+      facts={
+        data && (
+          <>
+            {plan !== null && (
+              <span>
+                {planName(plan)} {isWhatIf ? "(not your plan)" : "plan"}
+              </span>
+            )}
+            <Updated asOf={data.freshness.asOf} />
+            <span className="refreshing">{isFetching ? "Refreshing…" : ""}</span>
+          </>
+        )
+      }
     >
-      {data ? (
-        <Dashboard
-          period={data.period}
-          freshness={data.freshness}
+      {data && context.isReady ? (
+        <UsageView
+          answer={data}
+          context={context}
           error={error}
-          isChangingPlan={isPlaceholderData}
+          isChanging={isPlaceholderData}
+          isWhatIf={isWhatIf}
           onRetry={retry}
           view={view}
           onChange={changeView}

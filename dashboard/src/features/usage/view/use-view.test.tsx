@@ -7,7 +7,10 @@ import { NO_FILTERS } from "./view";
 test("the view is what the address says when the page opens", () => {
   history.replaceState(null, "", "/dashboard/?day=2024-04-29&search=lease");
   const { result } = renderHook(() => useView());
-  expect(result.current[0]).toMatchObject({ day: "2024-04-29", search: "lease" });
+  expect(result.current[0]).toMatchObject({
+    range: { from: "2024-04-29", to: "2024-04-29" },
+    search: "lease",
+  });
 });
 
 test("a change is written into the address without new history", () => {
@@ -24,10 +27,13 @@ test("a change is written into the address without new history", () => {
 test("two changes at once both count", () => {
   const { result } = renderHook(() => useView());
   act(() => {
-    result.current[1]({ day: "2024-04-29" });
+    result.current[1]({ range: { from: "2024-04-29", to: "2024-05-01" } });
     result.current[1]({ search: "rent" });
   });
-  expect(result.current[0]).toMatchObject({ day: "2024-04-29", search: "rent" });
+  expect(result.current[0]).toMatchObject({
+    range: { from: "2024-04-29", to: "2024-05-01" },
+    search: "rent",
+  });
 });
 
 test("what an address says wrongly is gone from it", () => {

@@ -7,10 +7,13 @@ const FULL: View = {
     { column: "credits_used", direction: "desc" },
     { column: "report_name", direction: "asc" },
   ],
-  day: "2024-04-29",
+  range: { from: "2024-04-29", to: "2024-05-02" },
   report: "Wills & Trusts + 50%; <b>=?#",
   search: "naïve ‮租约",
   plan: "token-estimate/1",
+  period: "2024-04-29-2",
+  zone: "America/Argentina/Ushuaia",
+  step: "week",
   isEmbedded: true,
 };
 
@@ -87,7 +90,17 @@ describe("an untrusted address", () => {
 
   test.each(["2024-02-30", "29-04-2024", "", "null"])(
     "has no day %o, which there is not",
-    (day) => expect(parseView(`?day=${day}`).day).toBeNull(),
+    (day) => expect(parseView(`?day=${day}`).range).toBeNull(),
+  );
+
+  test.each(["from=2024-04-29", "to=2024-04-29", "from=2024-04-29&to=2024-04-28"])(
+    "has no range %o",
+    (query) => expect(parseView(`?${query}`).range).toBeNull(),
+  );
+
+  test.each(["tz=Mars/Olympus", "by=year", "period=latest", "period=../x"])(
+    "is as if it had not %o",
+    (query) => expect(parseView(`?${query}`)).toEqual(DEFAULT_VIEW),
   );
 
   test.each(["NONSENSE", "../../x", "a/b", "a".repeat(41), ""])(

@@ -1,0 +1,129 @@
+// The period on the screen: filters, and how much, which report, which day, which message.
+import { planName } from "@/text/plans";
+
+import type { PeriodAnswer } from "./api/use-period";
+import { UsageChart } from "./chart/usage-chart";
+import { describeFilters } from "./filters/describe-filters";
+import { Filters } from "./filters/filters";
+import { Messages } from "./messages";
+import { Notices } from "./notices";
+import { ComparePlans } from "./plans/compare-plans";
+import { WhatIfNotice } from "./plans/what-if";
+import { HowMuch } from "./summary/how-much";
+import { WhichReport } from "./summary/which-report";
+import { ExportButton } from "./table/export-button";
+import type { useContextFigures } from "./use-context-figures";
+import { useFigures } from "./use-figures";
+import type { ChangeView } from "./view/use-view";
+import type { View } from "./view/view";
+
+interface Props {
+  answer: PeriodAnswer;
+  context: ReturnType<typeof useContextFigures>;
+  /** Why the last refresh failed, while an earlier answer is shown. */
+  error: Error | null;
+  /** Whether figures of another plan or period are on their way. */
+  isChanging: boolean;
+  isWhatIf: boolean;
+  onRetry: () => void;
+  view: View;
+  onChange: ChangeView;
+}
+
+export function UsageView(props: Props) {
+  const { answer, context, isChanging, isWhatIf, view, onChange } = props;
+  const { period } = answer;
+  const figures = useFigures(period, view);
+  const { rows, days, shown, whole, totals, buckets, reports, colourOf } = figures;
+  const [first, last] = [days.at(0)?.day, days.at(-1)?.day];
+  const filters = describeFilters(view);
+  const plan = period.plan ?? view.plan;
+  return (
+    <div className="usage" aria-busy={isChanging}>
+      <p role="status" className="visually-hidden">
+        {plan !== null && !isChanging && `Prices of ${planName(plan)}.`}
+      </p>
+      {isWhatIf && plan !== null && (
+        <WhatIfNotice plan={plan} onEnd={() => onChange({ plan: null })} />
+      )}
+      <Notices answer={answer} error={props.error} onRetry={props.onRetry} />
+      {rows.length > 0 && (
+        <Filters
+          rows={rows}
+          days={days}
+          periods={context.periods}
+          view={view}
+          onChange={onChange}
+          shown={shown.length}
+        />
+      )}
+      <p className="print-only">
+        {filters === "" ? "All messages of the period" : `Only ${filters}`}
+        {plan !== null && `; ${planName(plan)}`}
+        {isWhatIf && " (not your plan)"}; time zone {view.zone}.
+      </p>
+      <div className="glance">
+        <HowMuch
+          shown={totals}
+          whole={whole}
+          isFiltered={filters !== ""}
+          isWhatIf={isWhatIf}
+          span={first && last ? { from: first, to: last } : null}
+          zone={view.zone}
+          {...context}
+        >
+          <ComparePlans
+            shown={view.plan}
+            period={view.period}
+            onChoose={(plan) => onChange({ plan })}
+          />
+        </HowMuch>
+        {rows.length > 0 && (
+          <WhichReport
+            reports={reports}
+            colourOf={colourOf}
+            chosen={view.report}
+            onChoose={(report) => onChange({ report })}
+          />
+        )}
+      </div>
+      {rows.length === 0 ? (
+        <p className="card empty">No messages yet in this period.</p>
+      ) : (
+        <>
+          <UsageChart
+            buckets={buckets}
+            step={view.step}
+            zone={view.zone}
+            chosen={view.range}
+            onChoose={(range) => onChange({ range })}
+            onStep={(step) => onChange({ step })}
+          />
+          <section className="card" aria-labelledby="messages-title">
+            <div className="section-head">
+              <h2 id="messages-title">Which message</h2>
+              <ExportButton
+                rows={shown}
+                sorting={view.sorting}
+                zone={view.zone}
+                period={first && last ? `${first} to ${last}` : ""}
+                plan={plan}
+                isWhatIf={isWhatIf}
+                filters={filters}
+              />
+            </div>
+            <Messages
+              rows={shown}
+              sorting={figures.sorting}
+              zone={view.zone}
+              period={view.period}
+              // The plan that priced these rows, while another one's are on their way.
+              plan={plan}
+              onChange={onChange}
+            />
+          </section>
+        </>
+      )}
+    </div>
+  );
+}
