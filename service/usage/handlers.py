@@ -14,13 +14,13 @@ from service.usage.cache import SnapshotCache
 from service.usage.forecast.forecasts import Forecasts
 from service.usage.forecast.model import Forecast, NoForecast
 from service.usage.lanes import Lanes
-from service.usage.model import PlanItem, PlansAnswer
+from service.usage.model import PlanItem, PlansAnswer, PlanStepItem
 from service.usage.parameters import parse_sort, parse_zone
 from service.usage.periods import problems as period_problems
 from service.usage.periods.errors import PeriodNotKept
 from service.usage.periods.handlers import KEPT, PeriodName
 from service.usage.periods.reader import Slots, UsageView
-from service.usage.pricing.plans import PLANS
+from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT, PLANS, PlanStep
 from service.usage.repeats import RepeatedUsage, RequestKind, UsageRepeats
 from service.usage.snapshot import PERIOD_HEADER, REVISION_HEADER
 from service.usage.snapshots.answers import (
@@ -271,10 +271,16 @@ async def read_plans(
     default = request.app[SNAPSHOTS].default_plan
     others = (plan for plan in PLANS.values() if plan is not default)
     offered = [
-        PlanItem.describe(each, is_default=each is default)
+        PlanItem(each.id, each is default, [_plan_step(step) for step in each.steps])
         for each in (default, *others)
     ]
     return json_answer(PlansAnswer(offered))
+
+
+def _plan_step(step: PlanStep) -> PlanStepItem:
+    if step.rate is None or step.unit is None:
+        return PlanStepItem(step.name)
+    return PlanStepItem(step.name, step.rate / HUNDREDTHS_PER_CREDIT, step.unit)
 
 
 @endpoints.get(

@@ -2,8 +2,6 @@
 
 from msgspec import UNSET, Struct, UnsetType
 
-from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT, Plan
-
 
 class PlanStepItem(Struct, frozen=True):
     """A step of a plan; with a rate if its amount is a multiple of that rate."""
@@ -20,17 +18,6 @@ class PlanItem(Struct, frozen=True):
     plan: str
     is_default: bool
     steps: list[PlanStepItem]
-
-    @classmethod
-    def describe(cls, plan: Plan, *, is_default: bool) -> "PlanItem":
-        """Return a plan with its steps in their order."""
-        steps = [
-            PlanStepItem(step.name)
-            if step.rate is None or step.unit is None
-            else PlanStepItem(step.name, step.rate / HUNDREDTHS_PER_CREDIT, step.unit)
-            for step in plan.steps
-        ]
-        return cls(plan.id, is_default, steps)
 
 
 class PlansAnswer(Struct, frozen=True):

@@ -7,6 +7,11 @@ const ISO_8601 =
   /^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)(Z|[+-]\d{2}(?::?\d{2})?)?)?$/i;
 const FIRST_INSTANT = Date.parse("0001-01-01T00:00Z");
 const LAST_INSTANT = Date.parse("9999-12-31T23:59:59.999Z");
+const SHORT_DAY = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric",
+  month: "short",
+  timeZone: "UTC",
+});
 const LONG_DAY = new Intl.DateTimeFormat("en-GB", {
   weekday: "long",
   day: "numeric",
@@ -42,6 +47,11 @@ export function formatInstant(instant: number): string {
   const iso = new Date(instant).toISOString();
   const [year, month, day] = [iso.slice(0, 4), iso.slice(5, 7), iso.slice(8, 10)];
   return `${day}-${month}-${year} ${iso.slice(11, 16)}`;
+}
+
+/** `29 Apr`. */
+export function formatShortDay(day: string): string {
+  return SHORT_DAY.format(Date.parse(day));
 }
 
 /** `29-04-2024`. */
