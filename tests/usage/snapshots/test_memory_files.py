@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from service.upstream.bodies import is_json
-from service.usage.snapshots import body_hashes
+from service.usage.snapshots import body_hashes, memory_files
 from service.usage.snapshots.body_hashes import Hashing
-from service.usage.snapshots.memory_files import MemoryBody, ReceivedBody
+from service.usage.snapshots.memory_files import MappedFile, MemoryBody, ReceivedBody
 from tests.leftovers import open_files
 
 CHUNKS = [b'{"messages":[', b"0," * 50_000, b"1]}", b"\n"]
@@ -78,4 +78,20 @@ def test_body_is_hashed_while_it_arrives(monkeypatch: pytest.MonkeyPatch) -> Non
     assert unused.finish_hashes() == Hashing(memoryview(content)).hashes
     del unused
     gc.collect()
+    assert open_files() == files
+
+
+def test_released_pages_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query that still runs can read them, and the file ends with its closing."""
+    monkeypatch.setattr(memory_files, "RELEASED_BYTES", mmap.PAGESIZE)
+    gc.collect()
+    files, content = open_files(), b"".join(CHUNKS)
+    mapped = MappedFile.of(CHUNKS)
+    assert bytes(mapped) == Path(mapped.path).read_bytes() == content
+    closing = mapped.release()
+    assert bytes(mapped) == content
+    del mapped
+    gc.collect()
+    assert open_files() != files
+    closing.close()
     assert open_files() == files
