@@ -88,13 +88,18 @@ class ChunkCache:
         try:
             return await decoding
         except ChunkDamaged as error:
-            metrics.damaged()
-            reason = str(error)
-            # Requests may come by the thousand, and an operator needs one line.
-            if self._logged.get(reason) is None:
-                self._logged.put(reason, reason)
-                log.error("usage.period_damaged", period=period.period, reason=reason)
+            self.damaged(period, str(error))
             raise
+
+    def damaged(self, period: KeptPeriod, reason: str) -> ChunkDamaged:
+        """Log and count a damaged part; return the error."""
+        metrics.damaged()
+        key = f"{period.period}: {reason}"
+        # Requests may come by the thousand, and an operator needs one line.
+        if self._logged.get(key) is None:
+            self._logged.put(key, key)
+            log.error("usage.period_damaged", period=period.period, reason=reason)
+        return ChunkDamaged(reason)
 
 
 def _size_of(chunk: KeptColumns) -> int:

@@ -222,7 +222,11 @@ class KeptView:
                 return found
             except PeriodReplaced:
                 self._use(await self._kept.find(self._period.period))
-        raise PeriodReplaced(f"period {self._period.period} changes all the time")
+        period = self._period
+        if period.status == CLOSED:
+            # Nothing replaces a closed period, and `find` does not find a removed one.
+            raise self._kept.chunks.damaged(period, "the period lacks a chunk")
+        raise PeriodReplaced(f"period {period.period} changes all the time")
 
     async def _from_rows(
         self, answer: Callable[[RevisionRows], Awaitable[T | None]]

@@ -80,7 +80,13 @@ class WholePeriods:
             number = next(self._numbers)
             adopting = _adopt(worker, number, stored)
             await self._chunks.checked(period, adopting)
-            snapshot = await _snapshot_of(period, worker, number, has_texts=with_texts)
+            try:
+                snapshot = await _snapshot_of(
+                    period, worker, number, has_texts=with_texts
+                )
+            except BaseException:
+                worker.drop(number)  # only a snapshot drops its columns itself
+                raise
         self._cached.put(key, snapshot)
         return snapshot
 

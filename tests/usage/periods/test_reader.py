@@ -303,3 +303,15 @@ async def test_a_damaged_outline_is_named(kept: Client, tmp_path: Path) -> None:
     answer = await kept.get(_of_period("/usage/daily"))
     assert (answer.status, (await answer.json())["code"]) == (500, "period_damaged")
     assert (await kept.get(_of_period("/usage"))).status == 200
+
+
+@pytest.mark.parametrize("path", ["/usage?limit=1", "/usage"])
+async def test_a_closed_period_without_a_chunk_is_damaged(
+    kept: Client, keep: Keep, tmp_path: Path, path: str
+) -> None:
+    """No other revision can have replaced it."""
+    await keep(kept, [message(COUNT, "new", timestamp="2024-05-29")])
+    with closing(sqlite3.connect(tmp_path / "kept.db")) as connection, connection:
+        connection.execute("DELETE FROM usage_chunks WHERE period_number = 1")
+    answer = await kept.get(_of_period(path))
+    assert (answer.status, (await answer.json())["code"]) == (500, "period_damaged")
