@@ -27,9 +27,10 @@ async def running_keeping(
 ) -> AsyncIterator[Recorder]:
     """Run what keeps periods, and closes and seals them; return what receives them."""
     observer = observer or UnobservedPeriods()
+    sealing = Sealing(database, settings.usage.own_process_bytes)
     retention = PeriodRetention(settings.periods.retention, database)
     async with (
-        in_background(Sealing(database).run()),
+        in_background(sealing.run()),
         in_background(retention.run()),
     ):
         keep_texts = settings.periods.keep_texts

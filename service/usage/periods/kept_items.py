@@ -13,16 +13,27 @@ from service.usage.snapshots.kept import decode_chunk
 async def read_items(chunks: ChunkCache, period: KeptPeriod) -> AsyncIterator[ItemRows]:
     """Yield the items of a closed period, the rows of one chunk at a time.
 
-    Nothing is added to the cache. Raises `StorageError`, `ChunkDamaged`, and
-    `PeriodReplaced` for a chunk that is missing.
+    Raises `ChunkDamaged`, and as `read_contents`.
+    """
+    async for digest, content in read_contents(chunks, period):
+        decoding = asyncio.to_thread(_decode, content, digest)
+        yield await chunks.checked(period, decoding)
+
+
+async def read_contents(
+    chunks: ChunkCache, period: KeptPeriod
+) -> AsyncIterator[tuple[bytes, bytes]]:
+    """Yield the digest and the content of each chunk of a closed period.
+
+    Nothing is added to the cache. Raises `StorageError`, and `PeriodReplaced` for a
+    chunk that is missing.
     """
     digests = period.digests
     for begin in range(0, len(digests), CHUNKS_AT_ONCE):
         some = digests[begin : begin + CHUNKS_AT_ONCE]
         contents = await chunks.contents(period, some)
         for digest in some:
-            decoding = asyncio.to_thread(_decode, contents[digest], digest)
-            yield await chunks.checked(period, decoding)
+            yield digest, contents[digest]
 
 
 def _decode(content: bytes, digest: bytes) -> ItemRows:

@@ -17,6 +17,7 @@ from service.usage.periods.store import CHUNKS_AT_ONCE, PeriodStore
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT
 from service.usage.pricing.timestamps import read_instants
 from service.usage.snapshots.errors import ChunkDamaged
+from service.usage.snapshots.formats import csv_rows
 from service.usage.snapshots.item_rows import ItemRows, rows_of_chunk
 from service.usage.snapshots.kept import decode_chunk
 
@@ -98,7 +99,7 @@ class PeriodCheck:
                 f"plan is {self._period.plan}, and {rows.plan} by the rows"
             )
         self._sums.add(rows)
-        computed.add(rows)
+        computed.add(csv_rows(rows.items()))
 
     async def _locate(self, found: Difference) -> Difference:
         """Return the message that was altered, if the kept changes show it."""

@@ -6,6 +6,7 @@ a kill any of them begins again.
 
 import asyncio
 import random
+import sys
 import time
 from typing import Final
 
@@ -16,10 +17,13 @@ from service.storage.database import Database
 from service.storage.maintenance import repeat_logged
 from service.usage.periods import metrics
 from service.usage.periods.chunk_cache import ChunkCache
-from service.usage.periods.kept_items import read_items
+from service.usage.periods.kept_items import read_contents
 from service.usage.periods.statement_store import StatementStore, Unsealed
 from service.usage.periods.statements import Statement, StatementHash
 from service.usage.periods.store import PeriodStore
+from service.usage.periods.whole_periods import BYTES_PER_MESSAGE
+from service.usage.snapshots.item_rows import csv_of_chunk
+from service.usage.snapshots.worker import PricingWorkers
 
 EVERY_S: Final = 2.0
 MAX_DELAY_PER_MESSAGE_S: Final = 20e-6
@@ -32,7 +36,9 @@ log = structlog.get_logger()
 class Sealing:
     """Computes the digests of closed periods."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, process_bytes: int = sys.maxsize) -> None:
+        """Periods of `process_bytes` are encoded by a process of their own."""
+        self._process_bytes = process_bytes
         self._chunks = ChunkCache(PeriodStore(database))
         self._statements = StatementStore(database)
 
@@ -60,14 +66,12 @@ class Sealing:
 
     async def _seal(self, found: Unsealed) -> None:
         started, period = time.perf_counter(), found.period
-        computed = StatementHash(found.previous_digest, period)
-        async for rows in read_items(self._chunks, period):
-            await asyncio.to_thread(computed.add, rows)
+        digest = await self._compute(found)
         statement = Statement(
             period_number=period.number,
             period=period.period,
             previous_digest=found.previous_digest,
-            digest=computed.hexdigest(),
+            digest=digest,
             sealed_at=now_us(),
         )
         if await self._statements.add(statement):
@@ -79,3 +83,18 @@ class Sealing:
                 messages=period.messages,
                 duration_s=round(time.perf_counter() - started, 6),
             )
+
+    async def _compute(self, found: Unsealed) -> str:
+        """Return the digest; a process of its own encodes a large period."""
+        period = found.period
+        computed = StatementHash(found.previous_digest, period)
+        workers = PricingWorkers(self._process_bytes)
+        worker = workers.choose(BYTES_PER_MESSAGE * period.messages)
+        try:
+            async for digest, content in read_contents(self._chunks, period):
+                encoding = worker.run(csv_of_chunk, content, digest)
+                lines = await self._chunks.checked(period, encoding)
+                await asyncio.to_thread(computed.add, lines)
+        finally:
+            await workers.close()
+        return computed.hexdigest()

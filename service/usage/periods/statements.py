@@ -11,8 +11,7 @@ from msgspec import Struct
 
 from service.instants import format_instant
 from service.usage.periods.model import KeptPeriod
-from service.usage.snapshots.formats import CSV_HEAD, csv_rows
-from service.usage.snapshots.item_rows import ItemRows
+from service.usage.snapshots.formats import CSV_HEAD
 
 FIRST_PREVIOUS: Final = "0" * 64
 """Stands for the digest of the statement before the first one."""
@@ -32,14 +31,14 @@ class Statement(Struct, frozen=True, kw_only=True):
 
 
 class StatementHash:
-    """Computes the digest of a statement, rows by rows."""
+    """Computes the digest of a statement, while its CSV is made."""
 
     def __init__(self, previous_digest: str, period: KeptPeriod) -> None:
         self._hash = hashlib.sha256(head_of(previous_digest, period) + CSV_HEAD)
 
-    def add(self, rows: ItemRows) -> None:
-        """Add the next rows of the period."""
-        self._hash.update(csv_rows(rows.items()))
+    def add(self, lines: bytes) -> None:
+        """Add the next lines of CSV."""
+        self._hash.update(lines)
 
     def hexdigest(self) -> str:
         """Return the digest of all rows so far, as 64 hexadecimal digits."""

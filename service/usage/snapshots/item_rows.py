@@ -15,7 +15,8 @@ from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT, Hundredths
 from service.usage.snapshots.answers import UsageItem
 from service.usage.snapshots.columns import PricedMessages
 from service.usage.snapshots.errors import ChunkDamaged
-from service.usage.snapshots.kept import KeptColumns
+from service.usage.snapshots.formats import csv_rows
+from service.usage.snapshots.kept import KeptColumns, decode_chunk
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,6 +43,14 @@ class ItemRows:
         prices = (self.hundredths / HUNDREDTHS_PER_CREDIT).tolist()
         columns = self.ids.tolist(), self.timestamps, names, prices
         return map(UsageItem, *columns)
+
+
+def csv_of_chunk(content: bytes, digest: bytes) -> bytes:
+    """Return the items of a compressed chunk as CSV, without the header.
+
+    Raises `ChunkDamaged`.
+    """
+    return csv_rows(rows_of_chunk(decode_chunk(content, digest)).items())
 
 
 def rows_of(priced: PricedMessages, begin: int, end: int) -> ItemRows:

@@ -123,7 +123,7 @@ class ProcessWorker:
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         call = partial(work, *args, **kwargs)
         result: T = await self._query(
-            self._call, SnapshotStore.run.__name__, (call,), {}
+            self._call_any, SnapshotStore.run.__name__, (call,), {}
         )
         return result
 
@@ -286,6 +286,10 @@ class ProcessWorker:
         if child is None or not child.is_alive:
             raise WorkerLost
         return child
+
+    def _call_any(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call what needs no snapshot, so that a new child can run it too."""
+        return self._start_child().call(name, *args, **kwargs)
 
     def _start_child(self) -> PricingChild:
         """Return the running child, or start one."""

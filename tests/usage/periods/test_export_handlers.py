@@ -20,6 +20,7 @@ from service.usage.periods import export_files, reader
 from service.usage.periods.export_files import FILES, ExportFormat, ParquetFile
 from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.item_rows import ItemRows
+from service.usage.view import ROWS_AT_ONCE
 from tests.conftest import Client, MakeClient, message
 from tests.metric_samples import growth
 from tests.usage.periods.conftest import (
@@ -164,6 +165,17 @@ async def test_the_current_period_is_exported_without_keeping(
     answer = await empty.get("/usage/export")
     assert answer.headers["Content-Disposition"].endswith('"usage-current.csv"')
     assert (await answer.text()).count("\r\n") == 1
+
+
+async def test_a_large_period_is_exported_from_its_process(
+    client: MakeClient, sandbox: RunningSandbox
+) -> None:
+    """The items come from the process that has priced them, in parts."""
+    service = await client(usage={"own_process_bytes": 1})
+    messages = [message(each) for each in range(ROWS_AT_ONCE + 3)]
+    sandbox.sandbox.set_messages(messages)
+    lines = await _csv(service, "")
+    assert [int(each["message_id"]) for each in lines] == list(range(len(messages)))
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,18 @@ async def test_processes_compute_the_same_digests_once(
     assert all(each["digest"] for each in (await periods_of(unsealed))[1:])
 
 
+async def test_a_process_of_its_own_computes_the_same_digests(
+    unsealed: Client, database: Database
+) -> None:
+    """A large period is encoded where it delays no request."""
+    await Sealing(database, process_bytes=1).seal()
+    previous = "0" * 64
+    for each in reversed((await periods_of(unsealed))[1:]):
+        assert each["previous_digest"] == previous
+        previous = each["digest"]
+        assert await _digest_by_hand(unsealed, each) == previous
+
+
 async def test_a_missing_chunk_prevents_a_digest(
     unsealed: Client, database: Database
 ) -> None:
