@@ -1,8 +1,8 @@
 """Decoding and encoding a period, against msgspec alone on the same bytes.
 
 "Alone" is what any service has to do: decode into structs, build the items, encode
-them. Ours also reads every timestamp, sorts the report ids out, and hashes the body in
-a second thread. So its elapsed time is right only where two cores are free.
+them. Ours also reads every timestamp, and sorts the report ids out. A large body is
+hashed by another thread while it arrives, so that is measured by itself.
 """
 
 from typing import Final
@@ -14,6 +14,7 @@ from service.sandbox.options import SandboxOptions
 from service.sandbox.periods import generate_period
 from service.usage.pricing.plans import TOKEN_ESTIMATE
 from service.usage.snapshots.answers import UsageAnswer
+from service.usage.snapshots.body_hashes import Hashing
 from service.usage.snapshots.build import (
     ReportPrice,
     ResolvedReports,
@@ -34,7 +35,8 @@ def run() -> list[Result]:
     """Both directions, and both together."""
     period = generate_period(SandboxOptions(messages=MESSAGES, reports=50))
     body = period.messages_body
-    messages = read_messages(body)
+    hashes = Hashing(memoryview(body)).hashes
+    messages = read_messages(body, hashes=hashes)
     price = ReportPrice("Short Lease Report", 6_100)
     reports = ResolvedReports([price] * len(messages.report_keys), ())
     priced = build(messages, reports, TOKEN_ESTIMATE).priced
@@ -48,16 +50,22 @@ def run() -> list[Result]:
 
     if encode() != encode_alone():
         raise AssertionError("the two encodings differ")
-    decode_s, decode_alone_s, encode_s, encode_alone_s = interleaved(
-        lambda: read_messages(body),
+    decode_s, decode_alone_s, encode_s, encode_alone_s, hash_s = interleaved(
+        lambda: read_messages(body, hashes=hashes),
         lambda: _decoder.decode(body),
         encode,
         encode_alone,
+        lambda: Hashing(memoryview(body)).hashes,
     )
     both, alone = decode_s + encode_s, decode_alone_s + encode_alone_s
     each_ns = f"{both / MESSAGES * 1e9:,.0f} ns a message"
     return [
         maximum("decode + encode, to msgspec alone", both / alone, 1.3, each_ns),
-        maximum("decode, checks included", decode_s / decode_alone_s, 1.2),
+        maximum(
+            "decode, checks included",
+            decode_s / decode_alone_s,
+            1.2,
+            f"hashing takes {hash_s / decode_alone_s:.2f} besides, while it arrives",
+        ),
         maximum("encode, items included", encode_s / encode_alone_s, 1.3),
     ]
