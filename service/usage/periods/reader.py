@@ -92,7 +92,7 @@ class KeptSnapshots:
         return period
 
     def judge(self, period: KeptPeriod) -> Freshness:
-        """Return how long caches may use the answers of a period."""
+        """Return the time for which caches may use the answers of a period."""
         policy = self._closed if period.status == CLOSED else self._open
         return policy.judge(0.0)
 
@@ -145,7 +145,7 @@ class KeptView:
 
     @property
     def freshness(self) -> Freshness:
-        """How long caches may use the answer."""
+        """The time for which caches may use the answer."""
         return self._kept.judge(self._period)
 
     @property

@@ -1,4 +1,4 @@
-"""Where the chunks of a kept period begin and end, and which ones are not new.
+"""Division of a period into chunks, and search for those that are not new.
 
 The ids of messages decide where chunks end. So an added or removed message changes only
 the chunk that it belongs to, and equal chunks of successive snapshots are stored once.
