@@ -72,6 +72,7 @@ class ArrivingHashes:
 
     def finish(self, size: int) -> BodyHashes:
         """Return the hashes of the whole file; waits for the thread."""
+        self.grow(size)
         self._file.flush()
         blocks = [each.result() for each in self._blocks]
         begin = len(blocks) * BLOCK_BYTES

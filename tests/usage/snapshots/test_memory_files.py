@@ -95,3 +95,11 @@ def test_released_pages_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_files() != files
     closing.close()
     assert open_files() == files
+
+
+def test_body_that_came_at_once_is_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No chunk follows the one that made it large."""
+    monkeypatch.setattr(body_hashes, "BLOCK_BYTES", 4_096)
+    content = b"".join(CHUNKS)
+    for body in (MemoryBody(content), received(len(content), CHUNKS)):
+        assert body.finish_hashes() == Hashing(memoryview(content)).hashes
