@@ -131,6 +131,8 @@ class Kills:
                         await answer.read()
 
     def _kill_all(self) -> None:
+        # A worker that starts meanwhile would keep the port.
+        self._service.send_signal(signal.SIGSTOP)
         for each in children_of(self._service.process_id):
             with suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
