@@ -23,12 +23,17 @@ from service.upstream.bodies import UpstreamResponse
 from service.usage.parameters import find_plan
 from service.usage.periods import closing
 from service.usage.periods.calendar import Schedule
+from service.usage.periods.chunk_cache import ChunkCache
 from service.usage.periods.closing import Closing, MonthSource
 from service.usage.periods.contents import Fetched
 from service.usage.periods.keeper import Keeper
+from service.usage.periods.kept_credits import find_altered
+from service.usage.periods.kept_items import read_items
 from service.usage.periods.months import Months
 from service.usage.periods.observer import UnobservedPeriods
+from service.usage.periods.sealing import Sealing
 from service.usage.periods.store import PeriodStore
+from service.usage.periods.verification import Verification
 from service.usage.refresh import Refresher
 from service.usage.reports import Report, ReportResolver, Resolved
 from service.usage.snapshots.spans import Span
@@ -121,6 +126,19 @@ class Kept:
                 late = await store.find_adjustments(period.number)
                 assert found.after == period.hundredths + late.hundredths
 
+    async def verify(self) -> None:
+        """Fail unless all closed periods are sealed and verified as they are."""
+        await Sealing(self._database).seal()
+        verification = Verification(self._database)
+        await verification.open()
+        results = [each async for each in verification.run(lambda: None)]
+        differing = [each for each in results if each.difference is not None]
+        assert differing == []
+        store = PeriodStore(self._database)
+        for period in await store.newest_closed(100):
+            items = read_items(ChunkCache(store), period)
+            assert await find_altered(self._database, period, items) is None
+
     async def ids(self) -> Counter[int]:
         """Return how often each message is in a period, or an adjustment of one."""
         found: Counter[int] = Counter()
@@ -198,6 +216,7 @@ async def keep_all(history: list[State], since: int, empty_file: Path) -> None:
                 await keeper.keep(Fetched(snapshot, number + DAY_US * 200), 0)
             await kept.check()
         await kept.check_sums(since)
+        await kept.verify()
     await refresher.workers.close()
 
 
@@ -263,4 +282,5 @@ async def keep_months(
             await kept.check()
         assert await kept.ids() == Counter(each["id"] for each in sent)
         await kept.check_sums(0)
+        await kept.verify()
     await refresher.workers.close()
