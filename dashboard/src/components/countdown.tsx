@@ -13,7 +13,9 @@ export function Countdown({ ms }: { ms: number }) {
   return (
     // Read out once with its notice, and not each second.
     <span aria-live="off">
-      {left > 0 ? `The service asks you to wait ${formatWait(left)}.` : "You can now."}
+      {left > 0
+        ? `The service asks you to wait ${formatWait(left)}.`
+        : "You can try again now."}
     </span>
   );
 }

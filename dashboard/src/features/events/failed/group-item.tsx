@@ -14,6 +14,7 @@ interface Props {
 
 export function GroupItem({ group, onGo }: Props) {
   const { code, category, name, events, first, last } = group;
+  const [from, to] = [formatStamp(first), formatStamp(last)];
   const isUntyped = category === null || name === null;
   const change = isUntyped
     ? { code, untyped: "true", category: null, name: null }
@@ -35,9 +36,7 @@ export function GroupItem({ group, onGo }: Props) {
         )}
       </p>
       <p className="muted">
-        {first === last
-          ? `Arrived ${formatStamp(first)} UTC`
-          : `Arrived ${formatStamp(first)} to ${formatStamp(last)} UTC`}
+        {from === to ? `Arrived ${from} UTC` : `Arrived ${from} to ${to} UTC`}
       </p>
     </li>
   );
