@@ -24,6 +24,8 @@ from service.sandbox.server import Sandbox
 from service.storage.database import Database
 from service.usage.periods.changes import unpack_page
 from service.usage.periods.model import Change, ChangeKind, split_digests
+from service.usage.periods.sealing import Sealing
+from service.usage.periods.verification import Result, Verification
 from service.usage.snapshots.kept import decode_chunk
 from tests.conftest import message
 from tests.launcher import Service
@@ -167,6 +169,16 @@ class Kills:
                 if found == [(len(usage), total)]:
                     break
         await self._check()
+        await self._check_statements()
+
+    async def _check_statements(self) -> None:
+        """Fail unless all closed periods have digests, which are verified."""
+        # The service may be sealing them too.
+        await Sealing(self._database).seal()
+        verification = Verification(self._database)
+        await verification.open()
+        results = [each async for each in verification.run(lambda: None)]
+        assert {each.result for each in results} <= {Result.VERIFIED}, results
 
     def _url(self, path: str) -> str:
         return f"http://127.0.0.1:{self._service.port}{path}"
