@@ -32,8 +32,9 @@ from tests.launcher import Service
 from tests.patience import GIVE_UP_S
 
 SEED: Final = int(os.environ.get("KILLS_SEED") or random.SystemRandom().getrandbits(32))
-MAX_WAIT_S: Final = 0.15
-"""Maximum time before a kill: a refresh and its keeping take less."""
+MAX_WAIT_S: Final = 0.6
+"""Maximum time before a kill: several refreshes and their keeping take less."""
+NEW_PERIOD_SHARE: Final = 0.04
 MAX_MESSAGES: Final = 40
 REVISIONS: Final = (
     "SELECT * FROM usage_revisions WHERE period_number = :number "
@@ -59,7 +60,7 @@ class History:
 
     def change(self) -> None:
         """Add, remove and change messages, or begin a new period."""
-        if self._chosen.random() < 0.2:
+        if self._chosen.random() < NEW_PERIOD_SHARE:
             self.begin()
             return
         first, *others = self.messages
