@@ -1,11 +1,13 @@
 """Kept periods and their changes, as the API answers them and as they are compared."""
 
 from enum import StrEnum
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from service.usage.snapshots.kept import DIGEST_BYTES, ChunkRef
+
+DATE_CHARS: Final = len("2024-04-29")
 
 
 class KeptPeriod(Struct, frozen=True, kw_only=True):
@@ -34,6 +36,11 @@ class KeptPeriod(Struct, frozen=True, kw_only=True):
     def text_digests(self) -> list[bytes]:
         """The digests of the texts of each chunk; none without texts."""
         return split_digests(self.texts or b"")
+
+    @property
+    def begins_on(self) -> str:
+        """The date of its id, without a number: `2024-04-29`."""
+        return self.period[:DATE_CHARS]
 
     @property
     def digests(self) -> list[bytes]:

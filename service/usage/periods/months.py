@@ -25,7 +25,6 @@ KNOWN_MONTHS: Final = 24
 """Kept periods that new ones must not overlap."""
 OTHER_MESSAGES: Final = "other_messages"
 """The doubt on a snapshot that has no message of its month as it is kept."""
-DATE_CHARS: Final = len("2024-04-29")
 
 log = structlog.get_logger()
 
@@ -132,9 +131,8 @@ class Months:
 
 def span_of(period: KeptPeriod) -> Span:
     """Return the time of a kept period, which no other one may have."""
-    begins_on = period.period[:DATE_CHARS]
     if period.starts_at is not None and period.ends_at is not None:
-        return Span(period.starts_at, period.ends_at, begins_on)
+        return Span(period.starts_at, period.ends_at, period.begins_on)
     # A message with a time in the future must not take the time of later months.
     end = min(period.last_at, period.fetched_at) + 1
-    return Span(min(period.first_at, end), end, begins_on)
+    return Span(min(period.first_at, end), end, period.begins_on)

@@ -156,7 +156,7 @@ def summary_of(period: KeptPeriod) -> Summary:
         messages=period.messages,
         credits_total=period.hundredths / 100,
         degraded=period.degraded,
-        begins_on=_date_of(period.first_at),
+        begins_on=period.begins_on,
     )
 
 

@@ -116,6 +116,7 @@ async def test_a_month_closes_after_its_grace(
     now.move("2024-05-04T00:00:01")
     await steps.logged("usage.period_closed", period="2024-04-01", messages=3)
     closed = await monthly.get("/usage?period=2024-04-01")
+    assert closed.headers["Usage-Period"] == "2024-04-01/2024-04-30"
     rows = await closed.read()
 
     too_late = message(5, "Too late?", timestamp="2024-04-29T12:00:00Z")
