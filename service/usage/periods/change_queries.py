@@ -33,6 +33,12 @@ _STORED_CHANGES: Final = (
     .where(revisions.c.period_number == bindparam("of_number"))
     .order_by(revisions.c.revision, changes.c.page)
 )
+_LAST_TOTAL: Final = (
+    select(revisions.c.hundredths_after)
+    .where(revisions.c.period_number == bindparam("of_number"))
+    .order_by(revisions.c.revision.desc())
+    .limit(1)
+)
 
 
 class Revision(NamedTuple):
@@ -98,7 +104,10 @@ async def find_changes_since(
         query = query.where(revisions.c.at > instant)
     found = [Revision(*row) for row in (await connection.execute(query)).all()]
     if not found:
-        return FoundChanges([], period.hundredths, period.hundredths, None)
+        # Adjustments are in the last revision, and not in the row of the period.
+        last = await connection.scalar(_LAST_TOTAL, {"of_number": period.number})
+        total = period.hundredths if last is None else last
+        return FoundChanges([], total, total, None)
     page = await _read_changes(connection, period, found, place, limit)
     ends = found[0].hundredths_before, found[-1].hundredths_after
     skipped = sum(each.skipped for each in found)

@@ -49,7 +49,7 @@ class KeptPeriod(Struct, frozen=True, kw_only=True):
 
 
 class Adjustments(Struct, frozen=True, kw_only=True):
-    """What came after a period was closed; times and credits as for a period."""
+    """Messages after the closing of a period; times and credits as for a period."""
 
     period_number: int
     revision: int = 0

@@ -51,7 +51,7 @@ class Months:
 
     @property
     def revisions(self) -> Revisions:
-        """What reads and writes the months."""
+        """The reader and writer of the months."""
         return self._revisions
 
     async def learn(self) -> None:

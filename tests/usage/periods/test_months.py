@@ -136,6 +136,8 @@ async def assert_adjusted(monthly: Client, rows: bytes) -> None:
     assert (change["kind"], change["message_id"]) == ("adjustment", 5)
     assert changes["credits_after"] == april["credits_used"] + april["adjustments"]
     assert change["revision"] == april["revision"] == 3
+    nothing = await changes_of(monthly, "period=2024-04-01&since=3")
+    assert nothing["credits_before"] == changes["credits_after"]
 
 
 async def test_the_month_follows_the_clock(
