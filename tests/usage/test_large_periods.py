@@ -139,7 +139,7 @@ async def test_a_large_period_leaves_nothing_behind(
     client: MakeClient, sandbox: RunningSandbox, clock: Clock, until: Until
 ) -> None:
     """No refresh adds shared memory, and the child ends with the service."""
-    children = child_pids()
+    children, others = child_pids(), open_files().count("/memfd")
     service = await client(cache=HOLDING, usage={"own_process_bytes": 1})
     for number in range(12):
         sandbox.sandbox.set_messages([message(number)])
@@ -147,7 +147,7 @@ async def test_a_large_period_leaves_nothing_behind(
         assert (await Response.by(service)).status == 200
         assert (await Response.by(service, "/usage?plan=token-estimate")).status == 200
         # The answers of both plans are left. A thread frees the body, maybe later.
-        await until(lambda: open_files().count("/memfd") == 2)
+        await until(lambda: open_files().count("/memfd") <= others + 2)
 
     await service.close()
 
