@@ -62,10 +62,10 @@ async def test_outage_ends_in_an_error_that_support_can_find(
     await expect(dashboard.page.get_by_text("Still trying…")).to_be_visible()
     await let_time_pass(dashboard, "Request id:")
     await expect(dashboard.problem).to_contain_text("cannot be fetched at the moment")
-    await expect(dashboard.problem.locator("code")).to_have_text(ids[-1])
+    assert await dashboard.problem.locator("code").inner_text() == ids[-1]
     timer = dashboard.problem.get_by_role("timer")
     await expect(timer).to_contain_text("tries again in")
-    assert len(ids) == 4
+    assert len(ids) >= 4
     upstream.sandbox.faults = WELL
     await dashboard.problem.get_by_role("button", name="Try again").click()
     await expect(dashboard.rows).to_have_count(7)

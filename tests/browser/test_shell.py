@@ -17,13 +17,14 @@ OTHER_PAGES: Final = {"events": "Events", "vehicles": "Vehicles"}
 async def test_navigation_leads_to_each_page_and_back(open_page: OpenPage) -> None:
     """A link changes address, title and content; the browser's back returns."""
     dashboard = await open_page()
+    dashboard.watch.expect("status of 40[14]")
     page = dashboard.page
     for path, title in OTHER_PAGES.items():
         await page.get_by_role("link", name=title).click()
         await expect(page.get_by_role("heading", level=1)).to_have_text(title)
         await expect(page).to_have_title(f"{title} – Copilot usage")
         await dashboard.expect_query(path)
-        current = page.locator("nav [aria-current=page]")
+        current = page.get_by_label("Pages").locator("[aria-current=page]")
         await expect(current).to_have_text(title)
         await page.go_back()
         await expect(dashboard.rows).to_have_count(7)
@@ -33,6 +34,8 @@ async def test_navigation_leads_to_each_page_and_back(open_page: OpenPage) -> No
 async def test_page_is_loaded_from_its_address(new_page: NewPage, path: str) -> None:
     """The address of a page loads it, and the page is accessible."""
     dashboard = await new_page()
+    # Who is not signed in sees how to sign in.
+    dashboard.watch.expect("status of 40[14]")
     await dashboard.open(path)
     heading = dashboard.page.get_by_role("heading", level=1)
     await expect(heading).to_have_text(OTHER_PAGES[path])

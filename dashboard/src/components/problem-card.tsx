@@ -10,6 +10,8 @@ interface Props {
 }
 
 const DEFAULT_WAIT_MS = 30_000;
+/** Requests have been repeated already, at shorter intervals. */
+const SHORTEST_WAIT_MS = 15_000;
 const SECOND_MS = 1_000;
 
 export function ProblemCard({ error, onRetry }: Props) {
@@ -25,7 +27,10 @@ export function ProblemCard({ error, onRetry }: Props) {
         </p>
       )}
       {error instanceof ApiError && error.isTemporary && (
-        <Countdown ms={error.retryAfterMs ?? DEFAULT_WAIT_MS} onEnd={onRetry} />
+        <Countdown
+          ms={Math.max(SHORTEST_WAIT_MS, error.retryAfterMs ?? DEFAULT_WAIT_MS)}
+          onEnd={onRetry}
+        />
       )}
       <button type="button" className="button-primary" onClick={onRetry}>
         Try again
@@ -41,7 +46,7 @@ interface CountdownProps {
 
 /** The seconds to the next try, which then happens by itself. */
 function Countdown({ ms, onEnd }: CountdownProps) {
-  const [seconds, setSeconds] = useState(() => Math.max(1, Math.ceil(ms / SECOND_MS)));
+  const [seconds, setSeconds] = useState(() => Math.ceil(ms / SECOND_MS));
   useEffect(() => {
     const timer = setTimeout(() => {
       if (seconds > 1) setSeconds(seconds - 1);

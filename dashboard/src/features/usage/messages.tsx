@@ -1,11 +1,16 @@
 // Which message: the table of the shown messages, each of which opens to its price.
-import { memo } from "react";
+import { lazy, memo, Suspense } from "react";
 
-import { Explanation } from "./explanation/explanation";
 import type { Row } from "./period";
 import { UsageTable } from "./table/usage-table";
 import type { ChangeView } from "./view/use-view";
 import { NO_FILTERS, type View } from "./view/view";
+
+// Loaded when the first message is opened.
+const Explanation = lazy(async () => {
+  const { Explanation: Content } = await import("./explanation/explanation");
+  return { default: Content };
+});
 
 interface Props extends Pick<View, "sorting" | "zone" | "period"> {
   /** Those that the filters let through. */
@@ -34,12 +39,14 @@ export const Messages = memo(function Messages(props: Props) {
       zone={zone}
       onSort={(sorting) => onChange({ sorting })}
       renderDetails={(row) => (
-        <Explanation
-          messageId={row.messageId}
-          plan={plan}
-          period={period}
-          hundredths={row.hundredths}
-        />
+        <Suspense fallback={<p role="status">Looking up how this price was made…</p>}>
+          <Explanation
+            messageId={row.messageId}
+            plan={plan}
+            period={period}
+            hundredths={row.hundredths}
+          />
+        </Suspense>
       )}
     />
   );

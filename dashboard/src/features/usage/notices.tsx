@@ -1,7 +1,5 @@
 // What a reader must know before they trust the figures.
-import { ApiError } from "@/api/client";
 import { countOf } from "@/text/credits";
-import { wordsOf } from "@/text/problems";
 
 import type { PeriodAnswer } from "./api/use-period";
 import { Updated } from "./summary/age";
@@ -19,13 +17,11 @@ const FAILED_AFTER = 2;
 export function Notices({ answer, error, onRetry }: Props) {
   const { period, freshness, staleAnswers } = answer;
   const { degraded, unreadable } = period;
-  const title =
-    error instanceof ApiError ? wordsOf(error.problem).title : error?.message;
   return (
     <div role="status" className="notices">
       {error && (
         <p className="notice">
-          These figures could not be refreshed: {title}.{" "}
+          These figures could not be refreshed. <Updated asOf={freshness.asOf} />.{" "}
           <button type="button" onClick={onRetry}>
             Try again
           </button>

@@ -1,15 +1,22 @@
 // The Usage page: requests the period that the address names, and shows its state.
+import { lazy, Suspense } from "react";
+
 import { Page } from "@/components/page";
 import { planName } from "@/text/plans";
 
 import { usePeriod } from "./api/use-period";
 import { useIsWhatIf } from "./plans/what-if";
-import { Refusal } from "./refusal";
 import { Skeleton } from "./skeleton";
 import { Updated } from "./summary/age";
 import { useContextFigures } from "./use-context-figures";
 import { UsageView } from "./usage-view";
 import { useView } from "./view/use-view";
+
+// The words of all problems are needed only where there is one.
+const Refusal = lazy(async () => {
+  const { Refusal: Content } = await import("./refusal");
+  return { default: Content };
+});
 
 export function UsagePage() {
   const [view, changeView] = useView();
@@ -48,7 +55,9 @@ export function UsagePage() {
           onChange={changeView}
         />
       ) : error ? (
-        <Refusal error={error} onRetry={retry} onChange={changeView} />
+        <Suspense>
+          <Refusal error={error} onRetry={retry} onChange={changeView} />
+        </Suspense>
       ) : (
         <Skeleton isRetrying={failureCount > 0} />
       )}

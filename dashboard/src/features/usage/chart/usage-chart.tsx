@@ -68,8 +68,8 @@ export function UsageChart(props: Props) {
     bucketAt,
     onChoose: choose,
   });
-  const [, last] = placeOf(page.buckets, range.shown);
-  const current = page.buckets[last];
+  const [first, last] = placeOf(page.buckets, range.shown);
+  const current = join(page.buckets.slice(Math.max(0, first), last + 1), step);
   const read = page.buckets.find(({ from }) => from === pointed) ?? current;
   return (
     <section className="card chart" aria-labelledby="chart-title">
@@ -140,6 +140,18 @@ export function UsageChart(props: Props) {
       )}
     </section>
   );
+}
+
+/** Return several bars as one; of bars that add up, the last one. */
+function join(buckets: readonly Bucket[], step: ChartStep): Bucket | undefined {
+  const [first, last] = [buckets[0], buckets.at(-1)];
+  if (!first || !last || step === "total") return last;
+  return buckets.reduce((sum, { hundredths, messages }) => ({
+    ...sum,
+    to: last.to,
+    hundredths: sum.hundredths + hundredths,
+    messages: sum.messages + messages,
+  }));
 }
 
 const TITLES: Record<ChartStep, string> = {

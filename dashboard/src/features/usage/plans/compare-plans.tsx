@@ -1,14 +1,13 @@
 // What the whole period would cost under each plan.
-import { useId, useState } from "react";
+import { lazy, Suspense, useState } from "react";
 
-import { formatCredits, formatDifference } from "@/text/credits";
-import { planName } from "@/text/plans";
+// Loaded when plans are compared.
+const PlanChoices = lazy(async () => {
+  const { PlanChoices: Content } = await import("./plan-choices");
+  return { default: Content };
+});
 
-import { usePlanTotal } from "../api/use-plan-total";
-import { usePlans } from "../api/use-plans";
-import { isSamePlan } from "./same-plan";
-
-interface Props {
+export interface ComparePlansProps {
   /** The plan of the view; null is the default. */
   shown: string | null;
   /** Id of a kept period; null is the current one. */
@@ -16,9 +15,8 @@ interface Props {
   onChoose: (plan: string | null) => void;
 }
 
-export function ComparePlans({ shown, period, onChoose }: Props) {
-  // Totals that nobody looks at are not requested.
-  const [isOpen, setOpen] = useState(shown !== null);
+export function ComparePlans(props: ComparePlansProps) {
+  const [isOpen, setOpen] = useState(props.shown !== null);
   return (
     <details
       className="compare-plans"
@@ -26,82 +24,11 @@ export function ComparePlans({ shown, period, onChoose }: Props) {
       onToggle={(event) => setOpen(event.currentTarget.open)}
     >
       <summary>Compare plans</summary>
-      {isOpen && <PlanChoices shown={shown} period={period} onChoose={onChoose} />}
-    </details>
-  );
-}
-
-function PlanChoices({ shown, period, onChoose }: Props) {
-  const name = useId();
-  const { data: plans, isError, refetch } = usePlans();
-  const current = plans?.find(({ plan, is_default }) =>
-    shown === null ? is_default : isSamePlan(plan, shown),
-  );
-  const own = plans?.find(({ is_default }) => is_default);
-  const ownTotal = usePlanTotal(own?.plan ?? null, period);
-  if (isError) {
-    return (
-      <p className="notice" role="status">
-        The other pricing plans could not be loaded.{" "}
-        <button type="button" onClick={() => void refetch()}>
-          Try again
-        </button>
-      </p>
-    );
-  }
-  if (!plans) return <p role="status">Loading the plans…</p>;
-  return (
-    <fieldset className="plans">
-      <legend>What would this period cost under another plan?</legend>
-      {plans.map(({ plan, is_default }) => (
-        <PlanChoice
-          key={plan}
-          plan={plan}
-          period={period}
-          name={name}
-          isOwn={is_default}
-          isChosen={plan === current?.plan}
-          ownHundredths={ownTotal.data?.hundredths ?? null}
-          onChoose={() => onChoose(is_default ? null : plan)}
-        />
-      ))}
-    </fieldset>
-  );
-}
-
-interface ChoiceProps {
-  plan: string;
-  period: string | null;
-  /** Of the group of radio buttons. */
-  name: string;
-  isOwn: boolean;
-  isChosen: boolean;
-  /** The total under the plan that is billed; null while it is not known. */
-  ownHundredths: number | null;
-  onChoose: () => void;
-}
-
-function PlanChoice(props: ChoiceProps) {
-  const { plan, period, name, isOwn, isChosen, ownHundredths, onChoose } = props;
-  const total = usePlanTotal(plan, period);
-  const hundredths = total.data?.hundredths ?? null;
-  return (
-    <label className="plan">
-      <input type="radio" name={name} checked={isChosen} onChange={onChoose} />
-      <span className="plan-name">{planName(plan)}</span>{" "}
-      {isOwn && <span className="plan-own">your plan</span>}{" "}
-      <span className="plan-total">
-        {hundredths !== null
-          ? `${formatCredits(hundredths)} credits`
-          : total.isError
-            ? "Total not available"
-            : "…"}
-      </span>{" "}
-      {!isOwn && hundredths !== null && ownHundredths !== null && (
-        <span className="plan-difference">
-          {formatDifference(hundredths - ownHundredths)} credits
-        </span>
+      {isOpen && (
+        <Suspense fallback={<p role="status">Loading the plans…</p>}>
+          <PlanChoices {...props} />
+        </Suspense>
       )}
-    </label>
+    </details>
   );
 }
