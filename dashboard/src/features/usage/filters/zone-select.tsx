@@ -1,5 +1,5 @@
 // The time zone of days and times.
-import { useId } from "react";
+import { memo, useId } from "react";
 
 import { browserZone } from "@/text/zones";
 
@@ -20,12 +20,17 @@ export function ZoneSelect({ zone, onChoose }: Props) {
       <label htmlFor={id}>Time zone</label>
       <select id={id} value={zone} onChange={({ target }) => onChoose(target.value)}>
         {!ZONES.includes(zone) && <option value={zone}>{zone}</option>}
-        {ZONES.map((name) => (
-          <option key={name} value={name}>
-            {name.replaceAll("_", " ")}
-          </option>
-        ))}
+        <ZoneOptions />
       </select>
     </div>
   );
 }
+
+/** Hundreds of options, which no other choice draws again. */
+const ZoneOptions = memo(function ZoneOptions() {
+  return ZONES.map((name) => (
+    <option key={name} value={name}>
+      {name.replaceAll("_", " ")}
+    </option>
+  ));
+});
