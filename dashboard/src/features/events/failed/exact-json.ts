@@ -1,4 +1,7 @@
 // JSON whose numbers stay as they were sent: `2^53 + 1` and `1.0` too.
+//
+// Payloads are shown in the form of their sender, and may have megabytes. So this uses
+// the parser of the browser; `@/api/exact-json` turns large ids into texts instead.
 
 /** A number that JavaScript would show in another way than it was sent. */
 export class ExactNumber {
