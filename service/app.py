@@ -5,10 +5,9 @@ closed in reverse order when it ends.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Iterable, Iterator
+from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Final
 
@@ -19,9 +18,8 @@ from yarl import URL
 from service.admin import handlers as admin
 from service.admin import problems as admin_problems
 from service.admin.circuits import Circuit, DatabaseCircuit, UpstreamCircuit
-from service.admin.model import Level
 from service.admin.ports import separate_ports
-from service.admin.siblings import FOLDER, SIBLINGS, Siblings, open_siblings
+from service.admin.siblings import FOLDER, SIBLINGS, open_siblings
 from service.admin.worker import Parts, Worker
 from service.events import client_handlers as event_clients
 from service.events import collected_messages as collected
@@ -34,12 +32,12 @@ from service.events.follow import open_follower
 from service.events.receiving import COLLECTOR
 from service.keys import handlers as keys
 from service.keys import problems as keys_problems
-from service.keys.cached_keys import ApiKeys, FixedKeys
+from service.keys.cached_keys import FixedKeys, open_keys
 from service.keys.store import sandbox_key
 from service.observability import http_metrics
 from service.observability import tracing as telemetry
 from service.sandbox.embedded import with_sandbox
-from service.settings import EventsSettings, Settings
+from service.settings import Settings
 from service.storage.database import Database, open_database
 from service.storage.errors import StorageUnusable
 from service.storage.maintenance import in_background
@@ -53,14 +51,7 @@ from service.usage import handlers as usage
 from service.usage import problems as usage_problems
 from service.usage.budgets import handlers as budgets
 from service.usage.budgets import problems as budgets_problems
-from service.usage.budgets.checks import BudgetChecks
-from service.usage.budgets.delivery import running_deliverer
-from service.usage.budgets.expectations import Expectations
-from service.usage.budgets.firing import BudgetObserver
-from service.usage.budgets.outbox import Outbox
-from service.usage.budgets.state import BudgetStates
-from service.usage.budgets.store import BudgetStore
-from service.usage.budgets.webhooks import open_webhooks
+from service.usage.budgets.parts import open_budgets
 from service.usage.cache import SnapshotCache
 from service.usage.forecast.forecasts import Forecasts
 from service.usage.lanes import open_lanes as open_usage_lanes
@@ -79,14 +70,8 @@ from service.usage.sources import EventMessages, MessageSource, UpstreamMessages
 from service.vehicles import cache_handlers
 from service.vehicles import handlers as vehicles
 from service.vehicles import problems as vehicles_problems
-from service.vehicles.completion import Completion
-from service.vehicles.expiry import Expiry
-from service.vehicles.export import open_exports
 from service.vehicles.lanes import open_lanes
-from service.vehicles.listing import Listing
-from service.vehicles.lookup import open_lookups, source_of
-from service.vehicles.readiness import check_vehicles
-from service.vehicles.store import VehicleStore
+from service.vehicles.parts import open_vehicles
 from service.web import bodies, health, problems, static_pages, system
 from service.web.auth import AUTHENTICATOR, ApiKey, Authenticator, KeySource
 from service.web.cors import add_cors
@@ -204,84 +189,45 @@ async def _open_resources(
         store = await stack.enter_async_context(open_store(settings))
         client = await stack.enter_async_context(_open_copilot(effective, store))
         source: MessageSource = UpstreamMessages(client)
-        fixed = [sandbox_key()] if settings.sandbox.enabled else []
-        known_keys: KeySource = FixedKeys(fixed)
         database = None
         if settings.needs_storage:
             database = await stack.enter_async_context(
                 _open_storage(settings, is_checked=is_storage_checked)
-            )
-            known_keys = await stack.enter_async_context(
-                _open_keys(app, settings.events, database, fixed)
             )
             await stack.enter_async_context(
                 _open_stored_domains(app, effective, database, store)
             )
             if settings.usage.source == "events":
                 source = EventMessages(collected.CollectedMessages(database))
-        await stack.enter_async_context(
-            _open_authenticator(app, settings, known_keys, store)
-        )
+        stack.push_async_callback(_authenticate(app, settings, store).close)
         # The first refresh waits for the upstream meanwhile.
         await stack.enter_async_context(in_background(asyncio.to_thread(text.prepare)))
         cache = SnapshotCache(settings, client, source, store=store)
         stack.push_async_callback(cache.close)
         _answer_from(app, cache, settings)
         await stack.enter_async_context(_keep_periods(app, settings, database, source))
-        parts = _parts(app, client, database)
+        worker = Worker(_parts(app, client, database), settings.logging.level)
+        stack.callback(worker.close)
         app[SIBLINGS] = await stack.enter_async_context(
-            _open_siblings(parts, settings.logging.level, app.get(FOLDER))
+            open_siblings(worker, app.get(FOLDER))
         )
         yield
 
 
-@asynccontextmanager
-async def _open_siblings(
-    parts: Parts, log_level: Level, folder: Path | None
-) -> AsyncIterator[Siblings]:
-    """Let operators reach this worker, and all others by their sockets in a folder."""
-    worker = Worker(parts, log_level)
-    try:
-        async with open_siblings(worker, folder) as siblings:
-            yield siblings
-    finally:
-        worker.close()
+def _fixed_keys(settings: Settings) -> list[ApiKey]:
+    return [sandbox_key()] if settings.sandbox.enabled else []
 
 
-@asynccontextmanager
-async def _open_keys(
-    app: web.Application,
-    events: EventsSettings,
-    database: Database,
-    fixed: Iterable[ApiKey],
-) -> AsyncIterator[ApiKeys]:
-    """Open the copy of the API keys."""
-    app[keys.DATABASE] = database
-    app[keys.API_KEYS] = opened = ApiKeys(
-        database, events.key_ttl_s, events.key_grace_s, fixed=fixed
-    )
-    opened.start()
-    try:
-        yield opened
-    finally:
-        await opened.close()
-
-
-@asynccontextmanager
-async def _open_authenticator(
-    app: web.Application,
-    settings: Settings,
-    known_keys: KeySource,
-    store: RedisStore | None,
-) -> AsyncIterator[None]:
-    """Open what checks the keys of requests, and their rates."""
+def _authenticate(
+    app: web.Application, settings: Settings, store: RedisStore | None
+) -> KeyRates:
+    """Check the keys of requests; return their rates, which are to be closed."""
     rates = KeyRates(settings.limits, store)
-    clients = app[LIMITS].clients
-    app[AUTHENTICATOR] = Authenticator(settings, known_keys, clients, rates)
-    try:
-        yield
-    finally:
-        await rates.close()
+    known: KeySource = FixedKeys(_fixed_keys(settings))
+    if keys.API_KEYS in app:
+        known = app[keys.API_KEYS]
+    app[AUTHENTICATOR] = Authenticator(settings, known, app[LIMITS].clients, rates)
+    return rates
 
 
 @asynccontextmanager
@@ -291,8 +237,12 @@ async def _open_stored_domains(
     database: Database,
     store: RedisStore | None,
 ) -> AsyncIterator[None]:
-    """Open the enabled domains that store data: events and vehicles."""
+    """Open the domains that store data: keys, and events and vehicles if enabled."""
     async with AsyncExitStack() as stack:
+        app[keys.DATABASE] = database
+        app[keys.API_KEYS] = await stack.enter_async_context(
+            open_keys(settings.events, database, _fixed_keys(settings))
+        )
         if settings.events.enabled:
             app[COLLECTOR] = collector = await stack.enter_async_context(
                 open_collector(settings, database)
@@ -304,21 +254,13 @@ async def _open_stored_domains(
             app[health.TRAFFIC].checks.append(collector.check_writer)
             app[health.TRAFFIC].domains["events"] = collector.check_ready
         if settings.vehicles.enabled:
-            app[vehicles.LOOKUPS] = await stack.enter_async_context(
-                open_lookups(settings, database, store)
+            parts = await stack.enter_async_context(
+                open_vehicles(settings, database, store)
             )
-            expiry = Expiry(settings.vehicles, database)
-            await stack.enter_async_context(in_background(expiry.run()))
-            rows = VehicleStore(database, source_of(settings))
-            completion = Completion(rows, app[vehicles.LOOKUPS])
-            await stack.enter_async_context(in_background(completion.run()))
-            app[health.TRAFFIC].domains["vehicles"] = partial(
-                check_vehicles, database, app[vehicles.LOOKUPS]
-            )
-            app[cache_handlers.LISTING] = Listing(database, source_of(settings))
-            app[vehicles.EXPORTS] = await stack.enter_async_context(
-                open_exports(settings.storage, source_of(settings))
-            )
+            app[vehicles.LOOKUPS] = parts.lookups
+            app[vehicles.EXPORTS] = parts.exports
+            app[cache_handlers.LISTING] = parts.listing
+            app[health.TRAFFIC].domains["vehicles"] = parts.check_ready
         yield
 
 
@@ -351,40 +293,21 @@ async def _keep_periods(
         yield
         return
     app[periods.KEPT] = kept = KeptSnapshots(settings, database)
-    app[usage.FORECASTS] = Forecasts(settings.periods, kept)
+    app[usage.FORECASTS] = forecasts = Forecasts(settings.periods, kept)
     app[periods.LISTING] = PeriodListing(database)
     months = MonthSource(source, cache.refreshers, lambda: cache.lists_earlier)
     async with (
-        _run_budgets(app, settings, database) as observer,
-        running_keeping(settings, database, schedule, months, observer) as recorder,
+        open_budgets(settings, database, cache, forecasts) as parts,
+        running_keeping(
+            settings, database, schedule, months, parts.observer
+        ) as recorder,
     ):
+        app[budgets.BUDGETS] = parts
         cache.on_refresh = recorder.keep
         try:
             yield
         finally:
             await kept.close()
-
-
-@asynccontextmanager
-async def _run_budgets(
-    app: web.Application, settings: Settings, database: Database
-) -> AsyncIterator[BudgetObserver]:
-    """Deliver what budgets fire, and answer requests on budgets."""
-    async with (
-        open_webhooks(settings.webhooks) as webhooks,
-        running_deliverer(database, webhooks) as deliverer,
-    ):
-        expectations = Expectations(app[usage.FORECASTS])
-        store = BudgetStore(database, allow_private=settings.webhooks.allow_private)
-        app[budgets.BUDGETS] = budgets.BudgetParts(
-            store,
-            BudgetStates(database, expectations),
-            Outbox(database),
-            deliverer,
-        )
-        checks = BudgetChecks(store, app[usage.SNAPSHOTS], settings.periods.refresh_s)
-        async with in_background(checks.run()):
-            yield BudgetObserver(database, expectations, deliverer.wake)
 
 
 def _parts(

@@ -102,7 +102,7 @@ class Worker:
     def state(self) -> WorkerState:
         """Return the present state."""
         parts, snapshots = self._parts, self._parts.snapshots
-        refreshing, failure = snapshots.refreshing, snapshots.last_failure
+        refreshing, failure = snapshots.refreshing, snapshots.failures.last
         return WorkerState(
             pid=self.pid,
             version=VERSION,

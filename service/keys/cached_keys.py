@@ -9,8 +9,8 @@ import asyncio
 import hmac
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from functools import partial
 from typing import Final
@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 
 from service.keys.store import digest_of, list_keys
+from service.settings import EventsSettings
 from service.storage.database import Database, retry_lost
 from service.storage.errors import StorageError, StorageUnavailable
 from service.web.auth import ApiKey
@@ -196,3 +197,16 @@ class ApiKeys(FixedKeys):
         valid = (key for key in stored if key.revoked_at is None)
         self._use((*valid, *self._fixed))
         self._read_at = started_at
+
+
+@asynccontextmanager
+async def open_keys(
+    settings: EventsSettings, database: Database, fixed: Iterable[ApiKey]
+) -> AsyncIterator[ApiKeys]:
+    """Read the valid keys again and again until the end; return their copy."""
+    opened = ApiKeys(database, settings.key_ttl_s, settings.key_grace_s, fixed=fixed)
+    opened.start()
+    try:
+        yield opened
+    finally:
+        await opened.close()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
@@ -22,6 +22,7 @@ from service.storage.redis_store import RedisStore
 from service.upstream.client import UpstreamClient
 from service.usage import metrics
 from service.usage.errors import RefreshFailed, WorkerLost
+from service.usage.failures import Failures
 from service.usage.parameters import find_plan
 from service.usage.preparation import (
     CachedSnapshot,
@@ -31,9 +32,8 @@ from service.usage.preparation import (
 )
 from service.usage.pricing.plans import Plan
 from service.usage.refresh import Refresher
-from service.usage.reports import ReportCache, ReportResolver
 from service.usage.shared_cache import KnownSnapshot, SharedCache
-from service.usage.shared_reports import RedisReports
+from service.usage.shared_reports import make_resolver
 from service.usage.shared_snapshot import SharedSnapshot
 from service.usage.snapshot import Slot, Snapshot
 from service.usage.snapshots.spans import Span
@@ -51,19 +51,8 @@ MAX_REFRESHES: Final = 3
 log = structlog.get_logger()
 
 
-class LastFailure(NamedTuple):
-    """The last refresh that has failed: its Unix time, and the class of the error."""
-
-    at: float
-    error: str
-
-
 class SnapshotCache:
     """The current snapshot of this process, and its refreshes."""
-
-    last_failure: LastFailure | None = None
-    has_failed = False
-    """Whether the last refresh has failed."""
 
     def __init__(
         self,
@@ -81,7 +70,7 @@ class SnapshotCache:
         )
         self._stale_wait_s = settings.cache.stale_wait_s
         self._try_s = settings.upstream.timeout_s
-        self._pause_s = settings.cache.pause_after_failure_s
+        self.failures = Failures(settings.cache.pause_after_failure_s, clock)
         self._max_logged = settings.logging.steps_per_refresh
         self._plan = find_plan(settings.usage.plan)
         resolver = make_resolver(settings, client, clock, store)
@@ -94,7 +83,6 @@ class SnapshotCache:
         self._refreshing: asyncio.Task[None] | None = None
         self._refresh_began = -math.inf
         self._publishing: asyncio.Task[None] | None = None
-        self._paused_until = -math.inf
         self._renewed_at = -math.inf
         self._noted: CachedSnapshot | None = None
         self._noted_at = -math.inf
@@ -233,7 +221,7 @@ class SnapshotCache:
         """Return the snapshot while it is young enough, else wait for a refresh."""
         is_usable = cached is not None and self._covers_failure(cached)
         # After a failure the upstream gets a pause, while a stale answer covers it.
-        if cached is not None and is_usable and self.clock() < self._paused_until:
+        if cached is not None and is_usable and self.failures.is_pausing:
             return cached
         refreshing = self.start_refresh()
         # `stale-while-revalidate` of RFC 5861: the client does not wait.
@@ -294,7 +282,7 @@ class SnapshotCache:
         """
         # Requests that wait for a refresh's deadline would use up
         # `server.max_in_flight`.
-        if self.clock() < self._paused_until:
+        if self.failures.is_pausing:
             raise WorkerLost("the period is lost, and the last refresh has failed")
         refreshing = self.start_refresh(is_alone=True)
         await asyncio.wait([refreshing], timeout=self._remaining_s(self._try_s))
@@ -317,11 +305,9 @@ class SnapshotCache:
         try:
             if self._shared is None or is_alone or await self._join(self._shared):
                 await self._refresh()
-            self.has_failed = False
+            self.failures.end()
         except Exception as error:
-            self.has_failed = True
-            self._paused_until = self.clock() + self._pause_s
-            self.last_failure = LastFailure(time.time(), type(error).__name__)
+            self.failures.note(error)
             if self._shared is not None:
                 # Waiting processes fail too, and do not refresh one by one.
                 failed = error if isinstance(error, RefreshFailed) else None
@@ -400,20 +386,3 @@ def _ignore(snapshot: Snapshot, fetched_at: int) -> None:
 
 def _no_span() -> Span | None:
     return None
-
-
-def make_resolver(
-    settings: Settings,
-    client: UpstreamClient,
-    clock: Callable[[], float],
-    store: RedisStore | None,
-) -> ReportResolver:
-    """Return a resolver with its cache, which shares reports through a store."""
-    reports = ReportCache(settings.cache, clock)
-    return ReportResolver(
-        client,
-        reports,
-        RedisReports(reports, store) if store else None,
-        concurrency=settings.upstream.concurrency,
-        on_error=settings.usage.on_report_error,
-    )

@@ -42,9 +42,9 @@ class UsageReadiness:
         snapshots = self._snapshots
         if snapshots.current is None and self._is_required:
             return await self._check()
-        if snapshots.current is None and snapshots.last_failure is None:
+        if snapshots.current is None and snapshots.failures.last is None:
             await asyncio.wait([self.warm_up()], timeout=PROBE_WAIT_S)
-        is_tried = snapshots.current is not None or snapshots.last_failure is not None
+        is_tried = snapshots.current is not None or snapshots.failures.last is not None
         return None if is_tried else WARMING_UP
 
     async def check_usage(self) -> Unready | None:
@@ -63,7 +63,7 @@ class UsageReadiness:
             return None
         if snapshots.refreshing:
             return WARMING_UP
-        if not snapshots.has_failed:
+        if not snapshots.failures.has_failed:
             return None
         is_missing = snapshots.current is None
         return Unready(NO_SNAPSHOT if is_missing else TOO_OLD, PROBE_PAUSE_S)

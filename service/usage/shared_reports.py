@@ -4,13 +4,14 @@ Before a process resolves reports, it reads those of other processes into its ca
 Afterwards it writes the reports that it has fetched, even if the refresh has failed.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
 
+from service.settings import Settings
 from service.storage.redis_store import (
     RedisStore,
     RedisUnavailable,
@@ -18,7 +19,8 @@ from service.storage.redis_store import (
     server_time,
     unseal,
 )
-from service.usage.reports import Report, ReportCache
+from service.upstream.client import UpstreamClient
+from service.usage.reports import Report, ReportCache, ReportResolver
 from service.usage.snapshots.messages import ReportKey
 
 if TYPE_CHECKING:
@@ -110,3 +112,20 @@ class RedisReports:
 def _batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:
     for at in range(0, len(keys), KEYS_AT_ONCE):
         yield keys[at : at + KEYS_AT_ONCE]
+
+
+def make_resolver(
+    settings: Settings,
+    client: UpstreamClient,
+    clock: Callable[[], float],
+    store: RedisStore | None,
+) -> ReportResolver:
+    """Return a resolver with its cache, which shares reports through a store."""
+    reports = ReportCache(settings.cache, clock)
+    return ReportResolver(
+        client,
+        reports,
+        RedisReports(reports, store) if store else None,
+        concurrency=settings.upstream.concurrency,
+        on_error=settings.usage.on_report_error,
+    )

@@ -1,14 +1,13 @@
 """The endpoints of budgets, and of the deliveries of what they fire."""
 
 from http import HTTPStatus
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import structlog
 from aiohttp import web
 from msgspec import Meta, Struct
 
 from service.usage.budgets import problems
-from service.usage.budgets.delivery import Deliverer
 from service.usage.budgets.model import (
     Budget,
     BudgetItem,
@@ -17,9 +16,8 @@ from service.usage.budgets.model import (
     DeliveryItem,
     NewBudget,
 )
-from service.usage.budgets.outbox import DeliveryPlace, Outbox, place_of
-from service.usage.budgets.state import BudgetStates
-from service.usage.budgets.store import BudgetStore
+from service.usage.budgets.outbox import DeliveryPlace, place_of
+from service.usage.budgets.parts import BudgetParts
 from service.web.auth import KEY
 from service.web.bodies import JSON_PROBLEMS, JSON_TYPE, read_json
 from service.web.http_cache.conditional import check_if_match
@@ -39,15 +37,6 @@ MAX_BODY_BYTES: Final = 16_384
 BODY_TIMEOUT_S: Final = 10.0
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000
-
-
-class BudgetParts(NamedTuple):
-    """The parts that answer requests on budgets."""
-
-    store: BudgetStore
-    states: BudgetStates
-    outbox: Outbox
-    deliverer: Deliverer
 
 
 BUDGETS: Final = web.AppKey("budgets", BudgetParts)
