@@ -27,6 +27,7 @@ MAX_PER_HOST: Final = 2
 POLL_S: Final = 2.0
 """Time after which a process looks for firings of others, and for retries."""
 JITTER_S: Final = 0.5
+RELEASE_S: Final = 1.0
 
 RESULTS: Final = {DELIVERED: "delivered", PENDING: "retried", FAILED: "failed"}
 
@@ -40,7 +41,7 @@ class Deliverer:
         self._outbox = Outbox(database)
         self._webhooks = webhooks
         self._is_wanted = asyncio.Event()
-        self._running: dict[asyncio.Task[None], str] = {}
+        self._running: dict[asyncio.Task[None], Claimed] = {}
 
     def wake(self) -> None:
         """Look for firings at once."""
@@ -51,10 +52,21 @@ class Deliverer:
         try:
             await repeat_logged("budget.outbox_failed", self._deliver_due, 0.0)
         finally:
-            for task in self._running:
-                task.cancel()
-            if self._running:
-                await asyncio.wait(self._running)
+            await self._stop()
+
+    async def _stop(self) -> None:
+        """Cancel the attempts, and release their claims for other processes."""
+        running = dict(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        cancelled = [each for task, each in running.items() if task.cancelled()]
+        if cancelled:
+            # Otherwise their leases end. An unavailable database delays no shutdown.
+            with suppress(StorageError, TimeoutError):
+                async with asyncio.timeout(RELEASE_S):
+                    await self._outbox.release(cancelled)
 
     async def _deliver_due(self) -> None:
         """Start attempts for what is due, then wait until more may be."""
@@ -70,7 +82,7 @@ class Deliverer:
 
     async def _start_some(self) -> int:
         """Claim firings that may be attempted now, and start; return their number."""
-        by_host = Counter(self._running.values())
+        by_host = Counter(each.host or "" for each in self._running.values())
         busy = {host for host, number in by_host.items() if number >= MAX_PER_HOST}
         free = MAX_RUNNING - len(self._running)
         if free <= 0:
@@ -88,7 +100,7 @@ class Deliverer:
 
     def _start(self, claimed: Claimed) -> None:
         task = asyncio.create_task(self._attempt(claimed))
-        self._running[task] = claimed.host or ""
+        self._running[task] = claimed
         task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[None]) -> None:
@@ -146,7 +158,10 @@ def _record(claimed: Claimed, outcome: Outcome) -> None:
 async def running_deliverer(
     database: Database, webhooks: WebhookClient
 ) -> AsyncIterator[Deliverer]:
-    """Run a deliverer; attempts that it has begun are cancelled at the end."""
+    """Run a deliverer; attempts that it has begun are cancelled at the end.
+
+    Another process, or the next one, repeats them at once.
+    """
     deliverer = Deliverer(database, webhooks)
     async with in_background(deliverer.run()):
         yield deliverer

@@ -1,8 +1,8 @@
 """The outbox: firings that are to be delivered, and the log of their deliveries.
 
 A process claims a firing by the number of its next attempt, for `LEASE_S`. If it is
-killed, another process takes the firing over afterwards. The result of an attempt is
-stored only if no later attempt has begun.
+killed, another process takes the firing over afterwards; if it stops in order, at once.
+The result of an attempt is stored only if no later attempt has begun.
 """
 
 import re
@@ -144,6 +144,17 @@ class Outbox:
                 await _disable(connection, claimed, now)
             statement = _update_attempt(claimed.id, claimed.attempt).values(values)
             return bool((await connection.execute(statement)).rowcount)
+
+    async def release(self, claimed: Iterable[Claimed]) -> None:
+        """End claims whose attempts were cancelled; the firings are due at once.
+
+        Such an attempt does not count: restarts end no delivery.
+        """
+        values = {"next_at": now_us(), "max_attempts": firings.c.max_attempts + 1}
+        async with self._database.writing(Use.BUDGETS) as connection:
+            for each in sorted(claimed):
+                statement = _update_attempt(each.id, each.attempt).values(values)
+                await connection.execute(statement)
 
     async def oldest_waiting(self) -> int | None:
         """Return when the oldest firing was that an attempt has not delivered."""

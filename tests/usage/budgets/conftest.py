@@ -86,6 +86,12 @@ def status(code: int, **headers: str) -> Answer:
     return answer
 
 
+async def hang(request: web.Request) -> web.StreamResponse:
+    """Never answer."""
+    await asyncio.Event().wait()
+    raise AssertionError(request)
+
+
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     """A receiver on a free port of loopback."""

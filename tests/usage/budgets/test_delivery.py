@@ -1,6 +1,5 @@
 """Delivery: to receivers that fail in every way, and with processes that are killed."""
 
-import asyncio
 import socket
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from tests.usage.budgets.conftest import (
     Answer,
     Receiver,
     budgeting_client,
+    hang,
     messages,
     put,
     status,
@@ -41,12 +41,6 @@ async def fire(service: Client, keep: Keep, url: str, **content: Any) -> dict[st
     created = await put(service, webhook={"url": url}, **content)
     await keep(service, messages(5))
     return created
-
-
-async def hang(request: web.Request) -> web.StreamResponse:
-    """Never answer."""
-    await asyncio.Event().wait()
-    raise AssertionError(request)
 
 
 async def close(request: web.Request) -> web.StreamResponse:

@@ -15,8 +15,11 @@ from tests.conftest import MakeClient
 from tests.usage.budgets.conftest import (
     PERIOD,
     Receiver,
+    Until,
     budgeting_client,
     fire_in,
+    hang,
+    status,
     until_state,
 )
 
@@ -55,6 +58,51 @@ async def test_a_claim_ends_if_its_process_is_killed(
     assert not await killed.finish(claimed, Outcome(DELIVERED, 200))
     assert await Outbox(database).finish(again, Outcome(DELIVERED, 200))
     assert await Outbox(database).find_due(()) == []
+
+
+async def test_a_released_claim_is_due_at_once_and_does_not_count(
+    database: Database,
+) -> None:
+    """All attempts are left for it."""
+    await fire_in(database)
+    box = Outbox(database)
+    (claimed,) = await box.claim(await box.find_due(()))
+    await box.release([claimed])
+    (again,) = await Outbox(database).claim(await Outbox(database).find_due(()))
+    assert (again.id, again.attempt, again.tries) == (claimed.id, 2, 1)
+
+
+async def test_a_release_changes_no_result(database: Database) -> None:
+    """A claim that has ended, or that another process has now, stays as it is."""
+    await fire_in(database)
+    box = Outbox(database)
+    (claimed,) = await box.claim(await box.find_due(()))
+    await box.release([claimed])
+    (again,) = await box.claim(await box.find_due(()))
+    await box.release([claimed])
+    assert await box.find_due(()) == []
+    assert await box.finish(again, Outcome(DELIVERED, 200))
+    await box.release([again])
+    assert await box.find_due(()) == []
+
+
+async def test_a_service_delivers_what_a_stopped_one_has_begun(
+    client: MakeClient,
+    storage: StorageSettings,
+    database: Database,
+    receiver: Receiver,
+    until: Until,
+) -> None:
+    """It does not wait until the lease of the other one ends."""
+    await fire_in(database, url=receiver.url)
+    receiver.answers = [hang, status(204)]
+    stopped = await budgeting_client(client, storage)
+    await until(lambda: len(receiver.received) == 1)
+    await stopped.close()
+    service = await budgeting_client(client, storage)
+    (delivery,) = await until_state(service, "delivered")
+    assert delivery["attempts"] == 2
+    assert len({each.id for each in receiver.received}) == 1
 
 
 async def test_a_service_delivers_what_a_killed_one_has_claimed(
