@@ -49,6 +49,12 @@ SETTLE_S: Final = 1.0
 ROUNDS: Final = 3
 LAST_IN_TURN: Final = ("nice", "-n", "19")
 US_PER_S: Final = 1_000_000
+PATIENT: Final = {
+    "upstream__timeout_s": "60",
+    "upstream__deadline_s": "120",
+    "server__request_timeout_s": "120",
+}
+"""Settings with which the first refresh may take long, as on a busy machine."""
 
 FIRST_BOUND: Final = 3
 NEW_SHARE_BOUND: Final = 0.25
@@ -232,8 +238,7 @@ def _patient_service(upstream: Server, output: int | IO[bytes]) -> Iterator[Serv
         cores=CORES,
         output=output,
         cache__ttl_s=str(TTL_S),
-        upstream__timeout_s="60",
-        upstream__deadline_s="120",
+        **PATIENT,
     ) as server:
         yield server
 

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from benchmarks import kept_pages
-from benchmarks.big_period import UNMEASURED, growing_upstream
+from benchmarks.big_period import PATIENT, UNMEASURED, growing_upstream
 from benchmarks.load import constant_rate
 from benchmarks.load.processes import CORES, Missing, Server, get, service
 from benchmarks.report import Result, maximum, unmeasured
@@ -169,8 +169,7 @@ def _watch(upstream: Server, prefix: str, file: Path | None) -> Run:
                 cores=CORES,
                 output=output,
                 cache__ttl_s=str(TTL_S),
-                upstream__timeout_s="60",
-                upstream__deadline_s="120",
+                **PATIENT,
                 **settings,
             ) as server:
                 get(f"{server.url}/usage/daily")
@@ -283,7 +282,11 @@ def _cold_requests() -> list[Result]:
             growing_upstream(LOOKED_UP) as upstream,
             (Path(folder) / "log").open("wb") as output,
             service(
-                upstream.url, cores=CORES, output=output, **_keeping_settings(file)
+                upstream.url,
+                cores=CORES,
+                output=output,
+                **PATIENT,
+                **_keeping_settings(file),
             ) as server,
         ):
             get(f"{server.url}/usage/daily")
