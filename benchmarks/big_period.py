@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 from urllib.error import HTTPError
 
 import msgspec
@@ -49,7 +49,7 @@ SETTLE_S: Final = 1.0
 ROUNDS: Final = 3
 LAST_IN_TURN: Final = ("nice", "-n", "19")
 US_PER_S: Final = 1_000_000
-PATIENT: Final = {
+PATIENT: Final[dict[str, Any]] = {
     "upstream__timeout_s": "60",
     "upstream__deadline_s": "120",
     "server__request_timeout_s": "120",

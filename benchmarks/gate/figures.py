@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.big_period import PATIENT
 from benchmarks.gate.comparison import Figure, Group, OpenSide, Samplers
 from benchmarks.load import wrk
 from benchmarks.load.processes import (
@@ -163,8 +164,7 @@ def large() -> Iterator[OpenSide]:
                 f"{upstream.url}/{next(prefixes)}",
                 tree=tree,
                 cores=CORES,
-                upstream__timeout_s="60",
-                upstream__deadline_s="120",
+                **PATIENT,
                 # Each request refreshes the period, and waits for that.
                 cache__ttl_s="0",
                 cache__stale_while_revalidate_s="0",

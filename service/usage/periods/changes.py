@@ -6,6 +6,7 @@ changes minus those before them are the difference of the two totals.
 
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from service.usage.periods.model import Change, ChangeKind
 from service.usage.snapshots.cancellation import check_cancelled
 from service.usage.snapshots.columns import BY_TEXT
+from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.kept import (
     COMPRESSION,
     KeptColumns,
     StoredChunk,
+    decode_chunk,
     decode_chunks,
 )
 from service.usage.snapshots.matching import NO_ROW
@@ -80,6 +83,16 @@ def find_packed_changes(before: Contents, after: Contents) -> PackedChanges:
         pages += pack_pages(some)
         count += len(some)
     return PackedChanges(pages, count)
+
+
+def find_readable(contents: Contents) -> set[bytes]:
+    """Return the digests of chunks that are not damaged; a worker runs this."""
+    readable = set()
+    for digest, content in contents:
+        with suppress(ChunkDamaged):
+            decode_chunk(content, digest)
+            readable.add(digest)
+    return readable
 
 
 def is_message_shared(before: Contents, after: Contents) -> bool:

@@ -2,19 +2,27 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import structlog
+
+from service.usage.periods import metrics
+from service.usage.periods.change_queries import ChangeSums
 from service.usage.periods.changes import (
     PackedChanges,
     find_packed_changes,
+    find_readable,
     is_message_shared,
 )
-from service.usage.periods.model import SnapshotContent, split_digests
+from service.usage.periods.kept_credits import RestoredChanges, restore_changes
+from service.usage.periods.model import KeptPeriod, SnapshotContent
 from service.usage.periods.publication import OtherRevision, StoredPages
 from service.usage.periods.store import CHUNKS_AT_ONCE, PeriodStore
+from service.usage.periods.tables import CLOSED
 from service.usage.snapshot import Snapshot
+from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.kept import (
     ChunkRef,
     KeptColumns,
@@ -23,6 +31,8 @@ from service.usage.snapshots.kept import (
 )
 from service.usage.snapshots.store import SnapshotStore
 from service.usage.snapshots.worker import PricingWorker
+
+log = structlog.get_logger()
 
 
 class Fetched(NamedTuple):
@@ -46,15 +56,21 @@ class Difference:
     """True if a chunk is in both."""
     worker: PricingWorker
     """The worker that compares messages, outside of the event loop."""
+    restored: RestoredChanges | None = None
+    """The changes by those that are kept, if a chunk of `old` is damaged."""
 
     async def belongs(self) -> bool:
         """Return whether the period and the snapshot have a message in common."""
         if self.is_shared:
             return True
+        if self.restored is not None:
+            return self.restored.is_shared
         return await self.worker.run(is_message_shared, self.old, self.added)
 
     async def find_changes(self) -> PackedChanges:
         """Return the changes from the period to the snapshot."""
+        if self.restored is not None:
+            return self.restored.packed
         return await self.worker.run(find_packed_changes, self.old, self.added)
 
     async def messages_before(self) -> list[KeptColumns]:
@@ -69,32 +85,74 @@ class Contents:
         self._store = store
 
     async def compare(
-        self, snapshot: Snapshot, content: SnapshotContent, number: int, before: bytes
+        self, snapshot: Snapshot, content: SnapshotContent, period: KeptPeriod
     ) -> Difference:
-        """Return the chunks that differ from those of a period, listed in `before`."""
-        new = await self.encode_unknown(snapshot, content, number)
+        """Return the chunks that differ from those of a period.
+
+        If one of an open period is damaged, all chunks are new, so that all are stored
+        again. Raises `ChunkDamaged` for a closed period.
+        """
+        number = period.number
         # A list that repeats its messages has some chunks twice.
         after = Counter(each.digest for each in content.chunks)
-        listed = Counter(split_digests(before))
+        listed = Counter(period.digests)
         gone, added = (
             list((listed - after).elements()),
             list((after - listed).elements()),
         )
-        old = await self.read(number, gone)
+        old = await self._store.read_chunks(number, gone)
+        readable = await snapshot.worker.run(find_readable, list(old.items()))
+        restored, known = None, await self._store.known_digests(number)
+        if lost := set(gone) - readable:
+            await self._check_damaged(period, min(lost))
+            restored, known = await self._restore(snapshot, content, period), set()
+        new = await self.encode_unknown(snapshot, content, known)
         stored = await self.read(number, [each for each in added if each not in new])
         return Difference(
-            [(each, old[each]) for each in gone],
+            [(each, old[each]) for each in gone if each in readable],
             [(each, stored.get(each) or new[each]) for each in added],
             new,
             is_shared=not after.keys().isdisjoint(listed),
             worker=snapshot.worker,
+            restored=restored,
         )
 
+    async def _check_damaged(self, period: KeptPeriod, lost: bytes) -> None:
+        """Log a chunk that is missing or damaged.
+
+        Raises `OtherRevision` if the period does not list it any more, and
+        `ChunkDamaged` for a closed period, whose rows never change.
+        """
+        current = await self._store.find(period.period)
+        if current is None or current.revision != period.revision:
+            raise OtherRevision("another process has removed a chunk")
+        reason = f"chunk {lost.hex()} is missing or damaged"
+        if current.status == CLOSED:
+            raise ChunkDamaged(reason)
+        metrics.damaged()
+        log.error("usage.period_damaged", period=period.period, reason=reason)
+
+    async def _restore(
+        self, snapshot: Snapshot, content: SnapshotContent, period: KeptPeriod
+    ) -> RestoredChanges:
+        """Return the changes to a snapshot, by those that led to the period."""
+        kept = [each async for each in self._store.change_sums(period)]
+        seen = []
+        for each in content.chunks:
+            span = content.plan, each.begin, each.end
+            rows = await snapshot.worker.query(
+                SnapshotStore.rows, snapshot.number, *span
+            )
+            seen.append(ChangeSums(rows.ids, rows.hundredths))
+        restored = await asyncio.to_thread(restore_changes, kept, seen)
+        # Ids may begin again in the next period, which is later.
+        is_later = content.first_at > period.last_at
+        return restored._replace(is_shared=restored.is_shared and not is_later)
+
     async def encode_unknown(
-        self, snapshot: Snapshot, content: SnapshotContent, number: int
+        self, snapshot: Snapshot, content: SnapshotContent, known: Collection[bytes]
     ) -> dict[bytes, bytes]:
-        """Return the chunks that the period does not have yet, by their digests."""
-        known = await self._store.known_digests(number)
+        """Return the chunks that are not known, by their digests."""
         missing: dict[bytes, ChunkRef] = {
             each.digest: each for each in content.chunks if each.digest not in known
         }

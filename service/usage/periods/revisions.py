@@ -38,11 +38,12 @@ class Revisions:
         self.publisher = Publisher(database, observer)
 
     async def compare(self, candidate: Candidate, period: KeptPeriod) -> Difference:
-        """Return the chunks that only one of a snapshot and a period has."""
+        """Return the chunks that only one of a snapshot and a period has.
+
+        Raises `ChunkDamaged` if one of a closed period is damaged.
+        """
         snapshot, content, _ = candidate
-        return await self.contents.compare(
-            snapshot, content, period.number, period.chunks
-        )
+        return await self.contents.compare(snapshot, content, period)
 
     async def publish(
         self, candidate: Candidate, period: KeptPeriod, difference: Difference
@@ -76,7 +77,8 @@ class Revisions:
         """Open a period, and close the previous one."""
         snapshot, content, skipped = candidate
         number = await self.store.next_number()
-        new = await self.contents.encode_unknown(snapshot, content, number)
+        known = await self.store.known_digests(number)
+        new = await self.contents.encode_unknown(snapshot, content, known)
         await self.contents.add(number, new)
         pages = await self.contents.add_first(snapshot.worker, number, content)
         published = Publication(content, pages, skipped, span)

@@ -22,8 +22,10 @@ from service.storage.database import Database
 from service.storage.uses import Use
 from service.usage.periods.change_queries import (
     ChangesPlace,
+    ChangeSums,
     FoundChanges,
     find_changes_since,
+    read_sums,
 )
 from service.usage.periods.model import Adjustments, KeptPeriod, split_digests
 from service.usage.periods.publication import StoredPages
@@ -132,6 +134,13 @@ class PeriodStore:
         async with self._database.reading(Use.PERIODS) as connection:
             return await find_changes_since(connection, period, since, place, limit)
 
+    def change_sums(self, period: KeptPeriod) -> AsyncIterator[ChangeSums]:
+        """Yield the changes of all revisions that led to the period, page by page.
+
+        Raises `ValueError` for a damaged page.
+        """
+        return read_sums(self._database, period)
+
     async def find_adjustments(self, number: int) -> Adjustments:
         """Return what came after a period was closed."""
         found = await self.adjustments_of([number])
@@ -204,13 +213,17 @@ class PeriodStore:
     async def add_chunks(
         self, number: int, contents: Iterable[tuple[bytes, bytes]]
     ) -> None:
-        """Store chunks that no revision lists yet; equal ones are stored once."""
+        """Store chunks; one that is stored already may be damaged, and is replaced."""
         rows = [
             {"period_number": number, "digest": digest, "content": content}
             for digest, content in contents
         ]
         # Before the transaction, since the first call loads modules.
-        statement = insert_by(self._database.dialect, chunks).on_conflict_do_nothing()
+        adding = insert_by(self._database.dialect, chunks)
+        statement = adding.on_conflict_do_update(
+            index_elements=list(chunks.primary_key.columns),
+            set_={"content": adding.excluded.content},
+        )
         async with self._database.writing(Use.PERIODS) as connection:
             await connection.execute(statement, rows)
 

@@ -1,0 +1,80 @@
+"""Damaged chunks of an open period: the next revision stores all of them again."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import pytest
+from sqlalchemy import delete, update
+from structlog.typing import EventDict
+
+from service.settings import StorageSettings
+from service.storage.database import open_database
+from service.storage.uses import Use
+from service.usage.periods.tables import chunks
+from tests.conftest import Client, message
+from tests.usage.periods.conftest import Keep, changes_of, periods_of
+
+COUNT: Final = 9_000
+"""Messages of several chunks."""
+DAMAGES: Final = {
+    "nonsense": update(chunks).values(content=b"nonsense"),
+    "missing": delete(chunks),
+}
+
+Damage = Callable[[str], Awaitable[None]]
+
+
+@pytest.fixture
+def damage(storage: StorageSettings) -> Damage:
+    """Damage all chunks that are stored."""
+
+    async def write(kind: str) -> None:
+        async with (
+            open_database(storage) as database,
+            database.writing(Use.PERIODS) as connection,
+        ):
+            await connection.execute(DAMAGES[kind])
+
+    return write
+
+
+@pytest.mark.parametrize("kind, count", [("nonsense", 3), ("missing", COUNT)])
+async def test_a_damaged_open_period_is_stored_again(
+    keeping: Client, keep: Keep, damage: Damage, kind: str, count: int
+) -> None:
+    """All its answers are right again, and its changes explain its total."""
+    month = [
+        message(each, "word " * (each % 7), timestamp=f"2024-04-{1 + each % 28:02}")
+        for each in range(count + 1)
+    ]
+    await keep(keeping, month[:-1])
+    await damage(kind)
+    await keep(keeping, month[1:])
+    (period,) = await periods_of(keeping)
+    assert (period["revision"], period["messages"]) == (2, count)
+    for path in ("/usage?", "/usage?limit=5&"):
+        current = await keeping.get(path.removesuffix("?").removesuffix("&"))
+        of_period = await keeping.get(f"{path}period=2024-04-01")
+        assert of_period.status == 200
+        assert await of_period.read() == await current.read()
+    changes = await changes_of(keeping, "since=1")
+    named = [(each["kind"], each["message_id"]) for each in changes["changes"]]
+    assert named == [("removed", 0), ("added", count)]
+    explained = sum(
+        each["credits_after"] - each["credits_before"] for each in changes["changes"]
+    )
+    total = changes["credits_after"] - changes["credits_before"]
+    assert explained == pytest.approx(total)
+
+
+async def test_the_next_period_follows_a_damaged_one(
+    keeping: Client, keep: Keep, damage: Damage, log_entries: list[EventDict]
+) -> None:
+    """Ids that begin again belong to the next period, and the chunk is named."""
+    await keep(keeping, [message(1, timestamp="2024-04-29")])
+    await damage("nonsense")
+    await keep(keeping, [message(1, timestamp="2024-05-29")])
+    names = [(each["period"], each["status"]) for each in await periods_of(keeping)]
+    assert names == [("2024-05-29", "open"), ("2024-04-29", "closed")]
+    (entry,) = (each for each in log_entries if each["event"] == "usage.period_damaged")
+    assert entry["period"] == "2024-04-29"
