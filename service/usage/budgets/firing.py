@@ -54,6 +54,8 @@ class Figures(NamedTuple):
 class BudgetObserver:
     """Compares the figures of the open period with all budgets."""
 
+    parts: Final = (firings,)
+
     def __init__(
         self,
         database: Database,

@@ -28,7 +28,7 @@ async def running_keeping(
     """Run what keeps periods, and closes and seals them; return what receives them."""
     observer = observer or UnobservedPeriods()
     sealing = Sealing(database, settings.usage.own_process_bytes)
-    retention = PeriodRetention(settings.periods.retention, database)
+    retention = PeriodRetention(settings.periods.retention, database, observer.parts)
     async with (
         in_background(sealing.run()),
         in_background(retention.run()),

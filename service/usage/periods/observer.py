@@ -1,7 +1,9 @@
 """Notice of kept figures, for what depends on them, such as budgets."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.usage.periods.model import KeptPeriod
@@ -9,6 +11,10 @@ from service.usage.periods.model import KeptPeriod
 
 class PeriodObserver(Protocol):
     """Receives the figures of the open period while they are published."""
+
+    @property
+    def parts(self) -> Sequence[Table]:
+        """Tables with a `period_number`, whose rows are removed with their period."""
 
     async def published(self, connection: AsyncConnection, period: KeptPeriod) -> None:
         """Write what follows from a new revision, in the transaction that publishes it.
@@ -26,6 +32,8 @@ class PeriodObserver(Protocol):
 
 class UnobservedPeriods:
     """The observer of periods on which nothing depends."""
+
+    parts: Final = ()
 
     async def published(self, connection: AsyncConnection, period: KeptPeriod) -> None:
         """Write nothing."""

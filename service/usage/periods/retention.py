@@ -5,6 +5,7 @@ From then on nobody finds the period. Its chunks and changes follow in short ste
 after a kill. The statement stays: its digest is the anchor of the chain.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -58,10 +59,16 @@ log = structlog.get_logger()
 class PeriodRetention:
     """Removes closed periods beyond a number of them."""
 
-    def __init__(self, kept: int, database: Database) -> None:
-        """Keep the newest `kept` closed periods; all for 0."""
+    def __init__(
+        self, kept: int, database: Database, more_parts: Sequence[Table] = ()
+    ) -> None:
+        """Keep the newest `kept` closed periods; all for 0.
+
+        Rows of removed periods are removed from `more_parts`, too.
+        """
         self._kept = kept
         self._database = database
+        self._more_parts = more_parts
 
     async def run(self) -> None:
         """Remove at every interval; a failure is logged and repeated."""
@@ -72,7 +79,7 @@ class PeriodRetention:
         while self._kept and await self._remove_oldest():
             pass
         rows = 0
-        for table in PARTS:
+        for table in (*PARTS, *self._more_parts):
             if await self._has_left(table):
                 rows += await self._remove_parts(table)
         if rows and self._database.is_sqlite:

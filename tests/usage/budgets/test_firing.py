@@ -7,8 +7,11 @@ from structlog.typing import EventDict
 
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
-from tests.conftest import Client, MakeClient, always, message
+from service.storage.database import Database
+from service.usage.periods.sealing import Sealing
+from tests.conftest import GIVE_UP_S, Client, MakeClient, always, message
 from tests.usage.budgets.conftest import (
+    LOOK_AGAIN_S,
     Receiver,
     Until,
     budgeting_client,
@@ -74,6 +77,31 @@ async def test_a_new_period_fires_again(budgeting: Client, keep: Keep) -> None:
     assert {each["period"] for each in listed} == {"2024-04-29", "2024-05-30"}
     (fired,) = (await read(budgeting))["fired"]
     assert fired["threshold"] == 50
+
+
+async def test_what_a_period_has_fired_is_removed_with_it(
+    budgeting: Client,
+    client: MakeClient,
+    storage: StorageSettings,
+    database: Database,
+    keep: Keep,
+) -> None:
+    """So the log of deliveries has no more periods than are kept."""
+    await put(budgeting, thresholds=[50])
+    for day in ("2024-04-29", "2024-05-30", "2024-06-30"):
+        await keep(budgeting, messages(5, day))
+    await Sealing(database).seal()
+    assert len(await deliveries(budgeting)) == 3
+    await client(
+        storage={"url": storage.url}, periods={"enabled": True, "retention": 1}
+    )
+    async with asyncio.timeout(GIVE_UP_S):
+        while True:
+            listed = await deliveries(budgeting)
+            if len(listed) < 3:
+                break
+            await asyncio.sleep(LOOK_AGAIN_S)
+    assert [each["period"] for each in listed] == ["2024-06-30", "2024-05-30"]
 
 
 async def test_a_new_budget_fires_at_the_next_snapshot_that_changes_nothing(
