@@ -2,7 +2,8 @@
 
 A connector connects to the addresses that its resolver returns. So an address is
 checked and used as one, and a name that changes in between (DNS rebinding) gains
-nothing. Literal addresses never reach a resolver: `check_literal` checks them.
+nothing. A URL with an address needs no resolver, also if its digits are other ones of
+Unicode. So the address of each socket is checked, too.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
+from aiohttp import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from service.upstream.errors import AddressRefused
@@ -46,13 +48,28 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
 
 
 def check_literal(host: str) -> None:
-    """Raise `AddressRefused` if a host is an address that is not public."""
+    """Raise `AddressRefused` if a host is an address that is not public.
+
+    Also if it is a number in another form, such as `0177.0.0.1`: names end otherwise.
+    """
+    if host.rstrip(".").rpartition(".")[2].isdigit() or ":" in host:
+        _check_address(host)
+
+
+def _check_address(text: str) -> None:
     try:
-        address = ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:  # it is a name
-        return
-    if not is_public(address):
+        is_accepted = is_public(ip_address(text.partition("%")[0]))
+    except ValueError:  # a form that only the operating system may know
+        is_accepted = False
+    if not is_accepted:
         raise AddressRefused("the address is not public")
+
+
+def open_public(address: AddrInfoType) -> socket.socket:
+    """Open the socket of a connection; raises `AddressRefused` and `OSError`."""
+    family, kind, protocol, _, where = address
+    _check_address(str(where[0]))
+    return socket.socket(family, kind, protocol)
 
 
 class PublicResolver(AbstractResolver):
@@ -74,7 +91,7 @@ class PublicResolver(AbstractResolver):
         )
         if not self._allow_private:
             for each in found:
-                check_literal(each["host"])
+                _check_address(each["host"])
         return found
 
     async def close(self) -> None:

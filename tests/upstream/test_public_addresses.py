@@ -8,7 +8,12 @@ import aiohttp
 import pytest
 
 from service.upstream.errors import AddressRefused
-from service.upstream.public_addresses import PublicResolver, check_literal, is_public
+from service.upstream.public_addresses import (
+    PublicResolver,
+    check_literal,
+    is_public,
+    open_public,
+)
 
 PRIVATE: Final = (
     *("127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254"),
@@ -29,6 +34,22 @@ def test_an_address_that_is_not_public_is_refused(address: str) -> None:
     assert not is_public(ip_address(address))
     with pytest.raises(AddressRefused):
         check_literal(address)
+
+
+@pytest.mark.parametrize("host", ["0", "127.0.0.1.", "0177.0.0.1", "2130706433"])
+def test_a_number_is_refused_in_any_form(host: str) -> None:
+    """Only the operating system knows which address it is."""
+    with pytest.raises(AddressRefused):
+        check_literal(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "１２７.0.0.1", "[::1]"])  # noqa: RUF001
+async def test_no_socket_is_opened_for_a_private_address(host: str) -> None:
+    """A connector does not resolve an address, also if it has wide digits."""
+    connector = aiohttp.TCPConnector(socket_factory=open_public)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        with pytest.raises(AddressRefused):
+            await session.get(f"http://{host}:1/")
 
 
 @pytest.mark.parametrize("address", PUBLIC)

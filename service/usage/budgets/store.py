@@ -8,12 +8,12 @@ Only the delivery reads the secret; no answer, log line or command shows it agai
 import re
 import secrets
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
+from yarl import URL
 
 from service.instants import now_us
 from service.storage.database import Database
@@ -145,16 +145,15 @@ async def read_budgets(
 def check_webhook(webhook: NewWebhook, *, allow_private: bool) -> None:
     """Raise `BadBudget` for a URL or a secret that is not accepted."""
     try:
-        parts = urlsplit(webhook.url)
-        host, _ = parts.hostname, parts.port
-        host.encode("idna") if host else None
-    except (ValueError, UnicodeError):
+        url = URL(webhook.url)
+    except ValueError:
         raise BadBudget("webhook.url: expected a URL") from None
+    host = url.raw_host
     schemes = ("https", "http") if allow_private else ("https",)
-    if parts.scheme not in schemes or not host or not webhook.url.isprintable():
+    if url.scheme not in schemes or not host or not webhook.url.isprintable():
         raise BadBudget(f"webhook.url: expected a URL of {' or '.join(schemes)}")
     # They would be sent to the receiver, and shown with its URL.
-    if parts.username is not None or parts.password is not None:
+    if url.raw_user is not None or url.raw_password is not None:
         raise BadBudget("webhook.url: expected a URL without a user and a password")
     if not allow_private:
         try:
@@ -194,7 +193,7 @@ def _values_of(new: NewBudget, known: str | None) -> tuple[dict[str, Any], str |
         "thresholds": _encode(new.thresholds),
         "forecast_thresholds": _encode(new.forecast_thresholds),
         "webhook_url": webhook and webhook.url,
-        "webhook_host": webhook and urlsplit(webhook.url).hostname,
+        "webhook_host": webhook and URL(webhook.url).raw_host,
         "webhook_secret": secret,
         "disabled_at": None,
     }

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -19,7 +18,7 @@ from service.instants import now_us
 from service.settings import WebhooksSettings
 from service.upstream.client import USER_AGENT, translated
 from service.upstream.errors import AddressRefused, BadRequestUrl, UpstreamError
-from service.upstream.public_addresses import PublicResolver, check_literal
+from service.upstream.public_addresses import PublicResolver, open_public
 from service.upstream.retries import retry_after_of
 from service.usage.budgets import metrics
 from service.usage.budgets.outbox import Claimed, Outcome
@@ -79,15 +78,13 @@ class WebhookClient:
 
         The setting may have changed since the URL was stored.
         """
-        if not self._settings.allow_private:
-            parts = urlsplit(text)
-            if parts.scheme != "https":
-                raise AddressRefused("the URL is not https")
-            check_literal(parts.hostname or "")
         try:
-            return URL(text)
+            url = URL(text)
         except ValueError as error:
             raise BadRequestUrl(str(error)) from error
+        if url.scheme != "https" and not self._settings.allow_private:
+            raise AddressRefused("the URL is not https")
+        return url
 
 
 async def _send_once(
@@ -127,6 +124,7 @@ async def open_webhooks(settings: WebhooksSettings) -> AsyncIterator[WebhookClie
     """Open a client that uses each connection once, and so checks each address."""
     connector = aiohttp.TCPConnector(
         resolver=PublicResolver(allow_private=settings.allow_private),
+        socket_factory=None if settings.allow_private else open_public,
         use_dns_cache=False,
         force_close=True,
         limit=0,  # the deliverer limits the attempts

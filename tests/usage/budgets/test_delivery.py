@@ -9,6 +9,7 @@ from aiohttp.test_utils import TestServer
 from standardwebhooks import WebhookVerificationError
 
 from service.settings import StorageSettings
+from service.storage.database import Database
 from service.usage.budgets import outbox
 from tests.conftest import Client, MakeClient
 from tests.metric_samples import Read
@@ -17,6 +18,7 @@ from tests.usage.budgets.conftest import (
     Answer,
     Receiver,
     budgeting_client,
+    fire_in,
     hang,
     messages,
     put,
@@ -203,6 +205,16 @@ async def test_a_private_address_is_refused(
     delivery = await until_attempted(service)
     assert delivery["last_error"] == "AddressRefused"
     assert ("127.0.0.1", 1) not in connected
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "１２７.0.0.1"])  # noqa: RUF001
+async def test_a_private_url_of_a_former_setting_is_refused(
+    client: MakeClient, storage: StorageSettings, database: Database, host: str
+) -> None:
+    """The setting may have changed since the budget was stored."""
+    await fire_in(database, url=f"https://{host}:1/hook")
+    service = await budgeting_client(client, storage, allow_private=False)
+    assert (await until_attempted(service))["last_error"] == "AddressRefused"
 
 
 async def test_a_wrong_secret_verifies_nothing(

@@ -104,6 +104,12 @@ BAD: Final[dict[str, dict[str, Any]]] = {
     "loopback": {"credits": 1, "webhook": {"url": "https://127.0.0.1/"}},
     "metadata": {"credits": 1, "webhook": {"url": "https://169.254.169.254/"}},
     "mapped": {"credits": 1, "webhook": {"url": "https://[::ffff:10.0.0.1]/"}},
+    "wide digits": {
+        "credits": 1,
+        "webhook": {"url": "https://１２７.0.0.1/"},  # noqa: RUF001
+    },
+    "number": {"credits": 1, "webhook": {"url": "https://0/"}},
+    "final dot": {"credits": 1, "webhook": {"url": "https://127.0.0.1./"}},
     "short secret": {"credits": 1, "webhook": {"url": HOOK, "secret": "whsec_QUJD"}},
     "no base64": {
         "credits": 1,
