@@ -7,9 +7,10 @@ run, as far as the times at which processes run permit.
 import asyncio
 import os
 import random
+import select
 import signal
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -32,13 +33,22 @@ from tests.launcher import Service
 from tests.patience import GIVE_UP_S
 
 SEED: Final = int(os.environ.get("KILLS_SEED") or random.SystemRandom().getrandbits(32))
-MAX_WAIT_S: Final = 0.6
-"""Maximum time before a kill: several refreshes and their keeping take less."""
+MAX_WAIT_S: Final = 0.15
+"""Maximum time from an answer to a kill: the keeping of its snapshot takes less."""
+MAX_ANSWERS: Final = 12
 NEW_PERIOD_SHARE: Final = 0.04
 MAX_MESSAGES: Final = 40
 REVISIONS: Final = (
     "SELECT * FROM usage_revisions WHERE period_number = :number "
     "AND revision <= :last ORDER BY revision"
+)
+UNPUBLISHED: Final = (
+    "SELECT count(DISTINCT attempt) FROM usage_changes WHERE period_number = :n "
+    "AND attempt NOT IN (SELECT attempt FROM usage_revisions)"
+)
+UNSEALED: Final = (
+    "SELECT count(*) FROM usage_periods WHERE number = :n AND status = 'closed' "
+    "AND number NOT IN (SELECT period_number FROM usage_statements)"
 )
 ONE_STATE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
@@ -96,6 +106,8 @@ class Kills:
         self._database = database
         self._sandbox = sandbox
         self._frozen: dict[int, str] = {}
+        self.unfinished: Counter[str] = Counter()
+        """What the checks have found unfinished after kills."""
 
     async def run(self, kills: int) -> None:
         """Kill the service so many times, and check what is kept after each."""
@@ -107,11 +119,17 @@ class Kills:
         await self._service.until_up()
         await self._check_end()
         self._kill_all()
+        show(**self.unfinished)
 
     async def _refresh_until_killed(self) -> None:
+        answers = asyncio.Semaphore(0)
         asking = [
-            asyncio.create_task(self._ask()) for _ in range(self._chosen.randint(1, 3))
+            asyncio.create_task(self._ask(answers))
+            for _ in range(self._chosen.randint(1, 3))
         ]
+        async with asyncio.timeout(GIVE_UP_S):
+            for _ in range(self._chosen.randint(0, MAX_ANSWERS)):
+                await answers.acquire()
         # At any time of a refresh, a publication or a closing.
         await asyncio.sleep(self._chosen.random() * MAX_WAIT_S)
         workers = children_of(self._service.process_id)
@@ -120,25 +138,36 @@ class Kills:
         else:
             self._kill_all()
             self._service.start()
-        await asyncio.gather(*asking)
+        for each in asking:
+            each.cancel()
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
 
-    async def _ask(self) -> None:
-        """Let the service refresh again and again, until it is killed."""
-        timeout = ClientTimeout(total=GIVE_UP_S)
-        with suppress(ClientError):
-            async with ClientSession(timeout=timeout) as session:
-                for _ in range(10):
-                    self._history.change()
-                    self._sandbox.set_messages(self._history.messages)
-                    async with session.get(self._url("/usage")) as answer:
-                        await answer.read()
+    async def _ask(self, answers: asyncio.Semaphore) -> None:
+        """Let the service refresh again and again, until it is cancelled.
+
+        `answers` is released after each request, also after one that has failed.
+        """
+        async with ClientSession(timeout=ClientTimeout(total=GIVE_UP_S)) as session:
+            while True:
+                self._history.change()
+                self._sandbox.set_messages(self._history.messages)
+                with suppress(ClientError):
+                    await self._get(session, "/usage")
+                answers.release()
+                # The keeping skips snapshots if refreshes do not wait for it.
+                with suppress(ClientError):
+                    await self._get(session, "/usage/periods")
+
+    async def _get(self, session: ClientSession, path: str) -> None:
+        async with session.get(self._url(path)) as answer:
+            await answer.read()
 
     def _kill_all(self) -> None:
         # A worker that starts meanwhile would keep the port.
-        self._service.send_signal(signal.SIGSTOP)
+        stop(self._service.process_id)
         for each in children_of(self._service.process_id):
-            with suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
+            end(each)
         self._service.kill()
 
     async def _check(self) -> None:
@@ -150,6 +179,7 @@ class Kills:
             rows = (await connection.execute(text("SELECT * FROM usage_periods"))).all()
             for row in rows:
                 await check_period(connection, row)
+                self.unfinished.update(await unfinished(connection, row))
                 if row.status == "closed":
                     digest = await fingerprint(connection, row)
                     assert self._frozen.setdefault(row.number, digest) == digest
@@ -185,6 +215,23 @@ class Kills:
         return f"http://127.0.0.1:{self._service.port}{path}"
 
 
+def stop(process_id: int | None) -> None:
+    """Stop a process, and return when it runs no more."""
+    assert process_id is not None
+    os.kill(process_id, signal.SIGSTOP)
+    while " T " not in Path(f"/proc/{process_id}/stat").read_text():
+        os.sched_yield()
+
+
+def end(process_id: int) -> None:
+    """Kill a process, and return when it has closed its sockets."""
+    with suppress(ProcessLookupError), ExitStack() as stack:
+        handle = os.pidfd_open(process_id)
+        stack.callback(os.close, handle)
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [])
+
+
 def children_of(process_id: int | None) -> list[int]:
     """Return the ids of the workers of a process."""
     assert process_id is not None
@@ -207,6 +254,21 @@ async def fingerprint(connection: AsyncConnection, period: Any) -> str:
 
 def _plain(value: object) -> object:
     return bytes(value) if isinstance(value, memoryview) else value
+
+
+async def unfinished(connection: AsyncConnection, period: Any) -> dict[str, int]:
+    """Count what was written or is to be removed, and whether a digest is missing.
+
+    Another worker may be doing it.
+    """
+    contents = await _contents_of(connection, period)
+    listed = {*split_digests(bytes(period.chunks))}
+    number = {"n": period.number}
+    return {
+        "attempts": await connection.scalar(text(UNPUBLISHED), number) or 0,
+        "unlisted_chunks": len(contents.keys() - listed),
+        "unsealed": await connection.scalar(text(UNSEALED), number) or 0,
+    }
 
 
 async def check_period(connection: AsyncConnection, period: Any) -> None:
@@ -272,8 +334,7 @@ async def _contents_of(connection: AsyncConnection, period: Any) -> dict[bytes, 
     return {bytes(row.digest): bytes(row.content) for row in rows}
 
 
-def show(kills: int, workers: int, database: Database) -> None:
-    """Print what repeats a run."""
-    values = {"kills": kills, "workers": workers, "database": database.dialect}
+def show(**values: object) -> None:
+    """Print what repeats a run, or what it has left unfinished."""
     shown = msgspec.json.encode({"KILLS_SEED": SEED, **values}).decode()
     print(f"\n{shown}", flush=True)  # noqa: T201

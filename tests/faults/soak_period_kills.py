@@ -14,6 +14,7 @@ from tests.faults.test_period_kills import (
 
 __all__ = ["kill_workers", "receiver"]
 
+UNFINISHED: Final = ("attempts", "unlisted_chunks", "unsealed")
 KILLS: Final = int(os.environ.get("SOAK_KILLS", "1000")) // len(SERVICES)
 
 
@@ -22,5 +23,9 @@ async def test_many_kills_lose_and_double_nothing(
     kill_workers: KillWorkers,
     workers: int,
 ) -> None:
-    """No closed period changes by a byte, and the changes explain all totals."""
-    await kill_workers(workers, KILLS)
+    """No closed period changes by a byte, and the changes explain all totals.
+
+    Kills come within publications, removals and closings.
+    """
+    unfinished = await kill_workers(workers, KILLS)
+    assert all(unfinished[each] for each in UNFINISHED), unfinished

@@ -1,5 +1,6 @@
 """Services that keep periods are killed: nothing is lost, doubled or changed."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,7 @@ SERVICES: Final = [
     pytest.param("postgresql", 4, id="postgresql-4", marks=pytest.mark.services),
 ]
 
-KillWorkers = Callable[[int, int], Awaitable[None]]
+KillWorkers = Callable[[int, int], Awaitable[Counter[str]]]
 
 
 @pytest.fixture
@@ -38,10 +39,13 @@ def kill_workers(
     database: Database,
     receiver: Receiver,
 ) -> KillWorkers:
-    """Kill a service of so many workers so many times, and check what it has kept."""
+    """Kill a service of so many workers so many times, and check what it has kept.
 
-    async def kill(workers: int, kills: int) -> None:
-        show(kills, workers, database)
+    Returns what the kills have left unfinished.
+    """
+
+    async def kill(workers: int, kills: int) -> Counter[str]:
+        show(kills=kills, workers=workers, database=database.dialect)
         service = Service(
             launcher,
             tmp_path / "log",
@@ -63,6 +67,7 @@ def kill_workers(
         killing = BudgetKills(service, database, sandbox.sandbox, SEED)
         await killing.watch(receiver)
         await killing.run(kills)
+        return killing.unfinished
 
     return kill
 

@@ -15,7 +15,7 @@ from service.storage.database import open_database
 from service.usage.periods import closing, keeping
 from service.usage.periods.calendar import Schedule
 from tests.conftest import Client, MakeClient, always, message, report
-from tests.usage.periods.conftest import changes_of, periods_of
+from tests.usage.periods.conftest import changes_of, keeping_client, periods_of
 
 APRIL: Final = [
     message(1, "Who?", timestamp="2024-04-03T02:00:00Z"),
@@ -194,6 +194,36 @@ async def test_messages_of_an_upstream_that_begins_again_are_not_removed(
     await steps.logged("usage.period_doubtful", reason="other_messages")
     (april,) = await periods_of(monthly)
     assert (april["revision"], april["messages"]) == (1, 1)
+
+
+async def test_open_months_end_when_the_upstream_decides_again(
+    monthly: Client,
+    storage: StorageSettings,
+    client: MakeClient,
+    now: Now,
+    steps: Steps,
+) -> None:
+    """The last month goes on as the upstream's period; the next period closes all."""
+    await steps.refresh(monthly, *APRIL)
+    await steps.logged("usage.period_opened", period="2024-04-01")
+    now.move("2024-05-02")
+    await steps.refresh(monthly, *APRIL, *MAY)
+    await steps.logged("usage.period_opened", period="2024-05-01")
+    await monthly.close()
+    service = await keeping_client(client, storage, boundary="upstream")
+    more = message(5, "Why?", timestamp="2024-06-02T00:00:00Z")
+    await steps.refresh(service, *MAY, more)
+    await steps.logged("usage.period_kept", period="2024-05-01")
+    statuses = [each["status"] for each in await periods_of(service)]
+    assert statuses == ["open", "open"]
+    await steps.refresh(service, message(6, "Now?", timestamp="2024-06-03T00:00:00Z"))
+    await steps.logged("usage.period_opened", period="2024-06-03")
+    found = {each["period"]: each["status"] for each in await periods_of(service)}
+    assert found == {
+        "2024-06-03": "open",
+        "2024-05-01": "closed",
+        "2024-04-01": "closed",
+    }
 
 
 async def test_a_degraded_month_waits_for_its_reports(
