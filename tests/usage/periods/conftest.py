@@ -8,12 +8,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from structlog.typing import EventDict
 
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
-from service.storage.database import Database
+from service.storage.database import Database, open_database
+from service.storage.uses import Use
 from service.usage.periods import sealing
 from service.usage.periods.tables import chunks
 from service.usage.snapshots.kept import KeptColumns, digest_of
@@ -146,6 +147,25 @@ async def changes_of(service: Client, query: str = "") -> dict[str, Any]:
     assert answer.status == 200
     changes: dict[str, Any] = await answer.json()
     return changes
+
+
+async def contents_of(storage: StorageSettings) -> list[bytes]:
+    """Return the contents of all stored chunks."""
+    async with open_database(storage) as database, database.reading() as connection:
+        return list((await connection.execute(select(chunks.c.content))).scalars())
+
+
+async def alter_chunks(
+    storage: StorageSettings, alter: Callable[[bytes], bytes]
+) -> None:
+    """Give all stored chunks other contents, as a disk or a person may."""
+    async with (
+        open_database(storage) as database,
+        database.writing(Use.PERIODS) as connection,
+    ):
+        for row in (await connection.execute(select(chunks))).all():
+            altered = update(chunks).where(chunks.c.digest == row.digest)
+            await connection.execute(altered.values(content=alter(row.content)))
 
 
 class EncodedChunk(NamedTuple):

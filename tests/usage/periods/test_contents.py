@@ -1,10 +1,9 @@
 """Damaged chunks of an open period: the next revision stores all of them again."""
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete
 from structlog.typing import EventDict
 
 from service.settings import StorageSettings
@@ -12,35 +11,26 @@ from service.storage.database import open_database
 from service.storage.uses import Use
 from service.usage.periods.tables import chunks
 from tests.conftest import Client, message
-from tests.usage.periods.conftest import Keep, changes_of, periods_of
+from tests.usage.periods.conftest import Keep, alter_chunks, changes_of, periods_of
 
 COUNT: Final = 9_000
 """Messages of several chunks."""
-DAMAGES: Final = {
-    "nonsense": update(chunks).values(content=b"nonsense"),
-    "missing": delete(chunks),
-}
-
-Damage = Callable[[str], Awaitable[None]]
 
 
-@pytest.fixture
-def damage(storage: StorageSettings) -> Damage:
-    """Damage all chunks that are stored."""
-
-    async def write(kind: str) -> None:
-        async with (
-            open_database(storage) as database,
-            database.writing(Use.PERIODS) as connection,
-        ):
-            await connection.execute(DAMAGES[kind])
-
-    return write
+async def _damage(storage: StorageSettings, kind: str) -> None:
+    if kind == "nonsense":
+        await alter_chunks(storage, lambda _: b"nonsense")
+        return
+    async with (
+        open_database(storage) as database,
+        database.writing(Use.PERIODS) as connection,
+    ):
+        await connection.execute(delete(chunks))
 
 
 @pytest.mark.parametrize("kind, count", [("nonsense", 3), ("missing", COUNT)])
 async def test_a_damaged_open_period_is_stored_again(
-    keeping: Client, keep: Keep, damage: Damage, kind: str, count: int
+    keeping: Client, storage: StorageSettings, keep: Keep, kind: str, count: int
 ) -> None:
     """All its answers are right again, and its changes explain its total."""
     month = [
@@ -48,7 +38,7 @@ async def test_a_damaged_open_period_is_stored_again(
         for each in range(count + 1)
     ]
     await keep(keeping, month[:-1])
-    await damage(kind)
+    await _damage(storage, kind)
     await keep(keeping, month[1:])
     (period,) = await periods_of(keeping)
     assert (period["revision"], period["messages"]) == (2, count)
@@ -68,11 +58,11 @@ async def test_a_damaged_open_period_is_stored_again(
 
 
 async def test_the_next_period_follows_a_damaged_one(
-    keeping: Client, keep: Keep, damage: Damage, log_entries: list[EventDict]
+    keeping: Client, storage: StorageSettings, keep: Keep, log_entries: list[EventDict]
 ) -> None:
     """Ids that begin again belong to the next period, and the chunk is named."""
     await keep(keeping, [message(1, timestamp="2024-04-29")])
-    await damage("nonsense")
+    await _damage(storage, "nonsense")
     await keep(keeping, [message(1, timestamp="2024-05-29")])
     names = [(each["period"], each["status"]) for each in await periods_of(keeping)]
     assert names == [("2024-05-29", "open"), ("2024-04-29", "closed")]

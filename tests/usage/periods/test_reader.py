@@ -13,11 +13,12 @@ from structlog.typing import EventDict
 from yarl import URL
 
 from service.sandbox.server import RunningSandbox
+from service.settings import StorageSettings
 from service.usage.periods.handlers import KEPT
 from service.usage.periods.whole_periods import WholePeriods
 from tests.conftest import Client, message, report
 from tests.metric_samples import value
-from tests.usage.periods.conftest import Keep
+from tests.usage.periods.conftest import Keep, alter_chunks
 
 COUNT: Final = 12_000
 PERIOD: Final = "2024-04-01"
@@ -278,22 +279,46 @@ DAMAGES: Final = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("path", ["/usage?limit=1", "/usage?limit=1&sort=message_id"])
 async def test_damaged_chunks_are_named(
-    kept: Client, tmp_path: Path, log_entries: list[EventDict], path: str, damage: Any
+    keeping: Client,
+    keep: Keep,
+    storage: StorageSettings,
+    log_entries: list[EventDict],
+    damage: Any,
 ) -> None:
     """The problem has a code of its own; one log line names the chunk."""
     before = value("copilot_usage_period_damaged_total")
-    with closing(sqlite3.connect(tmp_path / "kept.db")) as connection, connection:
-        connection.create_function("damaged", 1, damage)
-        connection.execute("UPDATE usage_chunks SET content = damaged(content)")
-    for _ in range(2):
-        answer = await kept.get(_of_period(path))
+    await keep(keeping, listed(9))
+    await alter_chunks(storage, damage)
+    for path in ("/usage?limit=1", "/usage?limit=1&sort=message_id"):
+        answer = await keeping.get(_of_period(path))
         assert (answer.status, (await answer.json())["code"]) == (500, "period_damaged")
     entries = [each for each in log_entries if each["event"] == "usage.period_damaged"]
     assert len(entries) == 1
     assert "chunk" in entries[0]["reason"]
     assert value("copilot_usage_period_damaged_total") == before + 2
+
+
+async def test_both_databases_give_the_same_answers(
+    keeping: Client, keep: Keep, sandbox: RunningSandbox
+) -> None:
+    """Pages, ranges, sums, single messages and sorted pages of several chunks."""
+    sandbox.sandbox.set_report(7, report(7, "Tenants", 79))
+    sandbox.sandbox.set_report(8, None)
+    await keep(keeping, listed())
+    for path in (
+        "/usage?limit=100&from=2024-04-05&to=2024-04-20",
+        "/usage?limit=100&sort=credits_used:desc",
+        "/usage/5000",
+        "/usage/daily?tz=Europe/London",
+        "/usage/reports",
+    ):
+        of_period, current = (
+            await keeping.get(_of_period(path)),
+            await keeping.get(path),
+        )
+        assert of_period.status == 200
+        assert await of_period.read() == await current.read()
 
 
 async def test_a_damaged_outline_is_named(kept: Client, tmp_path: Path) -> None:

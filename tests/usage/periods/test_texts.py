@@ -1,18 +1,21 @@
 """Texts of kept periods, with which other plans price them."""
 
-import sqlite3
 import zlib
 from collections.abc import Awaitable, Callable
-from contextlib import closing
-from pathlib import Path
 from typing import Final
 
 import pytest
 
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
-from tests.conftest import Client, MakeClient, message, report, storage_at
-from tests.usage.periods.conftest import Keep, keeping_client, periods_of
+from tests.conftest import Client, MakeClient, message, report
+from tests.usage.periods.conftest import (
+    Keep,
+    alter_chunks,
+    contents_of,
+    keeping_client,
+    periods_of,
+)
 
 MONTH: Final = [
     message(1, "A secret word", timestamp="2024-04-29T02:08:29Z"),
@@ -27,16 +30,13 @@ MakeKeeping = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 def keeping_texts(
-    client: MakeClient, sandbox: RunningSandbox, tmp_path: Path, empty_file: Path
+    storage: StorageSettings, client: MakeClient, sandbox: RunningSandbox
 ) -> MakeKeeping:
-    """Return a starter of services on one file, which keep texts or do not."""
+    """Return a starter of services on one database, which keep texts or do not."""
     sandbox.sandbox.set_report(7, report(7, "Tenants", 79))
     sandbox.sandbox.set_report(8, None)
-    file = tmp_path / "kept.db"
-    file.write_bytes(empty_file.read_bytes())
 
     async def start(*, keep_texts: bool) -> Client:
-        storage: StorageSettings = storage_at(f"sqlite+aiosqlite:///{file}")
         return await keeping_client(client, storage, keep_texts=keep_texts)
 
     return start
@@ -46,68 +46,60 @@ def _with(path: str, *parameters: str) -> str:
     return f"{path}{'&' if '?' in path else '?'}{'&'.join(parameters)}"
 
 
-@pytest.mark.parametrize("path", PATHS)
 async def test_another_plan_prices_kept_texts(
-    keeping_texts: MakeKeeping, keep: Keep, path: str
+    keeping_texts: MakeKeeping, keep: Keep
 ) -> None:
     """Answers are those of the current period under this plan, byte by byte."""
     service = await keeping_texts(keep_texts=True)
     await keep(service, MONTH)
-    current = await service.get(_with(path, OTHER))
-    of_period = await service.get(_with(path, OTHER, "period=2024-04-29"))
-    assert (of_period.status, current.status) == (200, 200)
-    assert await of_period.read() == await current.read()
-    assert of_period.headers["Usage-Plan"] == current.headers["Usage-Plan"]
+    for path in PATHS:
+        current = await service.get(_with(path, OTHER))
+        of_period = await service.get(_with(path, OTHER, "period=2024-04-29"))
+        assert (of_period.status, current.status) == (200, 200)
+        assert await of_period.read() == await current.read()
+        assert of_period.headers["Usage-Plan"] == current.headers["Usage-Plan"]
 
 
 async def test_texts_are_not_in_the_file_by_default(
-    keeping_texts: MakeKeeping, keep: Keep, tmp_path: Path
+    keeping_texts: MakeKeeping, keep: Keep, storage: StorageSettings
 ) -> None:
     """Only hashes of them are kept, and another plan is refused."""
     service = await keeping_texts(keep_texts=False)
     await keep(service, MONTH)
     answer = await service.get(f"/usage?period=2024-04-29&{OTHER}")
     assert (answer.status, (await answer.json())["code"]) == (409, "texts_not_kept")
-    assert not any(b"secret" in each for each in _contents(tmp_path))
+    assert b"secret" not in b"".join(await _plain(storage))
 
 
 async def test_texts_are_added_and_removed_with_the_setting(
-    keeping_texts: MakeKeeping, keep: Keep, tmp_path: Path
+    keeping_texts: MakeKeeping, keep: Keep, storage: StorageSettings
 ) -> None:
     """A revision follows where texts are missing; without the setting, they go."""
     await keep(await keeping_texts(keep_texts=False), MONTH)
     service = await keeping_texts(keep_texts=True)
     await keep(service, MONTH)
     assert (await periods_of(service))[0]["revision"] == 2
-    assert any(b"secret" in each for each in _contents(tmp_path))
+    assert b"secret" in b"".join(await _plain(storage))
     await keep(await keeping_texts(keep_texts=False), MONTH[:3])
-    assert not any(b"secret" in each for each in _contents(tmp_path))
+    assert b"secret" not in b"".join(await _plain(storage))
 
 
 async def test_damaged_texts_are_named(
-    keeping_texts: MakeKeeping, keep: Keep, tmp_path: Path
+    keeping_texts: MakeKeeping, keep: Keep, storage: StorageSettings
 ) -> None:
     """Requests under the plan of the period need no texts."""
     service = await keeping_texts(keep_texts=True)
     await keep(service, MONTH)
-    with closing(sqlite3.connect(tmp_path / "kept.db")) as connection, connection:
-        for digest, content in connection.execute(
-            "SELECT digest, content FROM usage_chunks"
-        ).fetchall():
-            plain = zlib.decompress(content)
-            if b"secret" in plain:
-                other = zlib.compress(plain.replace(b"secret", b"public"))
-                values = (other, digest)
-                connection.execute(
-                    "UPDATE usage_chunks SET content = ? WHERE digest = ?", values
-                )
+    await alter_chunks(storage, _disclose)
     path = "/usage?period=2024-04-29"
     answer = await service.get(f"{path}&{OTHER}")
     assert (answer.status, (await answer.json())["code"]) == (500, "period_damaged")
     assert (await service.get(path)).status == 200
 
 
-def _contents(folder: Path) -> list[bytes]:
-    with closing(sqlite3.connect(folder / "kept.db")) as connection:
-        rows = connection.execute("SELECT content FROM usage_chunks").fetchall()
-    return [zlib.decompress(content) for (content,) in rows]
+def _disclose(content: bytes) -> bytes:
+    return zlib.compress(zlib.decompress(content).replace(b"secret", b"public"))
+
+
+async def _plain(storage: StorageSettings) -> list[bytes]:
+    return [zlib.decompress(each) for each in await contents_of(storage)]
