@@ -17,8 +17,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from service.upstream.errors import AddressRefused
 
-DNS_THREADS: Final = 8
-"""Look-ups that hang occupy these threads, and no others of the process."""
+DNS_THREADS: Final = 32
+"""Look-ups that hang occupy these threads, and no others of the process.
+
+As many as attempts at once, so names whose servers hang delay no other names.
+"""
 EMBEDDING: Final = (IPv6Network("::/96"), IPv6Network("64:ff9b::/96"))
 """IPv6 addresses that end with the IPv4 address that is meant."""
 LOCAL: Final = IPv6Network("64:ff9b:1::/48")

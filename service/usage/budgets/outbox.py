@@ -50,7 +50,7 @@ _CLAIMABLE: Final = (
 _OLDEST: Final = (
     select(func.min(firings.c.fired_at))
     .join(budgets, budgets.c.id == firings.c.budget_id)
-    .where(firings.c.state == PENDING, firings.c.attempts > 0)
+    .where(firings.c.state == PENDING)
 )
 
 
@@ -157,7 +157,7 @@ class Outbox:
                 await connection.execute(statement)
 
     async def oldest_waiting(self) -> int | None:
-        """Return when the oldest firing was that an attempt has not delivered."""
+        """Return when the oldest firing was that is not delivered yet."""
         async with self._database.reading(Use.BUDGETS) as connection:
             oldest: int | None = await connection.scalar(_OLDEST)
             return oldest
