@@ -1,9 +1,11 @@
 """A hundred thousand messages: few rendered rows, all of them reachable."""
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Final
 
 import aiohttp
+import pypdfium2
 import pytest_asyncio
 from playwright.async_api import expect
 
@@ -15,6 +17,7 @@ from tests.browser.serving import Served
 pytestmark = IN_BROWSER
 
 MOST_DRAWN: Final = 200
+MOST_PRINTED: Final = 5_000
 HEAD_ROWS: Final = 1
 FIRST_ID: Final = 1000
 
@@ -85,3 +88,25 @@ async def test_large_period_is_accessible(open_page: OpenPage, large: Served) ->
     """A table with few rendered rows has no violation."""
     dashboard = await open_page(served=large)
     await check(dashboard)
+
+
+async def test_print_has_the_first_rows_and_says_so(
+    open_page: OpenPage, large: Served, tmp_path: Path
+) -> None:
+    """Rows that the screen does not draw are printed, up to a limit that is named."""
+    dashboard = await open_page(served=large)
+    path = tmp_path / "page.pdf"
+    await dashboard.page.pdf(path=path, format="A4")
+    document = pypdfium2.PdfDocument(path)
+    try:
+        texts = [each.get_textpage().get_text_range() for each in document]
+    finally:
+        document.close()
+    everything = "".join(texts)
+    printed = [at for at in range(MOST_PRINTED) if str(FIRST_ID + at) in everything]
+    assert len(printed) == MOST_PRINTED
+    assert str(FIRST_ID + MOST_PRINTED) not in everything
+    note = f"The first {MOST_PRINTED:,} of {MANY:,} messages are printed"
+    assert note in " ".join("".join(texts[:3]).split())
+    assert "Total" in texts[-1]
+    assert await dashboard.rows.count() < MOST_DRAWN

@@ -1,4 +1,6 @@
 // The period on the screen: filters, and how much, which report, which day, which message.
+import { useMemo } from "react";
+
 import { planName } from "@/text/plans";
 
 import type { PeriodAnswer } from "./api/use-period";
@@ -7,6 +9,7 @@ import { describeFilters } from "./filters/describe-filters";
 import { Filters } from "./filters/filters";
 import { Messages } from "./messages";
 import { Notices } from "./notices";
+import type { DayRange } from "./period";
 import { ComparePlans } from "./plans/compare-plans";
 import { WhatIfNotice } from "./plans/what-if";
 import { HowMuch } from "./summary/how-much";
@@ -15,7 +18,7 @@ import { ExportButton } from "./table/export-button";
 import type { useContextFigures } from "./use-context-figures";
 import { useFigures } from "./use-figures";
 import type { ChangeView } from "./view/use-view";
-import type { View } from "./view/view";
+import type { ChartStep, View } from "./view/view";
 
 interface Props {
   answer: PeriodAnswer;
@@ -38,6 +41,7 @@ export function UsageView(props: Props) {
   const [first, last] = [days.at(0)?.day, days.at(-1)?.day];
   const filters = describeFilters(view);
   const plan = period.plan ?? view.plan;
+  const choose = useChoices(onChange);
   return (
     <div className="usage" aria-busy={isChanging}>
       <p role="status" className="visually-hidden">
@@ -83,7 +87,7 @@ export function UsageView(props: Props) {
             reports={reports}
             colourOf={colourOf}
             chosen={view.report}
-            onChoose={(report) => onChange({ report })}
+            onChoose={choose.report}
           />
         )}
       </div>
@@ -96,8 +100,8 @@ export function UsageView(props: Props) {
             step={view.step}
             zone={view.zone}
             chosen={view.range}
-            onChoose={(range) => onChange({ range })}
-            onStep={(step) => onChange({ step })}
+            onChoose={choose.range}
+            onStep={choose.step}
           />
           <section className="card" aria-labelledby="messages-title">
             <div className="section-head">
@@ -125,5 +129,17 @@ export function UsageView(props: Props) {
         </>
       )}
     </div>
+  );
+}
+
+/** The same functions at each render, or the chart and the bars would render again. */
+function useChoices(onChange: ChangeView) {
+  return useMemo(
+    () => ({
+      range: (range: DayRange | null) => onChange({ range }),
+      report: (report: string | null) => onChange({ report }),
+      step: (step: ChartStep) => onChange({ step }),
+    }),
+    [onChange],
   );
 }

@@ -12,17 +12,15 @@ interface Props extends ComponentProps<"svg"> {
   buckets: readonly Bucket[];
   geometry: Geometry;
   chosen: DayRange | null;
-  onPoint: (from: string | null) => void;
 }
 
-export function Bars({ buckets, geometry, chosen, onPoint, ...rest }: Props) {
+export function Bars({ buckets, geometry, chosen, ...rest }: Props) {
   const { width, left, top, bottom, columnWidth, barWidth, lines } = geometry;
   return (
     <svg
       className="chart-svg"
       viewBox={`0 0 ${width} ${HEIGHT}`}
       aria-hidden="true"
-      onPointerLeave={() => onPoint(null)}
       {...rest}
     >
       {lines.map(({ text, y }) => (
@@ -33,33 +31,18 @@ export function Bars({ buckets, geometry, chosen, onPoint, ...rest }: Props) {
           </text>
         </g>
       ))}
-      {buckets.map((bucket, at) => {
-        const x = left + at * columnWidth;
-        const isChosen =
-          chosen !== null && bucket.to >= chosen.from && bucket.from <= chosen.to;
-        return (
-          <g
-            key={bucket.from}
-            className={
-              chosen === null ? undefined : isChosen ? "is-chosen" : "is-muted"
-            }
-          >
-            <rect
-              className="chart-column"
-              x={x}
-              y={top}
-              width={columnWidth}
-              height={bottom - top}
-              onPointerEnter={() => onPoint(bucket.from)}
-            />
-            <Bar
-              x={x + (columnWidth - barWidth) / 2}
-              width={barWidth}
-              segments={geometry.bars[at] ?? NO_SEGMENTS}
-            />
-          </g>
-        );
-      })}
+      {buckets.map((bucket, at) => (
+        <Column
+          key={bucket.from}
+          state={stateOf(bucket, chosen)}
+          x={left + at * columnWidth}
+          width={columnWidth}
+          barWidth={barWidth}
+          top={top}
+          bottom={bottom}
+          segments={geometry.bars[at] ?? NO_SEGMENTS}
+        />
+      ))}
       {geometry.dates.map(({ at, x, anchor }) => (
         <text key={at} className="chart-date" x={x} y={HEIGHT - 8} textAnchor={anchor}>
           {formatDay(buckets[at]?.from ?? "")}
@@ -71,21 +54,45 @@ export function Bars({ buckets, geometry, chosen, onPoint, ...rest }: Props) {
 
 const NO_SEGMENTS: Segment[] = [];
 
-interface BarProps {
+type State = "is-chosen" | "is-muted" | undefined;
+
+function stateOf({ from, to }: Bucket, chosen: DayRange | null): State {
+  if (chosen === null) return undefined;
+  return to >= chosen.from && from <= chosen.to ? "is-chosen" : "is-muted";
+}
+
+interface ColumnProps {
+  state: State;
   x: number;
   width: number;
+  barWidth: number;
+  top: number;
+  bottom: number;
   segments: readonly Segment[];
 }
 
-const Bar = memo(function Bar({ x, width, segments }: BarProps) {
-  return segments.map(({ colour, y, height }) => (
-    <rect
-      key={colour}
-      className={`chart-bar colour-${colour}`}
-      x={x}
-      y={y}
-      width={width}
-      height={height}
-    />
-  ));
+/** A bar, and all of the height above it; a drag renders only those that it reaches. */
+const Column = memo(function Column(props: ColumnProps) {
+  const { state, x, width, barWidth, top, bottom, segments } = props;
+  return (
+    <g className={state}>
+      <rect
+        className="chart-column"
+        x={x}
+        y={top}
+        width={width}
+        height={bottom - top}
+      />
+      {segments.map(({ colour, y, height }) => (
+        <rect
+          key={colour}
+          className={`chart-bar colour-${colour}`}
+          x={x + (width - barWidth) / 2}
+          y={y}
+          width={barWidth}
+          height={height}
+        />
+      ))}
+    </g>
+  );
 });

@@ -1,6 +1,7 @@
 // Which day: bars for the eye, a slider for keys, a table for everyone; all choose days.
-import { useMemo, useRef, useState, type PointerEvent } from "react";
+import { memo, useMemo, useRef, useState, type PointerEvent } from "react";
 
+import { usePrinting } from "@/components/use-printing";
 import { countOf, formatCount } from "@/text/credits";
 import { formatLongDay } from "@/text/time";
 
@@ -13,7 +14,7 @@ import { describeBucket, describeChart } from "./describe-chart";
 import { capacityOf, layOut } from "./geometry";
 import { pageAt, pageWith } from "./pages";
 import { placeOf, useDayRange } from "./use-day-range";
-import { PAPER_WIDTH, usePrinting, useWidth } from "./use-width";
+import { PAPER_WIDTH, useWidth } from "./use-width";
 
 interface Props {
   buckets: readonly Bucket[];
@@ -32,7 +33,7 @@ interface Turned {
 
 const MOST_ON_PAPER = 366;
 
-export function UsageChart(props: Props) {
+export const UsageChart = memo(function UsageChart(props: Props) {
   const { buckets, step, zone, chosen, onChoose, onStep } = props;
   const box = useRef<HTMLDivElement>(null);
   const drawing = useRef<SVGSVGElement>(null);
@@ -48,7 +49,8 @@ export function UsageChart(props: Props) {
   const page = useMemo(() => pageAt(buckets, wanted, size), [buckets, wanted, size]);
   const [start, count] = [page.buckets[0]?.from, page.buckets.length];
   const geometry = useMemo(() => layOut(page.buckets, width), [page, width]);
-  const [pointed, setPointed] = useState<string | null>(null);
+  const description = useMemo(() => describeChart(page.buckets, step), [page, step]);
+  const [pointed, setPointed] = useState<number | null>(null);
   const bucketAt = ({ clientX }: PointerEvent) => {
     const { left, width: shown } = drawing.current?.getBoundingClientRect() ?? {
       left: 0,
@@ -70,7 +72,7 @@ export function UsageChart(props: Props) {
   });
   const [first, last] = placeOf(page.buckets, range.shown);
   const current = join(page.buckets.slice(Math.max(0, first), last + 1), step);
-  const read = page.buckets.find(({ from }) => from === pointed) ?? current;
+  const read = (pointed === null ? undefined : page.buckets[pointed]) ?? current;
   return (
     <section className="card chart" aria-labelledby="chart-title">
       <div className="section-head">
@@ -91,7 +93,7 @@ export function UsageChart(props: Props) {
             className="chart-plot"
             role="slider"
             tabIndex={0}
-            aria-label={describeChart(page.buckets, step)}
+            aria-label={description}
             aria-valuemin={0}
             aria-valuemax={count - 1}
             aria-valuenow={current ? last : count - 1}
@@ -103,8 +105,12 @@ export function UsageChart(props: Props) {
               buckets={page.buckets}
               geometry={geometry}
               chosen={range.shown}
-              onPoint={setPointed}
               {...range.pointer}
+              onPointerMove={(event) => {
+                setPointed(bucketAt(event));
+                range.pointer.onPointerMove(event);
+              }}
+              onPointerLeave={() => setPointed(null)}
             />
           </div>
           {(page.hasEarlier || page.hasLater) && (
@@ -140,7 +146,7 @@ export function UsageChart(props: Props) {
       )}
     </section>
   );
-}
+});
 
 /** Return several bars as one; of bars that add up, the last one. */
 function join(buckets: readonly Bucket[], step: ChartStep): Bucket | undefined {

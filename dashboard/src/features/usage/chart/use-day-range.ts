@@ -41,7 +41,8 @@ export function useDayRange({ buckets, chosen, bucketAt, onChoose }: Options) {
       setDrag({ start: at, end: at });
     },
     onPointerMove(event: PointerEvent<SVGSVGElement>) {
-      if (drag) setDrag({ ...drag, end: bucketAt(event) });
+      const end = bucketAt(event);
+      if (drag && end !== drag.end) setDrag({ ...drag, end });
     },
     onPointerUp(event: PointerEvent<SVGSVGElement>) {
       if (!drag) return;

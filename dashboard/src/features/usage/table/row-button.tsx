@@ -1,23 +1,20 @@
 // Opens and closes a row; its text is the message's id.
-import type { Row as TableRow } from "@tanstack/react-table";
-
-import type { Row } from "../period";
 import { RowText } from "./row-text";
 
 interface Props {
-  row: TableRow<Row>;
+  messageId: string;
+  isOpen: boolean;
+  onToggle: () => void;
 }
 
-export function RowButton({ row }: Props) {
-  const { messageId } = row.original;
-  const isOpen = row.getIsExpanded();
+export function RowButton({ messageId, isOpen, onToggle }: Props) {
   return (
     <button
       type="button"
       className="row-button"
       aria-expanded={isOpen}
       aria-label={`Message ${messageId || "without an id"}, show how its price was made`}
-      onClick={() => row.toggleExpanded()}
+      onClick={onToggle}
     >
       <span className="row-chevron" aria-hidden="true" />
       <RowText text={messageId || "–"} />

@@ -9,8 +9,10 @@ interface Props {
 const SHORT = 24;
 
 export function RowText({ text }: Props) {
+  // Each clamped box costs the browser a clip of its own, at every paint.
+  if (text.length <= SHORT) return <bdi>{text}</bdi>;
   return (
-    <bdi className="row-text" title={text.length > SHORT ? text : undefined}>
+    <bdi className="row-text" title={text}>
       {text}
     </bdi>
   );

@@ -1,44 +1,33 @@
 // The title of a column that sorts: ascending, descending, and not again.
-import { flexRender, type Header } from "@tanstack/react-table";
-import type { MouseEvent } from "react";
-
-import type { Row } from "../period";
+import type { ColumnSort, SortColumn } from "../view/view";
+import { SORT_TITLES } from "./columns";
+import { nextSorting } from "./next-sorting";
 import { SortMark } from "./sort-mark";
 
 interface Props {
-  header: Header<Row, unknown>;
+  column: SortColumn;
+  sorting: readonly ColumnSort[];
+  onSort: (sorting: ColumnSort[]) => void;
 }
 
-export function SortHeader({ header }: Props) {
-  const { column } = header;
-  const { table } = header.getContext();
-  const direction = column.getIsSorted();
-  const count = table.getState().sorting.length;
-  const priority = column.getSortIndex() + 1;
-
-  // A key press reaches here as a click that knows of Shift as well.
-  function sort({ shiftKey }: MouseEvent) {
-    const isOneOfSeveral = direction !== false && count > 1;
-    if (isOneOfSeveral && !shiftKey) table.setSorting([{ id: column.id, desc: false }]);
-    else column.toggleSorting(undefined, shiftKey);
-  }
-
+export function SortHeader({ column, sorting, onSort }: Props) {
+  const at = sorting.findIndex((each) => each.column === column);
+  const direction = sorting[at]?.direction ?? null;
   return (
     <th
       scope="col"
-      className={`column-${column.id}`}
-      aria-sort={
-        direction !== false && priority === 1 ? `${direction}ending` : undefined
-      }
+      className={`column-${column}`}
+      aria-sort={direction !== null && at === 0 ? `${direction}ending` : undefined}
     >
       <button
         type="button"
         className="sort-button"
-        onClick={sort}
+        // A key press reaches here as a click that knows of Shift as well.
+        onClick={({ shiftKey }) => onSort(nextSorting(sorting, column, shiftKey))}
         title="Hold Shift to sort by several columns"
       >
-        {flexRender(column.columnDef.header, header.getContext())}{" "}
-        <SortMark direction={direction} priority={count > 1 ? priority : null} />
+        {SORT_TITLES[column]}{" "}
+        <SortMark direction={direction} priority={sorting.length > 1 ? at + 1 : null} />
       </button>
     </th>
   );

@@ -2,7 +2,7 @@
 import type { Direction } from "../view/view";
 
 interface Props {
-  direction: Direction | false;
+  direction: Direction | null;
   /** Null where no other column sorts. */
   priority: number | null;
 }
@@ -10,7 +10,7 @@ interface Props {
 const ARROWS: Record<Direction, string> = { asc: "▲", desc: "▼" };
 
 export function SortMark({ direction, priority }: Props) {
-  if (direction === false) {
+  if (direction === null) {
     return (
       <span className="sort-mark sort-mark-none" aria-hidden="true">
         ↕

@@ -1,29 +1,30 @@
 // The rows that are drawn, between the heights of those that are not.
-import type { Row as TableRow } from "@tanstack/react-table";
 import type { ReactNode } from "react";
 
 import type { Row } from "../period";
 import { RowGroup } from "./row-group";
+import { keyOf, useOpenRows } from "./use-open-rows";
 import type { TableWindow } from "./use-table-window";
 
 interface Props {
-  rows: TableRow<Row>[];
   window: TableWindow;
   renderDetails: (row: Row) => ReactNode;
 }
 
-export function TableBody({ rows, window, renderDetails }: Props) {
-  const { first, before, after, measure } = window;
+export function TableBody({ window, renderDetails }: Props) {
+  const { rows, first, before, after, measure } = window;
+  const { isOpen, toggle } = useOpenRows();
   return (
     <>
       <TableSpacer height={before} />
       {rows.map((row, at) => (
         <RowGroup
-          key={row.id}
+          key={keyOf(row)}
           row={row}
           index={first + at}
           measure={measure}
-          details={row.getIsExpanded() ? renderDetails(row.original) : null}
+          details={isOpen(row) ? renderDetails(row) : null}
+          onToggle={toggle}
         />
       ))}
       <TableSpacer height={after} />

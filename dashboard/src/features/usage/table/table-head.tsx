@@ -1,26 +1,30 @@
 // The columns' titles; those that sort are buttons.
-import { flexRender, type Header } from "@tanstack/react-table";
-
-import type { Row } from "../period";
+import { SORT_COLUMNS, type ColumnSort } from "../view/view";
+import { COLUMN_TITLES } from "./columns";
 import { SortHeader } from "./sort-header";
 
 interface Props {
-  headers: Header<Row, unknown>[];
+  sorting: readonly ColumnSort[];
+  /** Name of the time zone of the timestamps. */
+  zone: string;
+  onSort: (sorting: ColumnSort[]) => void;
 }
 
-export function TableHead({ headers }: Props) {
+const [MESSAGE_ID, TIMESTAMP] = COLUMN_TITLES;
+
+export function TableHead({ sorting, zone, onSort }: Props) {
   return (
     <thead>
       <tr aria-rowindex={1}>
-        {headers.map((header) =>
-          header.column.getCanSort() ? (
-            <SortHeader key={header.id} header={header} />
-          ) : (
-            <th key={header.id} scope="col" className={`column-${header.id}`}>
-              {flexRender(header.column.columnDef.header, header.getContext())}
-            </th>
-          ),
-        )}
+        <th scope="col" className="column-message_id">
+          {MESSAGE_ID}
+        </th>
+        <th scope="col" className="column-timestamp">
+          {TIMESTAMP} <span className="column-note">({zone})</span>
+        </th>
+        {SORT_COLUMNS.map((column) => (
+          <SortHeader key={column} column={column} sorting={sorting} onSort={onSort} />
+        ))}
       </tr>
     </thead>
   );

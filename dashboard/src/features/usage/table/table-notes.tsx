@@ -3,18 +3,18 @@ import { formatCount } from "@/text/credits";
 
 import type { ColumnSort } from "../view/view";
 import { SORT_TITLES } from "./columns";
+import { MOST_PRINTED } from "./use-table-window";
 
 /** At twice a row's usual height they come near to the highest page that browsers have. */
 export const MOST_ROWS = 250_000;
 
 interface Props {
   sorting: readonly ColumnSort[];
-  /** How many rows are drawn, and how many there are. */
-  drawn: number;
+  /** How many rows there are. */
   count: number;
 }
 
-export function TableNotes({ sorting, drawn, count }: Props) {
+export function TableNotes({ sorting, count }: Props) {
   const columns = sorting.map(
     ({ column, direction }) => `${SORT_TITLES[column]} ${direction}ending`,
   );
@@ -31,10 +31,10 @@ export function TableNotes({ sorting, drawn, count }: Props) {
           listed here. The total and the export have all of them; filters show fewer.
         </p>
       )}
-      {drawn < count && (
+      {count > MOST_PRINTED && (
         <p className="print-only">
-          Only {formatCount(drawn)} of {formatCount(count)} messages are printed here;
-          “Export CSV” saves all of them.
+          The first {formatCount(MOST_PRINTED)} of {formatCount(count)} messages are
+          printed here. The total includes all of them, and “Export CSV” saves all.
         </p>
       )}
     </>

@@ -9,7 +9,6 @@ import { TableBody } from "./table-body";
 import { TableHead } from "./table-head";
 import { MOST_ROWS, TableNotes } from "./table-notes";
 import { TableTotal } from "./table-total";
-import { useTable } from "./use-table";
 import { useTableWindow } from "./use-table-window";
 
 interface Props {
@@ -29,14 +28,9 @@ export function UsageTable({ rows, sorting, zone, onSort, renderDetails }: Props
     [rows, sorting],
   );
   const tableWindow = useTableWindow(sorted, sorting, scroller);
-  const table = useTable(tableWindow.rows, { sorting, zone, onSort });
   return (
     <>
-      <TableNotes
-        sorting={sorting}
-        drawn={tableWindow.rows.length}
-        count={rows.length}
-      />
+      <TableNotes sorting={sorting} count={rows.length} />
       <div
         className="table-scroll"
         role="region"
@@ -50,12 +44,8 @@ export function UsageTable({ rows, sorting, zone, onSort, renderDetails }: Props
           <caption className="visually-hidden">
             Messages and the credits they used
           </caption>
-          <TableHead headers={table.getFlatHeaders()} />
-          <TableBody
-            rows={table.getRowModel().rows}
-            window={tableWindow}
-            renderDetails={renderDetails}
-          />
+          <TableHead sorting={sorting} zone={zone} onSort={onSort} />
+          <TableBody window={tableWindow} renderDetails={renderDetails} />
           <TableTotal rows={rows} rowIndex={tableWindow.rowCount} />
         </table>
       </div>

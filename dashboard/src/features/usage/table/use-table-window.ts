@@ -1,13 +1,18 @@
 // Which rows are drawn: all of a short table, of a long one those in sight and a few
-// more. The rows that are not drawn leave their height.
+// more, and on paper all that paper is made for. Rows that are not drawn leave their
+// height.
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useCallback, useEffect, useMemo, type RefObject } from "react";
 
 import type { ColumnSort } from "../view/view";
 
+import { usePrinting } from "@/components/use-printing";
+
 import type { Row } from "../period";
 
 const MOST_DRAWN_AT_ONCE = 500;
+/** About 150 pages, which a browser lays out in a few seconds. */
+export const MOST_PRINTED = 5_000;
 /** As in table.css; rows that are higher, or open, are measured. */
 const ROW_HEIGHT_PX = 41;
 const ROWS_BEYOND_SIGHT = 12;
@@ -29,7 +34,8 @@ export function useTableWindow(
   sorting: readonly ColumnSort[],
   scroller: RefObject<HTMLDivElement | null>,
 ): TableWindow {
-  const isLong = rows.length > MOST_DRAWN_AT_ONCE;
+  const isPrinting = usePrinting();
+  const isLong = !isPrinting && rows.length > MOST_DRAWN_AT_ONCE;
   const getItemKey = useCallback((at: number) => rows[at]?.position ?? at, [rows]);
   // eslint-disable-next-line react-hooks/incompatible-library -- no compiler is used
   const virtualizer = useVirtualizer<HTMLDivElement, HTMLTableSectionElement>({
@@ -42,7 +48,7 @@ export function useTableWindow(
   });
   const drawn = virtualizer.getVirtualItems();
   const first = isLong ? (drawn[0]?.index ?? 0) : 0;
-  const end = isLong ? first + drawn.length : rows.length;
+  const end = isLong ? first + drawn.length : isPrinting ? MOST_PRINTED : rows.length;
   const shown = useMemo(() => rows.slice(first, end), [rows, first, end]);
 
   // Another order is read from its beginning.
@@ -53,7 +59,7 @@ export function useTableWindow(
   return {
     rows: shown,
     first,
-    before: drawn[0]?.start ?? 0,
+    before: isLong ? (drawn[0]?.start ?? 0) : 0,
     after: isLong ? virtualizer.getTotalSize() - (drawn.at(-1)?.end ?? 0) : 0,
     rowCount: isLong ? rows.length + 2 : undefined,
     measure: isLong ? virtualizer.measureElement : undefined,
