@@ -160,8 +160,11 @@ def pack_pages(changes: Sequence[Change]) -> Iterator[bytes]:
 
 
 def unpack_page(content: bytes) -> list[Change]:
-    """Return the changes of a page."""
-    page = _decoder.decode(zlib.decompress(content))
+    """Return the changes of a page; raises `ChunkDamaged`."""
+    try:
+        page = _decoder.decode(zlib.decompress(content))
+    except (zlib.error, msgspec.MsgspecError) as error:
+        raise ChunkDamaged(f"the kept changes are damaged: {error}") from error
     columns = page.kinds, page.message_ids, page.before, page.after, page.reasons
     return [Change(*row) for row in zip(*columns, strict=True)]
 

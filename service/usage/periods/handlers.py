@@ -101,7 +101,12 @@ async def list_periods(
     parameters=ChangesParameters,
     scope="usage:read",
     answer=ChangesAnswer,
-    problems=(INVALID_PARAMETER, problems.PERIOD_NOT_KEPT, STORAGE_UNAVAILABLE),
+    problems=(
+        INVALID_PARAMETER,
+        problems.PERIOD_NOT_KEPT,
+        problems.PERIOD_DAMAGED,
+        STORAGE_UNAVAILABLE,
+    ),
     headers={"Link": "The next page, where there is one."},
 )
 async def list_changes(
@@ -114,20 +119,21 @@ async def list_changes(
     kept, place = request.app[KEPT], parse_cursor(parameters.cursor, ChangesPlace)
     period = await kept.find_or_open(parameters.period)
     since = _since(parameters.since)
-    found = await kept.store.changes(period, since, place, parameters.limit)
+    finding = kept.store.changes(period, since, place, parameters.limit)
+    found = await kept.chunks.checked(period, finding)
     answer = ChangesAnswer(
         period=period.period,
         changes=[
             ChangeItem(
-                revision=revision.revision,
-                at=format_instant(revision.at),
+                revision=revision,
+                at=format_instant(at),
                 kind=change.kind,
                 message_id=change.message_id,
                 credits_before=change.before / HUNDREDTHS_PER_CREDIT,
                 credits_after=change.after / HUNDREDTHS_PER_CREDIT,
                 reason=change.reason,
             )
-            for revision, change in found.changes
+            for revision, at, change in found.changes
         ],
         credits_before=found.before / HUNDREDTHS_PER_CREDIT,
         credits_after=found.after / HUNDREDTHS_PER_CREDIT,

@@ -130,14 +130,17 @@ class PeriodStore:
         place: ChangesPlace | None,
         limit: int,
     ) -> FoundChanges:
-        """Return changes after a revision or an instant, from a place on."""
+        """Return changes after a revision or an instant, from a place on.
+
+        Raises `ChunkDamaged` for a damaged page.
+        """
         async with self._database.reading(Use.PERIODS) as connection:
             return await find_changes_since(connection, period, since, place, limit)
 
     def change_sums(self, period: KeptPeriod) -> AsyncIterator[ChangeSums]:
         """Yield the changes of all revisions that led to the period, page by page.
 
-        Raises `ValueError` for a damaged page.
+        Raises `ChunkDamaged` for a damaged page.
         """
         return read_sums(self._database, period)
 

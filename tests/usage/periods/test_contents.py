@@ -3,13 +3,13 @@
 from typing import Final
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from structlog.typing import EventDict
 
 from service.settings import StorageSettings
 from service.storage.database import open_database
 from service.storage.uses import Use
-from service.usage.periods.tables import chunks
+from service.usage.periods.tables import changes, chunks
 from tests.conftest import Client, message
 from tests.usage.periods.conftest import Keep, alter_chunks, changes_of, periods_of
 
@@ -47,13 +47,13 @@ async def test_a_damaged_open_period_is_stored_again(
         of_period = await keeping.get(f"{path}period=2024-04-01")
         assert of_period.status == 200
         assert await of_period.read() == await current.read()
-    changes = await changes_of(keeping, "since=1")
-    named = [(each["kind"], each["message_id"]) for each in changes["changes"]]
+    found = await changes_of(keeping, "since=1")
+    named = [(each["kind"], each["message_id"]) for each in found["changes"]]
     assert named == [("removed", 0), ("added", count)]
     explained = sum(
-        each["credits_after"] - each["credits_before"] for each in changes["changes"]
+        each["credits_after"] - each["credits_before"] for each in found["changes"]
     )
-    total = changes["credits_after"] - changes["credits_before"]
+    total = found["credits_after"] - found["credits_before"]
     assert explained == pytest.approx(total)
 
 
@@ -68,3 +68,18 @@ async def test_the_next_period_follows_a_damaged_one(
     assert names == [("2024-05-29", "open"), ("2024-04-29", "closed")]
     (entry,) = (each for each in log_entries if each["event"] == "usage.period_damaged")
     assert entry["period"] == "2024-04-29"
+
+
+async def test_damaged_changes_are_named(
+    keeping: Client, keep: Keep, storage: StorageSettings
+) -> None:
+    """The list of changes is refused, and all other answers are not."""
+    await keep(keeping, [message(1, timestamp="2024-04-29")])
+    async with (
+        open_database(storage) as database,
+        database.writing(Use.PERIODS) as connection,
+    ):
+        await connection.execute(update(changes).values(content=b"nonsense"))
+    answer = await keeping.get("/usage/changes")
+    assert (answer.status, (await answer.json())["code"]) == (500, "period_damaged")
+    assert (await keeping.get("/usage?period=2024-04-29")).status == 200

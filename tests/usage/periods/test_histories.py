@@ -120,7 +120,7 @@ class Kept:
         store = PeriodStore(self._database)
         for period in await store.newest(None, 100):
             found = await store.changes(period, (since, None), None, 10_000)
-            sums = sum(each.after - each.before for _, each in found.changes)
+            sums = sum(each.after - each.before for _, _, each in found.changes)
             assert sums == found.after - found.before
             if found.changes:
                 late = await store.find_adjustments(period.number)
