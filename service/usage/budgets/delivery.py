@@ -41,6 +41,7 @@ class Deliverer:
         self._outbox = Outbox(database)
         self._webhooks = webhooks
         self._is_wanted = asyncio.Event()
+        self._is_wanted.set()
         self._running: dict[asyncio.Task[None], Claimed] = {}
 
     def wake(self) -> None:
@@ -69,16 +70,14 @@ class Deliverer:
                     await self._outbox.release(cancelled)
 
     async def _deliver_due(self) -> None:
-        """Start attempts for what is due, then wait until more may be."""
+        """Wait until something may be due, and start attempts for what is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S + random.uniform(0, JITTER_S)):  # noqa: S311
+                await self._is_wanted.wait()
         self._is_wanted.clear()
-        try:
-            while await self._start_some():
-                pass
-            metrics.waiting_since(await self._outbox.oldest_waiting())
-        finally:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S + random.uniform(0, JITTER_S)):  # noqa: S311
-                    await self._is_wanted.wait()
+        while await self._start_some():
+            pass
+        metrics.waiting_since(await self._outbox.oldest_waiting())
 
     async def _start_some(self) -> int:
         """Claim firings that may be attempted now, and start; return their number."""

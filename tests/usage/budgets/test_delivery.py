@@ -1,5 +1,6 @@
 """Delivery: to receivers that fail in every way, and with processes that are killed."""
 
+import asyncio
 import socket
 from typing import Any, Final
 
@@ -8,10 +9,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from standardwebhooks import WebhookVerificationError
 
-from service.settings import StorageSettings
+from service.settings import StorageSettings, load
 from service.storage.database import Database
 from service.usage.budgets import outbox
-from tests.conftest import Client, MakeClient
+from service.usage.budgets.delivery import running_deliverer
+from service.usage.budgets.webhooks import open_webhooks
+from tests.conftest import GIVE_UP_S, Client, MakeClient
 from tests.metric_samples import Read
 from tests.usage.budgets.conftest import (
     NAME,
@@ -205,6 +208,26 @@ async def test_a_private_address_is_refused(
     delivery = await until_attempted(service)
     assert delivery["last_error"] == "AddressRefused"
     assert ("127.0.0.1", 1) not in connected
+
+
+async def test_a_database_that_hangs_delays_no_shutdown(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deliverer does not wait for the next look before it ends."""
+    has_begun = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        has_begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(outbox.Outbox, "find_due", never)
+    monkeypatch.setattr("service.usage.budgets.delivery.POLL_S", 2 * GIVE_UP_S)
+    async with (
+        asyncio.timeout(GIVE_UP_S),
+        open_webhooks(load().settings.webhooks) as webhooks,
+        running_deliverer(database, webhooks),
+    ):
+        await has_begun.wait()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "１２７.0.0.1"])  # noqa: RUF001
