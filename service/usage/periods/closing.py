@@ -108,6 +108,8 @@ class Closing:
         await self._open_previous(now)
         for period in await store.open_months(now):
             over_at = span_of(period).end + self._grace_us
+            if now < over_at and 0 <= now - period.fetched_at < EVERY_S * US_PER_S:
+                continue  # another worker has just read it
             may_be_degraded = now >= over_at + COMPLETE_WAIT_US
             is_read = await self._read(span_of(period), may_be_degraded=may_be_degraded)
             if is_read and now >= over_at:

@@ -7,14 +7,17 @@ from typing import Any, Final
 import pytest
 from structlog.typing import EventDict
 
-from service.instants import read_instant
+from service.instants import US_PER_S, now_us, read_instant
 from service.keys.store import add_key
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
-from service.storage.database import open_database
+from service.storage.database import Database, open_database
 from service.usage.periods import closing, keeping
 from service.usage.periods.calendar import Schedule
-from tests.conftest import Client, MakeClient, always, message, report
+from service.usage.periods.months import Months
+from service.usage.periods.observer import UnobservedPeriods
+from service.usage.snapshots.spans import Span
+from tests.conftest import Client, MakeClient, MakeSettings, always, message, report
 from tests.usage.periods.conftest import changes_of, keeping_client, periods_of
 
 APRIL: Final = [
@@ -23,6 +26,8 @@ APRIL: Final = [
 ]
 MAY: Final = [message(3, "Where?", timestamp="2024-05-01T00:00:00Z")]
 LATE: Final = message(4, "Late?", timestamp="2024-04-30T12:00:00Z")
+
+YEARS_S: Final = 1e9
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -152,6 +157,45 @@ async def test_the_month_follows_the_clock(
     assert await steps.refresh(monthly, *APRIL, *MAY) == [3]
     answer = await monthly.get("/usage")
     assert answer.headers["Usage-Period"] == "2024-05-01/.."
+
+
+async def test_workers_do_not_read_a_month_that_one_has_just_kept(
+    monthly: Client,
+    database: Database,
+    steps: Steps,
+    settings: MakeSettings,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While late messages come, one of them reads the month in each interval."""
+    await steps.refresh(monthly, *APRIL)
+    await steps.logged("usage.period_opened", period="2024-04-01")
+    months = Months(
+        database, UnobservedPeriods(), Schedule(settings()), is_complete=False
+    )
+    (april,) = await months.revisions.store.open_months(now_us())
+    source = NotedReads()
+    monkeypatch.setattr(closing, "EVERY_S", 60.0)
+    clock = iter([april.fetched_at + 10 * US_PER_S, april.fetched_at + 61 * US_PER_S])
+    other = closing.Closing(months, source, YEARS_S, clock.__next__)
+    await other.look()
+    assert "2024-04-01" not in source.read_months
+    await other.look()
+    assert "2024-04-01" in source.read_months
+
+
+class NotedReads(closing.MonthSource):
+    """A source that has nothing new, and notes the months that it is asked for."""
+
+    is_complete = False
+
+    def __init__(self) -> None:
+        self.read_months: list[str] = []
+
+    async def read(self, span: Span, use: object) -> bool:
+        """Note a month."""
+        self.read_months.append(span.begins_on)
+        return True
 
 
 async def test_a_clock_that_jumps_closes_nothing_early(
