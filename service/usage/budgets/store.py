@@ -146,9 +146,11 @@ def check_webhook(webhook: NewWebhook, *, allow_private: bool) -> None:
     """Raise `BadBudget` for a URL or a secret that is not accepted."""
     try:
         url = URL(webhook.url)
+        host = url.raw_host
+        # A look-up fails at a label that is empty or too long.
+        host.encode("idna") if host else None
     except ValueError:
         raise BadBudget("webhook.url: expected a URL") from None
-    host = url.raw_host
     schemes = ("https", "http") if allow_private else ("https",)
     if url.scheme not in schemes or not host or not webhook.url.isprintable():
         raise BadBudget(f"webhook.url: expected a URL of {' or '.join(schemes)}")

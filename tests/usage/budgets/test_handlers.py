@@ -108,6 +108,7 @@ BAD: Final[dict[str, dict[str, Any]]] = {
         "credits": 1,
         "webhook": {"url": "https://１２７.0.0.1/"},  # noqa: RUF001
     },
+    "empty label": {"credits": 1, "webhook": {"url": "https://a..b/"}},
     "number": {"credits": 1, "webhook": {"url": "https://0/"}},
     "final dot": {"credits": 1, "webhook": {"url": "https://127.0.0.1./"}},
     "short secret": {"credits": 1, "webhook": {"url": HOOK, "secret": "whsec_QUJD"}},
