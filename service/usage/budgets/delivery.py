@@ -28,6 +28,7 @@ POLL_S: Final = 2.0
 """Time after which a process looks for firings of others, and for retries."""
 JITTER_S: Final = 0.5
 RELEASE_S: Final = 1.0
+"""Time limit of the release of claims, which a shutdown waits for."""
 
 RESULTS: Final = {DELIVERED: "delivered", PENDING: "retried", FAILED: "failed"}
 
