@@ -32,6 +32,8 @@ EMPTY_IN_CALM: Final = {
     "Removals and exports B",
     "Failed answers A",
     "Delay of kept periods A",
+    "Oldest firing that is not delivered A",
+    "Exports of usage A",
     "Waits for events by end A",
 }
 """Queries that find nothing as long as nothing fails, waits or is removed."""
