@@ -47,6 +47,8 @@ from service.usage.sources import MessageSource
 from service.web.http_cache.encodings import Answer
 
 ID_BYTES: Final = 8
+MAX_LOGGED_NOW: Final = 200
+"""Messages whose prices are logged in some milliseconds."""
 
 log = structlog.get_logger()
 
@@ -211,10 +213,12 @@ class Refresher:
         return await self._finish(run, messages, reports, priced), priced.reused
 
     async def _start_logging(self, priced: Priced) -> None:
-        """Log a few prices now, and the others while the snapshot is published."""
+        """Log prices: few of them now, and many while the snapshot is published."""
         await self._finish_logging()
         self._logging = asyncio.create_task(log_prices(priced))
-        await asyncio.sleep(0)
+        # Few lines take little time, and then precede the end of the refresh.
+        is_short = len(priced.logged) <= MAX_LOGGED_NOW
+        await (self._finish_logging() if is_short else asyncio.sleep(0))
         if self._logging.done():
             self._logging.result()
 
