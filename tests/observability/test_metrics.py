@@ -183,6 +183,7 @@ def test_the_table_lists_the_metrics_of_the_code() -> None:
     admin_metrics.circuits_begin(["copilot"])
     usage_metrics.snapshot_cached("text-rules/1", 1, 1.0)
     usage_metrics.answered(0.0)
+    usage_metrics.export_ended("csv", metrics.SUCCESS)
     with usage_metrics.refreshing(lambda: 0.0):
         pass
     measure_events()
