@@ -20,7 +20,7 @@ from service.usage.periods.whole_periods import (
     price_anew,
     summary_of,
 )
-from service.usage.pricing.plans import PLANS_BY_ID, Plan
+from service.usage.pricing.plans import Plan
 from service.usage.snapshot import Slot, answer_headers, log_values_of
 from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.item_rows import ItemRows
@@ -117,7 +117,7 @@ class KeptView:
     ) -> None:
         """Without `plan`, answer with the prices that are kept.
 
-        Raises `TextsNotKept`.
+        Raises `TextsNotKept`, and `UnknownPlan` if this version lacks the kept one.
         """
         self._kept, self._slots = kept, slots
         self._requested = plan
@@ -135,8 +135,9 @@ class KeptView:
 
     @property
     def plan(self) -> Plan:
-        """The plan that prices the period."""
-        return self._requested or PLANS_BY_ID[self._period.plan]
+        """The plan that prices the period; raises `UnknownPlan`."""
+        # A newer version of the service may have priced it by a plan of its own.
+        return self._requested or find_plan(self._period.plan)
 
     @property
     def summary(self) -> Summary:

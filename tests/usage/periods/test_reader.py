@@ -321,6 +321,19 @@ async def test_both_databases_give_the_same_answers(
         assert await of_period.read() == await current.read()
 
 
+async def test_a_plan_of_a_newer_version_is_unknown(
+    in_file: Client, keep: Keep, tmp_path: Path
+) -> None:
+    """The period is listed, and its messages need that version."""
+    await keep(in_file, listed(9))
+    with closing(sqlite3.connect(tmp_path / "kept.db")) as connection, connection:
+        connection.execute("UPDATE usage_periods SET plan = 'text-rules/9'")
+    for path in ("/usage", "/usage/daily", "/usage/export"):
+        answer = await in_file.get(_of_period(path))
+        assert (answer.status, (await answer.json())["code"]) == (400, "unknown_plan")
+    assert (await in_file.get("/usage/periods")).status == 200
+
+
 async def test_a_damaged_outline_is_named(kept: Client, tmp_path: Path) -> None:
     """Requests that need only chunks are still answered."""
     with closing(sqlite3.connect(tmp_path / "kept.db")) as connection, connection:
