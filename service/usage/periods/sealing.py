@@ -39,7 +39,8 @@ class Sealing:
     def __init__(self, database: Database, process_bytes: int = sys.maxsize) -> None:
         """Periods of `process_bytes` are encoded by a process of their own."""
         self._process_bytes = process_bytes
-        self._chunks = ChunkCache(PeriodStore(database))
+        self._store = PeriodStore(database)
+        self._chunks = ChunkCache(self._store)
         self._statements = StatementStore(database)
 
     async def run(self) -> None:
@@ -66,6 +67,8 @@ class Sealing:
 
     async def _seal(self, found: Unsealed) -> None:
         started, period = time.perf_counter(), found.period
+        # A process that was killed may have stored a part of a last revision.
+        await self._store.remove_unlisted(period.number)
         digest = await self._compute(found)
         statement = Statement(
             period_number=period.number,

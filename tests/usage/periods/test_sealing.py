@@ -2,15 +2,19 @@
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from structlog.typing import EventDict
 
 from service.settings import StorageSettings
 from service.storage.database import Database
 from service.usage.periods.errors import PeriodReplaced
 from service.usage.periods.sealing import Sealing
+from service.usage.periods.store import PeriodStore
+from service.usage.periods.tables import changes
 from tests.conftest import Client, MakeClient
 from tests.usage.periods.conftest import (
     MONTHS,
@@ -59,6 +63,27 @@ async def test_processes_compute_the_same_digests_once(
     names = [each["period"] for each in sealed_in(log_entries)]
     assert names == ["2024-01-01", "2024-02-01", "2024-03-01"]
     assert all(each["digest"] for each in (await periods_of(unsealed))[1:])
+
+
+async def test_a_closed_period_has_no_rows_of_a_killed_process(
+    unsealed: Client, database: Database
+) -> None:
+    """It may have stored chunks and changes of a revision that was never published."""
+    store, (_, march, *_) = PeriodStore(database), await periods_of(unsealed)
+    found = await store.find(march["period"])
+    assert found is not None
+
+    async def pages() -> AsyncIterator[list[bytes]]:
+        yield [b"page"]
+
+    await store.add_chunks(found.number, [(b"never listed", b"content")])
+    attempt = (await store.add_pages(found.number, pages())).attempt
+    await Sealing(database).seal()
+    assert await store.known_digests(found.number) == set(found.digests)
+    async with database.reading() as connection:
+        attempts = set(await connection.scalars(select(changes.c.attempt)))
+    assert attempts
+    assert attempt not in attempts
 
 
 async def test_a_process_of_its_own_computes_the_same_digests(
