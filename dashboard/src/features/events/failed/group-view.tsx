@@ -13,7 +13,7 @@ import { PAGE_SIZE, useFailedPage, type Selection } from "./failed-events";
 import { FailedItem } from "./failed-item";
 import { TypeName } from "./group-item";
 import { RunPanel } from "./run-panel";
-import { useRun } from "./use-run";
+import { useRun, type Run } from "./use-run";
 
 const ALL_GROUPS = { code: null, category: null, name: null, untyped: null, id: null };
 
@@ -36,9 +36,9 @@ export function GroupView({ selection, mayManage, onGo }: Props) {
   const words = code === null ? null : errorWords(code);
   const first = cursors.page * PAGE_SIZE;
   const items = data?.items ?? [];
-  const start = (kind: "replay" | "discard", selected: Selection) => {
+  const start: Run["start"] = (...choice) => {
     cursors.goFirst();
-    run.start(kind, selected);
+    run.start(...choice);
   };
   return (
     <section className="card stack" aria-labelledby={`${id}-title`}>
@@ -89,7 +89,9 @@ export function GroupView({ selection, mayManage, onGo }: Props) {
         <RunPanel
           state={run.state}
           onStop={run.stop}
-          onContinue={(kind) => start(kind, selection)}
+          onContinue={() =>
+            run.state && start(run.state.kind, selection, run.state.progress)
+          }
         />
       )}
       {isAsking && (

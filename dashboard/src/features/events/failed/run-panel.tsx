@@ -8,7 +8,7 @@ import type { RunState } from "./use-run";
 interface Props {
   state: RunState;
   onStop: () => void;
-  onContinue: (kind: RunKind) => void;
+  onContinue: () => void;
 }
 
 export function RunPanel({ state, onStop, onContinue }: Props) {
@@ -37,14 +37,14 @@ export function RunPanel({ state, onStop, onContinue }: Props) {
           `Stopped: ${describe(kind, progress)}${rest(progress)}. What is done stays done.`}
       </p>
       {status === "stopped" && (
-        <button type="button" onClick={() => onContinue(kind)}>
+        <button type="button" onClick={onContinue}>
           Continue
         </button>
       )}
       {error && (
         <>
           <p>Before the error: {describe(kind, progress)}. That stays done.</p>
-          <ProblemNotice error={error} onRetry={() => onContinue(kind)} />
+          <ProblemNotice error={error} onRetry={onContinue} />
         </>
       )}
     </div>

@@ -69,6 +69,23 @@ describe("a run", () => {
     expect(steps.map(percentOf)).toEqual([null]);
   });
 
+  test("that continues begins behind what is done, and adds to it", async () => {
+    const bodies = answerSteps("/events/failed/replay", [
+      { accepted: 0, duplicates: 0, failed: 5, remaining: 0, next: null },
+    ]);
+    const before = {
+      ...NOTHING_DONE,
+      accepted: 1,
+      failed: 3,
+      remaining: 5,
+      next: "abc",
+    };
+    const { signal } = new AbortController();
+    const steps = await collect(run("replay", SELECTION, signal, before));
+    expect(bodies).toMatchObject([{ cursor: "abc" }]);
+    expect(steps).toMatchObject([{ accepted: 1, failed: 8, next: null }]);
+  });
+
   test("ends with the error of a step", async () => {
     server.use(
       http.post("*/events/failed/replay", () =>

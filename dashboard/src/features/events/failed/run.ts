@@ -16,6 +16,8 @@ export interface Progress {
   discarded: number;
   /** Events after the last step; null before the first one. */
   remaining: number | null;
+  /** Where the next step begins; null before the first step and after the last. */
+  next: string | null;
 }
 
 export const NOTHING_DONE: Progress = {
@@ -24,6 +26,7 @@ export const NOTHING_DONE: Progress = {
   failed: 0,
   discarded: 0,
   remaining: null,
+  next: null,
 };
 
 /** Return the number of events that the steps have dealt with. */
@@ -43,29 +46,29 @@ export function percentOf(progress: Progress): number | null {
 /**
  * Repeat steps until all events are done, and yield the progress after each.
  *
- * An aborted run ends with the step that is under way; what it has done stays done.
+ * A run that continues an earlier one begins behind the events of `before`: events that
+ * are still invalid would be replayed and counted again. An aborted run ends with the step that is under way; what it has done stays done.
  * Throws `ApiError`.
  */
 export async function* run(
   kind: RunKind,
   selection: Selection,
   signal: AbortSignal,
+  before: Progress = NOTHING_DONE,
 ): AsyncGenerator<Progress> {
-  let progress = NOTHING_DONE;
-  let cursor: string | null = null;
+  let progress = before;
   do {
     const answer = await request(`/events/failed/${kind}`, {
       method: "POST",
-      body: { ...bodyOf(selection), limit: STEP_SIZE, cursor },
+      body: { ...bodyOf(selection), limit: STEP_SIZE, cursor: progress.next },
       // A step that was sent is waited for: its result is part of the progress.
       signal: new AbortController().signal,
     });
     const { body } = answer;
     if (!isRecord(body)) throw unreadable(answer, "It is no step.");
     progress = added(progress, body);
-    cursor = typeof body.next === "string" ? body.next : null;
     yield progress;
-  } while (cursor !== null && !signal.aborted);
+  } while (progress.next !== null && !signal.aborted);
 }
 
 function added(progress: Progress, step: Record<string, unknown>): Progress {
@@ -77,5 +80,6 @@ function added(progress: Progress, step: Record<string, unknown>): Progress {
     failed: sum("failed"),
     discarded: sum("discarded"),
     remaining: Number(step.remaining ?? 0),
+    next: typeof step.next === "string" ? step.next : null,
   };
 }

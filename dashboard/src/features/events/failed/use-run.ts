@@ -15,7 +15,8 @@ export interface RunState {
 export interface Run {
   state: RunState | null;
   isRunning: boolean;
-  start: (kind: RunKind, selection: Selection) => void;
+  /** Begin a run, or continue one that was stopped or has failed. */
+  start: (kind: RunKind, selection: Selection, before?: Progress) => void;
   stop: () => void;
 }
 
@@ -27,21 +28,21 @@ export function useRun(): Run {
   useEffect(() => () => controller.current?.abort(), []);
 
   const start = useCallback(
-    (kind: RunKind, selection: Selection) => {
+    (kind: RunKind, selection: Selection, before = NOTHING_DONE) => {
       const own = new AbortController();
       controller.current = own;
       const set = (change: Partial<RunState>) =>
         setState((now) => ({
-          ...(now ?? { progress: NOTHING_DONE, status: "running", error: null }),
+          ...(now ?? { progress: before, status: "running", error: null }),
           ...change,
           kind,
         }));
-      set({ progress: NOTHING_DONE, status: "running", error: null });
+      set({ progress: before, status: "running", error: null });
       const work = async () => {
         let isDone = false;
-        for await (const progress of run(kind, selection, own.signal)) {
+        for await (const progress of run(kind, selection, own.signal, before)) {
           set({ progress });
-          isDone = progress.remaining === 0;
+          isDone = progress.next === null;
         }
         set({ status: own.signal.aborted && !isDone ? "stopped" : "done" });
       };
