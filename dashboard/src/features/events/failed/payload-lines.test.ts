@@ -31,6 +31,11 @@ describe("the lines of an event", () => {
   });
 });
 
+test("characters that would reorder a line are shown as escapes", () => {
+  const [, line] = toLines({ "a\u2066": "b\u202Ec" }, []);
+  expect(line?.text).toBe('"a\\u2066": "b\\u202ec"');
+});
+
 test("a long event is shown around its errors, with gaps between", () => {
   const lines = toLines({ list: Array.from({ length: 50 }, (_, at) => at) }, [
     errorAt("/list/10"),

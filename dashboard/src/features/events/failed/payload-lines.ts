@@ -69,7 +69,7 @@ function write(value: unknown, place: Place, lines: PayloadLine[]): void {
     const inner: Place = {
       path: `${path}/${escaped(name)}`,
       depth: depth + 1,
-      label: isArray ? "" : `${JSON.stringify(name)}: `,
+      label: isArray ? "" : `${quoted(name)}: `,
       end: at < members.length - 1 ? "," : "",
     };
     write(member, inner, lines);
@@ -82,7 +82,16 @@ function isContainer(value: unknown): value is object {
 }
 
 function scalar(value: unknown): string {
-  return value instanceof ExactNumber ? value.source : JSON.stringify(value);
+  if (value instanceof ExactNumber) return value.source;
+  return typeof value === "string" ? quoted(value) : JSON.stringify(value);
+}
+
+/** A text in JSON; characters that would reorder what is shown are escaped. */
+function quoted(text: string): string {
+  return JSON.stringify(text).replace(
+    /\p{Bidi_Control}/gu,
+    (each) => `\\u${each.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 }
 
 /** A name as a part of a JSON Pointer (RFC 6901). */
