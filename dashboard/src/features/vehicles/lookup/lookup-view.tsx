@@ -43,6 +43,10 @@ export function LookupView() {
       [],
     );
   };
+  const replaceText = (next: string) => {
+    setText(next);
+    setFileError(null);
+  };
   const open = async (file: File | undefined) => {
     if (!file) return;
     setFileError(null);
@@ -76,7 +80,7 @@ export function LookupView() {
             autoComplete="off"
             value={text}
             aria-describedby={`${id}-status`}
-            onChange={(event) => setText(event.target.value)}
+            onChange={(event) => replaceText(event.target.value)}
             onDragOver={(event) => {
               event.preventDefault();
               setIsOver(true);
@@ -121,7 +125,7 @@ export function LookupView() {
               />
             </label>
             {text !== "" && (
-              <button type="button" onClick={() => setText("")}>
+              <button type="button" onClick={() => replaceText("")}>
                 Clear
               </button>
             )}

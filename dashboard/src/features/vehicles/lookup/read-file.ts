@@ -1,9 +1,11 @@
 // The lines of a dropped file, or its column of VINs.
+import { isVin } from "./vin";
+
 export const MAX_FILE_BYTES = 1024 * 1024;
 
 const DELIMITERS = [",", ";", "\t"];
-const LIKE_VIN = /^[A-Z0-9*]{11,17}$/i;
-const HAS_DIGIT = /\d/;
+/** Lines before the head of a table, such as `sep=;`. */
+const MAX_HEAD_ROWS = 5;
 
 /** Why a file cannot be read, as a sentence. */
 export class FileError extends Error {}
@@ -18,13 +20,8 @@ export async function readFile(
     );
   }
   const bytes = await file.arrayBuffer();
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    text = "\0";
-  }
-  // Spreadsheets and pictures have NUL characters, or are not UTF-8.
+  const text = decode(bytes);
+  // Spreadsheets and pictures have NUL characters.
   if (text.includes("\0")) {
     throw new FileError("The file is no text. Save it as CSV or as plain text.");
   }
@@ -35,47 +32,69 @@ export async function readFile(
   return vins;
 }
 
-/** Return the column of VINs of a text: that named VIN, or where the first one is. */
+/** Return the text of a file; VINs have the same bytes in all encodings but UTF-16. */
+function decode(bytes: ArrayBuffer): string {
+  const [first, second] = new Uint8Array(bytes);
+  // Excel saves "Unicode text" so.
+  if (first === 0xff && second === 0xfe)
+    return new TextDecoder("utf-16le").decode(bytes);
+  // Excel saves CSV in the encoding of Windows, where other bytes are letters.
+  return new TextDecoder().decode(bytes);
+}
+
+/** Return the column of VINs of a text: that named VIN, or the one with most VINs. */
 export function columnOfVins(text: string): string[] {
-  const lines = text.split(/\r\n|\r|\n/);
-  const delimiter = delimiterOf(lines);
-  if (delimiter === null) return withoutHeader(lines);
-  const rows = lines.map((line) => cellsOf(line, delimiter));
-  const named = rows[0]?.findIndex((cell) => cell.trim().toLowerCase() === "vin") ?? -1;
-  if (named >= 0) return rows.slice(1).map((row) => row[named] ?? "");
-  const found =
-    rows.flatMap((row) => row.findIndex(isLikeVin)).find((at) => at >= 0) ?? 0;
-  return withoutHeader(rows.map((row) => row[found] ?? ""));
+  const tables = DELIMITERS.map((delimiter) => rowsOf(text, delimiter));
+  for (const rows of tables) {
+    const named = columnNamedVin(rows);
+    if (named) return named;
+  }
+  let best = { vins: text.split(/\r\n|\r|\n/), count: 0 };
+  for (const rows of tables) {
+    const { at, count } = fullestColumn(rows);
+    if (count > best.count) best = { vins: rows.map((row) => row[at] ?? ""), count };
+  }
+  return best.vins;
 }
 
-function withoutHeader(cells: string[]): string[] {
-  const [first, ...rest] = cells;
-  return first !== undefined && /^\s*\uFEFF?\s*"?vins?"?\s*$/i.test(first)
-    ? rest
-    : cells;
+function columnNamedVin(rows: readonly string[][]): string[] | null {
+  for (const [at, row] of rows.slice(0, MAX_HEAD_ROWS).entries()) {
+    const named = row.findIndex((cell) => /^\s*vins?\s*$/i.test(cell));
+    if (named >= 0) return rows.slice(at + 1).map((each) => each[named] ?? "");
+  }
+  return null;
 }
 
-function isLikeVin(cell: string): boolean {
-  const text = cell.trim();
-  return LIKE_VIN.test(text) && HAS_DIGIT.test(text);
+function fullestColumn(rows: readonly string[][]): { at: number; count: number } {
+  const counts = new Map<number, number>();
+  let best = { at: 0, count: 0 };
+  for (const [at, cell] of rows.flatMap((row) => [...row.entries()])) {
+    if (!isVin(cell)) continue;
+    const count = (counts.get(at) ?? 0) + 1;
+    counts.set(at, count);
+    if (count > best.count) best = { at, count };
+  }
+  return best;
 }
 
-function delimiterOf(lines: readonly string[]): string | null {
-  const sample = lines.slice(0, 10).join("\n");
-  return DELIMITERS.find((each) => sample.includes(each)) ?? null;
-}
-
-/** Return the cells of a line of CSV; a quoted cell may have delimiters. */
-function cellsOf(line: string, delimiter: string): string[] {
-  const cells: string[] = [];
+/** Return the cells of CSV; a quoted cell may have delimiters and ends of lines. */
+function rowsOf(text: string, delimiter: string): string[][] {
+  const rows: string[][] = [];
+  let row: string[] = [];
   let cell = "";
   let isQuoted = false;
-  for (const character of line.replace(/^\uFEFF/, "")) {
+  for (const character of text.replace(/\r\n?/g, "\n")) {
     if (character === '"') isQuoted = !isQuoted;
-    else if (character === delimiter && !isQuoted) {
-      cells.push(cell);
+    else if (isQuoted || (character !== delimiter && character !== "\n"))
+      cell += character;
+    else {
+      row.push(cell);
       cell = "";
-    } else cell += character;
+      if (character === delimiter) continue;
+      rows.push(row);
+      row = [];
+    }
   }
-  return [...cells, cell];
+  rows.push([...row, cell]);
+  return rows;
 }

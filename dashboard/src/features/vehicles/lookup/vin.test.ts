@@ -24,6 +24,7 @@ describe("pasted lines", () => {
     ["ÉXPWD40X1ED215307", [0], "the character É at position 1"],
     [`${VIN}12`, [17, 18], "19 characters; a VIN has 17"],
     ["1XPWD", [], "5 characters; a VIN has 17"],
+    ["Fahrgestellnummer", [], "no digit"],
     ["1*PWD40X1ED215307", [1], "the first three characters must be known"],
   ])("of %o say what is wrong and where", (text, wrong, error) => {
     expect(only(text)).toMatchObject({ wrong });

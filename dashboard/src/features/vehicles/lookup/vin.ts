@@ -44,6 +44,11 @@ export function readVins(lines: readonly string[]): Entries {
   return { entries: [...byVin.values()], duplicates };
 }
 
+/** Return whether a text is a VIN that can be sent. */
+export function isVin(text: string): boolean {
+  return readVins([text]).entries[0]?.error === null;
+}
+
 function defectOf(vin: string): { error: string | null; wrong: number[] } {
   const isPartial = vin.includes("*");
   const characters = Array.from(vin);
@@ -62,6 +67,10 @@ function defectOf(vin: string): { error: string | null; wrong: number[] } {
   }
   if (characters.length < LENGTH && !isPartial) {
     return { error: `${characters.length} characters; a VIN has ${LENGTH}`, wrong: [] };
+  }
+  // The last four characters are digits (ISO 3779). Titles of columns may have no digit.
+  if (!isPartial && !/\d/.test(vin)) {
+    return { error: "no digit; a VIN has some", wrong: [] };
   }
   return { error: null, wrong: [] };
 }
