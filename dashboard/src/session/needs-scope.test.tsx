@@ -6,6 +6,7 @@ import { http, HttpResponse } from "msw";
 import { setupServer } from "msw/node";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 
+import { ApiError } from "@/api/client";
 import { csrfToken, setCsrfToken } from "@/api/csrf";
 import { createQueryClient } from "@/api/queries";
 
@@ -46,7 +47,8 @@ function play({ isSignedIn = false, isKept = true, facts = FACTS } = {}) {
       return new HttpResponse(null, { status: 204 });
     }),
   );
-  return { keys, end: () => (hasSession = false) };
+  const become = (other: typeof FACTS) => (facts = other);
+  return { keys, become, end: () => (hasSession = false) };
 }
 
 function Shown({ scope }: { scope: string }) {
@@ -125,6 +127,23 @@ test("a session that has ended asks to sign in again", async () => {
   played.end();
   await client.invalidateQueries({ queryKey: ["session"] });
   expect(await screen.findByText(/^Your session has ended/)).toBeInTheDocument();
+});
+
+test("a session of another tab replaces what the former one has read", async () => {
+  const played = play({ isSignedIn: true });
+  const client = show();
+  expect(await screen.findByText("The content")).toBeInTheDocument();
+  client.setQueryData(["failed"], "of the shop");
+  played.become({ ...FACTS, name: "board", csrf_token: "another" });
+  const code = "csrf_token_missing";
+  const refused = new ApiError({ title: "", detail: "", code, requestId: null }, 403);
+  await client
+    .getMutationCache()
+    .build(client, { mutationFn: () => Promise.reject(refused) })
+    .execute(undefined)
+    .catch(() => null);
+  expect(await screen.findByText("board")).toBeInTheDocument();
+  expect(client.getQueryData(["failed"])).toBeUndefined();
 });
 
 test("a service without keys says so", async () => {

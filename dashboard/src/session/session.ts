@@ -4,13 +4,16 @@ import {
   useQuery,
   useQueryClient,
   type QueryClient,
+  type QueryFilters,
 } from "@tanstack/react-query";
 import { useEffect } from "react";
 
 import { ApiError, isRecord, request, unreadable, type JsonAnswer } from "@/api/client";
-import { setCsrfToken } from "@/api/csrf";
+import { csrfToken, setCsrfToken } from "@/api/csrf";
 
 const KEY = ["session"];
+/** Everything that a session has read. */
+const OTHER: QueryFilters = { predicate: ({ queryKey }) => queryKey[0] !== KEY[0] };
 const PATH = "/session";
 /** The longest time that browsers can wait for; a longer one would end at once. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
@@ -46,7 +49,7 @@ export function useSession() {
   });
 }
 
-/** Notice that the session has ended: by its time, or by a request that was refused. */
+/** Notice that the session has ended or is another one: by its time, or by a refusal. */
 export function useSessionEnd(session: Session | null): void {
   const client = useQueryClient();
   const expiresAt = session?.expiresAt ?? null;
@@ -54,13 +57,13 @@ export function useSessionEnd(session: Session | null): void {
     const look = () => void client.invalidateQueries({ queryKey: KEY });
     const stopQueries = client.getQueryCache().subscribe((event) => {
       if (event.type !== "updated" || event.action.type !== "error") return;
-      if (isUnauthorized(event.action.error)) look();
+      if (isRefused(event.action.error)) look();
     });
     const stopMutations = client.getMutationCache().subscribe((event) => {
       if (event.type !== "updated" || event.action.type !== "error") return;
       // A wrong key ends no session.
       const isSignIn = event.mutation.options.mutationKey?.[0] === KEY[0];
-      if (!isSignIn && isUnauthorized(event.action.error)) look();
+      if (!isSignIn && isRefused(event.action.error)) look();
     });
     return () => {
       stopQueries();
@@ -91,7 +94,7 @@ export function useSignIn() {
       return state ?? { session: null, why: "not-kept" as const };
     },
     onSuccess: (state) => {
-      client.removeQueries({ predicate: ({ queryKey }) => queryKey[0] !== KEY[0] });
+      client.removeQueries(OTHER);
       client.setQueryData<SessionState>(KEY, state);
     },
     // Or the key would stay in the memory of the page.
@@ -108,7 +111,7 @@ export function useSignOut() {
     onSuccess: () => {
       setCsrfToken(null);
       client.setQueryData<SessionState>(KEY, { session: null, why: "left" });
-      client.removeQueries({ predicate: ({ queryKey }) => queryKey[0] !== KEY[0] });
+      client.removeQueries(OTHER);
     },
   });
 }
@@ -118,8 +121,13 @@ async function readSession(
   signal: AbortSignal,
 ): Promise<SessionState> {
   const before = client.getQueryData<SessionState>(KEY);
+  const token = csrfToken();
   const state = await askSession(signal);
-  if (state) return state;
+  if (state) {
+    // Another tab has signed in, perhaps with a key that may not see what this one shows.
+    if (token !== null && token !== csrfToken()) void client.resetQueries(OTHER);
+    return state;
+  }
   if (before?.session) return { session: null, why: "ended" };
   return { session: null, why: before?.why ?? "never" };
 }
@@ -148,6 +156,13 @@ function toSession(answer: JsonAnswer): Session {
   }
   setCsrfToken(csrf_token);
   return { name, scopes: scopes.map(String), expiresAt };
+}
+
+/** Return whether the service does not know this page's session any more. */
+function isRefused(error: unknown): boolean {
+  const isOther =
+    error instanceof ApiError && error.problem.code === "csrf_token_missing";
+  return isOther || isUnauthorized(error);
 }
 
 function isUnauthorized(error: unknown): boolean {

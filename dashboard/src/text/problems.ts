@@ -76,7 +76,7 @@ const WORDS = new Map<string, ProblemWords>(
     },
     csrf_token_missing: {
       title: "You were signed in anew in another tab",
-      advice: "Reload this page, and try again.",
+      advice: "Check who is signed in here now, and try again.",
     },
     cursor_expired: {
       title: "The list has changed meanwhile",
