@@ -17,6 +17,17 @@ pytestmark = IN_BROWSER
 
 NARROW: Final = {"width": 375, "height": 800}
 GROUP: Final = "The data does not match the schema of its type: pageview"
+STAMP_IS_ONE_LINE: Final = """
+(opener) => {
+  const [stamp, message] = [...opener.children].slice(1).map(
+    (each) => each.getBoundingClientRect());
+  return stamp.height < 30 && (stamp.bottom <= message.top || stamp.right <= message.left);
+}
+"""
+BARS: Final = """
+(bars) => bars.map((bar) => getComputedStyle(bar)).map((each) =>
+  [each.fill !== "rgb(0, 0, 0)", each.stroke])
+"""
 BIG: Final = 9_007_199_254_740_993
 """A number that JavaScript rounds."""
 
@@ -83,6 +94,12 @@ async def test_a_failed_event_shows_its_failing_place(site: Site) -> None:
     items = dashboard.page.locator(".failed-item")
 
     await expect(items).to_have_count(25)
+    opener = items.first.get_by_role("button").first
+    assert await opener.evaluate(STAMP_IS_ONE_LINE)
+    await dashboard.page.emulate_media(media="print")
+    assert await opener.evaluate(STAMP_IS_ONE_LINE)
+    await expect(dashboard.page.get_by_role("button", name="Discard")).to_be_hidden()
+    await dashboard.page.emulate_media(media="screen")
     await items.first.get_by_role("button").first.click()
 
     await expect(items.first.locator("mark")).to_contain_text('"host": 1')
@@ -126,6 +143,8 @@ async def test_a_session_is_a_timeline_and_counts_add_up(site: Site) -> None:
 
     await dashboard.go("?view=counts&range=dates&from=2024-05-01&to=2024-05-01")
     await expect(page.get_by_role("heading", name="3 events by hour")).to_be_visible()
+    bars = await page.locator(".hour-chart-bars rect").evaluate_all(BARS)
+    assert bars == [[True, "none"]] * 24
     await page.get_by_text("Show as a table").click()
     row = page.get_by_role("row", name="01-05-2024 09:00")
     await expect(row.get_by_role("cell")).to_have_text("3")

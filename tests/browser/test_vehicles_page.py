@@ -22,6 +22,10 @@ NARROW: Final = {"width": 375, "height": 800}
 VIN: Final = "1XPWD40X1ED215307"
 DOUBTFUL: Final = "1XPWD40X2ED215307"
 """The same with a wrong check digit."""
+BLANK_BELOW: Final = """
+document.documentElement.scrollHeight
+  - Math.max(innerHeight, document.querySelector("main").getBoundingClientRect().bottom)
+"""
 WRONG: Final = "1XPWD40X1ED21530O"
 
 
@@ -55,6 +59,25 @@ async def test_vins_are_looked_up(site: Site) -> None:
         await page.get_by_role("button", name="Export CSV").click()
     saved = await (await download.value).path()
     assert f"\r\n{VIN},PETERBILT,388,2014," in saved.read_bytes().decode("utf-8-sig")
+
+
+async def test_many_results_fit_the_page_and_paper(site: Site) -> None:
+    """The page ends with its content; on paper, the results are a whole table."""
+    dashboard = await site.open("vehicles", viewport=NARROW)
+    page = dashboard.page
+    vins = [f"1XPWD40X2ED{each:06}" for each in range(60)]
+    await page.get_by_role("textbox").fill("\n".join(vins))
+    await page.get_by_role("button", name="Look up", exact=True).click()
+    rows = page.locator(".vehicle-table tbody tr")
+    await expect(rows).to_have_count(60)
+
+    assert await page.evaluate(BLANK_BELOW) < 100
+    await page.emulate_media(media="print")
+    await expect(page.get_by_role("textbox")).to_be_hidden()
+    await expect(page.locator(".vehicle-table thead")).to_be_visible()
+    assert await rows.first.evaluate("(row) => getComputedStyle(row).display") == (
+        "table-row"
+    )
 
 
 async def test_a_cached_vehicle_is_found_and_forgotten(site: Site) -> None:

@@ -61,7 +61,7 @@ export function HourChart({ bars, bucket }: Props) {
             return (
               <rect
                 key={bar.start}
-                className={index === at ? "chart-bar is-pointed" : "chart-bar"}
+                className={index === at ? "hour-bar is-pointed" : "hour-bar"}
                 x={index + GAP / 2}
                 y={HEIGHT - height}
                 width={1 - GAP}
