@@ -21,7 +21,8 @@ STAMP_IS_ONE_LINE: Final = """
 (opener) => {
   const [stamp, message] = [...opener.children].slice(1).map(
     (each) => each.getBoundingClientRect());
-  return stamp.height < 30 && (stamp.bottom <= message.top || stamp.right <= message.left);
+  const isApart = stamp.bottom <= message.top || stamp.right <= message.left;
+  return stamp.height < 30 && isApart;
 }
 """
 BARS: Final = """
