@@ -32,7 +32,6 @@ export interface Period {
   id: string | null;
   /** Whether messages may be added. */
   isOpen: boolean;
-  revision: number | null;
 }
 
 /** The credits and messages of one day. */

@@ -120,8 +120,8 @@ export function UsageView(props: Props) {
               rows={shown}
               sorting={figures.sorting}
               zone={view.zone}
-              period={view.period}
-              // The plan that priced these rows, while another one's are on their way.
+              // Those of these rows, while those of others are on their way.
+              period={answer.askedFor}
               plan={plan}
               onChange={onChange}
             />

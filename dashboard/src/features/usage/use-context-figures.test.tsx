@@ -16,11 +16,11 @@ const PERIOD: Period = {
   degraded: 0,
   id: "2024-05-29",
   isOpen: true,
-  revision: 20,
 };
 const kept = (period: string, status: string, credits_used: number) => ({
   period,
   status,
+  revision: 20,
   from: `${period}T01:00:00Z`,
   to: `${period}T02:00:00Z`,
   messages: 3,
@@ -94,6 +94,8 @@ test("all parts are read where the service has them", async () => {
     ["added", 2],
     ["removed", 1],
   ]);
+  // The next visit is compared with the revision of the kept period.
+  expect(localStorage.getItem("copilot-usage.last-visit")).toContain('"revision":20');
 });
 
 test("a part that is not offered is not requested, and left out", async () => {
@@ -113,4 +115,5 @@ test("figures of another plan are not compared with budgets or the bill before",
   offer(Object.keys(PARTS));
   const found = await figures({ plan: "token-estimate" });
   expect(found).toMatchObject({ previous: null, budgets: [], forecast: null });
+  expect(localStorage).toHaveLength(0);
 });

@@ -9,6 +9,8 @@ import type { Period } from "./period";
 import { useLastVisit } from "./summary/last-visit";
 import type { View } from "./view/view";
 
+/** Other plans and closed periods are not what the next visit is compared with. */
+const NO_VISIT = { id: null, revision: null };
 const LONGEST_WAIT_MS = 1_000;
 
 /** Budgets and forecast are those of the current period under the plan of the bill. */
@@ -17,13 +19,15 @@ export function useContextFigures(period: Period | null, view: View) {
   const periods = usePeriods();
   const budgets = useBudgets(isBill);
   const forecast = useForecast(isBill);
-  const { id, revision } = period ?? { id: null, revision: null };
-  const visit = useLastVisit({ id, revision });
+  const id = period?.id ?? null;
+  const list = periods.part ?? [];
+  const at = list.findIndex((each) => each.id === (view.period ?? id));
+  // A kept period has a number for its revision; `Usage-Revision` has none.
+  const revision = list[at]?.revision ?? null;
+  const visit = useLastVisit(isBill ? { id, revision } : NO_VISIT);
   const isSamePeriod = visit !== null && visit.period === id && isBill;
   const changes = useChanges(isSamePeriod ? visit : null);
 
-  const list = periods.part ?? [];
-  const at = list.findIndex((each) => each.id === (view.period ?? id));
   const isSettled = [periods, budgets, forecast, changes].every(
     (each) => each.isSettled,
   );

@@ -26,14 +26,12 @@ export function readPeriod(answer: JsonAnswer): Period {
   };
 }
 
-/** Reads `Usage-Period: 2024-04-29/..` or `2024-04-29/2024-05-28`, and the revision. */
-function readIdentity(headers: Headers): Pick<Period, "id" | "isOpen" | "revision"> {
+/** Reads `Usage-Period: 2024-04-29/..` or `2024-04-29/2024-05-28`. */
+function readIdentity(headers: Headers): Pick<Period, "id" | "isOpen"> {
   const [id = "", end = ".."] = (headers.get("Usage-Period") ?? "").split("/");
-  const revision = Number(headers.get("Usage-Revision") ?? Number.NaN);
   return {
     id: id === "" ? null : id,
     isOpen: end === "..",
-    revision: Number.isSafeInteger(revision) ? revision : null,
   };
 }
 

@@ -10,6 +10,8 @@ import { readPeriod } from "./read-period";
 
 export interface PeriodAnswer {
   period: Period;
+  /** Id of the kept period that was asked for; null is the current one. */
+  askedFor: string | null;
   freshness: Freshness;
   /** How many answers in a row were stale; 0 for a fresh one. */
   staleAnswers: number;
@@ -54,6 +56,7 @@ async function fetchPeriod(
   return {
     // The same object: nothing is computed again for figures that are the same.
     period: isUnchanged ? previous.period : readPeriod(answer),
+    askedFor: period,
     etag,
     freshness,
     staleAnswers: freshness.isStale ? (previous?.staleAnswers ?? 0) + 1 : 0,

@@ -8,6 +8,8 @@ export interface KeptPeriod {
   /** The date of its first message, `2024-04-29`. */
   id: string;
   isOpen: boolean;
+  /** Grows with every change of the period. */
+  revision: number;
   /** Timestamps of its first and its last message. */
   from: string;
   to: string;
@@ -25,12 +27,12 @@ function readPeriods({ periods }: Record<string, unknown>): KeptPeriod[] | null 
 
 function readItem(item: unknown): KeptPeriod[] {
   if (!isRecord(item)) return [];
-  const { period, from, to, messages } = item;
+  const { period, from, to, messages, revision } = item;
   const hundredths = toHundredths(item.credits_used);
   const isWhole =
     typeof period === "string" && typeof from === "string" && typeof to === "string";
-  if (!isWhole || hundredths === null || typeof messages !== "number") return [];
-  return [
-    { id: period, isOpen: item.status === "open", from, to, messages, hundredths },
-  ];
+  const isCounted = typeof messages === "number" && typeof revision === "number";
+  if (!isWhole || !isCounted || hundredths === null) return [];
+  const isOpen = item.status === "open";
+  return [{ id: period, isOpen, revision, from, to, messages, hundredths }];
 }

@@ -100,6 +100,7 @@ describe("the period", () => {
   const kept = (id: string, isOpen: boolean): KeptPeriod => ({
     id,
     isOpen,
+    revision: 1,
     from: `${id}T01:00:00Z`,
     to: "2024-05-28T01:00:00Z",
     messages: 1,

@@ -3,8 +3,6 @@ import { useEffect, useState } from "react";
 
 import { isRecord } from "@/api/client";
 
-import type { Period } from "../period";
-
 const KEY = "copilot-usage.last-visit";
 
 export interface Visit {
@@ -14,8 +12,14 @@ export interface Visit {
   at: number;
 }
 
+/** What is shown, where it is known: id and revision of a kept period. */
+interface Shown {
+  id: string | null;
+  revision: number | null;
+}
+
 /** Return the visit before this one, and keep the present one for the next. */
-export function useLastVisit({ id, revision }: Pick<Period, "id" | "revision">) {
+export function useLastVisit({ id, revision }: Shown) {
   const [before] = useState(read);
   useEffect(() => {
     if (id !== null && revision !== null)
