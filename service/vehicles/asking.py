@@ -8,7 +8,7 @@ its fetch. Once vPIC is asked, its answer is stored even if all clients have lef
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -31,6 +31,16 @@ Batch = Sequence[Waiting]
 """The queries of one call."""
 
 log = structlog.get_logger()
+
+
+class Asked(NamedTuple):
+    """What is known of a batch after its call."""
+
+    removals: Mapping[Query, int]
+    """The number of removals of each query that can be stored."""
+    decoded: DecodedVins
+    error: Exception
+    """The reason for queries that were not decoded."""
 
 
 class VpicBatches:
@@ -159,7 +169,8 @@ class VpicBatches:
         while batch := self._queue.take():
             failed = VehicleUnavailable(str(error), error.retry_after_s)
             _log_failed(len(batch), error)
-            await self._end_call(batch, {}, failed)
+            self._queue.end_call(batch)
+            await self._end(batch, {}, failed)
 
     async def _call(self, batch: Batch, slot: AsyncExitStack) -> None:
         """Ask for a batch in a reserved slot, store the result, and finish all."""
@@ -169,9 +180,7 @@ class VpicBatches:
             "the look-up was cancelled", cause="internal"
         )
         try:
-            async with slot:
-                removals = await self._announce(batch)
-                decoded, error = await self._decode(batch, slot)
+            removals, decoded, error = await self._ask(batch, slot)
             _log_decoded(decoded)
             stored = await self._save(decoded, removals)
             for each in batch:
@@ -180,13 +189,21 @@ class VpicBatches:
         except Exception as unexpected:  # noqa: BLE001 - the callers raise it
             decoded, error = {}, unexpected
         finally:
-            await self._end_call(batch, decoded, error)
+            await self._end(batch, decoded, error)
 
-    async def _end_call(
-        self, batch: Batch, decoded: DecodedVins, error: Exception
-    ) -> None:
+    async def _ask(self, batch: Batch, slot: AsyncExitStack) -> Asked:
+        """Announce a batch, and ask for it in a reserved slot."""
+        try:
+            async with slot:
+                removals = await self._announce(batch)
+                return Asked(removals, *await self._decode(batch, slot))
+        finally:
+            # Before the result is stored: the next call need not wait for that. If the
+            # database is slow, batches are not announced in time, so nothing is stored.
+            self._queue.end_call(batch)
+
+    async def _end(self, batch: Batch, decoded: DecodedVins, error: Exception) -> None:
         """Finish the queries that were not decoded, and release all locks."""
-        self._queue.end_call(batch)
         failed = [each for each in batch if each.query not in decoded]
         for each in failed:
             each.group.fetch.fail([each.query], error)
