@@ -91,6 +91,25 @@ def append_to_sqlite(
         start += size
 
 
+def upsert_into_sqlite(
+    connection: sqlite3.Connection, statement: Insert, rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert or update rows by one statement, in the thread of a connection to SQLite.
+
+    Their values are in the order of the table's columns, and at most 32,766 in all.
+    """
+    sql = _upsert_of(statement, len(rows))
+    connection.execute(sql, tuple(chain.from_iterable(rows)))
+
+
+@lru_cache(maxsize=128)
+def _upsert_of(statement: Insert, rows: int) -> str:
+    """Return the SQL of an insert with ON CONFLICT for this number of rows."""
+    head, keyword, rest = compiled_for_sqlite(statement).partition(" VALUES ")
+    row, conflict, clause = rest.partition(" ON CONFLICT ")
+    return head + keyword + ", ".join([row] * rows) + conflict + clause
+
+
 def _rows_of_next(rows: int) -> int:
     """Return how many of the rows the next statement inserts: 700 of 789.
 

@@ -7,12 +7,16 @@ is stored only if the number is the same as before. So the database decides, bet
 processes too.
 """
 
-from collections.abc import Collection, Coroutine, Mapping
-from functools import cache
+import sqlite3
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Final, NamedTuple, TypeVar
 
+import msgspec
 from sqlalchemy import (
     BindParameter,
+    Compiled,
+    Insert,
     Row,
     and_,
     bindparam,
@@ -26,7 +30,7 @@ from sqlalchemy import (
 
 from service.instants import US_PER_S, now_us
 from service.settings.vehicles import MAX_LOOKUP_S
-from service.storage.bulk_inserts import insert_by
+from service.storage.bulk_inserts import insert_by, upsert_into_sqlite
 from service.storage.database import Database
 from service.storage.uses import Use
 from service.vehicles.model import NO_CODES, Entry, Vehicle, VehicleSource, Vin
@@ -52,6 +56,14 @@ _RESULT_COLUMNS: Final = (
     *("is_decoded", "make", "model", "model_year", "body_class"),
     *("codes", "details", "details_at", "fetched_at", "removed_at"),
 )
+
+_COLUMNS: Final = vehicles.columns.keys()
+_WRITTEN: Final = (vehicles.c.vin, vehicles.c.removals, vehicles.c.removed_at)
+_FIND_WRITTEN: Final = (
+    "SELECT json_group_array(json_array(vin, removals, removed_at)) FROM vehicles "
+    "WHERE source = ? AND vin IN (SELECT value FROM json_each(?))"
+)
+"""All rows as one value, in SQLite."""
 
 _FIND: Final = select(vehicles).where(_SOURCE, _VINS)
 _EMPTY: Final[dict[str, Any]] = {
@@ -123,7 +135,7 @@ def _upsert(dialect: str) -> Any:
         index_elements=[vehicles.c.source, vehicles.c.vin],
         set_={name: insert.excluded[name] for name in _RESULT_COLUMNS},
         where=vehicles.c.removals == insert.excluded.removals,
-    ).returning(vehicles.c.vin)
+    )
 
 
 @cache
@@ -134,7 +146,7 @@ def _announce(dialect: str) -> Any:
         index_elements=[vehicles.c.source, vehicles.c.vin],
         set_={name: insert.excluded[name] for name in ("fetched_at", "removed_at")},
         where=vehicles.c.removed_at.is_not(None),
-    ).returning(vehicles.c.vin, vehicles.c.removals)
+    )
 
 
 class StoredEntry(NamedTuple):
@@ -150,6 +162,16 @@ class PageRow(NamedTuple):
     vin: Vin
     is_whole: bool
 
+
+class WrittenRow(NamedTuple):
+    """A row after an insert or an update."""
+
+    vin: Vin
+    removals: int
+    removed_at: int | None
+
+
+_decode_written: Final = msgspec.json.Decoder(list[WrittenRow]).decode
 
 NOT_STORED: Final = StoredEntry(None, 0)
 
@@ -201,13 +223,12 @@ class VehicleStore:
             self._row(vin, Entry(None, now), 0) | {"removed_at": now}
             for vin in sorted(vins)
         ]
-        async with self._database.writing(Use.VEHICLES) as connection:
-            before = now - MARKER_S * US_PER_S
-            expired = {"before": before, "limit": MAX_MARKERS_DELETED}
-            await connection.execute(DELETE_MARKERS, expired)
-            statement = _announce(connection.dialect.name)
-            announced = await connection.execute(statement, rows)
-            return {Vin(vin): removals for vin, removals in announced}
+        before = now - MARKER_S * US_PER_S
+        expired = {"before": before, "limit": MAX_MARKERS_DELETED}
+        written = await self._write(_announce, rows, expired)
+        return {
+            each.vin: each.removals for each in written if each.removed_at is not None
+        }
 
     async def save(
         self, entries: Mapping[Vin, Entry], removals: Mapping[Vin, int]
@@ -222,10 +243,10 @@ class VehicleStore:
             self._row(vin, entries[vin], removals.get(vin, 0))
             for vin in sorted(entries)
         ]
-        async with self._database.writing(Use.VEHICLES) as connection:
-            statement = _upsert(connection.dialect.name)
-            stored = await connection.execute(statement, rows)
-            return {Vin(vin) for (vin,) in stored}
+        written = await self._write(_upsert, rows)
+        return {
+            each.vin for each in written if each.removals == removals.get(each.vin, 0)
+        }
 
     async def remove(self, vins: Collection[Vin]) -> set[Vin]:
         """Remove VINs with all their hints; return those that were stored.
@@ -249,6 +270,27 @@ class VehicleStore:
             Vin(row.vin_of_hint or row.vin) for row in rows if row.removed_at is None
         }
 
+    async def _write(
+        self,
+        statement_of: Callable[[str], Any],
+        rows: Sequence[Mapping[str, Any]],
+        expired: Mapping[str, Any] | None = None,
+    ) -> list[WrittenRow]:
+        """Insert or update rows, and return what is stored.
+
+        Rows that the statement has left as they were may be missing. With `expired`,
+        old markers are deleted before.
+        """
+        statement = statement_of(self._database.dialect)
+        if self._database.is_sqlite:
+            work = partial(_write_in_thread, statement, rows, expired)
+            return await self._database.write_in_thread(Use.VEHICLES, work)
+        async with self._database.writing(Use.VEHICLES) as connection:
+            if expired:
+                await connection.execute(DELETE_MARKERS, expired)
+            written = await connection.execute(statement.returning(*_WRITTEN), rows)
+            return [WrittenRow(*each) for each in written]
+
     def _of(self, vins: Collection[Vin]) -> dict[str, Any]:
         return {"of_source": self._source, "vins": list(vins)}
 
@@ -270,6 +312,32 @@ class VehicleStore:
             "removed_at": None,
             "removals": removals,
         }
+
+
+def _write_in_thread(
+    statement: Insert,
+    rows: Sequence[Mapping[str, Any]],
+    expired: Mapping[str, Any] | None,
+    connection: sqlite3.Connection,
+) -> list[WrittenRow]:
+    # The thread waits for the interpreter after each statement, and after each row that
+    # it reads. So there are few statements, and one row.
+    if expired:
+        delete_markers = _delete_markers()
+        parameters = {**delete_markers.params, **expired}
+        connection.execute(str(delete_markers), parameters)
+    values = [tuple(map(row.__getitem__, _COLUMNS)) for row in rows]
+    upsert_into_sqlite(connection, statement, values)
+    keys = rows[0]["source"], msgspec.json.encode([row["vin"] for row in rows]).decode()
+    ((written,),) = connection.execute(_FIND_WRITTEN, keys)
+    return _decode_written(written)
+
+
+@cache
+def _delete_markers() -> Compiled:
+    from sqlalchemy.dialects import sqlite
+
+    return DELETE_MARKERS.compile(dialect=sqlite.dialect(paramstyle="named"))
 
 
 def _stored_entry(row: Row[Any]) -> StoredEntry:

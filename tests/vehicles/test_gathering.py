@@ -92,6 +92,31 @@ async def test_those_that_wait_share_a_call(
 
 
 @on_sqlite
+async def test_a_call_waits_for_no_results_to_be_stored(
+    opened: Open,
+    received: VpicRequests,
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The only call begins again while its results before are being stored."""
+    may_save, save = asyncio.Event(), VehicleStore.save
+
+    async def save_late(*args: Any) -> set[Vin]:
+        await may_save.wait()
+        return await save(*args)
+
+    monkeypatch.setattr(VehicleStore, "save", save_late)
+    async with opened(vehicles=ONE_CALL | {"storage_wait_s": GIVE_UP_S}) as lookups:
+        first = asyncio.create_task(lookups.look_up(VIN))
+        await until(lambda: received.calls == 1)
+        second = asyncio.create_task(lookups.look_up(vin(0)))
+        await until(lambda: received.calls == 2)
+        may_save.set()
+
+        assert [(await each).is_stored for each in (first, second)] == [True, True]
+
+
+@on_sqlite
 async def test_a_lone_look_up_waits_for_no_others(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
