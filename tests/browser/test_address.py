@@ -84,6 +84,7 @@ async def test_hostile_text_is_text(new_page: NewPage) -> None:
     """A text of the address is searched for literally, and runs nothing."""
     dashboard = await new_page()
     await dashboard.open("?search=%3Cscript%3E1%3C/script%3E&report=%3Cimg%20src=x%3E")
+    await expect(dashboard.search).to_have_value("<script>1</script>")
     for given, reads in TEXTS.items():
         await dashboard.go(f"?search={given}&report={given}")
         await expect(dashboard.search).to_have_value(reads)
