@@ -3,6 +3,8 @@
 Screenshots of all states are written to the folder `.cache/screens`, to be looked at.
 """
 
+import shutil
+import subprocess
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -19,6 +21,12 @@ pytestmark = IN_BROWSER
 
 SCREENS: Final = ROOT / ".cache" / "screens"
 WIDTHS: Final = (360, 375, 768, 1440)
+FONTS: Final = ("DejaVu Sans", "Inter", "Roboto", "Liberation Sans")
+"""Wide and narrow ones; Liberation Sans has the widths of Arial."""
+
+USE_FONT: Final = """
+(font) => document.documentElement.style.setProperty("--font", `"${font}"`)
+"""
 MAX_SHIFT: Final = 0.05
 OBSERVE_SHIFTS: Final = """
 window.shift = 0;
@@ -157,6 +165,28 @@ async def test_nothing_is_cut_off(
         assert chart["bars"] > 5
         assert (chart["floating"], chart["outside"], chart["overlapping"]) == (0, 0, 0)
         assert chart["dates"][0] == "26-08-2024"
+
+
+@pytest.mark.parametrize("font", FONTS)
+async def test_page_fits_with_each_font(
+    open_page: OpenPage, sandbox_period: None, font: str
+) -> None:
+    """With each font, all that fits with the usual one fits; from 320 px on."""
+    found = subprocess.run(  # noqa: S603, ASYNC221 - short, and fixed
+        [shutil.which("fc-list") or "true", font], capture_output=True, check=True
+    )
+    if not found.stdout:
+        pytest.skip(f"the font {font} is not installed")
+    dashboard = await open_page(**viewport(1440))
+    await with_an_open_row(dashboard)
+    await dashboard.page.evaluate(USE_FONT, font)
+    for width in (320, *WIDTHS):
+        await dashboard.page.set_viewport_size({"width": width, "height": 900})
+        path = SCREENS / f"font-{font}-{width}.png"
+        await dashboard.page.screenshot(path=path, full_page=True)
+        assert await dashboard.page.evaluate(CUT_OFF) == [], width
+        assert await dashboard.page.evaluate(BROKEN_NUMBERS) == [], width
+        assert (await dashboard.page.evaluate(CHART))["overlapping"] == 0, width
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -45,7 +45,7 @@ export function HowMuch(props: Props) {
       </p>
       {span && (
         <p className="muted">
-          {formatDay(span.from)} to {formatDay(span.to)} ({zone})
+          <Day of={span.from} /> to <Day of={span.to} /> ({zone})
         </p>
       )}
       {budgets.map(({ name, hundredths }) => (
@@ -58,7 +58,7 @@ export function HowMuch(props: Props) {
       ))}
       {forecast && (
         <p>
-          Expected until {formatDay(forecast.ends)}:{" "}
+          Expected until <Day of={forecast.ends} />:{" "}
           <strong>{formatCredits(forecast.expected)}</strong> credits,{" "}
           {Math.round(forecast.confidence * 100)}% likely between{" "}
           {formatCredits(forecast.low)} and {formatCredits(forecast.high)}
@@ -67,14 +67,19 @@ export function HowMuch(props: Props) {
       {previous && (
         <p>
           <strong>{formatDifference(whole.hundredths - previous.hundredths)}</strong>{" "}
-          credits against the period before, {formatDay(previous.from)} to{" "}
-          {formatDay(previous.to)} ({formatCredits(previous.hundredths)})
+          credits against the period before, <Day of={previous.from} /> to{" "}
+          <Day of={previous.to} /> ({formatCredits(previous.hundredths)})
         </p>
       )}
       {changes && visit && <ChangesLine changes={changes} at={visit.at} />}
       {props.children}
     </section>
   );
+}
+
+/** A date that no line breaks at its hyphens. */
+function Day({ of }: { of: string }) {
+  return <span className="day">{formatDay(of)}</span>;
 }
 
 interface BudgetProps extends Budget {
@@ -120,7 +125,7 @@ function ChangesLine({ changes, at }: { changes: Changes; at: number }) {
   );
   return (
     <p>
-      Since your last visit on {formatInstant(at)} (UTC):{" "}
+      Since your last visit on <span className="day">{formatInstant(at)}</span> (UTC):{" "}
       {parts.length === 0 ? (
         "no change"
       ) : (
