@@ -58,6 +58,7 @@ class Adjusting:
             pages,
         )
         await self._revisions.publisher.adjust(period, before, adjustment)
+        await self._revisions.store.remove_unlisted(number)
         metrics.changed(late.changes.changes)
         log.warning(
             "usage.period_adjusted",

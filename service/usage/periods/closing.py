@@ -5,7 +5,7 @@ Then it is closed. Messages that come later are adjustments of it.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from service.instants import US_PER_S, now_us
@@ -18,6 +18,7 @@ from service.usage.periods.model import KeptPeriod
 from service.usage.periods.months import Months, span_of
 from service.usage.periods.tables import OPEN
 from service.usage.refresh import Refresher
+from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.spans import Span
 from service.usage.sources import MessageSource
 
@@ -102,7 +103,7 @@ class Closing:
     async def look(self) -> None:
         """Read the months that have ended, and close those whose grace is over.
 
-        Raises `StorageError`.
+        Raises `StorageError` and `ChunkDamaged`.
         """
         store, now = self._months.revisions.store, self._clock()
         await self._open_previous(now)
@@ -115,9 +116,23 @@ class Closing:
             if is_read and now >= over_at:
                 await self._close(period)
         if self._is_due():
-            for period in await store.newest_closed(CLOSED_MONTHS):
-                if period.starts_at is not None:
-                    await self._read(span_of(period))
+            await self._read_closed(await store.newest_closed(CLOSED_MONTHS))
+
+    async def _read_closed(self, periods: Sequence[KeptPeriod]) -> None:
+        """Keep late messages of closed months; raises the error of a damaged one last.
+
+        So a damaged month does not keep the others from their late messages.
+        """
+        damaged: ChunkDamaged | None = None
+        for period in periods:
+            if period.starts_at is None:
+                continue
+            try:
+                await self._read(span_of(period))
+            except ChunkDamaged as error:
+                damaged = error
+        if damaged is not None:
+            raise damaged
 
     async def _open_previous(self, now: int) -> None:
         """Keep the previous month if its first message has come after its end.

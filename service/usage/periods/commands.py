@@ -18,6 +18,7 @@ from service.cli import terminal
 from service.cli.terminal import ConfigFile
 from service.settings import load
 from service.storage.database import Database, open_database
+from service.usage.parameters import find_plan
 from service.usage.periods.chunk_cache import ChunkCache
 from service.usage.periods.errors import PeriodNotKept
 from service.usage.periods.export_files import FILES, ExportFormat
@@ -156,7 +157,8 @@ async def _export(
     database: Database, name: str, form: ExportFormat, sink: BinaryIO
 ) -> None:
     period = await _find(database, name)
-    file = FILES[form](period.plan)
+    # A newer version of the service may have priced it by a plan of its own.
+    file = FILES[form](find_plan(period.plan).id)
     async for rows in read_items(ChunkCache(PeriodStore(database)), period):
         sink.write(file.add(rows))
     sink.write(file.end())

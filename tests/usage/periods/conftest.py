@@ -156,14 +156,22 @@ async def contents_of(storage: StorageSettings) -> list[bytes]:
 
 
 async def alter_chunks(
-    storage: StorageSettings, alter: Callable[[bytes], bytes]
+    storage: StorageSettings,
+    alter: Callable[[bytes], bytes],
+    *,
+    number: int | None = None,
 ) -> None:
-    """Give all stored chunks other contents, as a disk or a person may."""
+    """Give stored chunks other contents, as a disk or a person may.
+
+    Without the number of a period, those of all.
+    """
     async with (
         open_database(storage) as database,
         database.writing(Use.PERIODS) as connection,
     ):
         for row in (await connection.execute(select(chunks))).all():
+            if number not in {None, row.period_number}:
+                continue
             altered = update(chunks).where(chunks.c.digest == row.digest)
             await connection.execute(altered.values(content=alter(row.content)))
 

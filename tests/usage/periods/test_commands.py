@@ -124,6 +124,15 @@ async def test_a_period_is_exported_as_by_the_api(kept: Kept, tmp_path: Path) ->
     assert float(sum(credits_used.to_pylist())) == kept.listed[2]["credits_used"]
 
 
+async def test_a_plan_of_a_newer_version_is_named(kept: Kept) -> None:
+    """Such a period cannot be exported, since the names of its steps are unknown."""
+    with closing(sqlite3.connect(kept.file)) as database, database:
+        database.execute("UPDATE usage_periods SET plan = 'text-rules/9'")
+    status, _, err = await kept.run("export", "2024-02-01")
+    assert status == 2
+    assert "text-rules/9" in err
+
+
 async def test_whole_statements_are_verified(kept: Kept) -> None:
     """A digest that was noted earlier must be among them."""
     digests = [each["digest"] for each in reversed(kept.listed[1:])]

@@ -16,9 +16,16 @@ from service.usage.periods import closing, keeping
 from service.usage.periods.calendar import Schedule
 from service.usage.periods.months import Months
 from service.usage.periods.observer import UnobservedPeriods
+from service.usage.periods.store import PeriodStore
 from service.usage.snapshots.spans import Span
 from tests.conftest import Client, MakeClient, MakeSettings, always, message, report
-from tests.usage.periods.conftest import changes_of, keeping_client, periods_of
+from tests.usage.periods.conftest import (
+    alter_chunks,
+    changes_of,
+    contents_of,
+    keeping_client,
+    periods_of,
+)
 
 APRIL: Final = [
     message(1, "Who?", timestamp="2024-04-03T02:00:00Z"),
@@ -143,6 +150,54 @@ async def assert_adjusted(monthly: Client, rows: bytes) -> None:
     assert change["revision"] == april["revision"] == 3
     nothing = await changes_of(monthly, "period=2024-04-01&since=3")
     assert nothing["credits_before"] == changes["credits_after"]
+
+
+@pytest.fixture
+async def closed_months(
+    monthly: Client, now: Now, steps: Steps
+) -> list[dict[str, Any]]:
+    """The closed months April and May, the newest first."""
+    assert await steps.refresh(monthly, *APRIL) == [1, 2]
+    await steps.logged("usage.period_opened", period="2024-04-01")
+    now.move("2024-05-01T00:00:10")
+    assert await steps.refresh(monthly, *APRIL, *MAY) == [3]
+    await steps.logged("usage.period_opened", period="2024-05-01")
+    now.move("2024-06-05")
+    await steps.refresh(monthly, *APRIL, *MAY)
+    for period in ("2024-04-01", "2024-05-01"):
+        await steps.logged("usage.period_closed", period=period)
+    return await periods_of(monthly)
+
+
+async def test_a_damaged_month_holds_up_no_other(
+    closed_months: list[dict[str, Any]],
+    monthly: Client,
+    storage: StorageSettings,
+    steps: Steps,
+) -> None:
+    """Late messages of April are kept although a chunk of May is damaged."""
+    assert [each["period"] for each in closed_months] == ["2024-05-01", "2024-04-01"]
+    await alter_chunks(storage, lambda _: b"damaged", number=2)
+    also_late = message(5, "Too late?", timestamp="2024-05-29T12:00:00Z")
+    await steps.refresh(monthly, *APRIL, LATE, *MAY, also_late)
+    await steps.logged("usage.period_adjusted", period="2024-04-01", messages=1)
+    failed = await steps.logged("usage.closing_failed")
+    assert "is missing or damaged" in failed["reason"]
+
+
+async def test_an_adjustment_removes_leftovers(
+    closed_months: list[dict[str, Any]],
+    monthly: Client,
+    storage: StorageSettings,
+    steps: Steps,
+) -> None:
+    """A chunk that a killed process stored for a closed month does not stay."""
+    async with open_database(storage) as database:
+        left = [(b"left by a killed", b"")]
+        await PeriodStore(database).add_chunks(1, left)
+    await steps.refresh(monthly, *APRIL, LATE, *MAY)
+    await steps.logged("usage.period_adjusted", period="2024-04-01", messages=1)
+    assert b"" not in await contents_of(storage)
 
 
 async def test_the_month_follows_the_clock(
@@ -284,9 +339,11 @@ async def test_a_degraded_month_waits_for_its_reports(
     sandbox.set_report(7, report(7, "Tenants", 79))
     await steps.refresh(service, *APRIL)
     await steps.logged("usage.period_opened", period="2024-04-01")
-    now.move("2024-05-04T00:00:01")
     late = {**LATE, "report_id": 7}
     sandbox.faults = always("server_error", path="/reports")
+    # The month may be read as soon as the time is another one.
+    sandbox.set_messages([*APRIL, late, *MAY])
+    now.move("2024-05-04T00:00:01")
     await steps.refresh(service, *APRIL, late, *MAY)
     assert [each["status"] for each in await periods_of(service)][-1] == "open"
     sandbox.faults = always("server_error", path="/none")
