@@ -141,3 +141,19 @@ async def test_closed_periods_are_chosen(keeping: Keeping, new_page: NewPage) ->
     await choice.select_option(first["period"])
     await expect(how_much).to_contain_text(f"{first['credits_used']:,.2f} credits")
     await expect(how_much).not_to_contain_text("against the period before")
+
+
+async def test_period_without_messages_does_not_hide_the_others(
+    keeping: Keeping, new_page: NewPage
+) -> None:
+    """While the current period is empty, closed ones can still be chosen."""
+    keeping.served.upstream.set_messages([])
+    dashboard = await new_page(served=keeping.served)
+    await dashboard.open()
+    await expect(dashboard.page.get_by_text("No messages yet")).to_be_visible()
+    closed = f"{BEGAN[1]:%d-%m-%Y}"
+    choice = dashboard.filters.get_by_label("Period", exact=True)
+    period = (await keeping.get("/usage/periods"))["periods"][1]["period"]
+    await choice.select_option(period)
+    await expect(dashboard.how_much).to_contain_text(closed)
+    await expect(dashboard.rows.first).to_be_visible()

@@ -13,7 +13,7 @@ interface Props {
 export function Refusal({ error, onRetry, onChange }: Props) {
   const code = error instanceof ApiError ? error.problem.code : null;
   return (
-    <>
+    <div className="usage">
       <ProblemCard error={error} onRetry={onRetry} />
       {code === "unauthorized" && (
         <p>
@@ -35,6 +35,6 @@ export function Refusal({ error, onRetry, onChange }: Props) {
           </button>
         </p>
       )}
-    </>
+    </div>
   );
 }

@@ -51,7 +51,8 @@ export function UsageView(props: Props) {
         <WhatIfNotice plan={plan} onEnd={() => onChange({ plan: null })} />
       )}
       <Notices answer={answer} error={props.error} onRetry={props.onRetry} />
-      {rows.length > 0 && (
+      {/* An empty period must not hide the ones before. */}
+      {(rows.length > 0 || (context.periods?.length ?? 0) > 0) && (
         <Filters
           rows={rows}
           days={days}
