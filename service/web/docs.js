@@ -7,7 +7,19 @@ const followScheme = () =>
 followScheme();
 dark.addEventListener("change", followScheme);
 
-SwaggerUIBundle({
+// The key is entered once in a tab. Swagger UI itself would store it until somebody
+// removes it, also for the next person at this computer.
+const KEPT = "authorized";
+function keepKey() {
+  const kept = window.sessionStorage.getItem(KEPT);
+  if (kept !== null) ui.authActions.restoreAuthorization({ authorized: JSON.parse(kept) });
+  ui.getStore().subscribe(() => {
+    const authorized = JSON.stringify(ui.authSelectors.authorized());
+    window.sessionStorage.setItem(KEPT, authorized);
+  });
+}
+
+const ui = SwaggerUIBundle({
   url: new URL("openapi.json", document.baseURI).href,
   domNode: document.getElementById("swagger-ui"),
   presets: [SwaggerUIBundle.presets.apis],
@@ -16,8 +28,7 @@ SwaggerUIBundle({
   defaultModelsExpandDepth: 0,
   displayRequestDuration: true,
   filter: true,
-  // The browser keeps the key, so that it is entered once.
-  persistAuthorization: true,
+  onComplete: keepKey,
   showExtensions: true,
   tryItOutEnabled: true,
   // Otherwise a badge would send the document's address to another server.

@@ -90,7 +90,7 @@ async def test_every_operation_is_listed(
 async def test_a_key_is_entered_once(
     open_reference: OpenReference, with_keys: Served
 ) -> None:
-    """It is sent with each request, also after the page is loaded again."""
+    """It is sent with each request, also after a reload; only this tab stores it."""
     database = with_keys.app[DATABASE]
     key = await add_key(database, "office", ("usage:read",))
     page = await open_reference(with_keys, viewport=PHONE)
@@ -99,6 +99,7 @@ async def test_a_key_is_entered_once(
     await dialog.locator("#auth-bearer-value").fill(key)
     await dialog.get_by_role("button", name="Apply").first.click()
     await expect(dialog.get_by_role("button", name="Remove")).to_be_visible()
+    assert await page.evaluate("localStorage.length") == 0
     await page.reload()
     usage = page.locator(USAGE)
     await usage.locator(".opblock-summary-control").click()
