@@ -6,7 +6,10 @@ from typing import Any, Final
 import pytest_asyncio
 from playwright.async_api import expect
 
+from service.keys.handlers import API_KEYS, DATABASE
+from service.keys.store import list_keys, revoke_key
 from service.sandbox.server import RunningSandbox
+from service.storage.uses import Use
 from tests.browser.axe import check
 from tests.browser.conftest import NewPage, Serve
 from tests.browser.dashboard import IN_BROWSER, Dashboard
@@ -128,6 +131,21 @@ async def test_a_group_is_replayed_and_discarded(site: Site) -> None:
     await expect(page.locator(".group-item")).to_have_count(1)
 
 
+async def test_a_key_revoked_meanwhile_ends_the_session(site: Site) -> None:
+    """The next replay is refused; the page asks for a key and then shows the group."""
+    page = (await open_group(site)).page
+    await expect(page.locator(".failed-item")).to_have_count(25)
+    database = site.served.app[DATABASE]
+    for key in await list_keys(database, Use.OTHER):
+        await revoke_key(database, key.id)
+        site.served.app[API_KEYS].forget(key.id)
+    await page.get_by_role("button", name="Replay all").click()
+    await expect(page.get_by_text("Your session has ended")).to_be_visible()
+
+    await sign_in(page, await site.add_key())
+    await expect(page.locator(".failed-item")).to_have_count(25)
+
+
 async def test_a_session_is_a_timeline_and_counts_add_up(site: Site) -> None:
     """The address reproduces the session; its failures are named beside it."""
     key = await site.add_key()
@@ -167,6 +185,7 @@ async def test_a_new_key_is_shown_once_and_can_be_revoked(site: Site) -> None:
     await check(dashboard)
     await page.get_by_role("button", name="I have stored it").click()
     await expect(page.locator(".key-item")).to_have_count(2)
+    await expect(page.locator(".secret-text")).to_have_count(0)
     assert secret not in await page.content()
 
     revoke = page.get_by_role("button", name="of board")

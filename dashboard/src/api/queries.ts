@@ -36,6 +36,7 @@ export function createQueryClient(): QueryClient {
         // than it saves.
         structuralSharing: false,
       },
+      mutations: { networkMode: "always" },
     },
   });
 }

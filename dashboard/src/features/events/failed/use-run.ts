@@ -1,5 +1,5 @@
 // The state of a replay or discard that is under way, or has ended.
-import { useQueryClient } from "@tanstack/react-query";
+import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useCallback, useEffect, useRef, useState } from "react";
 
 import type { Selection } from "./failed-events";
@@ -23,6 +23,10 @@ export interface Run {
 export function useRun(): Run {
   const client = useQueryClient();
   const [state, setState] = useState<RunState | null>(null);
+  // As a mutation, so that a refusal of its requests has the session looked at.
+  const { mutateAsync } = useMutation({
+    mutationFn: (work: () => Promise<void>) => work(),
+  });
   const controller = useRef<AbortController | null>(null);
   // A page that is left begins no further step.
   useEffect(() => () => controller.current?.abort(), []);
@@ -46,7 +50,7 @@ export function useRun(): Run {
         }
         set({ status: own.signal.aborted && !isDone ? "stopped" : "done" });
       };
-      void work()
+      void mutateAsync(work)
         .catch((error: unknown) =>
           set({
             status: "failed",
@@ -55,7 +59,7 @@ export function useRun(): Run {
         )
         .finally(() => void client.invalidateQueries({ queryKey: ["failed"] }));
     },
-    [client],
+    [client, mutateAsync],
   );
   const stop = useCallback(() => {
     controller.current?.abort();
