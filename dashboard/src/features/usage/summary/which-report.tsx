@@ -28,7 +28,7 @@ export const WhichReport = memo(function WhichReport(props: Props) {
   return (
     <section className="card which-report" aria-labelledby="which-report-title">
       <h2 id="which-report-title">Which report</h2>
-      {reports.length === 0 && <p className="muted">No message matches.</p>}
+      {reports.length === 0 && <p className="muted">No report to show.</p>}
       <ol className="report-bars">
         {shown.map(({ name, hundredths, messages }) => (
           <li key={name}>
