@@ -69,7 +69,8 @@ class FormerVersion:
     def __init__(self, code: Path, folder: Path, storage: str) -> None:
         self._code = code
         self._log = folder / "former.log"
-        self._settings = settings_of(storage)
+        # This version does not know kept periods.
+        self._settings = {**settings_of(storage), "periods__enabled": None}
 
     def run(self, *command: str) -> Ran:
         """Run a command of this version to its end."""
