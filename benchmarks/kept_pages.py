@@ -17,7 +17,7 @@ import uvloop
 
 from service.settings import Settings, load
 from service.storage.database import Database, open_database
-from service.usage.periods.reader import KeptSnapshots, KeptView
+from service.usage.periods.reading.reader import KeptSnapshots, KeptView
 from service.usage.snapshots.cursors import MessageCursor
 from service.usage.snapshots.formats import JSON
 from service.usage.snapshots.selection import Selection

@@ -58,10 +58,10 @@ from service.usage.lanes import open_lanes as open_usage_lanes
 from service.usage.periods import handlers as periods
 from service.usage.periods import problems as periods_problems
 from service.usage.periods.calendar import Schedule
-from service.usage.periods.closing import MonthSource
-from service.usage.periods.keeping import running_keeping
+from service.usage.periods.keeping.closing import MonthSource
+from service.usage.periods.keeping.tasks import running_keeping
 from service.usage.periods.listing import Listing as PeriodListing
-from service.usage.periods.reader import KeptSnapshots
+from service.usage.periods.reading.reader import KeptSnapshots
 from service.usage.pricing import text
 from service.usage.readiness import UsageReadiness
 from service.usage.shared_store import open_store

@@ -22,7 +22,7 @@ from service.usage.periods.export_files import (
     MEDIA_TYPES,
     ExportFormat,
 )
-from service.usage.periods.reader import UsageView
+from service.usage.periods.reading.reader import UsageView
 from service.usage.snapshot import REVISION_HEADER
 from service.web.client_stream import ClientStream
 from service.web.connection_reset import reset_connection

@@ -19,7 +19,7 @@ from service.usage.parameters import parse_sort, parse_zone
 from service.usage.periods import problems as period_problems
 from service.usage.periods.errors import PeriodNotKept
 from service.usage.periods.handlers import KEPT, PeriodName
-from service.usage.periods.reader import Slots, UsageView
+from service.usage.periods.reading.reader import Slots, UsageView
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT, PLANS, PlanStep
 from service.usage.repeats import RepeatedUsage, RequestKind, UsageRepeats
 from service.usage.snapshot import PERIOD_HEADER, REVISION_HEADER

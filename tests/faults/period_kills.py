@@ -25,8 +25,8 @@ from service.sandbox.server import Sandbox
 from service.storage.database import Database
 from service.usage.periods.changes import unpack_page
 from service.usage.periods.model import Change, ChangeKind, split_digests
-from service.usage.periods.sealing import Sealing
-from service.usage.periods.verification import Result, Verification
+from service.usage.periods.statements.sealing import Sealing
+from service.usage.periods.statements.verification import Result, Verification
 from service.usage.snapshots.kept import decode_chunk
 from tests.conftest import message
 from tests.launcher import Service

@@ -39,15 +39,15 @@ from service.storage.maintenance import repeat_logged
 from service.upstream.proxies import proxy_for
 from service.usage.cache import SnapshotCache
 from service.usage.handlers import SNAPSHOTS
-from service.usage.periods import keeping
-from service.usage.periods import recorder as recording
 from service.usage.periods.calendar import Schedule
-from service.usage.periods.closing import Closing
-from service.usage.periods.contents import Fetched
-from service.usage.periods.keeper import Keeper
-from service.usage.periods.recorder import Recorder
-from service.usage.periods.retention import PeriodRetention
-from service.usage.periods.sealing import Sealing
+from service.usage.periods.keeping import recorder as recording
+from service.usage.periods.keeping import tasks as keeping
+from service.usage.periods.keeping.closing import Closing
+from service.usage.periods.keeping.contents import Fetched
+from service.usage.periods.keeping.keeper import Keeper
+from service.usage.periods.keeping.recorder import Recorder
+from service.usage.periods.keeping.retention import PeriodRetention
+from service.usage.periods.statements.sealing import Sealing
 from service.usage.periods.tables import CLOSED, chunks, periods
 from service.vehicles.completion import Completion
 from service.vehicles.expiry import Expiry

@@ -29,7 +29,7 @@ from service.usage.budgets.outbox import Outbox
 from service.usage.budgets.state import BudgetStates
 from service.usage.budgets.store import BudgetStore
 from service.usage.forecast.forecasts import Forecasts
-from service.usage.periods.reader import KeptSnapshots
+from service.usage.periods.reading.reader import KeptSnapshots
 
 COLUMNS: Final = ("name", "credits", "used", "share", "fired", "webhook")
 DELIVERY_COLUMNS: Final = ("id", "period", "threshold", "fired", "state", "last")

@@ -26,7 +26,7 @@ from service.usage.forecast.estimate import CONFIDENCE
 from service.usage.forecast.model import Forecast, NoForecast
 from service.usage.periods.errors import PeriodError
 from service.usage.periods.model import KeptPeriod
-from service.usage.periods.reader import KeptSnapshots, UsageView
+from service.usage.periods.reading.reader import KeptSnapshots, UsageView
 from service.usage.periods.tables import CLOSED
 from service.usage.snapshots.answers import DailyUsage
 from service.usage.snapshots.errors import ChunkDamaged

@@ -19,14 +19,14 @@ from service.cli.terminal import ConfigFile
 from service.settings import load
 from service.storage.database import Database, open_database
 from service.usage.parameters import find_plan
-from service.usage.periods.chunk_cache import ChunkCache
 from service.usage.periods.errors import PeriodNotKept
 from service.usage.periods.export_files import FILES, ExportFormat
-from service.usage.periods.kept_items import read_items
 from service.usage.periods.listing import Listing
 from service.usage.periods.model import KeptPeriod, PeriodItem
+from service.usage.periods.reading.chunk_cache import ChunkCache
+from service.usage.periods.reading.kept_items import read_items
+from service.usage.periods.statements.verification import Result, Verification, Verified
 from service.usage.periods.store import PeriodStore
-from service.usage.periods.verification import Result, Verification, Verified
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from service.usage.periods.model import (
     ChangesAnswer,
     PeriodsAnswer,
 )
-from service.usage.periods.reader import KeptSnapshots
+from service.usage.periods.reading.reader import KeptSnapshots
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT
 from service.web.links import next_link
 from service.web.parameters import InvalidParameter, parse_cursor, parse_instant

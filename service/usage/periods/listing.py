@@ -7,8 +7,8 @@ from msgspec import UNSET
 from service.instants import format_instant
 from service.storage.database import Database
 from service.usage.periods.model import Adjustments, KeptPeriod, PeriodItem
-from service.usage.periods.statement_store import StatementStore
-from service.usage.periods.statements import Statement
+from service.usage.periods.statements.digests import Statement
+from service.usage.periods.statements.store import StatementStore
 from service.usage.periods.store import PeriodStore
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT
 

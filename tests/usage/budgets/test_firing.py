@@ -8,7 +8,7 @@ from structlog.typing import EventDict
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
 from service.storage.database import Database
-from service.usage.periods.sealing import Sealing
+from service.usage.periods.statements.sealing import Sealing
 from tests.conftest import GIVE_UP_S, Client, MakeClient, always, message
 from tests.usage.budgets.conftest import (
     LOOK_AGAIN_S,

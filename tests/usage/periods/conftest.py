@@ -15,7 +15,7 @@ from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
 from service.storage.database import Database, open_database
 from service.storage.uses import Use
-from service.usage.periods import sealing
+from service.usage.periods.statements import sealing
 from service.usage.periods.tables import chunks
 from service.usage.snapshots.kept import KeptColumns, digest_of
 from tests.conftest import Client, MakeClient, message, report, storage_at

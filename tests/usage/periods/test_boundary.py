@@ -11,8 +11,8 @@ from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
 from service.storage.database import Database, open_database
 from service.storage.errors import StorageUnavailable
-from service.usage.periods import recorder
-from service.usage.periods.keeper import Keeper
+from service.usage.periods.keeping import recorder
+from service.usage.periods.keeping.keeper import Keeper
 from tests.conftest import Client, message
 from tests.metric_samples import growth
 from tests.usage.periods.conftest import (

@@ -16,8 +16,9 @@ from aiohttp import ClientError
 
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
-from service.usage.periods import export_files, reader
+from service.usage.periods import export_files
 from service.usage.periods.export_files import FILES, ExportFormat, ParquetFile
+from service.usage.periods.reading import reader
 from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.item_rows import ItemRows
 from service.usage.view import ROWS_AT_ONCE

@@ -21,19 +21,19 @@ from service.settings import load
 from service.storage.database import Database, open_database
 from service.upstream.bodies import UpstreamResponse
 from service.usage.parameters import find_plan
-from service.usage.periods import closing
 from service.usage.periods.calendar import Schedule
-from service.usage.periods.chunk_cache import ChunkCache
-from service.usage.periods.closing import Closing, MonthSource
-from service.usage.periods.contents import Fetched
-from service.usage.periods.keeper import Keeper
-from service.usage.periods.kept_credits import find_altered
-from service.usage.periods.kept_items import read_items
-from service.usage.periods.months import Months
+from service.usage.periods.keeping import closing
+from service.usage.periods.keeping.closing import Closing, MonthSource
+from service.usage.periods.keeping.contents import Fetched
+from service.usage.periods.keeping.keeper import Keeper
+from service.usage.periods.keeping.months import Months
 from service.usage.periods.observer import UnobservedPeriods
-from service.usage.periods.sealing import Sealing
+from service.usage.periods.reading.chunk_cache import ChunkCache
+from service.usage.periods.reading.kept_items import read_items
+from service.usage.periods.statements.kept_credits import find_altered
+from service.usage.periods.statements.sealing import Sealing
+from service.usage.periods.statements.verification import Verification
 from service.usage.periods.store import PeriodStore
-from service.usage.periods.verification import Verification
 from service.usage.refresh import Refresher
 from service.usage.reports import Report, ReportResolver, Resolved
 from service.usage.snapshots.spans import Span

@@ -12,9 +12,10 @@ from service.keys.store import add_key
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
 from service.storage.database import Database, open_database
-from service.usage.periods import closing, keeping
 from service.usage.periods.calendar import Schedule
-from service.usage.periods.months import Months
+from service.usage.periods.keeping import closing
+from service.usage.periods.keeping import tasks as keeping
+from service.usage.periods.keeping.months import Months
 from service.usage.periods.observer import UnobservedPeriods
 from service.usage.periods.store import PeriodStore
 from service.usage.snapshots.spans import Span

@@ -15,7 +15,7 @@ from yarl import URL
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
 from service.usage.periods.handlers import KEPT
-from service.usage.periods.whole_periods import WholePeriods
+from service.usage.periods.reading.whole_periods import WholePeriods
 from tests.conftest import Client, message, report
 from tests.metric_samples import value
 from tests.usage.periods.conftest import Keep, alter_chunks

@@ -7,9 +7,9 @@ from sqlalchemy import func, select
 from structlog.typing import EventDict
 
 from service.storage.database import Database
-from service.usage.periods.retention import PARTS, PeriodRetention
-from service.usage.periods.sealing import Sealing
-from service.usage.periods.verification import Result, Verification
+from service.usage.periods.keeping.retention import PARTS, PeriodRetention
+from service.usage.periods.statements.sealing import Sealing
+from service.usage.periods.statements.verification import Result, Verification
 from tests.conftest import Client
 from tests.metric_samples import growth
 from tests.usage.periods.conftest import periods_of
@@ -91,7 +91,7 @@ async def test_what_a_killed_process_has_left_is_removed(
     await Sealing(database).seal()
     retention = PeriodRetention(2, database)
     with monkeypatch.context() as patched:
-        patched.setattr("service.usage.periods.retention.PARTS", ())
+        patched.setattr("service.usage.periods.keeping.retention.PARTS", ())
         await retention.remove()
     assert await rows_of(database, 1) > 0
     await asyncio.gather(*(PeriodRetention(0, database).remove() for _ in range(3)))

@@ -12,7 +12,7 @@ from structlog.typing import EventDict
 from service.settings import StorageSettings
 from service.storage.database import Database
 from service.usage.periods.errors import PeriodReplaced
-from service.usage.periods.sealing import Sealing
+from service.usage.periods.statements.sealing import Sealing
 from service.usage.periods.store import PeriodStore
 from service.usage.periods.tables import changes
 from tests.conftest import Client, MakeClient

@@ -7,8 +7,8 @@ from typing import Final, cast
 import pytest
 
 from service.instants import read_instant
+from service.usage.periods.keeping.succession import CONFIRM_S, Doubt, Succession
 from service.usage.periods.model import KeptPeriod, SnapshotContent
-from service.usage.periods.succession import CONFIRM_S, Doubt, Succession
 from service.usage.snapshots.kept import KeptColumns
 from tests.clock import Clock
 

@@ -11,7 +11,7 @@ from structlog.typing import EventDict
 from service.app import check_storage
 from service.sandbox.server import RunningSandbox
 from service.storage.errors import StorageUnusable
-from service.usage.periods import recorder
+from service.usage.periods.keeping import recorder
 from tests.conftest import MakeClient, MakeSettings, message
 from tests.usage.periods.conftest import periods_of
 

@@ -8,9 +8,9 @@ from msgspec import structs
 from sqlalchemy import delete, update
 
 from service.storage.database import Database
-from service.usage.periods.sealing import Sealing
+from service.usage.periods.statements.sealing import Sealing
+from service.usage.periods.statements.verification import Result, Verification, Verified
 from service.usage.periods.tables import chunks, periods, statements
-from service.usage.periods.verification import Result, Verification, Verified
 from service.usage.snapshots.kept import decode_chunk
 from tests.conftest import Client
 from tests.usage.periods.conftest import chunk_of, encoded

@@ -3,8 +3,8 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
-from service.usage.periods.contents import Fetched
-from service.usage.periods.waiting import (
+from service.usage.periods.keeping.contents import Fetched
+from service.usage.periods.keeping.waiting import (
     COMPLETE_WAIT_S,
     MAX_WAITING,
     WaitingSnapshots,

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from service.usage.periods.handlers import KEPT
-from service.usage.periods.reader import NO_LANES
+from service.usage.periods.reading.reader import NO_LANES
 from service.usage.snapshots.worker import InlineWorker
 from tests.conftest import Client, message
 from tests.usage.periods.conftest import Keep

@@ -6,18 +6,18 @@ from typing import Final
 import structlog
 
 from service.storage.database import Database
-from service.usage.periods.adjusting import Adjusting
 from service.usage.periods.calendar import Schedule
-from service.usage.periods.contents import Fetched, content_of
-from service.usage.periods.model import KeptPeriod
-from service.usage.periods.observer import PeriodObserver
-from service.usage.periods.publication import OtherRevision, is_newer, is_same
-from service.usage.periods.revisions import (
+from service.usage.periods.keeping.adjusting import Adjusting
+from service.usage.periods.keeping.contents import Fetched, content_of
+from service.usage.periods.keeping.revisions import (
     MAX_TRIES,
     Candidate,
     Revisions,
     log_doubt,
 )
+from service.usage.periods.model import KeptPeriod
+from service.usage.periods.observer import PeriodObserver
+from service.usage.periods.publication import OtherRevision, is_newer, is_same
 from service.usage.periods.tables import CLOSED
 from service.usage.snapshots.spans import Span
 

@@ -4,18 +4,18 @@ from contextlib import suppress
 from typing import Final
 
 from service.storage.database import Database
-from service.usage.periods.adjusting import Adjusting
-from service.usage.periods.contents import Difference, Fetched, content_of
-from service.usage.periods.model import KeptPeriod
-from service.usage.periods.observer import PeriodObserver
-from service.usage.periods.publication import OtherRevision, is_newer, is_same
-from service.usage.periods.revisions import (
+from service.usage.periods.keeping.adjusting import Adjusting
+from service.usage.periods.keeping.contents import Difference, Fetched, content_of
+from service.usage.periods.keeping.revisions import (
     MAX_TRIES,
     Candidate,
     Revisions,
     log_doubt,
 )
-from service.usage.periods.succession import Doubt, Succession
+from service.usage.periods.keeping.succession import Doubt, Succession
+from service.usage.periods.model import KeptPeriod
+from service.usage.periods.observer import PeriodObserver
+from service.usage.periods.publication import OtherRevision, is_newer, is_same
 
 COMPARED_PERIODS: Final = 12
 """Closed periods with which a snapshot is compared before it becomes a period."""

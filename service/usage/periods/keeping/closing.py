@@ -13,9 +13,9 @@ from service.storage.maintenance import repeat_logged
 from service.upstream.bodies import UpstreamResponse
 from service.upstream.errors import UpstreamError
 from service.usage.errors import RefreshFailed
-from service.usage.periods.contents import Fetched
+from service.usage.periods.keeping.contents import Fetched
+from service.usage.periods.keeping.months import Months, span_of
 from service.usage.periods.model import KeptPeriod
-from service.usage.periods.months import Months, span_of
 from service.usage.periods.tables import OPEN
 from service.usage.refresh import Refresher
 from service.usage.snapshots.errors import ChunkDamaged

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from service.usage.periods.chunk_cache import ChunkCache
 from service.usage.periods.model import KeptPeriod
+from service.usage.periods.reading.chunk_cache import ChunkCache
 from service.usage.periods.store import CHUNKS_AT_ONCE
 from service.usage.snapshots.item_rows import ItemRows, rows_of_chunk
 from service.usage.snapshots.kept import decode_chunk

@@ -7,15 +7,15 @@ with its price at that time.
 import structlog
 
 from service.usage.periods import metrics
-from service.usage.periods.contents import Difference
-from service.usage.periods.late_messages import find_late
+from service.usage.periods.keeping.contents import Difference
+from service.usage.periods.keeping.late_messages import find_late
+from service.usage.periods.keeping.revisions import Candidate, Revisions
 from service.usage.periods.model import (
     Adjustments,
     KeptPeriod,
     split_digests,
 )
 from service.usage.periods.publication import Adjustment
-from service.usage.periods.revisions import Candidate, Revisions
 
 log = structlog.get_logger()
 

@@ -11,9 +11,9 @@ from typing import Final
 
 from service.instants import format_instant
 from service.storage.lru_cache import LruCache
-from service.usage.periods.chunk_cache import ChunkCache
 from service.usage.periods.model import KeptPeriod
-from service.usage.periods.revision_rows import revision_id
+from service.usage.periods.reading.chunk_cache import ChunkCache
+from service.usage.periods.reading.revision_rows import revision_id
 from service.usage.periods.tables import CLOSED
 from service.usage.pricing.plans import PLANS_BY_ID, Plan
 from service.usage.reports import Resolved

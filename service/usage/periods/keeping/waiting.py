@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from service.usage.periods.contents import Fetched
+from service.usage.periods.keeping.contents import Fetched
 
 MAX_WAITING: Final = 4
 """Each has its columns in memory."""

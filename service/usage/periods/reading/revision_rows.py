@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from service.usage.periods.chunk_cache import ChunkCache
 from service.usage.periods.model import KeptPeriod
+from service.usage.periods.reading.chunk_cache import ChunkCache
 from service.usage.snapshots.cursors import MessageCursor
 from service.usage.snapshots.errors import RangeNotCovered
 from service.usage.snapshots.kept_rows import (

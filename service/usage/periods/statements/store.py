@@ -10,7 +10,7 @@ from service.storage.bulk_inserts import insert_by
 from service.storage.database import Database
 from service.storage.uses import Use
 from service.usage.periods.model import KeptPeriod
-from service.usage.periods.statements import FIRST_PREVIOUS, Statement
+from service.usage.periods.statements.digests import FIRST_PREVIOUS, Statement
 from service.usage.periods.tables import CLOSED, periods, statements
 
 _LAST: Final = select(statements).order_by(statements.c.period_number.desc()).limit(1)

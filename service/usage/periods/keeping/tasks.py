@@ -8,13 +8,13 @@ from service.storage.database import Database
 from service.storage.errors import StorageError
 from service.storage.maintenance import in_background
 from service.usage.periods.calendar import Schedule
-from service.usage.periods.closing import Closing, MonthSource
-from service.usage.periods.keeper import Keeper
-from service.usage.periods.months import Months
+from service.usage.periods.keeping.closing import Closing, MonthSource
+from service.usage.periods.keeping.keeper import Keeper
+from service.usage.periods.keeping.months import Months
+from service.usage.periods.keeping.recorder import Recorder, running_recorder
+from service.usage.periods.keeping.retention import PeriodRetention
 from service.usage.periods.observer import PeriodObserver, UnobservedPeriods
-from service.usage.periods.recorder import Recorder, running_recorder
-from service.usage.periods.retention import PeriodRetention
-from service.usage.periods.sealing import Sealing
+from service.usage.periods.statements.sealing import Sealing
 
 
 @asynccontextmanager

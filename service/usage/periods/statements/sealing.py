@@ -16,12 +16,12 @@ from service.instants import now_us
 from service.storage.database import Database
 from service.storage.maintenance import repeat_logged
 from service.usage.periods import metrics
-from service.usage.periods.chunk_cache import ChunkCache
-from service.usage.periods.kept_items import read_contents
-from service.usage.periods.statement_store import StatementStore, Unsealed
-from service.usage.periods.statements import Statement, StatementHash
+from service.usage.periods.reading.chunk_cache import ChunkCache
+from service.usage.periods.reading.kept_items import read_contents
+from service.usage.periods.reading.whole_periods import BYTES_PER_MESSAGE
+from service.usage.periods.statements.digests import Statement, StatementHash
+from service.usage.periods.statements.store import StatementStore, Unsealed
 from service.usage.periods.store import PeriodStore
-from service.usage.periods.whole_periods import BYTES_PER_MESSAGE
 from service.usage.snapshots.item_rows import csv_of_chunk
 from service.usage.snapshots.worker import PricingWorkers
 

@@ -6,7 +6,7 @@ import structlog
 
 from service.storage.database import Database
 from service.usage.periods import metrics
-from service.usage.periods.contents import Contents, Difference
+from service.usage.periods.keeping.contents import Contents, Difference
 from service.usage.periods.model import KeptPeriod, SnapshotContent
 from service.usage.periods.observer import PeriodObserver
 from service.usage.periods.publication import Publication, Publisher

@@ -7,19 +7,19 @@ from typing import Final, NamedTuple, TypeVar
 from service.settings import Settings
 from service.storage.database import Database
 from service.usage.parameters import find_plan
-from service.usage.periods.chunk_cache import ChunkCache
 from service.usage.periods.errors import PeriodNotKept, PeriodReplaced, TextsNotKept
-from service.usage.periods.kept_items import read_items
 from service.usage.periods.model import KeptPeriod
-from service.usage.periods.revision_rows import RevisionRows
-from service.usage.periods.store import PeriodStore
-from service.usage.periods.tables import CLOSED
-from service.usage.periods.whole_periods import (
+from service.usage.periods.reading.chunk_cache import ChunkCache
+from service.usage.periods.reading.kept_items import read_items
+from service.usage.periods.reading.revision_rows import RevisionRows
+from service.usage.periods.reading.whole_periods import (
     WholePeriods,
     ends_on_of,
     price_anew,
     summary_of,
 )
+from service.usage.periods.store import PeriodStore
+from service.usage.periods.tables import CLOSED
 from service.usage.pricing.plans import Plan
 from service.usage.snapshot import Slot, answer_headers, log_values_of
 from service.usage.snapshots.columns import Summary

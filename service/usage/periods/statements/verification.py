@@ -6,9 +6,13 @@ from enum import StrEnum
 from msgspec import Struct
 
 from service.storage.database import Database
-from service.usage.periods.period_check import Difference, OnChunk, PeriodCheck
-from service.usage.periods.statement_store import Link, StatementStore
-from service.usage.periods.statements import FIRST_PREVIOUS, Statement
+from service.usage.periods.statements.digests import FIRST_PREVIOUS, Statement
+from service.usage.periods.statements.period_check import (
+    Difference,
+    OnChunk,
+    PeriodCheck,
+)
+from service.usage.periods.statements.store import Link, StatementStore
 from service.usage.periods.tables import CLOSED
 
 

@@ -15,8 +15,8 @@ import structlog
 from service.storage.errors import StorageError
 from service.usage.errors import WorkerLost
 from service.usage.periods import metrics
-from service.usage.periods.contents import Fetched
-from service.usage.periods.waiting import WaitingSnapshots
+from service.usage.periods.keeping.contents import Fetched
+from service.usage.periods.keeping.waiting import WaitingSnapshots
 from service.usage.snapshot import Snapshot
 from service.usage.snapshots.errors import SnapshotError
 

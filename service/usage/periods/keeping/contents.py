@@ -16,9 +16,12 @@ from service.usage.periods.changes import (
     find_readable,
     is_message_shared,
 )
-from service.usage.periods.kept_credits import RestoredChanges, restore_changes
 from service.usage.periods.model import KeptPeriod, SnapshotContent
 from service.usage.periods.publication import OtherRevision, StoredPages
+from service.usage.periods.statements.kept_credits import (
+    RestoredChanges,
+    restore_changes,
+)
 from service.usage.periods.store import CHUNKS_AT_ONCE, PeriodStore
 from service.usage.periods.tables import CLOSED
 from service.usage.snapshot import Snapshot

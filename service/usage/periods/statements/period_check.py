@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from service.instants import format_instant
 from service.storage.database import Database
-from service.usage.periods.kept_credits import find_altered
 from service.usage.periods.model import KeptPeriod
-from service.usage.periods.statements import Statement, StatementHash
+from service.usage.periods.statements.digests import Statement, StatementHash
+from service.usage.periods.statements.kept_credits import find_altered
 from service.usage.periods.store import CHUNKS_AT_ONCE, PeriodStore
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT
 from service.usage.pricing.timestamps import read_instants

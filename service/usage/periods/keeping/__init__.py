@@ -1,0 +1,1 @@
+"""Keeping: snapshots become revisions, and old periods are closed or removed."""

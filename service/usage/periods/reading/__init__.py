@@ -1,0 +1,1 @@
+"""Reads of kept periods: few chunks answer most requests."""

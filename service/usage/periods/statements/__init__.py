@@ -1,0 +1,1 @@
+"""Statements: closed periods with digests that anybody can compute and verify."""
