@@ -2277,7 +2277,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `internal_error`: The service failed */
+            /** @description `period_damaged`: A part of the kept period is damaged. `internal_error`: The service failed */
             500: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2286,7 +2286,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "internal_error";
+                        code?: "period_damaged" | "internal_error";
                         /** @constant */
                         status?: 500;
                     };
