@@ -353,7 +353,7 @@ async def cause_vehicles(
     await service.get("/vehicles/lookup", params={"vin": unknown})
     with monkeypatch.context() as patched:
         away = Mock(side_effect=StorageUnavailable("away"))
-        patched.setattr(Database, "writing", away)
+        patched.setattr(Database, "_writer", away)
         await service.get("/vehicles/lookup", params={"vin": known})
         patched.setattr(Database, "reading", away)
         await service.get("/vehicles/lookup", params={"vin": "1XKWDB0X57J211825"})
