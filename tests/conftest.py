@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -256,8 +256,19 @@ async def storage(
         await migrate(settings)
         yield settings
     finally:
-        await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+        await drop_schema(connection, schema)
         await connection.close()
+
+
+async def drop_schema(connection: asyncpg.Connection, schema: str) -> None:
+    """Remove a schema, also while the server ends the last statement of a service."""
+    async with asyncio.timeout(GIVE_UP_S):
+        while True:
+            # The server ends a statement later than its client. A deadlock with it
+            # rolls the removal back; that statement then runs to its end.
+            with suppress(asyncpg.DeadlockDetectedError):
+                await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+                return
 
 
 @pytest.fixture

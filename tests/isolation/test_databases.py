@@ -303,8 +303,8 @@ async def test_a_server_that_is_stopped(
         failed = [
             (each["use"], each["operation"])
             for each in lines(service, "storage.failed")
-            # On a slow machine, a removal in the background fails too.
-            if each["use"] != "retention"
+            # Work in the background may be in progress, and fail too.
+            if each["use"] not in {"retention", "periods"}
         ]
         assert failed == [("event_queries", "read")] * 2
         assert all(each["reason"] for each in lines(service, "storage.failed"))
