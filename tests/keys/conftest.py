@@ -49,6 +49,7 @@ def serve(
             "server": {"port": 0, "drain_s": 0.0},
             "upstream": {"base_url": sandbox.url},
             "events": {"enabled": True},
+            "periods": {"enabled": True},
             "vehicles": {"enabled": True, "base_url": sandbox.url + VPIC_PATH},
             "storage": {"url": storage.url},
             "cache": {"ttl_s": 600.0},

@@ -251,12 +251,13 @@ async def test_without_a_database_there_are_no_keys(
     off = {"enabled": False}
     file = tmp_path / "other.db"
     storage = {"url": f"sqlite+aiosqlite:///{file}"}
-    async with serve(events=off, vehicles=off, storage=storage) as service:
+    parts = {"events": off, "periods": off, "vehicles": off, "storage": storage}
+    async with serve(**parts) as service:
         assert (await ask(service, "GET", "/usage"))[0] == 200
         assert (await ask(service, "GET", "/usage", "cu_wrong"))[0] == 200
         assert (await ask(service, "GET", "/keys"))[0] == 404
         assert not file.exists()
-    async with serve(auth=ALL, events=off, vehicles=off, storage=storage) as service:
+    async with serve(auth=ALL, **parts) as service:
         assert (await ask(service, "GET", "/usage"))[0] == 401
         assert (await ask(service, "GET", "/keys"))[0] == 401
         assert file.exists()
@@ -266,7 +267,8 @@ def test_the_document_has_the_keys_of_the_settings(settings: MakeSettings) -> No
     """Each operation has its scope, and security exactly where a key is needed."""
     enabled = {"enabled": True}
     for require in REQUIRES.values():
-        document = openapi(settings(auth=require, events=enabled, vehicles=enabled))
+        parts = dict.fromkeys(("events", "periods", "vehicles"), enabled)
+        document = openapi(settings(auth=require, **parts))
         required = load(options={"auth": require}).settings.auth.required
         for method, path, endpoint in operations():
             operation = document["paths"][path][method.lower()]
