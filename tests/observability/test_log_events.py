@@ -44,9 +44,9 @@ from service.usage.periods.keeping import recorder as recording
 from service.usage.periods.keeping import tasks as keeping
 from service.usage.periods.keeping.closing import Closing
 from service.usage.periods.keeping.contents import Fetched
-from service.usage.periods.keeping.keeper import Keeper
 from service.usage.periods.keeping.recorder import Recorder
 from service.usage.periods.keeping.retention import PeriodRetention
+from service.usage.periods.keeping.upstream_periods import UpstreamPeriods
 from service.usage.periods.statements.sealing import Sealing
 from service.usage.periods.tables import CLOSED, chunks, periods
 from service.vehicles.completion import Completion
@@ -478,14 +478,14 @@ async def cause_periods(
         cache={"confirm_shrink_s": 0.0},
     )
     kept = asyncio.Queue[None]()
-    keep = Keeper.keep
+    keep = UpstreamPeriods.keep
 
-    async def note(keeper: Keeper, fetched: Fetched, skipped: int) -> None:
+    async def note(keeper: UpstreamPeriods, fetched: Fetched, skipped: int) -> None:
         await keep(keeper, fetched, skipped)
         kept.put_nowait(None)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Keeper, "keep", note)
+        patched.setattr(UpstreamPeriods, "keep", note)
         later = message(4, timestamp="2024-05-29T03:25:03.613Z")
         for some in ([1], [1, 2], [3], []):
             messages = [message(each) for each in some] or [later]
@@ -496,7 +496,7 @@ async def cause_periods(
         patched.setattr(recording, "RETRY_S", 0.0)
         for error in (StorageUnavailable("away"), ZeroDivisionError()):
             failing = AsyncMock(side_effect=[error, None])
-            patched.setattr(Keeper, "keep", failing)
+            patched.setattr(UpstreamPeriods, "keep", failing)
             await cause_catching_up(service, failing)
     await cause_months(client, sandbox, tmp_path, monkeypatch)
 
@@ -553,7 +553,7 @@ async def cause_catching_up(service: Client, failing: AsyncMock) -> None:
     assert service.app is not None
     cached = service.app[SNAPSHOTS].current
     assert cached is not None
-    recorder = Recorder(Keeper(Mock(), Mock()))
+    recorder = Recorder(UpstreamPeriods(Mock(), Mock()))
     recorder.keep(cached.snapshot, 0)
     running = asyncio.create_task(recorder.run())
     async with asyncio.timeout(GIVE_UP_S):

@@ -12,7 +12,7 @@ from service.settings import StorageSettings
 from service.storage.database import Database, open_database
 from service.storage.errors import StorageUnavailable
 from service.usage.periods.keeping import recorder
-from service.usage.periods.keeping.keeper import Keeper
+from service.usage.periods.keeping.upstream_periods import UpstreamPeriods
 from tests.conftest import Client, message
 from tests.metric_samples import growth
 from tests.usage.periods.conftest import (
@@ -142,7 +142,7 @@ async def test_what_an_outage_has_hidden_is_named(
     added = growth()
     monkeypatch.setattr(recorder, "RETRY_S", 0.0)
     with monkeypatch.context() as away:
-        away.setattr(Keeper, "keep", _fail)
+        away.setattr(UpstreamPeriods, "keep", _fail)
         for messages in (
             APRIL[:1],
             APRIL,

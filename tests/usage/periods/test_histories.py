@@ -25,8 +25,8 @@ from service.usage.periods.calendar import Schedule
 from service.usage.periods.keeping import closing
 from service.usage.periods.keeping.closing import Closing, MonthSource
 from service.usage.periods.keeping.contents import Fetched
-from service.usage.periods.keeping.keeper import Keeper
 from service.usage.periods.keeping.months import Months
+from service.usage.periods.keeping.upstream_periods import UpstreamPeriods
 from service.usage.periods.observer import UnobservedPeriods
 from service.usage.periods.reading.chunk_cache import ChunkCache
 from service.usage.periods.reading.kept_items import read_items
@@ -208,7 +208,7 @@ async def keep_all(history: list[State], since: int, empty_file: Path) -> None:
     upstream = Upstream()
     refresher = upstream.refresher(source=upstream)
     async with copied(empty_file) as database:
-        keeper, kept = Keeper(database, UnobservedPeriods()), Kept(database)
+        keeper, kept = UpstreamPeriods(database, UnobservedPeriods()), Kept(database)
         for number, state in enumerate(history, START_US):
             upstream.state = state
             snapshot = await refresher.run(None, is_servable=False)

@@ -89,4 +89,4 @@ async def test_a_snapshot_of_the_open_period_ends_the_doubt() -> None:
     for _ in range(10):
         assert await upstream.judge("2024-03-01") == Doubt.BEGINS_EARLIER
         upstream.clock.pass_s(CONFIRM_S / 2)
-        upstream.succession.settle()
+        upstream.succession.end_doubt()

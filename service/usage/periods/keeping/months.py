@@ -9,12 +9,7 @@ from service.storage.database import Database
 from service.usage.periods.calendar import Schedule
 from service.usage.periods.keeping.adjusting import Adjusting
 from service.usage.periods.keeping.contents import Fetched, content_of
-from service.usage.periods.keeping.revisions import (
-    MAX_TRIES,
-    Candidate,
-    Revisions,
-    log_doubt,
-)
+from service.usage.periods.keeping.revisions import Candidate, Revisions, log_doubt
 from service.usage.periods.model import KeptPeriod
 from service.usage.periods.observer import PeriodObserver
 from service.usage.periods.publication import OtherRevision, is_newer, is_same
@@ -45,7 +40,6 @@ class Months:
         self._keep_texts = keep_texts
         self._revisions = Revisions(database, observer)
         self._adjusting = Adjusting(self._revisions)
-        self._observer = observer
         self._schedule = schedule
         self._is_complete = is_complete
 
@@ -70,14 +64,7 @@ class Months:
         """
         content = await content_of(fetched, keep_texts=self._keep_texts)
         candidate = Candidate(fetched.snapshot, content, skipped)
-        for _ in range(MAX_TRIES):
-            with suppress(OtherRevision):
-                await self.learn()
-                period = await self._keep(candidate)
-                if period is not None:
-                    await self._observer.confirmed(period)
-                return
-        raise OtherRevision("other processes publish all the time")
+        await self._revisions.keep(candidate, self._keep)
 
     async def close(self, period: KeptPeriod, grace_us: int) -> None:
         """Close a month whose grace is over; raises `StorageError`.
@@ -100,6 +87,7 @@ class Months:
         A snapshot of other bounds is not kept: after a change of the settings, the next
         one has those of the kept periods.
         """
+        await self.learn()
         span, store = candidate.snapshot.span, self._revisions.store
         if span is None or self._schedule.month_of(span.begin) != span:
             return None

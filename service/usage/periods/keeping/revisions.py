@@ -1,5 +1,7 @@
 """Revisions of kept periods: comparison with a snapshot, and its publication."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import structlog
@@ -9,7 +11,7 @@ from service.usage.periods import metrics
 from service.usage.periods.keeping.contents import Contents, Difference
 from service.usage.periods.model import KeptPeriod, SnapshotContent
 from service.usage.periods.observer import PeriodObserver
-from service.usage.periods.publication import Publication, Publisher
+from service.usage.periods.publication import OtherRevision, Publication, Publisher
 from service.usage.periods.store import PeriodStore
 from service.usage.snapshot import Snapshot
 from service.usage.snapshots.spans import Span
@@ -29,6 +31,9 @@ class Candidate(NamedTuple):
     """Snapshots before it that were never compared."""
 
 
+KeepOnce = Callable[[Candidate], Awaitable[KeptPeriod | None]]
+
+
 class Revisions:
     """Writes revisions; all methods raise `StorageError` and `OtherRevision`."""
 
@@ -36,6 +41,20 @@ class Revisions:
         self.store = PeriodStore(database)
         self.contents = Contents(self.store)
         self.publisher = Publisher(database, observer)
+        self._observer = observer
+
+    async def keep(self, candidate: Candidate, keep_once: KeepOnce) -> None:
+        """Keep a snapshot, and repeat it while other processes publish revisions.
+
+        `keep_once` returns the period if its figures are those of the snapshot now.
+        """
+        for _ in range(MAX_TRIES):
+            with suppress(OtherRevision):
+                period = await keep_once(candidate)
+                if period is not None:
+                    await self._observer.confirmed(period)
+                return
+        raise OtherRevision("other processes publish all the time")
 
     async def compare(self, candidate: Candidate, period: KeptPeriod) -> Difference:
         """Return the chunks that only one of a snapshot and a period has.

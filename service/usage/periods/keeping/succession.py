@@ -1,4 +1,4 @@
-"""Decision what a snapshot is that has no message in common with the open period."""
+"""Decision on a snapshot that shares no message with the open period."""
 
 import asyncio
 import time
@@ -40,8 +40,8 @@ class Succession:
         self._clock = clock
         self._doubtful_since: float | None = None
 
-    def settle(self) -> None:
-        """Note a snapshot of the open period, which ends all doubt."""
+    def end_doubt(self) -> None:
+        """Forget the doubt, after a snapshot of the open period."""
         self._doubtful_since = None
 
     async def judge(
@@ -59,7 +59,7 @@ class Succession:
         if self._doubtful_since is None:
             self._doubtful_since = now
         if doubt is None or now - self._doubtful_since >= CONFIRM_S:
-            self.settle()
+            self.end_doubt()
             return None
         return doubt
 

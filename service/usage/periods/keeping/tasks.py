@@ -9,10 +9,10 @@ from service.storage.errors import StorageError
 from service.storage.maintenance import in_background
 from service.usage.periods.calendar import Schedule
 from service.usage.periods.keeping.closing import Closing, MonthSource
-from service.usage.periods.keeping.keeper import Keeper
 from service.usage.periods.keeping.months import Months
 from service.usage.periods.keeping.recorder import Recorder, running_recorder
 from service.usage.periods.keeping.retention import PeriodRetention
+from service.usage.periods.keeping.upstream_periods import UpstreamPeriods
 from service.usage.periods.observer import PeriodObserver, UnobservedPeriods
 from service.usage.periods.statements.sealing import Sealing
 
@@ -35,7 +35,7 @@ async def running_keeping(
     ):
         keep_texts = settings.periods.keep_texts
         if not settings.has_calendar:
-            keeper = Keeper(database, observer, keep_texts=keep_texts)
+            keeper = UpstreamPeriods(database, observer, keep_texts=keep_texts)
             async with running_recorder(keeper) as recorder:
                 yield recorder
             return

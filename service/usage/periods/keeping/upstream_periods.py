@@ -1,27 +1,21 @@
 """Keeping of snapshots where the upstream decides what a period is."""
 
-from contextlib import suppress
 from typing import Final
 
 from service.storage.database import Database
 from service.usage.periods.keeping.adjusting import Adjusting
 from service.usage.periods.keeping.contents import Difference, Fetched, content_of
-from service.usage.periods.keeping.revisions import (
-    MAX_TRIES,
-    Candidate,
-    Revisions,
-    log_doubt,
-)
+from service.usage.periods.keeping.revisions import Candidate, Revisions, log_doubt
 from service.usage.periods.keeping.succession import Doubt, Succession
 from service.usage.periods.model import KeptPeriod
 from service.usage.periods.observer import PeriodObserver
-from service.usage.periods.publication import OtherRevision, is_newer, is_same
+from service.usage.periods.publication import is_newer, is_same
 
 COMPARED_PERIODS: Final = 12
 """Closed periods with which a snapshot is compared before it becomes a period."""
 
 
-class Keeper:
+class UpstreamPeriods:
     """Keeps a snapshot as a revision of the open period, or as a new period."""
 
     def __init__(
@@ -34,7 +28,6 @@ class Keeper:
         self._keep_texts = keep_texts
         self._revisions = Revisions(database, observer)
         self._adjusting = Adjusting(self._revisions)
-        self._observer = observer
         self._succession = Succession()
 
     async def keep(self, fetched: Fetched, skipped: int) -> None:
@@ -44,13 +37,7 @@ class Keeper:
         """
         content = await content_of(fetched, keep_texts=self._keep_texts)
         candidate = Candidate(fetched.snapshot, content, skipped)
-        for _ in range(MAX_TRIES):
-            with suppress(OtherRevision):
-                period = await self._keep(candidate)
-                if period is not None:
-                    await self._observer.confirmed(period)
-                return
-        raise OtherRevision("other processes publish all the time")
+        await self._revisions.keep(candidate, self._keep)
 
     async def _keep(self, candidate: Candidate) -> KeptPeriod | None:
         """Return the period as it is kept now; None unless it is as the snapshot."""
@@ -60,12 +47,12 @@ class Keeper:
         if not is_newer(candidate.content, period):
             is_confirmed = is_same(candidate.content, period)
             if is_confirmed:
-                self._succession.settle()
+                self._succession.end_doubt()
             return period if is_confirmed else None
         difference = await self._revisions.compare(candidate, period)
         if not await difference.belongs():
             return await self._replace(candidate, period, difference)
-        self._succession.settle()
+        self._succession.end_doubt()
         return await self._revisions.publish(candidate, period, difference)
 
     async def _replace(
