@@ -122,7 +122,7 @@ def create_app(
     app[PUBLIC_URL] = str(URL(settings.server.public_url)).rstrip("/")
     app[UNSENT] = UnsentBytes(settings.server.max_unsent_bytes)
     app[bodies.BODIES] = bodies.open_lane(limits, settings)
-    app[usage.LANES] = open_usage_lanes(limits.clients.group_of, settings)
+    app[periods.LANES] = open_usage_lanes(limits.clients.group_of, settings)
     app[events.QUERIES] = events.open_lane(limits, settings)
     app[vehicles.LANES] = open_lanes(limits.clients.group_of, settings)
     app[health.TRAFFIC] = health.Traffic()
@@ -315,7 +315,7 @@ def _parts(
 ) -> Parts:
     """Return the parts that an operator sees and changes."""
     circuits: dict[str, Circuit] = {COPILOT.name: UpstreamCircuit(client.guard)}
-    lanes = [app[bodies.BODIES], *app[usage.LANES], app[events.QUERIES]]
+    lanes = [app[bodies.BODIES], *app[periods.LANES], app[events.QUERIES]]
     if vehicles.LOOKUPS in app and (vpic := app[vehicles.LOOKUPS].guard):
         circuits["vpic"] = UpstreamCircuit(vpic)
     if database is not None:

@@ -10,7 +10,6 @@ from msgspec import Meta
 from service.observability.metrics import SUCCESS
 from service.usage import metrics, problems
 from service.usage.handlers import (
-    LANES,
     PLAN_HEADERS,
     REFRESH_PROBLEMS,
     PlanParameters,
@@ -22,6 +21,7 @@ from service.usage.periods.export_files import (
     MEDIA_TYPES,
     ExportFormat,
 )
+from service.usage.periods.handlers import LANES
 from service.usage.periods.reading.reader import UsageView
 from service.usage.snapshot import REVISION_HEADER
 from service.web.client_stream import ClientStream

@@ -13,12 +13,11 @@ from service.usage import problems
 from service.usage.cache import SnapshotCache
 from service.usage.forecast.forecasts import Forecasts
 from service.usage.forecast.model import Forecast, NoForecast
-from service.usage.lanes import Lanes
 from service.usage.model import PlanItem, PlansAnswer, PlanStepItem
 from service.usage.parameters import parse_sort, parse_zone
 from service.usage.periods import problems as period_problems
 from service.usage.periods.errors import PeriodNotKept
-from service.usage.periods.handlers import KEPT, PeriodName
+from service.usage.periods.handlers import KEPT, LANES, PeriodName
 from service.usage.periods.reading.reader import Slots, UsageView
 from service.usage.pricing.plans import HUNDREDTHS_PER_CREDIT, PLANS, PlanStep
 from service.usage.repeats import RepeatedUsage, RequestKind, UsageRepeats
@@ -67,7 +66,6 @@ _MESSAGE_ID: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 SNAPSHOTS: Final = web.AppKey("snapshots", SnapshotCache)
 REPEATS: Final = web.AppKey("usage_repeats", UsageRepeats)
 FORECASTS: Final = web.AppKey("usage_forecasts", Forecasts)
-LANES: Final = web.AppKey("usage_lanes", Lanes)
 
 REFRESH_PROBLEMS: Final = (
     problems.MESSAGES_UNAVAILABLE,

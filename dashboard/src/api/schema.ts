@@ -2292,7 +2292,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `usage_queries_full`: Too many queries on the period wait. `usage_query_timeout`: The query on the period takes too long. `storage_unavailable`: The database is unavailable. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -2302,7 +2302,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "overloaded" | "request_timeout";
+                        code?: "usage_queries_full" | "usage_query_timeout" | "storage_unavailable" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };

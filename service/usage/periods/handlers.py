@@ -6,6 +6,8 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from service.instants import format_instant
+from service.usage import problems as usage_problems
+from service.usage.lanes import Lanes
 from service.usage.periods import problems
 from service.usage.periods.change_queries import ChangesPlace
 from service.usage.periods.listing import Listing
@@ -28,6 +30,7 @@ MAX_ID_CHARS: Final = 40
 
 KEPT: Final = web.AppKey("kept_periods", KeptSnapshots)
 LISTING: Final = web.AppKey("period_listing", Listing)
+LANES: Final = web.AppKey("usage_lanes", Lanes)
 
 PeriodName = Annotated[
     Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)] | None,
@@ -105,6 +108,8 @@ async def list_periods(
         INVALID_PARAMETER,
         problems.PERIOD_NOT_KEPT,
         problems.PERIOD_DAMAGED,
+        usage_problems.QUERIES_FULL,
+        usage_problems.QUERY_TIMEOUT,
         STORAGE_UNAVAILABLE,
     ),
     headers={"Link": "The next page, where there is one."},
@@ -117,10 +122,12 @@ async def list_changes(
     Without `period`, the open one; without `since`, since nothing was used.
     """
     kept, place = request.app[KEPT], parse_cursor(parameters.cursor, ChangesPlace)
-    period = await kept.find_or_open(parameters.period)
     since = _since(parameters.since)
-    finding = kept.store.changes(period, since, place, parameters.limit)
-    found = await kept.chunks.checked(period, finding)
+    # A page of changes is decoded from thousands.
+    async with request.app[LANES].queries.enter(request):
+        period = await kept.find_or_open(parameters.period)
+        finding = kept.store.changes(period, since, place, parameters.limit)
+        found = await kept.chunks.checked(period, finding)
     answer = ChangesAnswer(
         period=period.period,
         changes=[
