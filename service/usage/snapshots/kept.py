@@ -22,6 +22,7 @@ from service.usage.snapshots.sharing import PackedColumns
 
 DIGEST_BYTES: Final = 16
 TEXT_HASH_BYTES: Final = 8
+HASHED_ROWS: Final = 16_384
 COMPRESSION: Final = 1
 """Higher levels of zlib take a multiple of the time for a few percent of the size."""
 
@@ -67,10 +68,12 @@ _decoder: Final = msgspec.msgpack.Decoder(KeptColumns)
 
 def hash_texts(sent: Parts[Message], known: TextHashes) -> TextHashes:
     """Return the hash of each text; those of the first messages are `known`."""
-    hashes = b"".join(
-        hash_text(each.text.encode("utf-8", "surrogatepass"))
-        for each in sent[len(known) :]
-    )
+    hashes = bytearray()
+    # By blocks: the memory of a million small objects would not be returned afterwards.
+    for begin in range(len(known), len(sent), HASHED_ROWS):
+        block = sent[begin : begin + HASHED_ROWS]
+        texts = (each.text.encode("utf-8", "surrogatepass") for each in block)
+        hashes += b"".join(map(hash_text, texts))
     return np.concatenate([known, np.frombuffer(hashes, "<u8")])
 
 
