@@ -160,7 +160,11 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet \
 	--universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-strip-extras --no-annotate --no-emit-index-url pyproject.toml
 
-lock: $(SETUP) ## resolve the dependencies anew; ARGS=--upgrade for newer versions
+# Only uv must be there: with a new dependency, the environment does not fit the locks yet.
+$(BIN)/uv:
+	@$(call alone,scripts/setup-venv)
+
+lock: $(BIN)/uv ## resolve the dependencies anew; ARGS=--upgrade for newer versions
 	@$(COMPILE) --group dev --output-file requirements-dev.lock $(ARGS)
 	@$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group build \
