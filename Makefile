@@ -155,7 +155,8 @@ clean: ## remove all that these targets made
 # Exact versions and hashes of all that is installed, the same on every platform.
 # The widest set is resolved first; two others are cut from it. The load tools never
 # share an environment with the service, so they are resolved by themselves. The locks
-# are installed without resolving, so what extras require must be in them too.
+# are installed without resolving, so what extras require must be in them too. The image
+# has the extra nats: a deployment with a queue must not need an image of its own.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet \
 	--universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-strip-extras --no-annotate --no-emit-index-url pyproject.toml
@@ -166,7 +167,7 @@ $(BIN)/uv:
 
 lock: $(BIN)/uv ## resolve the dependencies anew; ARGS=--upgrade for newer versions
 	@$(COMPILE) --group dev --output-file requirements-dev.lock $(ARGS)
-	@$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock
+	@$(COMPILE) --extra nats --constraint requirements-dev.lock --output-file requirements.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group build \
 		--constraint requirements-dev.lock --output-file requirements-build.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group load \

@@ -165,6 +165,13 @@ def test_an_incomplete_lock_is_found(package: str) -> None:
     assert any(f"requires {package}" in each for each in problems)
 
 
+def test_the_image_can_use_a_queue() -> None:
+    """Its lock has the extra `nats`, though the project does not require it."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+    assert "nats-py" in locked(text, environment_of("3.13", "linux"))
+
+
 def test_the_image_is_built_with_what_ci_uses() -> None:
     """CI builds the dashboard with the Node.js of the Dockerfile."""
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_bytes())
