@@ -8,6 +8,7 @@ ARGS ?=
 BIN := .venv/bin
 SETUP := .venv/.set-up
 LOAD := .venv-load/.set-up
+RAY := .venv-ray/.set-up
 SOURCES := service tests benchmarks scripts clients
 PACKAGES := dashboard/node_modules/.set-up
 PAGE := service/web/static/dashboard/index.html
@@ -27,7 +28,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help .venv run dashboard test test-page check check-code check-page
 .PHONY: check-page-types check-image check-locks format format-page bench soak load lock
-.PHONY: client image
+.PHONY: client image ray
 .PHONY: clean
 
 help: ## list the targets
@@ -59,6 +60,9 @@ dashboard: $(PAGE) ## build the page that is served at /dashboard/
 $(LOAD): requirements-load.lock $(SETUP)
 	@$(call alone,scripts/setup-load)
 
+$(RAY): requirements-ray.lock $(SETUP)
+	@$(call alone,scripts/setup-ray)
+
 # --- everyday -------------------------------------------------------------------------
 
 run: $(SETUP) ## serve on 127.0.0.1:8000 against the embedded sandbox
@@ -76,7 +80,10 @@ PAGE_TESTED = $(if $(ARGS),$(if $(findstring tests/browser,$(ARGS)),dashboard),t
 
 test check: export NODE_REQUIRED := $(or $(CI),$(filter required,$(SERVICES)))
 
-test: $(SETUP) ## run the tests; all of them must cover 95 %, ARGS="-k rating" only some
+# Without Ray, its tests are skipped.
+RAY_TESTED = $(if $(filter required,$(SERVICES)),$(RAY))
+
+test: $(SETUP) $(RAY_TESTED) ## run the tests; all of them must cover 95 %, ARGS="-k rating" only some
 	@$(if $(PAGE_TESTED),$(WITH_NODE) 'the dashboard is not tested' $(AGAIN) $(PAGE_TESTED))
 	@$(BIN)/python -m pytest $(or $(ARGS),$(ALL_TESTS))
 
@@ -136,6 +143,9 @@ soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, SOAK_KILLS kills, o
 load: $(LOAD) ## load on a server of this machine: ARGS="steady --serve", "--help"
 	@.venv-load/bin/python -m benchmarks.load $(or $(ARGS),mixed --serve)
 
+ray: $(RAY) ## set up .venv-ray: the service with Ray, for the tests of bulk pricing
+	@:
+
 client: $(SETUP) ## build the Python client of applications in clients/python/dist
 	@cd clients/python && ../../$(BIN)/python -m hatchling build --clean
 
@@ -143,7 +153,7 @@ image: ## build the image, tagged with the version and as latest; needs Docker
 	@docker build --build-arg VERSION=$(VERSION) \
 		--tag copilot-usage:$(VERSION) --tag copilot-usage:latest .
 
-MADE := clients/python/dist dashboard/node_modules service/web/static .venv .venv-load .coverage .coverage.* \
+MADE := clients/python/dist dashboard/node_modules service/web/static .venv .venv-load .venv-ray .coverage .coverage.* \
 	.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 clean: ## remove all that these targets made
@@ -153,8 +163,8 @@ clean: ## remove all that these targets made
 # --- dependencies ---------------------------------------------------------------------
 
 # Exact versions and hashes of all that is installed, the same on every platform.
-# The widest set is resolved first; two others are cut from it. The load tools never
-# share an environment with the service, so they are resolved by themselves. The locks
+# The widest set is resolved first; others are cut from it. The load tools never share an
+# environment with the service, so they are resolved by themselves. The locks
 # are installed without resolving, so what extras require must be in them too. The image
 # has the extra nats: a deployment with a queue must not need an image of its own.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet \
@@ -172,3 +182,5 @@ lock: $(BIN)/uv ## resolve the dependencies anew; ARGS=--upgrade for newer versi
 		--constraint requirements-dev.lock --output-file requirements-build.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group load \
 		--output-file requirements-load.lock $(ARGS)
+	@$(COMPILE) --group ray --constraint requirements-dev.lock \
+		--output-file requirements-ray.lock $(ARGS)
