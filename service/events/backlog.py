@@ -8,7 +8,7 @@ in the queue, so that the events of one do not wait behind all events of another
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from msgspec import Struct
 
@@ -99,25 +99,45 @@ class Submission(Struct, eq=False):
     """The end of its wait."""
     is_complete: bool = False
 
+    @property
+    def size(self) -> int:
+        """The number of events."""
+        return len(self.received)
 
-class TurnQueue:
+
+class Waiting(Protocol):
+    """The events of one request, which wait."""
+
+    @property
+    def reservation(self) -> Reservation:
+        """The bytes that the request has reserved."""
+
+    @property
+    def size(self) -> int:
+        """The number of events."""
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+class TurnQueue(Generic[W]):
     """Waiting submissions, of which applications take turns."""
 
     def __init__(self) -> None:
         # In the order of turns; an application is removed with its last submission.
-        self._waiting: dict[str, deque[Submission]] = {}
+        self._waiting: dict[str, deque[W]] = {}
         self.requests = 0
         self.events = 0
 
-    def append(self, submission: Submission) -> None:
+    def append(self, submission: W) -> None:
         """Add a submission behind those of its application."""
         self._waiting.setdefault(submission.reservation.application, deque()).append(
             submission
         )
         self.requests += 1
-        self.events += len(submission.received)
+        self.events += submission.size
 
-    def remove(self, submission: Submission) -> bool:
+    def remove(self, submission: W) -> bool:
         """Remove a submission; return False if it does not wait any more."""
         waiting = self._waiting.get(submission.reservation.application, ())
         if submission not in waiting:
@@ -125,13 +145,13 @@ class TurnQueue:
         self._remove(submission)
         return True
 
-    def take_group(self, max_events: int) -> list[Submission]:
+    def take_group(self, max_events: int) -> list[W]:
         """Take the submissions whose turn it is: at least one, up to the maximum."""
-        group: list[Submission] = []
+        group: list[W] = []
         size = 0
         while self._waiting:
             application, waiting = next(iter(self._waiting.items()))
-            size += len(waiting[0].received)
+            size += waiting[0].size
             # No request is split, because all its events belong to one transaction.
             if group and size > max_events:
                 break
@@ -141,17 +161,17 @@ class TurnQueue:
                 self._waiting[application] = self._waiting.pop(application)
         return group
 
-    def take_all(self) -> list[Submission]:
+    def take_all(self) -> list[W]:
         """Take all submissions."""
         everything = [each for waiting in self._waiting.values() for each in waiting]
         self._waiting.clear()
         self.requests = self.events = 0
         return everything
 
-    def _remove(self, submission: Submission) -> None:
+    def _remove(self, submission: W) -> None:
         waiting = self._waiting[submission.reservation.application]
         waiting.remove(submission)
         if not waiting:
             del self._waiting[submission.reservation.application]
         self.requests -= 1
-        self.events -= len(submission.received)
+        self.events -= submission.size

@@ -39,6 +39,7 @@ PROBLEMS: Final = (
     *BODY_PROBLEMS,
     problems.TOO_MANY_EVENTS,
     problems.BACKLOG_FULL,
+    problems.QUEUE_UNAVAILABLE,
 )
 CALL: Final = {
     "messageId": "5c2a5f0e",

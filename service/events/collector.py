@@ -1,19 +1,20 @@
 """Collection of events: from a request's body to its receipt, and replays."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from service.events import metrics
+from service.events.arrivals import Arrivals
 from service.events.backlog import Reservation
 from service.events.clock_skew import UNKNOWN, Clocks
 from service.events.counting import Counting
 from service.events.failed_events import FailedEvents
-from service.events.ingest import Ingest, running_ingest
+from service.events.ingest import running_ingest
 from service.events.model import Event, EventFailure, Origin, Receipt
 from service.events.parsing import EventParser
 from service.events.queries import EventQueries
@@ -40,6 +41,33 @@ class Adapted(NamedTuple):
     """The time of the sender's clock that the body states, if it does."""
 
 
+class Acceptor(Protocol):
+    """The way of events from requests to the database."""
+
+    failure: str | None
+    """The reason why no events are accepted any more."""
+
+    @property
+    def backlog(self) -> tuple[int, int]:
+        """The events that wait, and the bytes of bodies."""
+
+    def reserve(self, application: str, size: int) -> Reservation:
+        """Reserve the bytes of a request's body before it is read."""
+
+    async def accept(
+        self, items: Sequence[Event | EventFailure], reservation: Reservation
+    ) -> Receipt:
+        """Accept a request's events; return the receipt."""
+
+    def submit(
+        self,
+        items: Sequence[Event | EventFailure],
+        reservation: Reservation,
+        end: Callable[[Receipt | Exception], None],
+    ) -> None:
+        """Accept a request's events; `end` gets what `accept` returns or raises."""
+
+
 class Collector:
     """Collects, queries and replays events; `open_collector` opens one."""
 
@@ -47,12 +75,13 @@ class Collector:
         self,
         settings: EventsSettings,
         database: Database,
-        ingest: Ingest,
+        ingest: Acceptor,
         parser: EventParser,
+        arrivals: Arrivals,
     ) -> None:
         self.settings = settings
         self.queries = EventQueries(database)
-        self.failed = FailedEvents(database, ingest, parser)
+        self.failed = FailedEvents(database, arrivals, parser)
         self.schemas = SchemaReload(settings, parser)
         self._breaker = database.breaker
         self._ingest = ingest
@@ -153,20 +182,38 @@ async def open_collector(
     parser = EventParser(
         load_types(settings, types_folder(settings)), settings.future_skew_s
     )
+    arrivals = Arrivals()
     async with AsyncExitStack() as stack:
         ingest = await stack.enter_async_context(
-            running_ingest(
-                settings,
-                EventStore(database),
-                every.limits.queue_wait_s,
-                overlaps=True,
-            )
+            _open_acceptor(every, database, arrivals)
         )
         await stack.enter_async_context(in_background(Counting(database).run()))
         retention = Retention(settings, database)
         if retention.is_on:
             await stack.enter_async_context(in_background(retention.run()))
-        yield Collector(settings, database, ingest, parser)
+        yield Collector(settings, database, ingest, parser, arrivals)
+
+
+@asynccontextmanager
+async def _open_acceptor(
+    every: Settings, database: Database, arrivals: Arrivals
+) -> AsyncIterator[Acceptor]:
+    """Open the way of events: to the database, or to a queue and its writer."""
+    settings, wait_s = every.events, every.limits.queue_wait_s
+    if not settings.queue_url:
+        store = EventStore(database)
+        async with running_ingest(
+            settings, store, wait_s, arrivals, overlaps=True
+        ) as ingest:
+            yield ingest
+        return
+    from service.events.queue.publisher import open_publisher
+    from service.events.queue.writer import open_writer
+
+    async with AsyncExitStack() as stack:
+        if settings.queue_writer:
+            await stack.enter_async_context(open_writer(settings, database))
+        yield await stack.enter_async_context(open_publisher(settings, wait_s))
 
 
 def _respond(post: RepeatedPost, outcome: Receipt | Exception) -> None:

@@ -5,6 +5,7 @@ EventsError
 │   ├── NotJson           the body is not JSON, or not of its media type.
 │   └── TooManyEvents     the body has more events than a request may have.
 ├── BacklogFull           too many events wait to be written.
+├── QueueUnavailable      the event queue does not answer.
 ├── WaitsFull             too many requests wait for events.
 ├── CursorAhead           the cursor is after the last event.
 ├── SessionNotFound       no event of the session is stored.
@@ -32,6 +33,12 @@ class TooManyEvents(BadBody):
 
 class BacklogFull(EventsError):
     """The events that wait to be written have reached `events.max_backlog`."""
+
+    retry_after_s = 1.0
+
+
+class QueueUnavailable(EventsError):
+    """The event queue does not answer; what was sent to it may be stored."""
 
     retry_after_s = 1.0
 

@@ -16,6 +16,7 @@ from sqlalchemy import Row, Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.events import metrics
+from service.events.arrivals import Arrivals
 from service.events.errors import FailedEventNotFound, ReplayRefused
 from service.events.failed_statements import (
     FailedFilter,
@@ -23,7 +24,6 @@ from service.events.failed_statements import (
     delete_failed,
     select_texts,
 )
-from service.events.ingest import Ingest
 from service.events.model import (
     DiscardStep,
     Event,
@@ -103,13 +103,13 @@ class FailedEvents:
     def __init__(
         self,
         database: Database,
-        ingest: Ingest,
+        arrivals: Arrivals,
         parser: EventParser,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._statements = FailedStatements(database.dialect)
-        self._ingest = ingest
+        self._arrivals = arrivals
         self._parser = parser
         self._clock = clock
 
@@ -227,8 +227,7 @@ class FailedEvents:
     ) -> Sequence[Replayed]:
         rows = (await connection.execute(select_texts(ids))).all()
         items = list(map(self._parse, rows))
-        # By the ingest, which keeps times of arrival unique in this process.
-        received = self._ingest.stamp(items)
+        received = self._arrivals.stamp(items)
         known = await digests_of(connection, received)
         outcomes = list(map(Replayed, items, compare(received, known)))
         done = [each.status != "failed" for each in outcomes]

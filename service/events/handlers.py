@@ -112,6 +112,7 @@ endpoints = Endpoints()
         *BODY_PROBLEMS,
         problems.TOO_MANY_EVENTS,
         problems.BACKLOG_FULL,
+        problems.QUEUE_UNAVAILABLE,
     ),
 )
 async def send_events(

@@ -11,18 +11,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from itertools import chain, count, islice, repeat
+from itertools import chain, islice
 from typing import Final
 
 import structlog
 
 from service.events import metrics
+from service.events.arrivals import Arrivals
 from service.events.backlog import FairBound, Reservation, Submission, TurnQueue
 from service.events.errors import BacklogFull
 from service.events.model import Event, EventFailure, Receipt
 from service.events.receipts import complete, end_with_receipt
-from service.events.store import EventStore, ReceivedEvent, Stored
-from service.instants import US_PER_S, now_us
+from service.events.store import EventStore, Stored
 from service.observability.metrics import SUCCESS
 from service.settings import EventsSettings
 from service.storage.errors import (
@@ -38,8 +38,6 @@ CANCEL_S: Final = 0.5
 """Time in which a cancelled writer must end; then it is left behind."""
 RECOVERY_S: Final = 1.0
 """Pause after a defect of the program, which may show again at once."""
-MAX_AHEAD_S: Final = 10
-"""Maximum time by which times of arrival stay ahead of a clock that has gone back."""
 
 log = structlog.get_logger()
 
@@ -52,25 +50,24 @@ class Ingest:
         settings: EventsSettings,
         store: EventStore,
         queue_wait_s: float,
-        clock: Callable[[], int] = now_us,
+        arrivals: Arrivals | None = None,
         *,
         overlaps: bool = False,
     ) -> None:
         self.failure: str | None = None
         """The reason why no events are written any more."""
         self._store = store
-        self._clock = clock
+        self._arrivals = arrivals or Arrivals()
         self._wait_s = settings.commit_wait_ms / 1000
         self._max_group_events = settings.commit_max_events
         self._queue_wait_s = queue_wait_s
-        self._queue = TurnQueue()
+        self._queue: TurnQueue[Submission] = TurnQueue()
         self._writing: list[list[Submission]] = []
         self._overlaps = overlaps
         self._events = FairBound(settings.max_backlog, self._measure_later)
         self._bytes = FairBound(settings.max_backlog_bytes, self._measure_later)
         self._not_empty = asyncio.Event()
         self._group_full = asyncio.Event()
-        self._last_received_at = 0
         self._is_closing = False
         self._lane = LaneMetrics(LANE)
         self._waits_s: list[float] = []
@@ -207,22 +204,6 @@ class Ingest:
         for submission in waiting:
             self._complete(submission, StorageUnavailable(self.failure))
 
-    def stamp(self, items: Sequence[Event | EventFailure]) -> list[ReceivedEvent]:
-        """Give each event a time of arrival, unique in this process and increasing.
-
-        The times are those of the clock, or the next ones that are free. If the clock
-        goes back by more than `MAX_AHEAD_S`, so do the times.
-        """
-        now = self._clock()
-        # The clock may stand still or go back.
-        next_free = self._last_received_at + 1
-        is_far_ahead = next_free - now > MAX_AHEAD_S * US_PER_S
-        first = now if is_far_ahead else max(next_free, now)
-        self._last_received_at = first + len(items) - 1
-        # `ReceivedEvent` itself would be called in Python, for each event.
-        pairs = zip(items, count(first), strict=False)
-        return list(map(tuple.__new__, repeat(ReceivedEvent), pairs))
-
     def _check(self) -> None:
         """Refuse at once what could not be written."""
         if self.failure is not None:
@@ -242,7 +223,8 @@ class Ingest:
         end: Callable[[list[Stored] | Exception], None],
     ) -> None:
         loop = asyncio.get_running_loop()
-        submission = Submission(self.stamp(items), reservation, end, loop.time())
+        received = self._arrivals.stamp(items)
+        submission = Submission(received, reservation, end, loop.time())
         submission.timer = loop.call_later(self._queue_wait_s, self._expire, submission)
         reservation.add_holder()
         self._queue.append(submission)
@@ -363,6 +345,7 @@ async def running_ingest(
     settings: EventsSettings,
     store: EventStore,
     queue_wait_s: float,
+    arrivals: Arrivals | None = None,
     *,
     overlaps: bool = False,
 ) -> AsyncIterator[Ingest]:
@@ -371,7 +354,7 @@ async def running_ingest(
     With `overlaps`, two groups may be written at once. A write that hangs is cancelled
     after `queue_wait_s`.
     """
-    ingest = Ingest(settings, store, queue_wait_s, overlaps=overlaps)
+    ingest = Ingest(settings, store, queue_wait_s, arrivals, overlaps=overlaps)
     writer = asyncio.create_task(ingest.write())
     writer.add_done_callback(ingest.on_writer_end)
     try:

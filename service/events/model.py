@@ -1,6 +1,6 @@
 """Types of events: what applications send, and what the service answers."""
 
-from typing import Annotated, Final, Literal, NamedTuple, Protocol
+from typing import Annotated, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -66,6 +66,7 @@ class Origin(NamedTuple):
 OURS: Final = Origin()
 
 
+@runtime_checkable
 class EventTexts(Protocol):
     """The texts of a request's events."""
 
@@ -73,18 +74,26 @@ class EventTexts(Protocol):
         """Return the JSON text of an event, as it was sent."""
 
 
-class Source(Struct, frozen=True, gc=False):
+class Source(Struct, frozen=True, array_like=True, gc=False):
     """The text of one event, in those of its request."""
 
-    texts: EventTexts
+    texts: EventTexts | None
+    """None for an event of a queue, which has its fields only."""
     place: int
 
     def read(self) -> bytes:
-        """Return the JSON text of the event, as it was sent."""
+        """Return the JSON text of the event, as it was sent.
+
+        Raises `LookupError` for an event of a queue.
+        """
+        if self.texts is None:
+            raise LookupError("the text was not sent to the queue")
         return self.texts[self.place]
 
 
-class Event(Struct, frozen=True, gc=False):
+# As arrays with a tag, events and failures are the content of a queue's messages too:
+# append further fields with a default, so that other versions can read them.
+class Event(Struct, frozen=True, array_like=True, tag=0, gc=False):
     """A valid event, ready to be stored.
 
     All fields but `source` are the columns of the table, in its order. `key` identifies
@@ -110,8 +119,15 @@ class Event(Struct, frozen=True, gc=False):
     """What a stock client has sent besides, as JSON."""
     origin: Origin = OURS
 
+    def read_text(self) -> bytes:
+        """Return the JSON text of the event, as it was sent.
 
-class EventFailure(Struct, frozen=True, gc=False):
+        An event of a queue has another order of members, and no blanks between them.
+        """
+        return _text_of(self) if self.source.texts is None else self.source.read()
+
+
+class EventFailure(Struct, frozen=True, array_like=True, tag=1, gc=False):
     """An invalid event: its text, its errors, and the fields that could be parsed."""
 
     id: str
@@ -147,6 +163,13 @@ class Receipt(Struct, frozen=True):
     duplicates: int
     failed: int
     results: list[EventResult]
+    stored: Annotated[
+        bool | UnsetType,
+        Meta(
+            description="False while the events are in the event queue and not known "
+            "to be stored; duplicates and conflicts are then among the accepted."
+        ),
+    ] = UNSET
 
 
 class StoredEvent(Struct, frozen=True):
@@ -307,6 +330,20 @@ class Stats(Struct, frozen=True):
         int,
         Meta(description="Events with other values than those in `counts`."),
     ] = 0
+
+
+def _text_of(event: Event) -> bytes:
+    """Return a JSON text with the fields of an event in our format."""
+    return msgspec.json.encode(
+        Envelope(
+            event.session_id,
+            event.category,
+            event.name,
+            Raw(event.data.encode()),
+            event.sent_timestamp or event.timestamp,
+            UNSET if event.id == event.digest.hex() else event.id,
+        )
+    )
 
 
 def encode_errors(errors: tuple[EventError, ...]) -> str:

@@ -17,6 +17,12 @@ BACKLOG_FULL: Final = ProblemKind(
     "Too many events wait to be stored",
     consequence="nothing was stored",
 )
+QUEUE_UNAVAILABLE: Final = ProblemKind(
+    "queue_unavailable",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The event queue is unavailable",
+    consequence="an event that is sent again is stored once",
+)
 QUERIES_FULL: Final = ProblemKind(
     "event_queries_full",
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -49,6 +55,7 @@ KINDS: Final[Kinds] = {
     errors.NotJson: NOT_JSON,
     errors.TooManyEvents: TOO_MANY_EVENTS,
     errors.BacklogFull: BACKLOG_FULL,
+    errors.QueueUnavailable: QUEUE_UNAVAILABLE,
     errors.WaitsFull: WAITS_FULL,
     errors.CursorAhead: CURSOR_AHEAD,
     errors.SessionNotFound: SESSION_NOT_FOUND,

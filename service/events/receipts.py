@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from service.events.model import Event, EventFailure, EventResult, Receipt
 from service.events.store import NEW, Stored
 
@@ -44,6 +46,11 @@ def _receipt(
         failed=statuses.count("failed") + statuses.count("conflict"),
         results=results,
     )
+
+
+def receipt_before_storage(items: Sequence[Event | EventFailure]) -> Receipt:
+    """Return the receipt of events that a queue has; failures are known already."""
+    return msgspec.structs.replace(_receipt(items, [NEW] * len(items)), stored=False)
 
 
 def result_of(item: Event | EventFailure, stored: Stored) -> EventResult:

@@ -105,7 +105,7 @@ def failed_item(
 def conflict_of(event: Event) -> EventFailure:
     """Return the failure of an event whose id belongs to other content."""
     error = EventError("conflict", "/id", "another event has this id")
-    source = event.source.read()
+    source = event.read_text()
     return EventFailure(
         id=_failure_id(source, event.application, event.origin),
         application=event.application,

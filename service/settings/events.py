@@ -1,6 +1,7 @@
 """Settings of the section `events`."""
 
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
@@ -14,6 +15,9 @@ from service.settings.types import (
 )
 
 EVERY_ORIGIN: Final = "*"
+QUEUE_SCHEMES: Final = ("nats", "tls")
+
+StreamName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 
 
 class EventsSettings(Struct, frozen=True, kw_only=True):
@@ -39,8 +43,40 @@ class EventsSettings(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...]
     retention_s: LongSeconds
     retention_interval_s: Seconds
+    queue_url: str
+    queue_token: str
+    queue_credentials_file: str
+    queue_ca_file: str
+    queue_stream: StreamName
+    queue_partitions: Annotated[int, Meta(ge=1, le=1_024)]
+    queue_replicas: Annotated[int, Meta(ge=1, le=5)]
+    queue_max_bytes: Bytes
+    queue_max_age_s: LongSeconds
+    queue_duplicate_window_s: Seconds
+    queue_writer: bool
+    stored_wait_s: Seconds
+
+    @property
+    def queue_servers(self) -> tuple[str, ...]:
+        """The URLs of the servers of the queue; empty without a queue."""
+        return tuple(each.strip() for each in self.queue_url.split(",") if each.strip())
 
     def __post_init__(self) -> None:
+        for server in self.queue_servers:
+            _check_server(server)
         if self.cors_origins != (EVERY_ORIGIN,):
             for each in self.cors_origins:
                 check_origin(each)
+
+
+def _check_server(url: str) -> None:
+    """Raise `ValueError` for a URL that is not one of a NATS server."""
+    parts = urlsplit(url)
+    if parts.scheme not in QUEUE_SCHEMES or not parts.hostname:
+        raise ValueError("queue_url: expected nats or tls URLs with a host")
+    if parts.path or parts.query or parts.fragment:
+        raise ValueError("queue_url: expected URLs without a path")
+    # A user without a password would be a token, which `config` would print.
+    if parts.username is not None and not parts.password:
+        raise ValueError("queue_url: expected a password, or events.queue_token")
+    _ = parts.port  # raises for an invalid port

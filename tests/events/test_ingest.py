@@ -11,6 +11,7 @@ import pytest
 from structlog.typing import EventDict
 
 from service.events import ingest as ingest_module
+from service.events.arrivals import Arrivals
 from service.events.errors import BacklogFull
 from service.events.ingest import Ingest, running_ingest
 from service.events.model import Event, EventFailure, Receipt
@@ -468,30 +469,24 @@ async def test_a_single_request_may_exceed_the_backlog(
         assert ids_of(await accept(ingest, items("a", "b"))) == ["a", "b"]
 
 
-def test_times_of_arrival_only_increase(
-    database: Database, settings: MakeSettings, items: Items
-) -> None:
+def test_times_of_arrival_only_increase(items: Items) -> None:
     """Times are unique and increase even if the clock stops or goes back."""
     times = iter([100, 100, 50, 101, 1_000])
-    store = EventStore(database)
-    ingest = Ingest(settings().events, store, QUEUE_WAIT_S, lambda: next(times))
+    arrivals = Arrivals(lambda: next(times))
 
-    groups = [ingest.stamp(items("a", "b")) for _ in range(5)]
+    groups = [arrivals.stamp(items("a", "b")) for _ in range(5)]
 
     moments = [each.received_at for group in groups for each in group]
     assert moments == [100, 101, 102, 103, 104, 105, 106, 107, 1_000, 1_001]
 
 
-def test_times_of_arrival_return_to_the_clock(
-    database: Database, settings: MakeSettings, items: Items
-) -> None:
+def test_times_of_arrival_return_to_the_clock(items: Items) -> None:
     """After a jump into the future and back, they are at most seconds ahead of it."""
     second = US_PER_S
     times = iter([0, 3_600 * second, 5 * second, 6 * second, 0, 0, 17 * second])
-    store = EventStore(database)
-    ingest = Ingest(settings().events, store, QUEUE_WAIT_S, lambda: next(times))
+    arrivals = Arrivals(lambda: next(times))
 
-    moments = [ingest.stamp(items("a"))[0].received_at for _ in range(7)]
+    moments = [arrivals.stamp(items("a"))[0].received_at for _ in range(7)]
 
     assert moments == [
         *(1, 3_600 * second, 5 * second, 6 * second),
@@ -501,15 +496,15 @@ def test_times_of_arrival_return_to_the_clock(
 
 
 async def test_pages_skip_no_event_after_the_clock_has_gone_back(
-    database: Database, settings: MakeSettings, items: Items
+    database: Database, items: Items
 ) -> None:
     """Events with earlier and with equal times of arrival are on one page each."""
     hour = 3_600 * US_PER_S
     times = iter([hour, 2 * hour, hour, hour - US_PER_S, 3 * hour, hour])
     store = EventStore(database)
-    ingest = Ingest(settings().events, store, QUEUE_WAIT_S, lambda: next(times))
+    arrivals = Arrivals(lambda: next(times))
     for name in "fedcba":
-        await store.store(ingest.stamp(items(name)))
+        await store.store(arrivals.stamp(items(name)))
     queries = EventQueries(database)
 
     listed: list[tuple[str, str | None]] = []

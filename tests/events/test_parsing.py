@@ -169,7 +169,7 @@ def described(item: Event | EventFailure) -> Any:
     if isinstance(item, EventFailure):
         errors = [(each.code, each.path) for each in item.errors]
         return replace(item, errors=()), errors
-    return replace(item, source=item.source.read())
+    return replace(item, source=item.read_text())
 
 
 @given(
@@ -592,7 +592,7 @@ def test_a_conflict_is_a_failure_with_the_whole_event() -> None:
     assert failure == conflict_of(taken)
     assert [each.code for each in failure.errors] == ["conflict"]
     assert (failure.event_id, failure.session_id) == ("a-1", SESSION)
-    assert failure.event.encode() == taken.source.read()
+    assert failure.event.encode() == taken.read_text()
 
 
 def test_failures_are_identified_by_application_and_content() -> None:

@@ -1,0 +1,1 @@
+"""Events through a stream of NATS JetStream, from collectors to writers."""

@@ -1,0 +1,218 @@
+"""The connection to the NATS servers, which is opened again whenever it is lost.
+
+The client library is told not to reconnect: after an error of the server it closes for
+good, and after a partition it waits for a socket that never takes its bytes. So each
+loss is followed by a new client of the library. Its users begin anew, too: they wait
+for `connected`, use the client, and stop when it raises `QueueUnavailable`.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final
+
+import structlog
+from nats import errors as nats_errors
+from nats.aio.client import Client
+
+from service.events.errors import QueueUnavailable
+from service.settings import EventsSettings
+from service.storage.maintenance import in_background
+
+CONNECT_S: Final = 2
+"""Time limit of one server's answer to a new connection."""
+RETRY_S: Final = 0.5
+"""Pause between two attempts to connect."""
+HEARTBEAT_S: Final = 1.0
+ANSWER_S: Final = 3
+"""Time limit of the answer to a heartbeat, behind all that is being sent."""
+CLOSE_S: Final = 1.0
+NEVER_S: Final = 86_400
+"""The library's own heartbeat, which would only repeat ours."""
+MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that may wait for the socket; a publisher waits for room above them."""
+
+log = structlog.get_logger()
+
+Prepare = Callable[[Client], Awaitable[None]]
+"""Subscribes to what its user needs; raises `QueueUnavailable`."""
+
+
+class QueueConnection:
+    """A connection that is always opened again; `open_connection` opens one."""
+
+    def __init__(self, settings: EventsSettings, name: str) -> None:
+        self.on_open: list[Prepare] = []
+        """Called with each new client, before others may use it."""
+        self.on_loss: list[Callable[[], None]] = []
+        self._settings = settings
+        self._name = name
+        self._client: Client | None = None
+        self._opened = asyncio.Event()
+        self._reason = "not connected yet"
+
+    @property
+    def is_open(self) -> bool:
+        """True while the servers answer."""
+        return self._client is not None
+
+    @property
+    def client(self) -> Client:
+        """The present client of the library; raises `QueueUnavailable` without one."""
+        if self._client is None:
+            raise QueueUnavailable(self._reason)
+        return self._client
+
+    async def connected(self) -> Client:
+        """Wait for a connection; return the client of the library."""
+        while self._client is None:
+            await self._opened.wait()
+        return self._client
+
+    async def run(self) -> None:
+        """Keep the connection open until this is cancelled."""
+        try:
+            while True:
+                await self._open_and_watch()
+        finally:
+            await self._leave()
+
+    async def _open_and_watch(self) -> None:
+        client, closed = None, asyncio.Event()
+        try:
+            client = await connect(self._settings, self._name, closed)
+            for prepare in self.on_open:
+                await prepare(client)
+        except QueueUnavailable as error:
+            if str(error) != self._reason:
+                self._reason = str(error)
+                log.warning("events.queue_unreachable", reason=self._reason)
+            if client is not None:
+                await discard(client)
+            await asyncio.sleep(RETRY_S)
+            return
+        log.info("events.queue_connected", server=_address(client))
+        self._client, self._reason = client, ""
+        self._opened.set()
+        self._reason = await _loss_of(client, closed)
+        log.warning("events.queue_lost", reason=self._reason)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        client, self._client = self._client, None
+        self._opened.clear()
+        for each in self.on_loss:
+            each()
+        if client is not None:
+            await discard(client)
+
+
+@asynccontextmanager
+async def open_connection(
+    settings: EventsSettings, name: str
+) -> AsyncIterator[QueueConnection]:
+    """Open a connection; `name` is shown by the servers."""
+    connection = QueueConnection(settings, name)
+    async with in_background(connection.run()):
+        yield connection
+
+
+async def connect(
+    settings: EventsSettings, name: str, closed: asyncio.Event | None = None
+) -> Client:
+    """Return a new client that is connected; raises `QueueUnavailable`.
+
+    `closed` is set when the connection ends.
+    """
+    client, failures = Client(), [""]
+
+    async def note(error: Exception) -> None:
+        failures.append(describe(error))
+
+    async def end() -> None:
+        if closed is not None:
+            closed.set()
+
+    try:
+        with translated():
+            await client.connect(
+                list(settings.queue_servers),
+                name=name,
+                error_cb=note,
+                closed_cb=end,
+                allow_reconnect=False,
+                # With 1, the library tries each server twice. Without a maximum, it
+                # would never give up.
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=CONNECT_S,
+                ping_interval=NEVER_S,
+                pending_size=MAX_PENDING_BYTES,
+                flush_timeout=ANSWER_S,
+                **_identity(settings),
+            )
+    except QueueUnavailable as error:
+        await discard(client)
+        if isinstance(error.__cause__, nats_errors.NoServersError) and failures[-1]:
+            raise QueueUnavailable(failures[-1]) from error
+        raise
+    return client
+
+
+def _identity(settings: EventsSettings) -> dict[str, Any]:
+    """Return the options of the library that identify both sides."""
+    options: dict[str, Any] = {}
+    if settings.queue_token:
+        options["token"] = settings.queue_token
+    if settings.queue_credentials_file:
+        options["user_credentials"] = settings.queue_credentials_file
+    if settings.queue_ca_file:
+        authorities = settings.queue_ca_file
+        options["tls"] = ssl.create_default_context(cafile=authorities)
+    return options
+
+
+async def discard(client: Client) -> None:
+    """Close a client, whatever state it is in."""
+    with suppress(Exception):
+        async with asyncio.timeout(CLOSE_S):
+            await client.close()
+    # A socket that takes no bytes would stay open until the kernel gives up.
+    writer = getattr(client._transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise errors of the library and of the network as `QueueUnavailable`."""
+    try:
+        yield
+    except (nats_errors.Error, OSError, TimeoutError) as error:
+        raise QueueUnavailable(describe(error)) from error
+
+
+def describe(error: Exception) -> str:
+    """Return the reason of a failure in one line."""
+    text = " ".join(str(error).split()).removeprefix("nats: ")
+    return text or type(error).__name__
+
+
+async def _loss_of(client: Client, closed: asyncio.Event) -> str:
+    """Return the reason when the servers do not answer any more."""
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(closed.wait(), HEARTBEAT_S)
+        try:
+            with translated():
+                await client.flush(timeout=ANSWER_S)
+        except QueueUnavailable as error:
+            last = client.last_error
+            return str(error) if last is None else describe(last)
+
+
+def _address(client: Client) -> str:
+    """Return host and port of a client's server, without its password."""
+    url = client.connected_url
+    return "" if url is None else f"{url.hostname}:{url.port}"

@@ -1,0 +1,70 @@
+"""Messages of the stream: the events of one request, as its collector parsed them.
+
+The writer stores them without another validation. Events are encoded without their
+texts, which would nearly double the size; only those of stock clients have them.
+"""
+
+from typing import Any, Final
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct
+
+from service.events.errors import EventsError
+from service.events.model import Event, EventFailure
+
+VERSION: Final = 1
+
+
+class QueuedRequest(Struct, frozen=True, array_like=True, tag=VERSION):
+    """The events of one request, or a part of them, in the order sent.
+
+    Another format gets another tag. Fields that are appended need a default.
+    """
+
+    application: str
+    items: list[Event | EventFailure]
+    request_id: str = ""
+    traceparent: str = ""
+    reply_to: str = ""
+    """The subject to which the writer publishes an `Outcome`; empty for none."""
+
+
+class BadMessage(EventsError):
+    """A message of the stream cannot be decoded, or has an unknown version."""
+
+
+def encode(request: QueuedRequest) -> bytes:
+    """Return the message of a request."""
+    return _encoder.encode(request)
+
+
+def decode(message: bytes) -> QueuedRequest:
+    """Return the request of a message; raises `BadMessage`."""
+    try:
+        return _decoder.decode(message)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(str(error)) from error
+
+
+def partition_of(application: str, partitions: int) -> int:
+    """Return the partition of an application's events: the same in every process."""
+    return crc32(application.encode()) % partitions
+
+
+def subject_of(stream: str, partition: int) -> str:
+    """Return the subject of a partition's messages."""
+    return f"{stream}.{partition}"
+
+
+def _without_texts(_texts: Any) -> None:
+    """Leave out the texts of a body, of which the events have all that is stored."""
+
+
+def _texts_of(_expected: type, value: Any) -> Any:
+    """Return the texts of a stock client's items as they are."""
+    return value
+
+
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_without_texts)
+_decoder: Final = msgspec.msgpack.Decoder(QueuedRequest, dec_hook=_texts_of)

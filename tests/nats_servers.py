@@ -1,0 +1,88 @@
+"""Real NATS servers with JetStream, for one test to start, stop and kill."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from aiohttp.test_utils import unused_port
+
+from tests.patience import GIVE_UP_S
+
+PROGRAM: Final = "nats-server"
+LOOK_AGAIN_S: Final = 0.01
+
+
+class NatsServer:
+    """A server on a free port, with JetStream in a folder that survives a kill."""
+
+    def __init__(self, folder: Path, *options: str, config: str = "") -> None:
+        self.port = unused_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self.log = folder / "nats.log"
+        self._folder = folder
+        self._options = options
+        self._config = config
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        where = ["--addr", "127.0.0.1", "--port", str(self.port)]
+        kept = ["--jetstream", "--store_dir", str(self._folder / "jetstream")]
+        if self._config:
+            file = self._folder / "nats.conf"
+            file.write_text(self._config)
+            kept = ["--config", str(file)]
+        command = [PROGRAM, *where, *kept, *self._options, "--log", str(self.log)]
+        self.process = subprocess.Popen(command)  # noqa: S603
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the server answers a client."""
+        gives_up_at = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < gives_up_at:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                    if client.recv(4).startswith(b"INFO"):
+                        return
+            except OSError:
+                pass
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(LOOK_AGAIN_S)
+        raise AssertionError("the server does not answer")
+
+    def freeze(self) -> None:
+        """Stop the server without closing its connections, as behind a partition."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once, if it runs."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """Return a running server of this test."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed")
+    folder = tmp_path / "nats"
+    folder.mkdir()
+    made = NatsServer(folder)
+    made.start()
+    yield made
+    made.kill()
