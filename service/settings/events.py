@@ -54,7 +54,6 @@ class EventsSettings(Struct, frozen=True, kw_only=True):
     queue_max_age_s: LongSeconds
     queue_duplicate_window_s: Seconds
     queue_writer: bool
-    stored_wait_s: Seconds
 
     @property
     def queue_servers(self) -> tuple[str, ...]:
