@@ -4,6 +4,7 @@ The writer stores them without another validation. Events are encoded without th
 texts, which would nearly double the size; only those of stock clients have them.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 from zlib import crc32
 
@@ -11,7 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from service.events.errors import EventsError
-from service.events.model import Event, EventFailure
+from service.events.model import Event, EventFailure, EventResult
+from service.events.receipts import result_of
+from service.events.store import Stored
 
 VERSION: Final = 1
 
@@ -30,6 +33,12 @@ class QueuedRequest(Struct, frozen=True, array_like=True, tag=VERSION):
     """The subject to which the writer publishes an `Outcome`; empty for none."""
 
 
+class Outcome(Struct, frozen=True, array_like=True, tag=VERSION):
+    """The results of a message's events, for the request that waits for them."""
+
+    results: list[EventResult]
+
+
 class BadMessage(EventsError):
     """A message of the stream cannot be decoded, or has an unknown version."""
 
@@ -43,6 +52,21 @@ def decode(message: bytes) -> QueuedRequest:
     """Return the request of a message; raises `BadMessage`."""
     try:
         return _decoder.decode(message)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(str(error)) from error
+
+
+def encode_outcome(
+    items: Sequence[Event | EventFailure], stored: Sequence[Stored]
+) -> bytes:
+    """Return the answer of a writer to `QueuedRequest.reply_to`."""
+    return _encoder.encode(Outcome(list(map(result_of, items, stored))))
+
+
+def decode_outcome(message: bytes) -> list[EventResult]:
+    """Return the results of a message's events; raises `BadMessage`."""
+    try:
+        return _outcomes.decode(message).results
     except (ValueError, RecursionError) as error:
         raise BadMessage(str(error)) from error
 
@@ -67,4 +91,5 @@ def _texts_of(_expected: type, value: Any) -> Any:
 
 
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=_without_texts)
+_outcomes: Final = msgspec.msgpack.Decoder(Outcome)
 _decoder: Final = msgspec.msgpack.Decoder(QueuedRequest, dec_hook=_texts_of)

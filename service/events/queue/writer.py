@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from itertools import count
+from itertools import count, islice
 from typing import Final
 
 import structlog
@@ -17,7 +17,13 @@ from service.events.queue.connection import (
     open_connection,
     translated,
 )
-from service.events.queue.message import BadMessage, decode, subject_of
+from service.events.queue.message import (
+    BadMessage,
+    QueuedRequest,
+    decode,
+    encode_outcome,
+    subject_of,
+)
 from service.events.queue.stream import API_S, ensure_stream
 from service.events.store import EventStore, ReceivedEvent
 from service.settings import EventsSettings
@@ -76,11 +82,12 @@ async def _write_partition(
         )
         while True:
             with suppress(TimeoutError):
-                await _store(store, await messages.fetch(FETCH, FETCH_S))
+                await _store(store, client, await messages.fetch(FETCH, FETCH_S))
 
 
-async def _store(store: EventStore, messages: Sequence[Msg]) -> None:
+async def _store(store: EventStore, client: Client, messages: Sequence[Msg]) -> None:
     received: list[ReceivedEvent] = []
+    requests: list[QueuedRequest] = []
     for each in messages:
         try:
             request = decode(each.data)
@@ -89,11 +96,17 @@ async def _store(store: EventStore, messages: Sequence[Msg]) -> None:
             continue
         arrived_at = int(each.metadata.timestamp.timestamp() * US)
         received += map(ReceivedEvent, request.items, count(arrived_at))
+        requests.append(request)
     while True:
         try:
-            await store.store(received)
+            stored = iter(await store.store(received))
             break
         except StorageError:
             await asyncio.sleep(PAUSE_S)
     for each in messages:
         await each.ack()
+    for request in requests:
+        outcomes = list(islice(stored, len(request.items)))
+        if request.reply_to:
+            answer = encode_outcome(request.items, outcomes)
+            await client.publish(request.reply_to, answer)
