@@ -35,6 +35,8 @@ from service.usage import message_file
 from service.usage import rate_file as files
 from service.usage.budgets import commands as budget_commands
 from service.usage.budgets.errors import BudgetError
+from service.usage.bulk import command as bulk_command
+from service.usage.bulk import errors as bulk_errors
 from service.usage.errors import UnknownPlan
 from service.usage.parameters import find_plan
 from service.usage.periods import commands as period_commands
@@ -50,6 +52,7 @@ PAGE_FILE: Final = FOLDER / "index.html"
 START_PATHS: Final = {"usage": "/usage", "documentation": "/docs"}
 EXIT_STATUS: Final[dict[type[Exception], int]] = {
     BackupFailed: 1,
+    bulk_errors.BulkError: 1,
     message_file.BadMessage: 1,
     CannotStart: 1,
     StorageError: 1,
@@ -58,6 +61,10 @@ EXIT_STATUS: Final[dict[type[Exception], int]] = {
     period_commands.NotVerified: 1,
     PeriodReplaced: 1,
     BadKey: 2,
+    bulk_errors.BadInput: 2,
+    bulk_errors.BadReports: 2,
+    bulk_errors.OtherRun: 2,
+    bulk_errors.OutputExists: 2,
     BudgetError: 2,
     key_commands.NoDatabase: 2,
     KeyNotFound: 2,
@@ -213,6 +220,9 @@ def rate(
     ):
         tally = files.rate_file(watched, sink, chosen_plan, output)
     typer.echo(f"{NAME}: plan: {chosen_plan.id}; {tally.summary()}", err=True)
+
+
+cli.command("price")(bulk_command.price)
 
 
 @cli.command("config")

@@ -73,16 +73,16 @@ class Plan:
         amounts = np.empty((len(self.steps), len(texts)), np.int64)
         for at in range(0, len(texts), MAX_BATCH):
             batch = slice(at, at + MAX_BATCH)
-            self._rate_batch(texts[batch], amounts[:, batch])
+            self.rate_batch(Texts(texts[batch]), amounts[:, batch])
         return amounts
 
-    def _rate_batch(self, texts: Sequence[str], amounts: Hundredths) -> None:
-        needed = {measure for step in self.steps for measure in step.measures}
-        measured = Texts(texts, measures=sorted(needed))
+    def rate_batch(self, texts: Texts, amounts: Hundredths) -> Hundredths:
+        """Set the amount of each step, `(n_steps, n_texts)`, and return the prices."""
         totals: Hundredths = np.zeros(len(texts), np.int64)
         for place, step in enumerate(self.steps):
-            amounts[place] = step.amount(measured, totals)
+            amounts[place] = step.amount(texts, totals)
             totals += amounts[place]
+        return totals
 
 
 def base(texts: Texts, totals: Hundredths) -> Hundredths:

@@ -7,7 +7,7 @@ letters, apostrophes and hyphens.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -60,18 +60,13 @@ _FEW_TEXTS: Final = 16
 class Texts:
     """Measures of a batch of texts: columns of shape `(n_texts,)`, in their order.
 
-    The constructor computes the columns in `measures`; others are computed when they
-    are first read. It raises `ValueError` for more than `MAX_BATCH` texts.
+    Columns are computed when they are first read. The constructor raises `ValueError`
+    for more than `MAX_BATCH` texts.
     """
 
-    def __init__(
-        self, texts: Sequence[str], *, measures: Sequence[Measure] = ()
-    ) -> None:
-        if len(texts) > MAX_BATCH:
-            raise ValueError(f"{len(texts)} texts, but a batch holds {MAX_BATCH}")
+    def __init__(self, texts: Sequence[str]) -> None:
+        _check_size(texts)
         self._texts = texts
-        for measure in measures:
-            getattr(self, measure)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -130,8 +125,11 @@ class Texts:
         """
         result = np.zeros(len(self), np.bool_)
         for index in self._palindrome_candidates().tolist():
-            result[index] = _is_palindrome(self._texts[index])
+            result[index] = _is_palindrome(self._text(index))
         return result
+
+    def _text(self, index: int) -> str:
+        return self._texts[index]
 
     # The layout: text, separator, text, separator …, padding.
 
@@ -149,16 +147,7 @@ class Texts:
 
         It is the smallest of 1, 2 and 4 that is enough for all of them.
         """
-        laid_out = "\0".join([*self._texts, _PADDING])
-        try:
-            return laid_out.encode("latin-1"), 1
-        except UnicodeEncodeError:
-            pass
-        # Lone surrogates are legal in JSON, so they have to pass here too.
-        units = laid_out.encode("utf-16-le", "surrogatepass")
-        if len(units) == 2 * len(laid_out):
-            return units, 2
-        return laid_out.encode("utf-32-le", "surrogatepass"), 4
+        return _encode("\0".join([*self._texts, _PADDING]))
 
     @cached_property
     def _codes(self) -> NDArray[np.unsignedinteger[Any]]:
@@ -213,7 +202,7 @@ class Texts:
         begins, ends = self._word_bounds
         first = int(self._words_per_text[:index].sum())
         own = slice(first, first + int(self._words_per_text[index]))
-        text, start = self._texts[index], int(self._starts[index])
+        text, start = self._text(index), int(self._starts[index])
         bounds = zip(begins[own] - start, ends[own] - start, strict=True)
         return [text[begin:end] for begin, end in bounds]
 
@@ -276,6 +265,58 @@ class Texts:
             is_open &= low < high
             texts, low, high = texts[is_open], low[is_open], high[is_open]
         return np.concatenate([*found, texts])
+
+
+class JoinedTexts(Texts):
+    """Measures of texts that are joined already, as they are in a column of Arrow.
+
+    `joined` is UTF-8, with one NUL behind each text; lone surrogates are encoded as
+    their code points. `characters` are the code points of each text, `(n_texts,)`
+    int64. Raises `UnicodeDecodeError` when measures are computed from other bytes.
+    """
+
+    def __init__(self, joined: bytes, characters: Counts) -> None:
+        _check_size(characters)
+        self._joined = joined
+        self._characters = characters
+
+    def __len__(self) -> int:
+        return len(self._characters)
+
+    @cached_property
+    def characters(self) -> Counts:
+        """Code points in each text: `(n_texts,)` int64."""
+        return self._characters
+
+    @cached_property
+    def _laid_out(self) -> tuple[bytes, int]:
+        padded = self._joined + _PADDING.encode()
+        if self._joined.isascii():
+            return padded, 1
+        return _encode(padded.decode("utf-8", "surrogatepass"))
+
+    def _text(self, index: int) -> str:
+        begin = int(self._starts[index])
+        codes = self._codes[begin : begin + int(self.characters[index])]
+        return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def _check_size(texts: Sized) -> None:
+    if len(texts) > MAX_BATCH:
+        raise ValueError(f"{len(texts)} texts, but a batch holds {MAX_BATCH}")
+
+
+def _encode(laid_out: str) -> tuple[bytes, int]:
+    """Encode with 1, 2 or 4 bytes for each character, whichever is enough for all."""
+    try:
+        return laid_out.encode("latin-1"), 1
+    except UnicodeEncodeError:
+        pass
+    # Lone surrogates are legal in JSON, so they have to pass here too.
+    units = laid_out.encode("utf-16-le", "surrogatepass")
+    if len(units) == 2 * len(laid_out):
+        return units, 2
+    return laid_out.encode("utf-32-le", "surrogatepass"), 4
 
 
 def _equal_pairs(keys: NDArray[np.uint64]) -> tuple[Indexes, Indexes]:

@@ -105,10 +105,18 @@ def _read_or_name(timestamp: str) -> int:
 
 def _read_common_form(timestamps: Sequence[str]) -> Instants | None:
     """Parse `YYYY-MM-DDThh:mm:ss.mmmZ`; return None if one has another form."""
+    laid_out = "\n".join([*timestamps, ""]).encode("utf-8", "surrogatepass")
+    return read_common_lines(laid_out, len(timestamps))
+
+
+def read_common_lines(laid_out: bytes, count: int) -> Instants | None:
+    """Parse lines of `YYYY-MM-DDThh:mm:ss.mmmZ`, at most `BATCH` of them.
+
+    `(count,)` int64, microseconds; None if a line has another form.
+    """
     # Every timestamp has the right length if each line feed is at the end of a row.
     # There are as many line feeds as rows, so none can be inside a timestamp.
-    laid_out = "\n".join([*timestamps, ""]).encode("utf-8", "surrogatepass")
-    if len(laid_out) != len(timestamps) * len(_ROW):
+    if len(laid_out) != count * len(_ROW):
         return None
     digits = np.frombuffer(laid_out, np.uint8) - _ROWS[: len(laid_out)]
     if (digits > _HIGHEST[: len(laid_out)]).any():

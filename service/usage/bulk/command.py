@@ -1,0 +1,142 @@
+"""The command `copilot-usage price`."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from service.usage.bulk.errors import RunFailed
+from service.usage.bulk.model import InputFormat
+from service.usage.parameters import find_plan
+from service.usage.pricing.plans import TEXT_RULES
+
+if TYPE_CHECKING:
+    from service.usage.bulk.output import Manifest
+    from service.usage.bulk.run import Watch
+
+NAME: Final = "copilot-usage"
+INTERRUPTED: Final = 130
+LABELS: Final = {"price_unit": "Pricing", "write_parts": "Writing"}
+
+
+class EngineName(StrEnum):
+    """Engines that run the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def price(  # noqa: PLR0913 - one for each option
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Files, folders, patterns or URLs of messages."
+        ),
+    ],
+    *,
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write."),
+    ],
+    plan: Annotated[
+        str, typer.Option(metavar="NAME", help="Plan, with or without its version.")
+    ] = TEXT_RULES.name,
+    reports: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Reports with id, name and credit_cost, in a file."
+        ),
+    ] = None,
+    input_format: Annotated[
+        InputFormat | None, typer.Option(help="Format, instead of that of the suffix.")
+    ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="This machine, or a cluster of Ray.")
+    ] = EngineName.LOCAL,
+    address: Annotated[
+        str | None, typer.Option(help="Address of the cluster of Ray.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Workers; one for each core.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace output, and unfinished other work.")
+    ] = False,
+) -> None:
+    """Price files of messages, with all cores, into a folder of Parquet.
+
+    Messages have the fields id, text, timestamp and, optionally, report_id. The format
+    is Parquet, NDJSON or CSV, by the suffix. The folder appears when it is complete. A
+    run that was interrupted continues where it stopped, if the same command is given
+    again. Rows that break the contract, and unreadable files, are listed in the output,
+    and the exit status is 1.
+    """
+    from service.usage.bulk.local import open_local
+    from service.usage.bulk.run import Request, price_files
+
+    request = Request(
+        tuple(inputs),
+        output,
+        find_plan(plan).id,
+        input_format,
+        reports,
+        version(NAME),
+        is_forced=force,
+    )
+    count = workers or len(os.sched_getaffinity(0))
+    try:
+        with _progress() as watch:
+            manifest = price_files(request, lambda: open_local(count), watch)
+    except KeyboardInterrupt:
+        _report("stopped; the same command continues the run")
+        raise typer.Exit(INTERRUPTED) from None
+    except OSError as error:
+        raise RunFailed(
+            f"{error.strerror or error}; the same command continues the run"
+        ) from error
+    _show(manifest)
+    if manifest.rejected or manifest.unreadable:
+        raise typer.Exit(1)
+
+
+def _show(manifest: "Manifest") -> None:
+    for each in manifest.unreadable:
+        _report(f"unreadable: {each.path}: {each.reason}")
+    _report(
+        f"plan: {manifest.plan}; messages: {manifest.messages}; "
+        f"credits: {manifest.credits}; rejected: {manifest.rejected}; "
+        f"unreadable: {len(manifest.unreadable)}"
+    )
+
+
+@contextmanager
+def _progress() -> "Iterator[Watch]":
+    """Show a progress bar on a terminal, and lines elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if not sys.stderr.isatty():
+        yield _print_progress
+        return
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        tasks = {
+            key: progress.add_task(label, total=None) for key, label in LABELS.items()
+        }
+        yield lambda phase, done, total: progress.update(
+            tasks[phase], completed=done, total=total
+        )
+
+
+def _print_progress(phase: str, done: int, total: int) -> None:
+    """Print a line at each tenth of a phase."""
+    if done == total or done * 10 // max(total, 1) != (done - 1) * 10 // max(total, 1):
+        _report(f"{LABELS[phase].lower()}: {done} of {total}")
+
+
+def _report(text: str) -> None:
+    typer.echo(f"{NAME}: {text}", err=True)

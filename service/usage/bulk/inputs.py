@@ -1,0 +1,163 @@
+"""The files of the input, and their division into units of work.
+
+Units depend on the input only, and not on the engine or the number of workers.
+"""
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from glob import glob, has_magic
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from service.usage.bulk.errors import BadInput
+from service.usage.bulk.model import WHOLE, InputFile, InputFormat, Piece, Unit
+from service.usage.bulk.workspace import first_line, locate
+
+UNIT_BYTES: Final = 32 * 1024 * 1024
+"""Size of a unit: several small files, or a part of a large one."""
+ROW_BYTES: Final = 128
+"""Size of a row for this division, at least: Parquet has repeated texts only once."""
+
+FORMATS: Final = {
+    ".parquet": InputFormat.PARQUET,
+    ".pq": InputFormat.PARQUET,
+    ".ndjson": InputFormat.NDJSON,
+    ".jsonl": InputFormat.NDJSON,
+    ".json": InputFormat.NDJSON,
+    ".csv": InputFormat.CSV,
+}
+COMPRESSED: Final = (".gz", ".zst", ".zstd")
+SPLITTABLE: Final = InputFormat.NDJSON
+
+
+def list_files(
+    names: Sequence[str], chosen: InputFormat | None = None
+) -> list[InputFile]:
+    """Return the files of paths, folders, patterns and URLs, in order of their paths.
+
+    In folders and patterns, files of another format are left out. Raises `BadInput`.
+    """
+    files: dict[str, InputFile] = {}
+    for name in names:
+        found = list(_find(name, chosen))
+        if not found:
+            raise BadInput(f"{name}: no such file, and no files of messages")
+        files |= {each.path: each for each in found}
+    return [files[path] for path in sorted(files)]
+
+
+def _find(name: str, chosen: InputFormat | None) -> Iterator[InputFile]:
+    if "://" not in name and has_magic(name):
+        for path in glob(name, recursive=True):  # noqa: PTH207
+            yield from _find_path(path, chosen, is_named=False)
+        return
+    yield from _find_path(name, chosen, is_named=True)
+
+
+def _find_path(
+    name: str, chosen: InputFormat | None, *, is_named: bool
+) -> Iterator[InputFile]:
+    system, path = locate(name)
+    try:
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.Directory:
+            inside = system.get_file_info(fs.FileSelector(path, recursive=True))
+            for each in inside:
+                if each.type == fs.FileType.File and not _is_hidden(each.path, path):
+                    yield from _to_file(name, path, each, chosen)
+        elif info.type != fs.FileType.NotFound:
+            found = list(_to_file(name, path, info, chosen))
+            if is_named and not found:
+                reason = "unknown format; --input-format names it"
+                raise BadInput(f"{name}: {reason}")
+            yield from found
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{name}: {first_line(error)}") from error
+
+
+def _is_hidden(path: str, folder: str) -> bool:
+    below = path.removeprefix(folder).strip("/")
+    return any(part.startswith((".", "_")) for part in below.split("/"))
+
+
+def _to_file(
+    name: str, root: str, info: Any, chosen: InputFormat | None
+) -> Iterator[InputFile]:
+    form = chosen or format_of(info.path)
+    if form is None:
+        return
+    prefix = name.partition("://")[0] + "://" if "://" in name else ""
+    path = prefix + info.path if prefix else info.path
+    if prefix == "file://":
+        path = info.path
+    yield InputFile(path, form, info.size, str(info.mtime_ns or ""))
+
+
+def format_of(path: str) -> InputFormat | None:
+    """Return the format that the suffix of a path stands for."""
+    stem, suffix = posixpath.splitext(path.lower())
+    if suffix in COMPRESSED:
+        _, suffix = posixpath.splitext(stem)
+    return FORMATS.get(suffix)
+
+
+def is_compressed(path: str) -> bool:
+    """Return whether a file of text is compressed."""
+    return path.lower().endswith(COMPRESSED)
+
+
+def divide(files: Sequence[InputFile]) -> list[Unit]:
+    """Return the units of these files, in their order."""
+    units: list[Unit] = []
+    pending: list[Piece] = []
+    size = 0
+    for index, file in enumerate(files):
+        for piece, piece_size in _divide_file(index, file):
+            if pending and size + piece_size > UNIT_BYTES:
+                units.append(Unit(len(units), tuple(pending)))
+                pending, size = [], 0
+            pending.append(piece)
+            size += piece_size
+    if pending:
+        units.append(Unit(len(units), tuple(pending)))
+    return units
+
+
+def _divide_file(index: int, file: InputFile) -> Iterator[tuple[Piece, int]]:
+    """Yield the pieces of a file with their sizes in bytes."""
+    if file.format is InputFormat.PARQUET:
+        yield from _divide_parquet(index, file)
+        return
+    if file.format is not SPLITTABLE or is_compressed(file.path):
+        yield Piece(index), file.size_bytes
+        return
+    for begin in range(0, max(file.size_bytes, 1), UNIT_BYTES):
+        end = min(begin + UNIT_BYTES, file.size_bytes)
+        yield Piece(index, begin, end), end - begin
+
+
+def _divide_parquet(index: int, file: InputFile) -> Iterator[tuple[Piece, int]]:
+    try:
+        with open_file(file) as source:
+            metadata = pq.ParquetFile(source).metadata
+    except (pa.ArrowException, OSError):
+        yield Piece(index, 0, WHOLE), 0  # the unit that reads it reports the error
+        return
+    begin = size = 0
+    for group in range(metadata.num_row_groups):
+        each = metadata.row_group(group)
+        own = max(each.total_byte_size, each.num_rows * ROW_BYTES)
+        if group > begin and size + own > UNIT_BYTES:
+            yield Piece(index, begin, group), size
+            begin, size = group, 0
+        size += own
+    yield Piece(index, begin, metadata.num_row_groups), size
+
+
+def open_file(file: InputFile) -> Any:
+    """Open a file of the input for random access."""
+    system, path = locate(file.path)
+    return system.open_input_file(path)

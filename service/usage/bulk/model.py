@@ -1,0 +1,156 @@
+"""Units of work and their records, which are pickled and stored as MessagePack."""
+
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+WHOLE: Final = -1
+"""The end of a piece that is a whole file."""
+
+
+class InputFormat(StrEnum):
+    """Format of an input file."""
+
+    PARQUET = "parquet"
+    NDJSON = "ndjson"
+    CSV = "csv"
+
+
+class InputFile(Struct, frozen=True):
+    """A file of the input; its version changes when its content does."""
+
+    path: str
+    """A path of this machine, or a URL."""
+    format: InputFormat
+    size_bytes: int
+    version: str
+    """The time of the last change, in nanoseconds; or the tag of an object store."""
+
+
+class Piece(Struct, frozen=True):
+    """A part of a file: row groups of Parquet, or bytes of text, from begin to end.
+
+    Lines belong to the piece in which they begin.
+    """
+
+    file: int
+    """Index of the file in the input."""
+    begin: int = 0
+    end: int = WHOLE
+
+
+class Unit(Struct, frozen=True):
+    """Work for one worker: pieces of bounded size, in the order of the input."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+
+
+class PieceRecord(Struct, frozen=True):
+    """The outcome of reading a piece."""
+
+    piece: Piece
+    rows: int = 0
+    """Rows or lines that the piece has."""
+    error: str = ""
+    """The reason for which it could not be read."""
+
+
+class Segment(Struct, frozen=True, array_like=True):
+    """Rows of one day in a batch of a unit's priced messages."""
+
+    day: int
+    """Days since 1970-01-01, UTC."""
+    batch: int
+    begin: int
+    end: int
+
+
+class Repeated(Struct, frozen=True, array_like=True):
+    """An id that a unit has several times; only one row is kept."""
+
+    id: int
+    kept: tuple[int, int] | None
+    """Its piece, and its row there; None where an earlier unit has the id."""
+
+
+class UnitRecord(Struct, frozen=True):
+    """The outcome of a unit; written last, so that its files are complete."""
+
+    number: int
+    pieces: tuple[PieceRecord, ...]
+    segments: tuple[Segment, ...]
+    ids: int
+    """Number of different ids among the priced messages."""
+    first_id: int
+    last_id: int
+    repeated: tuple[Repeated, ...]
+    rejected: int
+
+
+class PartSlice(Struct, frozen=True, array_like=True):
+    """Rows of a unit that belong to a part of the output."""
+
+    unit: int
+    batch: int
+    begin: int
+    end: int
+
+
+class Part(Struct, frozen=True):
+    """A file of the output: messages of one day."""
+
+    day: int
+    number: int
+    slices: tuple[PartSlice, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows before repeated messages are removed."""
+        return sum(each.end - each.begin for each in self.slices)
+
+
+class PartTask(Struct, frozen=True):
+    """Parts that one worker writes, and the repeated ids of their units."""
+
+    number: int
+    parts: tuple[Part, ...]
+    repeated: dict[int, tuple[Repeated, ...]]
+
+
+class Total(Struct, frozen=True, array_like=True):
+    """Messages of one day that have the same report; -1 stands for none."""
+
+    day: int
+    report: int
+    messages: int
+    hundredths: int
+
+
+class WrittenFile(Struct, frozen=True):
+    """A file of the output."""
+
+    path: str
+    """Below the folder of the output."""
+    size_bytes: int
+    sha256: str
+    rows: int
+
+
+class RepeatedRow(Struct, frozen=True, array_like=True):
+    """A message that is not priced, because an earlier one has its id."""
+
+    unit: int
+    piece: int
+    row: int
+    id: int
+
+
+class PartRecord(Struct, frozen=True):
+    """The outcome of a task that writes parts."""
+
+    number: int
+    files: tuple[WrittenFile, ...]
+    totals: tuple[Total, ...]
+    repeated: tuple[RepeatedRow, ...]

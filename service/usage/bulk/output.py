@@ -1,0 +1,197 @@
+"""The output beside the priced messages: totals, rejected rows, and the manifest."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import Struct
+
+from service.usage.bulk.batches import REJECTED
+from service.usage.bulk.model import (
+    PartRecord,
+    RepeatedRow,
+    UnitRecord,
+    WrittenFile,
+)
+from service.usage.bulk.parts import describe
+from service.usage.bulk.units import REJECTS, Job, reports_of
+from service.usage.bulk.workspace import MANIFEST
+
+TOTALS: Final = "totals.csv"
+REJECTED_FILE: Final = "rejected.parquet"
+TOTALS_HEADER: Final = ("day", "report_name", "messages", "credits")
+REPEATED: Final = "id: an earlier message has it too"
+FORMAT_VERSION: Final = 1
+FOLDED_AT_ONCE: Final = 64 * 1024
+REJECTED_ROWS: Final = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("content", pa.string()),
+    ]
+)
+
+
+class UnreadableFile(Struct, frozen=True, omit_defaults=True):
+    """A file of which a part could not be read."""
+
+    path: str
+    reason: str
+
+
+class ManifestInput(Struct, frozen=True):
+    """A file of the input."""
+
+    path: str
+    format: str
+    size_bytes: int
+    version: str
+    rows: int
+
+
+class Manifest(Struct, frozen=True):
+    """What a run has read and written; `digest` is that of all files of the output."""
+
+    format_version: int
+    software: str
+    plan: str
+    messages: int
+    credits: str
+    priced_by_report: int
+    rejected: int
+    unreadable: tuple[UnreadableFile, ...]
+    days: int
+    digest: str
+    inputs: tuple[ManifestInput, ...]
+    outputs: tuple[WrittenFile, ...]
+
+
+class FirstRows:
+    """The number of the first row of each piece in its file, from 1."""
+
+    def __init__(self, records: Sequence[UnitRecord]) -> None:
+        self._before: dict[tuple[int, int], int] = {}
+        self.rows: dict[int, int] = {}
+        for record in records:
+            for index, each in enumerate(record.pieces):
+                file = each.piece.file
+                self._before[record.number, index] = self.rows.get(file, 0) + 1
+                self.rows[file] = self.rows.get(file, 0) + each.rows
+
+    def of(self, unit: int, piece: int) -> int:
+        """Return the number of a piece's first row."""
+        return self._before[unit, piece]
+
+
+def write_totals(job: Job, records: Sequence[PartRecord]) -> WrittenFile:
+    """Write the sums by day and report name; the name is empty for texts."""
+    names = reports_of(job.workspace).names
+    sums: dict[tuple[int, str], list[int]] = {}
+    for each in (total for record in records for total in record.totals):
+        name = names[each.report] if each.report >= 0 else ""
+        own = sums.setdefault((each.day, name), [0, 0])
+        own[0] += each.messages
+        own[1] += each.hundredths
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(TOTALS_HEADER)
+    for (day, name), (messages, hundredths) in sorted(sums.items()):
+        writer.writerow((np.datetime64(day, "D"), name, messages, to_text(hundredths)))
+    with job.workspace.writing(job.workspace.in_output(TOTALS), is_synced=True) as sink:
+        sink.write(out.getvalue().encode())
+    return describe(job, TOTALS, len(sums))
+
+
+def to_text(hundredths: int) -> str:
+    """Return hundredths as credits with two decimals."""
+    return str(Decimal(hundredths).scaleb(-2))
+
+
+def write_rejected(
+    job: Job,
+    units: Sequence[UnitRecord],
+    repeated: Sequence[RepeatedRow],
+    first_rows: FirstRows,
+) -> WrittenFile | None:
+    """Write the rows that are not priced; None if there are none."""
+    if not repeated and not any(each.rejected for each in units):
+        return None
+    path = job.workspace.in_output(REJECTED_FILE)
+    with (
+        job.workspace.writing(path, is_synced=True) as sink,
+        pq.ParquetWriter(
+            sink, REJECTED_ROWS, compression="zstd", compression_level=1
+        ) as writer,
+    ):
+        count = 0
+        for table in _rejected_rows(job, units, repeated, first_rows):
+            writer.write_table(table)
+            count += table.num_rows
+    return describe(job, REJECTED_FILE, count)
+
+
+def _rejected_rows(
+    job: Job,
+    units: Sequence[UnitRecord],
+    repeated: Sequence[RepeatedRow],
+    first_rows: FirstRows,
+) -> Iterator[Any]:
+    by_number = {each.number: each for each in units}
+    for unit in units:
+        if unit.rejected:
+            space = job.workspace
+            with space.reading(space.of_unit(unit.number, REJECTS)) as source:
+                rows = pa.ipc.open_file(source).read_all()
+            yield _locate(job, unit, rows, first_rows)
+    ordered = sorted(repeated, key=lambda r: (r.unit, r.piece, r.row))
+    for begin in range(0, len(ordered), FOLDED_AT_ONCE):
+        some = ordered[begin : begin + FOLDED_AT_ONCE]
+        files = [by_number[r.unit].pieces[r.piece].piece.file for r in some]
+        yield pa.table(
+            [
+                [job.files[file].path for file in files],
+                [first_rows.of(r.unit, r.piece) + r.row for r in some],
+                [REPEATED] * len(some),
+                [json.dumps({"id": r.id}) for r in some],
+            ],
+            schema=REJECTED_ROWS,
+        )
+
+
+def _locate(job: Job, unit: UnitRecord, rows: Any, first_rows: FirstRows) -> Any:
+    pieces = rows["piece"].to_numpy()
+    used = range(len(unit.pieces))
+    paths = pa.array([job.files[each.piece.file].path for each in unit.pieces])
+    firsts = np.array([first_rows.of(unit.number, each) for each in used], np.int64)
+    return pa.table(
+        [
+            paths.take(pa.array(pieces)),
+            pa.array(firsts[pieces] + rows["row"].to_numpy()),
+            rows[REJECTED.field("reason").name],
+            rows[REJECTED.field("content").name],
+        ],
+        schema=REJECTED_ROWS,
+    )
+
+
+def digest_of(files: Sequence[WrittenFile]) -> str:
+    """Return the digest of all files: that of their names and digests."""
+    lines = "".join(f"{each.sha256}  {each.path}\n" for each in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def write_manifest(job: Job, manifest: Manifest) -> None:
+    """Write the manifest, the last file of the output."""
+    body = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    path = job.workspace.in_output(MANIFEST)
+    with job.workspace.writing(path, is_synced=True) as sink:
+        sink.write(body + b"\n")

@@ -1,0 +1,262 @@
+"""Reading of pieces of the input as batches of messages, in each format."""
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pc_csv
+import pyarrow.parquet as pq
+from msgspec import UNSET
+
+from service.upstream import lenient_json
+from service.usage.bulk.batches import (
+    MAX_CONTENT_CHARACTERS,
+    MESSAGES,
+    REJECTED,
+)
+from service.usage.bulk.errors import UnreadablePiece
+from service.usage.bulk.inputs import is_compressed, open_file
+from service.usage.bulk.model import WHOLE, InputFile, InputFormat, Piece
+from service.usage.bulk.workspace import first_line, locate
+from service.usage.snapshots.messages import (
+    DOT_SEGMENTS,
+    MAX_KEY_CHARACTERS,
+    Message,
+    report_key,
+)
+
+BATCH_ROWS: Final = 64 * 1024
+BATCH_BYTES: Final = 16 * 1024 * 1024
+LF: Final = b"\n"
+NONE_REJECTED: Final[Sequence[Any]] = ([], [], [])
+MANDATORY: Final = ("id", "text", "timestamp")
+REPORT_ID: Final = "report_id"
+_UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_decoder: Final = msgspec.json.Decoder(Message)
+
+
+class ReadBatch(NamedTuple):
+    """Messages with the schema `MESSAGES`, and rows that are no messages."""
+
+    messages: Any
+    rejected: Any
+    rows: int
+    """Rows or lines of the piece that have been read so far."""
+
+
+def read_piece(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
+    """Yield the messages of a piece in batches; raises `UnreadablePiece`."""
+    try:
+        if file.format is InputFormat.PARQUET:
+            yield from _read_parquet(file, piece)
+        elif file.format is InputFormat.NDJSON:
+            yield from _read_ndjson(file, piece)
+        else:
+            yield from _read_csv(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadablePiece(first_line(error)) from error
+
+
+def _batch(columns: Sequence[Any], rejected: Sequence[Any], rows: int) -> ReadBatch:
+    messages = pa.record_batch(list(columns), schema=MESSAGES)
+    kept_aside = pa.record_batch(list(rejected), schema=REJECTED)
+    return ReadBatch(messages, kept_aside, rows)
+
+
+# --- Parquet --------------------------------------------------------------------------
+
+
+def _read_parquet(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
+    with open_file(file) as source:
+        parquet = pq.ParquetFile(source, pre_buffer=False)
+        names = _check_columns(parquet.schema_arrow)
+        end = parquet.num_row_groups if piece.end == WHOLE else piece.end
+        groups = range(piece.begin, end)
+        size = sum(parquet.metadata.row_group(g).total_byte_size for g in groups)
+        count = sum(parquet.metadata.row_group(g).num_rows for g in groups)
+        fitting = max(1, BATCH_BYTES * count // max(size, 1))
+        rows = 0
+        for batch in parquet.iter_batches(
+            min(BATCH_ROWS, fitting),
+            row_groups=groups,
+            columns=names,
+            use_threads=False,
+        ):
+            yield _from_columns(batch, rows)
+            rows += batch.num_rows
+
+
+def _check_columns(schema: Any) -> list[str]:
+    """Return the columns to read; raises `UnreadablePiece` without one, or its type."""
+    for name in MANDATORY:
+        if schema.get_field_index(name) < 0:
+            raise UnreadablePiece(f"no column {name}, or several of them")
+        kind = schema.field(name).type
+        if not (pa.types.is_integer(kind) if name == "id" else _is_text(kind)):
+            raise UnreadablePiece(f"column {name} has the type {kind}")
+    has_reports = schema.get_field_index(REPORT_ID) >= 0
+    return [*MANDATORY, REPORT_ID] if has_reports else [*MANDATORY]
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+    )
+
+
+def _from_columns(batch: Any, rows: int) -> ReadBatch:
+    count = batch.num_rows
+    has_reports = batch.schema.get_field_index(REPORT_ID) >= 0
+    reports = batch[REPORT_ID] if has_reports else pa.nulls(count)
+    columns = [
+        pa.array(np.arange(rows, rows + count)),
+        batch["id"].cast(pa.int64(), safe=False),
+        _to_binary(batch["text"]),
+        _to_binary(batch["timestamp"]),
+        to_report_keys(reports),
+    ]
+    return _batch(columns, NONE_REJECTED, rows + count)
+
+
+def _to_binary(column: Any) -> Any:
+    if pa.types.is_string(column.type):
+        return column.view(pa.binary())
+    return column.cast(pa.string()).view(pa.binary())
+
+
+def to_report_keys(column: Any) -> Any:
+    """Return usable report ids as texts; null stands for the other ones."""
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.string())
+    if not _is_text(column.type):
+        return pa.nulls(len(column), pa.string())
+    keys = column.cast(pa.string())
+    lengths = pc.utf8_length(keys)
+    usable = pc.and_(pc.greater(lengths, 0), pc.less_equal(lengths, MAX_KEY_CHARACTERS))
+    dots = pc.is_in(keys, value_set=pa.array(sorted(DOT_SEGMENTS)))
+    return pc.if_else(pc.and_not(usable, dots), keys, None)
+
+
+# --- NDJSON ---------------------------------------------------------------------------
+
+
+def _read_ndjson(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
+    rows = 0
+    for lines in _read_lines(file, piece):
+        yield _decode_lines(lines, rows)
+        rows += len(lines)
+
+
+def _read_lines(file: InputFile, piece: Piece) -> Iterator[list[bytes]]:
+    """Yield the lines that begin in a piece, in batches."""
+    system, path = locate(file.path)
+    if is_compressed(file.path):
+        with system.open_input_stream(path, compression="detect") as source:
+            yield from _lines_of(source, WHOLE)
+        return
+    with io.BufferedReader(system.open_input_file(path)) as source:
+        at = piece.begin
+        if at:
+            source.seek(at - 1)
+            at += len(source.readline()) - 1  # the end of a line of the piece before
+        if piece.end == WHOLE or at < piece.end:
+            yield from _lines_of(
+                source, piece.end - at if piece.end != WHOLE else WHOLE
+            )
+
+
+def _lines_of(source: Any, size: int) -> Iterator[list[bytes]]:
+    rest, read = b"", 0
+    while True:
+        wanted = BATCH_BYTES if size == WHOLE else min(BATCH_BYTES, size - read)
+        block = source.read(wanted) if wanted > 0 else b""
+        read += len(block)
+        if not block:
+            break
+        *lines, rest = (rest + block).split(LF)
+        if lines:
+            yield lines
+    if rest and size != WHOLE:
+        rest += source.readline()
+    if rest:
+        yield [rest]
+
+
+def _decode_lines(lines: list[bytes], first: int) -> ReadBatch:
+    rows: list[int] = []
+    messages: list[Message] = []
+    rejected: list[tuple[int, str, str]] = []
+    for row, line in enumerate(lines, first):
+        if not line or line.isspace():
+            continue
+        try:
+            messages.append(lenient_json.decode(line, _decoder))
+            rows.append(row)
+        except _UNDECODABLE as error:
+            shown = line.decode("utf-8", "replace")[:MAX_CONTENT_CHARACTERS]
+            rejected.append((row, explain(error), shown))
+    columns = [
+        rows,
+        [each.id for each in messages],
+        [each.text.encode("utf-8", "surrogatepass") for each in messages],
+        [each.timestamp.encode("utf-8", "surrogatepass") for each in messages],
+        [
+            None if each.report_id is UNSET else report_key(each.report_id)
+            for each in messages
+        ],
+    ]
+    kept_aside = [list(each) for each in zip(*rejected, strict=True)]
+    return _batch(columns, kept_aside or NONE_REJECTED, first + len(lines))
+
+
+def explain(error: Exception) -> str:
+    """Return the reason for which a line is no message, with the field before it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    text, _, path = str(error).partition(" - at `$")
+    if not text.startswith("JSON"):
+        text = text[:1].lower() + text[1:]
+    field = path.strip(".`")
+    return f"{field}: {text}" if field else text
+
+
+# --- CSV ------------------------------------------------------------------------------
+
+
+def _read_csv(file: InputFile) -> Iterator[ReadBatch]:
+    system, path = locate(file.path)
+    with system.open_input_stream(path, compression="detect") as source:
+        text = {name: pa.string() for name in (*MANDATORY, REPORT_ID)}
+        reader = pc_csv.open_csv(
+            source,
+            read_options=pc_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
+            parse_options=pc_csv.ParseOptions(newlines_in_values=True),
+            convert_options=pc_csv.ConvertOptions(
+                check_utf8=False, column_types=text, strings_can_be_null=False
+            ),
+        )
+        rows = 0
+        for batch in reader:
+            for name in MANDATORY:
+                if batch.schema.get_field_index(name) < 0:
+                    raise UnreadablePiece(f"no column {name}, or several of them")
+            ids = pa.array(map(_to_id, batch["id"].to_pylist()), pa.int64())
+            at = batch.schema.get_field_index("id")
+            with_ids = batch.set_column(at, "id", ids)
+            yield _from_columns(with_ids, rows)
+            rows += batch.num_rows
+
+
+def _to_id(text: str) -> int | None:
+    try:
+        number = int(text)
+    except ValueError:
+        return None
+    return number if -(2**63) <= number < 2**63 else None

@@ -1,0 +1,87 @@
+"""The reports of a run: read from a file, and stored in the work folder."""
+
+import json
+import posixpath
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.csv as pc_csv
+import pyarrow.parquet as pq
+
+from service.usage.bulk.errors import BadReports
+from service.usage.bulk.report_table import ReportTable
+from service.usage.bulk.workspace import Workspace, first_line, locate
+from service.usage.reports import Report
+from service.usage.snapshots.build import ReportPrice
+from service.usage.snapshots.messages import report_key
+
+REPORTS_FILE: Final = "reports.json"
+
+_decoder: Final = msgspec.json.Decoder(dict[str, tuple[str, int] | None])
+
+
+def read_reports(name: str) -> dict[str, ReportPrice]:
+    """Return the reports of a file by their keys; raises `BadReports`."""
+    reports: dict[str, ReportPrice] = {}
+    try:
+        rows = _read_rows(name)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadReports(f"{name}: {first_line(error)}") from error
+    for number, row in enumerate(rows, start=1):
+        try:
+            report = msgspec.convert(row, Report, strict=False)
+        except msgspec.ValidationError as error:
+            raise BadReports(f"{name}: report {number}: {error}") from error
+        key = report_key(report.id)
+        if key is None:
+            raise BadReports(f"{name}: report {number}: the id is not usable")
+        price = ReportPrice(report.name, round(report.credit_cost * 100))
+        if reports.setdefault(key, price) != price:
+            raise BadReports(f"{name}: report {number}: the id {key} has two prices")
+    return reports
+
+
+def _read_rows(name: str) -> list[Any]:
+    system, path = locate(name)
+    suffix = posixpath.splitext(path.lower())[1]
+    if suffix == ".parquet":
+        with system.open_input_file(path) as source:
+            return list(pq.read_table(source).to_pylist())
+    with system.open_input_stream(path) as source:
+        if suffix == ".csv":
+            options = pc_csv.ConvertOptions(
+                column_types={"id": pa.string(), "name": pa.string()}
+            )
+            table: Any = pc_csv.read_csv(source, convert_options=options)
+            return list(table.to_pylist())
+        body = source.read()
+    if suffix in {".ndjson", ".jsonl"}:
+        return [json.loads(line) for line in body.splitlines() if line.strip()]
+    decoded = json.loads(body)
+    if not isinstance(decoded, list):
+        raise ValueError("expected a list of reports")
+    return decoded
+
+
+def store_reports(space: Workspace, reports: dict[str, ReportPrice | None]) -> None:
+    """Store the reports of a run; None is a report that does not exist."""
+    body = msgspec.json.encode(dict(sorted(reports.items())))
+    with space.writing(space.in_work(REPORTS_FILE)) as sink:
+        sink.write(body)
+
+
+def stored_reports(space: Workspace) -> dict[str, ReportPrice | None]:
+    """Return the reports that are stored so far."""
+    path = space.in_work(REPORTS_FILE)
+    if not space.exists(path):
+        return {}
+    with space.system.open_input_stream(path) as source:
+        stored = _decoder.decode(source.read())
+    return {key: ReportPrice(*each) if each else None for key, each in stored.items()}
+
+
+def load_reports(space: Workspace) -> ReportTable:
+    """Return the reports that exist, as columns."""
+    stored = stored_reports(space)
+    return ReportTable({key: each for key, each in stored.items() if each is not None})
