@@ -11,7 +11,7 @@ TIMESTAMP: Final = "2024-04-29T03:25:03.613Z"
 
 
 def test_messages_of_a_file_are_priced(tmp_path: Path) -> None:
-    """Each message has its price, its source and its steps, in the folder of its day."""
+    """Each message has its price, source and steps, in the folder of its day."""
     lines = [
         {"id": 1, "text": "rent rent", "timestamp": TIMESTAMP},
         {"id": 2, "text": "a", "timestamp": "2024-04-30T01:00:00+02:00"},
