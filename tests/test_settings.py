@@ -198,7 +198,10 @@ def test_environment_is_read_by_type(name: str, text: str, value: object) -> Non
         (
             "CACHE__REDIS_URL",
             "http://:pa55@cache.test",
-            "cache.redis_url: expected a redis, rediss or unix URL, or an empty text",
+            (
+                "cache.redis_url: expected a redis, rediss, unix, redis+sentinel or "
+                "rediss+sentinel URL, or an empty text"
+            ),
         ),
         (
             "CACHE__REDIS_URL",
@@ -208,6 +211,47 @@ def test_environment_is_read_by_type(name: str, text: str, value: object) -> Non
         (
             "CACHE__REDIS_URL",
             "redis://cache.test?password=pa55",
+            "cache.redis_url: expected a URL without options",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis+cluster://:pa55@cache.test",
+            (
+                "cache.redis_url: expected one server, or Sentinels (redis+sentinel): "
+                "Redis Cluster is not supported"
+            ),
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis+sentinel://:pa55@a.test,b.test",
+            (
+                "cache.redis_url: expected the name of the master after the "
+                "Sentinels, such as /mymaster"
+            ),
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis+sentinel://:pa55@a.test,,b.test/m",
+            "cache.redis_url: expected Sentinels as host:port,host:port",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis+sentinel:///m",
+            "cache.redis_url: expected Sentinels as host:port,host:port",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis+sentinel://a.test:70000/m",
+            "cache.redis_url: port out of range 1-65535",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis+sentinel://a.test/m/first",
+            "cache.redis_url: expected a number of a database after the master's name",
+        ),
+        (
+            "CACHE__REDIS_URL",
+            "redis+sentinel://a.test/m?password=pa55",
             "cache.redis_url: expected a URL without options",
         ),
         (
@@ -290,6 +334,12 @@ def test_unreadable_files_are_named(
         ("upstream.base_url", "http://me:pa55@up.test/a", "http://me:***@up.test/a"),
         ("upstream.base_url", "http://me@up.test", "http://me@up.test"),
         ("cache.redis_url", "redis://:pa55@a.test/0", "redis://:***@a.test/0"),
+        (
+            "cache.redis_url",
+            "redis+sentinel://me:pa55@[::1]:1,b.test/m",
+            "redis+sentinel://me:***@[::1]:1,b.test/m",
+        ),
+        ("cache.sentinel_password", "pa55", "***"),
         ("upstream.base_url", "http://[::1", "http://[::1"),
         ("events.api_key", "pa55", "***"),
         ("auth.session_secret", "pa55", "***"),
@@ -339,6 +389,19 @@ def test_errors_contain_no_secrets() -> None:
         (
             {"vehicles": {"deadline_s": 1.0}},
             "vehicles.timeout_s (15) is above vehicles.deadline_s (1)",
+        ),
+        (
+            {"cache": {"sentinel_password": "pa55", "redis_url": "redis://a.test"}},
+            ("cache.sentinel_password: needs a redis+sentinel URL as cache.redis_url"),
+        ),
+        (
+            {
+                "cache": {
+                    "sentinel_username": "me",
+                    "redis_url": "redis+sentinel://a.test/m",
+                }
+            },
+            "cache.sentinel_username: needs cache.sentinel_password",
         ),
     ],
 )

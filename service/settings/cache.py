@@ -1,13 +1,9 @@
 """Settings of the section `cache`."""
 
-from typing import Final
-from urllib.parse import urlsplit
-
 from msgspec import Struct
 
+from service.settings.redis_urls import check_redis_url
 from service.settings.types import LongSeconds, PositiveCount, WaitSeconds
-
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
 
 
 class CacheSettings(Struct, frozen=True, kw_only=True):
@@ -23,15 +19,9 @@ class CacheSettings(Struct, frozen=True, kw_only=True):
     missing_report_ttl_s: LongSeconds
     max_reports: PositiveCount
     redis_url: str
+    sentinel_username: str
+    sentinel_password: str
 
     def __post_init__(self) -> None:
-        if not self.redis_url:
-            return
-        parts = urlsplit(self.redis_url)
-        if parts.scheme not in REDIS_SCHEMES:
-            raise ValueError("expected a redis, rediss or unix URL, or an empty text")
-        if not (parts.path if parts.scheme == "unix" else parts.hostname):
-            raise ValueError("expected a URL with a host, or with a path for unix")
-        if parts.query or parts.fragment:
-            raise ValueError("expected a URL without options")
-        _ = parts.port  # raises for an invalid port
+        if self.redis_url:
+            check_redis_url(self.redis_url)

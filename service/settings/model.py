@@ -12,6 +12,7 @@ from service.settings.health import HealthSettings
 from service.settings.limits import LimitsSettings
 from service.settings.logging import LoggingSettings
 from service.settings.periods import PeriodsSettings
+from service.settings.redis_urls import is_sentinel_url
 from service.settings.sandbox import SandboxSettings
 from service.settings.server import ServerSettings
 from service.settings.storage import StorageSettings
@@ -58,6 +59,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         if self.vehicles.offline and not is_installed("ultravin"):
             reason = "needs copilot-usage[vin-offline] to be installed"
             raise ValueError(f"vehicles.offline: {reason}")
+        cache = self.cache
+        if cache.sentinel_password and not is_sentinel_url(cache.redis_url):
+            reason = "needs a redis+sentinel URL as cache.redis_url"
+            raise ValueError(f"cache.sentinel_password: {reason}")
+        if cache.sentinel_username and not cache.sentinel_password:
+            raise ValueError("cache.sentinel_username: needs cache.sentinel_password")
         for inner, outer in _WITHIN:
             value, bound = attrgetter(inner, outer)(self)
             if value > bound:

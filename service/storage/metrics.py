@@ -49,6 +49,17 @@ class StorageMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.without_sentinels = Gauge(
+            "copilot_usage_redis_sentinels_unavailable",
+            "Number of workers to which no Sentinel of Redis answers.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.moved = Counter(
+            "copilot_usage_redis_failovers",
+            "Changes of the master of Redis that workers have followed.",
+            registry=registry,
+        )
         # A series that begins at 0 shows its first growth too.
         for use in Use:
             for error in OUTAGES:
@@ -93,3 +104,13 @@ def circuit_changed(*, is_open: bool) -> None:
 def redis_changed(*, is_available: bool) -> None:
     """Set whether Redis is available to this process."""
     _metrics.current.without_redis.set(not is_available)
+
+
+def sentinels_changed(*, are_available: bool) -> None:
+    """Set whether a Sentinel answers this process."""
+    _metrics.current.without_sentinels.set(not are_available)
+
+
+def redis_moved() -> None:
+    """Count a change of the master."""
+    _metrics.current.moved.inc()

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from service.settings import Settings
+from service.storage.redis_sentinels import Login
 from service.storage.redis_store import RedisStore
 from service.usage.pricing.plans import PLANS
 
@@ -25,7 +26,9 @@ async def open_store(settings: Settings) -> AsyncIterator[RedisStore | None]:
     if not settings.cache.redis_url:
         yield None
         return
-    store = RedisStore(settings.cache.redis_url, namespace_of(settings))
+    cache = settings.cache
+    login = Login(cache.sentinel_username, cache.sentinel_password)
+    store = RedisStore(cache.redis_url, namespace_of(settings), login)
     try:
         yield store
     finally:

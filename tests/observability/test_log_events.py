@@ -36,6 +36,8 @@ from service.storage import breaker
 from service.storage.database import Database, open_database
 from service.storage.errors import StorageUnavailable
 from service.storage.maintenance import repeat_logged
+from service.storage.redis_sentinels import Sentinels
+from service.storage.redis_store import RedisStore, RedisUnavailable
 from service.upstream.proxies import proxy_for
 from service.usage.cache import SnapshotCache
 from service.usage.handlers import SNAPSHOTS
@@ -157,6 +159,7 @@ async def cause_every_event(
     await get(knowing)
     await cause_shrinking(client, sandbox)
     await cause_sharing(client, sandbox, monkeypatch)
+    await cause_sentinels(monkeypatch)
     await cause_a_stopped_worker(client, monkeypatch)
     await cause_connections()
     cause_overload()
@@ -452,6 +455,24 @@ async def cause_sharing(
     async with asyncio.timeout(GIVE_UP_S):
         while double.asked == asked:  # noqa: ASYNC110 - the ping sets no event
             await asyncio.sleep(0)
+
+
+async def cause_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Sentinel answers; then one names a master, and later another one."""
+    monkeypatch.setattr("service.storage.redis_store.PING_EVERY_S", 0.0)
+    double = RedisDouble()
+    monkeypatch.setattr(redis.asyncio.Redis, "from_url", double.from_url)
+    store = RedisStore("redis+sentinel://127.0.0.1:1/m", "test")
+    with pytest.raises(RedisUnavailable):
+        await store.run(lambda pipeline: pipeline.get("a"))
+    state = dict.fromkeys(("is_sdown", "is_odown"), 0) | {"is_master": 1, "port": 1}
+    for epoch in range(2):
+        found = state | {"ip": f"10.0.0.{epoch}", "config-epoch": epoch}
+        monkeypatch.setattr(Sentinels, "_ask", AsyncMock(return_value=found))
+        async with asyncio.timeout(GIVE_UP_S):
+            while str(found["ip"]) not in store._url:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0)
+    await store.close()
 
 
 async def cause_a_failure_in_another_process(

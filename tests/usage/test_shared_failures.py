@@ -43,7 +43,7 @@ from tests.usage.conftest import (
         (redis.AuthenticationError("wrong password"), "lost"),
         (ConnectionResetError("reset"), "lost"),
         (redis.BusyLoadingError("loading"), "lost"),
-        (redis.ReadOnlyError("a replica"), "refused"),
+        (redis.ReadOnlyError("a replica"), "lost"),
         (redis.OutOfMemoryError("full"), "refused"),
         (redis.exceptions.NoPermissionError("not you"), "refused"),
     ],
