@@ -37,7 +37,7 @@ from tests.running import LOOK_AGAIN_S, ROOT, Answer, Running, ask_once, variabl
 OUTPUTS: Final = (1, 2)
 LOADED_ON_USE: Final = (
     *("alembic.command", "asyncpg", "gunicorn.arbiter", "jsonschema_rs"),
-    *("redis.asyncio", "service.server.workers", "sqlalchemy.dialects.postgresql"),
+    *("nats.js.kv", "redis.asyncio", "service.server.workers", "sqlalchemy.dialects.postgresql"),
 )
 """Modules that each fork would load again, though a start alone needs none of them."""
 MAX_BYTES: Final = 1 << 16
@@ -179,6 +179,8 @@ class Service:
     `storage__url="…"` sets `storage.url`.
     """
 
+    command = "serve"
+
     def __init__(self, launcher: Launcher, log: Path, **settings: object) -> None:
         self.port = unused_port()
         self.log = log
@@ -190,7 +192,7 @@ class Service:
 
     def start(self, *options: str) -> int:
         """Start it; it listens some time later. Gives its process id."""
-        given = ["serve", f"--port={self.port}", *options]
+        given = [self.command, f"--port={self.port}", *options]
         self.process_id = self._launcher.start(given, self._environment, self.log)
         return self.process_id
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import asyncpg
 from aiohttp.test_utils import unused_port
 
+from tests.leftovers import processes, wait_for_end
 from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S
 
@@ -45,8 +46,19 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop the server at once, with all connections and transactions."""
+        self._end(signal.SIGQUIT)
+
+    def kill(self) -> None:
+        """Kill the server, and wait until its own processes have noticed that."""
+        assert self._process is not None
+        own = [each for each in processes() if each.parent == self._process.pid]
+        self._end(signal.SIGKILL)
+        for each in own:
+            wait_for_end(each.pid)
+
+    def _end(self, sig: signal.Signals) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
+            self._process.send_signal(sig)
             self._process.wait(GIVE_UP_S)
             self._process = None
 
