@@ -1,0 +1,200 @@
+"""Messages of one partition, in the order of the stream, each without a gap.
+
+The stream of a work queue has just the messages that are not acknowledged. A consumer
+that is created anew therefore begins at the first message that may not be stored. So
+whatever happens to messages on their way is answered in one way: the consumer numbers
+its deliveries, a number that is missing ends the session, and the next one begins anew.
+"""
+
+import asyncio
+import json
+from collections import deque
+from contextlib import suppress
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.errors import NotFoundError
+
+from service.events.errors import QueueUnavailable
+from service.events.queue.connection import translated
+from service.events.queue.message import subject_of
+from service.events.queue.stream import API_S
+
+PULL_MESSAGES: Final = 1_000
+MIN_PULL_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of one request for messages; twice as many wait in memory at most."""
+OVERHEAD_BYTES: Final = 16 * 1024
+"""Upper bound of the subjects and headers of a message."""
+MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
+PULL_S: Final = 2.0
+"""Time after which the servers end a request for messages."""
+SILENCE_S: Final = 5.0
+"""Time without any answer to such a request, after which the session ends."""
+ACK_WAIT_S: Final = 300.0
+"""Time after which the servers deliver a message again: its acknowledgement was lost."""
+MAX_UNACKNOWLEDGED: Final = 20_000
+ENDS_PULL: Final = frozenset({"404", "408", "409"})
+"""States of a request that has ended: no messages, too late, too many bytes."""
+ACK: Final = b"+ACK"
+NS_PER_US: Final = 1_000
+
+log = structlog.get_logger()
+
+
+class Delivery(Struct, frozen=True):
+    """A message, its place in the stream, and the time at which the stream got it."""
+
+    data: bytes
+    reply: str
+    sequence: int
+    arrived_at: int
+    """In microseconds since 1970."""
+
+
+class Deliveries:
+    """Delivers the messages of a partition, on one connection; `open` it first."""
+
+    def __init__(self, client: Client, stream: str, partition: int) -> None:
+        self._client = client
+        self._stream = stream
+        self._consumer = consumer_of(partition)
+        self._subject = subject_of(stream, partition)
+        self._inbox = client.new_inbox()
+        self._max_bytes = max(MIN_PULL_BYTES, client.max_payload + OVERHEAD_BYTES)
+        self._waiting: deque[Delivery] = deque()
+        self._waiting_bytes = 0
+        self._arrived = asyncio.Event()
+        self._left = 0
+        """Messages that the servers may still send for the present request."""
+        self._delivered = 0
+        self._last = 0
+        """The place of the last message that was given out."""
+        self._failure = ""
+        self.repeated = 0
+        """Messages that were delivered again, because an acknowledgement was lost."""
+
+    async def open(self) -> None:
+        """Create the consumer anew; raises `QueueUnavailable`."""
+        manager = self._client.jetstream(timeout=API_S)
+        with translated():
+            with suppress(NotFoundError):
+                await manager.delete_consumer(self._stream, self._consumer)
+            await manager.add_consumer(
+                self._stream,
+                ConsumerConfig(
+                    durable_name=self._consumer,
+                    filter_subject=self._subject,
+                    ack_policy=AckPolicy.EXPLICIT,
+                    ack_wait=ACK_WAIT_S,
+                    max_ack_pending=MAX_UNACKNOWLEDGED,
+                    # One request waits; another one may come after a lost one.
+                    max_waiting=16,
+                ),
+            )
+            await self._client.subscribe(self._inbox, cb=self._receive)
+
+    async def take(self) -> list[Delivery]:
+        """Wait for messages; return those that have arrived, `MAX_BATCH_BYTES` at most.
+
+        All that were given out before must be stored. Raises `QueueUnavailable` for
+        an end of the session.
+        """
+        while True:
+            await self._wait()
+            batch = await self._take_new()
+            if not self._left and self._waiting_bytes < self._max_bytes:
+                await self._pull()
+            if batch:
+                return batch
+
+    async def acknowledge(self, batch: list[Delivery]) -> None:
+        """Let the stream remove messages, which are stored; raises `QueueUnavailable`."""
+        with translated():
+            for each in batch:
+                await self._client.publish(each.reply, ACK)
+
+    def end(self, reason: str) -> None:
+        """End the session."""
+        self._failure = self._failure or reason
+        self._arrived.set()
+
+    async def _wait(self) -> None:
+        while not self._waiting:
+            if self._failure:
+                raise QueueUnavailable(self._failure)
+            if not self._left:
+                await self._pull()
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    await self._arrived.wait()
+            except TimeoutError:
+                raise QueueUnavailable("the consumer does not answer") from None
+
+    async def _take_new(self) -> list[Delivery]:
+        batch: list[Delivery] = []
+        repeated: list[Delivery] = []
+        size = 0
+        while self._waiting and size < MAX_BATCH_BYTES:
+            each = self._waiting.popleft()
+            self._waiting_bytes -= len(each.data)
+            if each.sequence <= self._last:
+                repeated.append(each)
+                continue
+            self._last = each.sequence
+            size += len(each.data)
+            batch.append(each)
+        self.repeated += len(repeated)
+        # Those before the last one are stored: only their acknowledgement was lost.
+        await self.acknowledge(repeated)
+        return batch
+
+    async def _pull(self) -> None:
+        self._left = PULL_MESSAGES
+        request = {
+            "batch": PULL_MESSAGES,
+            "max_bytes": self._max_bytes,
+            "expires": int(PULL_S * 1e9),
+        }
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+        with translated():
+            body = json.dumps(request).encode()
+            await self._client.publish(subject, body, self._inbox)
+
+    async def _receive(self, message: Msg) -> None:
+        if not message.reply:
+            self._note_state(message.headers or {})
+            return
+        # $JS.ACK.<stream>.<consumer>.<deliveries>.<place>.<number>.<ns>.<pending>, or
+        # with domain and account after ACK, and a random value at the end.
+        parts = message.reply.split(".")
+        parts = parts[2:] if len(parts) < 11 else parts[4:]
+        place, number, arrived_at = map(int, parts[3:6])
+        self._delivered += 1
+        if number != self._delivered:
+            self.end(f"delivery {number} came in the place of {self._delivered}")
+        if self._failure:
+            return
+        self._left -= 1
+        delivery = Delivery(
+            message.data, message.reply, place, arrived_at // NS_PER_US
+        )
+        self._waiting.append(delivery)
+        self._waiting_bytes += len(delivery.data)
+        self._arrived.set()
+
+    def _note_state(self, headers: dict[str, str]) -> None:
+        status, reason = headers.get("Status", ""), headers.get("Description", "")
+        self._left = 0
+        if status not in ENDS_PULL or "Consumer" in reason:
+            self.end(reason or "the consumer has no leader, or is deleted")
+        self._arrived.set()
+
+
+def consumer_of(partition: int) -> str:
+    """Return the name of a partition's consumer."""
+    return f"writer-{partition}"

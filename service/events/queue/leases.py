@@ -1,0 +1,196 @@
+"""Leases of partitions: at most one writer stores the events of a partition.
+
+A lease is a value of a key-value bucket, which expires after `events.queue_lease_s`
+unless its writer renews it. Each writer also has a value of its own. So all writers know
+how many there are, and which partitions are free. A stalled writer may work on after the
+end of its lease: `docs/decisions/event-queue.md` explains why that does no harm.
+"""
+
+import asyncio
+import secrets
+import time
+from typing import Final
+
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.js import JetStreamContext, api
+from nats.js.errors import APIError, NotFoundError
+
+from service.events.queue.connection import translated
+from service.events.queue.stream import API_S
+from service.settings import EventsSettings
+
+EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+WRONG_LAST_SEQUENCE: Final = 10071
+REQUEST_S: Final = 2.0
+PARTITION: Final = "partition"
+WRITER: Final = "writer"
+
+
+class Taken(Exception):
+    """Another writer has the lease."""
+
+
+class Lease(Struct):
+    """A lease of ours: its revision, and when it ends by the monotonic clock."""
+
+    revision: int
+    ends_at: float
+
+
+class Look(Struct, frozen=True):
+    """What the bucket has: the ids of the writers, and the partitions with a lease."""
+
+    writers: frozenset[str]
+    partitions: frozenset[int]
+
+
+class Leases:
+    """The leases of one writer."""
+
+    def __init__(self, settings: EventsSettings) -> None:
+        self.writer = secrets.token_hex(8)
+        self.owned: dict[int, Lease] = {}
+        self._settings = settings
+        self._length_s = settings.queue_lease_s
+        bucket = bucket_of(settings.queue_stream)
+        self._stream = f"KV_{bucket}"
+        self._subject = f"$KV.{bucket}"
+
+    async def open(self, client: Client) -> None:
+        """Create the bucket if it is absent; raises `QueueUnavailable`."""
+        manager = client.jetstream(timeout=API_S)
+        with translated():
+            try:
+                info = await manager.stream_info(self._stream)
+            except NotFoundError:
+                info = await manager.add_stream(self._configuration())
+        # Writers with another setting must agree with those that are there.
+        self._length_s = info.config.max_age or self._length_s
+
+    async def renew(self, client: Client) -> None:
+        """Renew all leases and our own value; forget the leases that have ended."""
+        context = client.jetstream(timeout=REQUEST_S)
+        await asyncio.gather(
+            self._put(context, f"{WRITER}.{self.writer}"),
+            *(self._renew(context, each) for each in list(self.owned)),
+        )
+
+    def forget_ended(self) -> None:
+        """Forget the leases that have ended, because they could not be renewed."""
+        now = time.monotonic()
+        for partition, lease in list(self.owned.items()):
+            if lease.ends_at <= now:
+                del self.owned[partition]
+
+    async def look(self, client: Client) -> Look:
+        """Return what the bucket has; raises `QueueUnavailable`."""
+        manager = client.jetstream(timeout=REQUEST_S)
+        with translated():
+            info = await manager.stream_info(self._stream, subjects_filter=">")
+        writers, partitions = {self.writer}, set()
+        for subject in info.state.subjects or {}:
+            kind, _, name = subject.removeprefix(f"{self._subject}.").partition(".")
+            if kind == WRITER:
+                writers.add(name)
+            elif kind == PARTITION and name.isdecimal():
+                partitions.add(int(name))
+        return Look(frozenset(writers), frozenset(partitions))
+
+    async def acquire(self, client: Client, partition: int) -> bool:
+        """Take a lease that is free; return False if another writer was faster."""
+        context = client.jetstream(timeout=REQUEST_S)
+        ends_at = time.monotonic() + self._length_s
+        try:
+            revision = await self._put(context, _key_of(partition), expected=0)
+        except Taken:
+            return False
+        self.owned[partition] = Lease(revision, ends_at)
+        return True
+
+    async def release(self, client: Client, partition: int) -> None:
+        """Give a lease back, so that another writer can take it at once."""
+        lease = self.owned.pop(partition, None)
+        if lease is not None:
+            # Only this revision: another writer may have the lease by now.
+            await self._remove(client, lease.revision)
+
+    async def leave(self, client: Client) -> None:
+        """Remove our own value, so that no partition is left for us."""
+        manager = client.jetstream(timeout=REQUEST_S)
+        with translated():
+            try:
+                own = f"{self._subject}.{WRITER}.{self.writer}"
+                found = await manager.get_last_msg(self._stream, own)
+            except NotFoundError:
+                return
+        await self._remove(client, found.seq or 0)
+
+    async def _renew(self, context: JetStreamContext, partition: int) -> None:
+        lease = self.owned[partition]
+        ends_at = time.monotonic() + self._length_s
+        try:
+            key = _key_of(partition)
+            lease.revision = await self._put(context, key, expected=lease.revision)
+        except Taken:
+            self.owned.pop(partition, None)
+            return
+        lease.ends_at = ends_at
+
+    async def _put(
+        self, context: JetStreamContext, key: str, expected: int | None = None
+    ) -> int:
+        """Write a value; return its revision, or raise `Taken`."""
+        headers = None if expected is None else {EXPECTED: str(expected)}
+        subject, value = f"{self._subject}.{key}", self.writer.encode()
+        with translated():
+            try:
+                ack = await context.publish(subject, value, headers=headers)
+            except APIError as error:
+                if error.err_code != WRONG_LAST_SEQUENCE:
+                    raise
+                raise Taken from error
+        return ack.seq
+
+    async def _remove(self, client: Client, revision: int) -> None:
+        manager = client.jetstream(timeout=REQUEST_S)
+        with translated():
+            try:
+                await manager.delete_msg(self._stream, revision)
+            except APIError:
+                # It has ended already.
+                return
+
+    def _configuration(self) -> api.StreamConfig:
+        # As `nats kv` makes a bucket, but a value may be deleted: a marker in its place
+        # would look like a lease.
+        return api.StreamConfig(
+            name=self._stream,
+            description="Leases of writers of events",
+            subjects=[f"{self._subject}.>"],
+            max_msgs_per_subject=1,
+            max_age=self._settings.queue_lease_s,
+            duplicate_window=min(120.0, self._settings.queue_lease_s),
+            discard=api.DiscardPolicy.NEW,
+            storage=api.StorageType.FILE,
+            num_replicas=self._settings.queue_replicas,
+            allow_rollup_hdrs=True,
+            allow_direct=True,
+        )
+
+
+def bucket_of(stream: str) -> str:
+    """Return the name of the bucket with the leases of a stream."""
+    return f"{stream}_writers"
+
+
+def share_of(writer: str, writers: frozenset[str], partitions: int) -> int:
+    """Return how many partitions a writer should have; all of them together have all."""
+    rank = sorted(writers).index(writer)
+    return partitions // len(writers) + (rank < partitions % len(writers))
+
+
+def _key_of(partition: int) -> str:
+    return f"{PARTITION}.{partition}"
+
+

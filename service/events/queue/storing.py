@@ -1,0 +1,208 @@
+"""Storage of the messages of one partition, in their order, until it has succeeded.
+
+While the database is away, the same messages are stored again and again, so that no
+later one overtakes them. What cannot be stored becomes a failed event, since a message
+that came back for ever would block all those behind it.
+"""
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Final
+
+import msgspec
+import structlog
+
+from service.events.arrivals import Arrivals
+from service.events.model import Event, EventError, EventFailure
+from service.events.queue.deliveries import Delivery
+from service.events.queue.message import BadMessage, QueuedRequest, decode
+from service.events.store import NEW, EventStore, ReceivedEvent, Stored
+from service.events.validation import failure_of
+from service.storage.errors import CircuitOpen, StorageError, ValueRefused
+
+PAUSE_S: Final = 1.0
+"""Pause after the database has not stored messages."""
+MAX_DEFECTS: Final = 3
+"""Unexpected failures of the same messages, after which they are stored one by one."""
+MAX_KEPT_BYTES: Final = 64 * 1024
+"""Bytes of a message that are kept in a failed event."""
+UNKNOWN: Final = "unknown"
+"""The application of a message that does not even tell its application."""
+BAD_MESSAGE: Final = "bad_message"
+VALUE_REFUSED: Final = "value_refused"
+
+log = structlog.get_logger()
+
+
+class Stopped(Exception):
+    """The writer ends before the messages are stored."""
+
+
+class QueueStore:
+    """Stores the messages of one partition.
+
+    `turns` bounds the transactions of all partitions; `stopped` ends further attempts.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        partition: int,
+        turns: asyncio.Semaphore,
+        stopped: asyncio.Event,
+    ) -> None:
+        self._store = store
+        self._partition = partition
+        self._turns = turns
+        self._stopped = stopped
+        self._arrivals = Arrivals()
+        self._logged: set[str] = set()
+
+    async def store(
+        self, batch: Sequence[Delivery]
+    ) -> list[tuple[QueuedRequest, list[Stored]]]:
+        """Store messages; return their requests, with the outcome of each event.
+
+        Raises `Stopped`; then they may be stored or not.
+        """
+        requests = [self._decode(each) for each in batch]
+        received: list[ReceivedEvent] = []
+        for request, delivery in zip(requests, batch, strict=True):
+            received += self._arrivals.stamp(request.items, delivery.arrived_at)
+        stored = iter(await self._store_all(received))
+        return [(each, list(islice(stored, len(each.items)))) for each in requests]
+
+    def _decode(self, delivery: Delivery) -> QueuedRequest:
+        try:
+            return decode(delivery.data)
+        except BadMessage as error:
+            application = _application_of(delivery.data)
+            failure = _failure(delivery.data, application, BAD_MESSAGE, str(error))
+            log.error(
+                "events.queue_message_refused",
+                application=application,
+                failed_id=failure.id,
+                partition=self._partition,
+                reason=str(error),
+            )
+            return QueuedRequest(application, [failure])
+
+    async def _store_all(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
+        """Store events by halves, if the database refuses them together."""
+        if not received:
+            return []
+        try:
+            return await self._store_when_possible(received)
+        except ValueRefused as error:
+            if len(received) == 1:
+                return [await self._store_refused(received[0], error)]
+        middle = len(received) // 2
+        first = await self._store_all(received[:middle])
+        return first + await self._store_all(received[middle:])
+
+    async def _store_when_possible(
+        self, received: Sequence[ReceivedEvent]
+    ) -> list[Stored]:
+        """Store events, however long the database is away.
+
+        Raises `ValueRefused`, also for a defect that shows each time, and `Stopped`.
+        """
+        defects = 0
+        while True:
+            try:
+                async with self._turns:
+                    stored = await self._store.store(received)
+            except ValueRefused:
+                raise
+            except StorageError as error:
+                self._log_failure(error, len(received))
+            except Exception as error:  # a defect must not end the writer
+                log.error("events.queue_store_failed", exc_info=error)
+                defects += 1
+                if defects == MAX_DEFECTS:
+                    raise ValueRefused(f"{type(error).__name__}: {error}") from error
+            else:
+                self._logged.clear()
+                return stored
+            await self._pause()
+
+    async def _store_refused(
+        self, received: ReceivedEvent, error: ValueRefused
+    ) -> Stored:
+        """Store an event, whose values the database refuses, as a failed event."""
+        item = received.item
+        content = msgspec.msgpack.encode(item, enc_hook=_nothing)
+        failure = _failure(content, item.application, VALUE_REFUSED, str(error))
+        log.error(
+            "events.queue_event_refused",
+            application=item.application,
+            failed_id=failure.id,
+            partition=self._partition,
+            reason=str(error),
+        )
+        if isinstance(item, Event):
+            # As it was sent, so that it can be replayed, unless that is refused, too.
+            text, errors = item.read_text(), failure.errors
+            readable = failure_of(text, item.application, errors, origin=item.origin)
+            with suppress(ValueRefused):
+                return await self._store_failure(readable, received.received_at)
+        return await self._store_failure(failure, received.received_at)
+
+    async def _store_failure(self, failure: EventFailure, received_at: int) -> Stored:
+        await self._store_when_possible([ReceivedEvent(failure, received_at)])
+        return NEW._replace(is_new=False, conflict=failure)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_S):
+                await self._stopped.wait()
+        if self._stopped.is_set():
+            raise Stopped
+
+    def _log_failure(self, error: StorageError, events: int) -> None:
+        # Each reason once until the next success; the open circuit was logged before.
+        reason = str(error)
+        if reason in self._logged or isinstance(error, CircuitOpen):
+            return
+        self._logged.add(reason)
+        log.warning(
+            "events.queue_not_stored",
+            events=events,
+            partition=self._partition,
+            reason=reason,
+            **{"error.type": type(error).__name__},
+        )
+
+
+def _failure(
+    content: bytes, application: str, code: str, reason: str
+) -> EventFailure:
+    """Return a failed event that has content which is no text, as Base64."""
+    kept = content[:MAX_KEPT_BYTES]
+    cut = "" if len(kept) == len(content) else f", the first {len(kept)} bytes"
+    errors = (EventError(code, "", f"{reason} (as Base64{cut})"),)
+    digest = hashlib.sha256(f"{application}\0".encode() + content).hexdigest()
+    return EventFailure(
+        id=digest[:32],
+        application=application,
+        event=base64.b64encode(kept).decode(),
+        errors=errors,
+    )
+
+
+def _application_of(message: bytes) -> str:
+    """Return the application of a message of any version, if it tells one."""
+    with suppress(ValueError, RecursionError):
+        parts = msgspec.msgpack.decode(message)
+        if isinstance(parts, list) and len(parts) > 1 and isinstance(parts[1], str):
+            # PostgreSQL cannot store NUL in text.
+            return parts[1].replace("\0", "") or UNKNOWN
+    return UNKNOWN
+
+
+def _nothing(_value: object) -> None:
+    """Leave out what has no encoding."""
