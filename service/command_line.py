@@ -47,8 +47,10 @@ from service.vehicles import commands as vehicle_commands
 from service.vehicles import lookup_file as vin_files
 from service.web.static_pages import FOLDER, PAGE_PATH
 from service.web.system import NAME, VERSION
+from service.writer_app import create_writer_app
 
 PAGE_FILE: Final = FOLDER / "index.html"
+WRITER_PATHS: Final = {"health": "/health/ready", "metrics": "/metrics"}
 START_PATHS: Final = {"usage": "/usage", "documentation": "/docs"}
 EXIT_STATUS: Final[dict[type[Exception], int]] = {
     BackupFailed: 1,
@@ -169,6 +171,29 @@ def serve(  # noqa: PLR0913 - each argument is an option
         run_workers(settings, announce)
     else:
         serving.serve(settings, announce)
+
+
+@cli.command()
+def writer(
+    config: ConfigFile = None,
+    *,
+    host: Annotated[str | None, HOST] = None,
+    port: Annotated[int | None, PORT] = None,
+) -> None:
+    """Store the events of the queue until SIGTERM or Ctrl-C, for services that do not.
+
+    Any number of writers share the work. Each serves its health and its metrics.
+    """
+    settings = _load(config, server={"host": host, "port": port}).settings
+    log_output.replace_streams()
+    logging = settings.logging
+    logs.configure(logging.level, logging.format, logging.max_queue_bytes)
+
+    def announce(url: str) -> None:
+        terminal.announce(url, WRITER_PATHS, err=True)
+        lifecycle.log_started(url)
+
+    serving.serve(settings, announce, create_writer_app)
 
 
 @cli.command(cls=sandbox_command.SandboxCommand)

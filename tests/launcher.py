@@ -37,7 +37,12 @@ from tests.running import LOOK_AGAIN_S, ROOT, Answer, Running, ask_once, variabl
 OUTPUTS: Final = (1, 2)
 LOADED_ON_USE: Final = (
     *("alembic.command", "asyncpg", "gunicorn.arbiter", "jsonschema_rs"),
-    *("nats.js.kv", "redis.asyncio", "service.server.workers", "sqlalchemy.dialects.postgresql"),
+    *(
+        "nats.js.kv",
+        "redis.asyncio",
+        "service.server.workers",
+        "sqlalchemy.dialects.postgresql",
+    ),
 )
 """Modules that each fork would load again, though a start alone needs none of them."""
 MAX_BYTES: Final = 1 << 16

@@ -19,13 +19,15 @@ class Arrivals:
         self._clock = clock
         self._last = 0
 
-    def stamp(self, items: Sequence[Event | EventFailure]) -> list[ReceivedEvent]:
+    def stamp(
+        self, items: Sequence[Event | EventFailure], now: int | None = None
+    ) -> list[ReceivedEvent]:
         """Give each event a time of arrival, unique in this process and increasing.
 
-        The times are those of the clock, or the next ones that are free. If the clock
-        goes back by more than `MAX_AHEAD_S`, so do the times.
+        The times are those of the clock, or of `now`, or the next ones that are free.
+        If the clock goes back by more than `MAX_AHEAD_S`, so do the times.
         """
-        now = self._clock()
+        now = self._clock() if now is None else now
         # The clock may stand still or go back.
         next_free = self._last + 1
         is_far_ahead = next_free - now > MAX_AHEAD_S * US_PER_S

@@ -60,10 +60,15 @@ DUPLICATE: Final = Stored(is_new=False)
 
 
 class EventStore:
-    """Writes events and failures to the database."""
+    """Writes events and failures to the database.
 
-    def __init__(self, database: Database) -> None:
+    With `keeps_order`, the feed has events of one group in the order given, which must
+    then be the same in every process that may store the same events.
+    """
+
+    def __init__(self, database: Database, *, keeps_order: bool = False) -> None:
         self._database = database
+        self._keeps_order = keeps_order
 
     def check(self) -> None:
         """Raise `CircuitOpen` if the database would not be asked."""
@@ -86,7 +91,9 @@ class EventStore:
                     known = None
                     if attempt:
                         known = await digests_of(connection, received)
-                    return await insert_received(connection, received, known)
+                    return await insert_received(
+                        connection, received, known, keeps_order=self._keeps_order
+                    )
             except Collided:
                 continue
             except ConnectionLost:
@@ -120,11 +127,15 @@ async def insert_received(
     connection: AsyncConnection,
     received: Sequence[ReceivedEvent],
     known: StoredDigests | None,
+    *,
+    keeps_order: bool = False,
 ) -> list[Stored]:
     stored = compare(received, known)
-    # Two processes with the same events insert them in this order, and so cannot
-    # deadlock. Rows in the order of time also cost the indexes least.
-    new_rows = sorted(_new_rows(received, stored), key=_by_sent_time)
+    new_rows = list(_new_rows(received, stored))
+    if not keeps_order:
+        # Two processes with the same events insert them in this order, and so cannot
+        # deadlock. Rows in the order of time also cost the indexes least.
+        new_rows.sort(key=_by_sent_time)
     await append_rows(connection, events, new_rows)
     statement = _insert_failures(connection.dialect.name)
     await insert_rows(connection, statement, _failed_rows(received, stored))

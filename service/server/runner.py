@@ -248,14 +248,18 @@ async def listening(
         await runner.cleanup()
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+def serve(
+    settings: Settings,
+    announce: Callable[[str], None],
+    make_app: Callable[[Settings], web.Application] = create_app,
+) -> None:
     """Serve in this process until a signal, which ends it.
 
     Passes the URL to `announce`. Raises `CannotStart`, and the errors of opening the
     application.
     """
     process = ReloadingProcess(settings.server)
-    app = create_app(settings)
+    app = make_app(settings)
     server = listening(
         app,
         settings.server,

@@ -54,6 +54,7 @@ class EventsSettings(Struct, frozen=True, kw_only=True):
     queue_max_age_s: LongSeconds
     queue_duplicate_window_s: Seconds
     queue_writer: bool
+    queue_lease_s: Annotated[float, Meta(ge=1, le=3_600)]
 
     @property
     def queue_servers(self) -> tuple[str, ...]:

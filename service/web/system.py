@@ -19,7 +19,9 @@ PAGE: Final = "/dashboard/"
 GATHER_S: Final = 0.01
 """Time for which scrapes wait for others."""
 
-endpoints = Endpoints()
+index_endpoints = Endpoints()
+metrics_endpoints = Endpoints()
+"""Those of every process."""
 
 
 class Index(Struct, frozen=True):
@@ -51,7 +53,7 @@ OPTIONAL_LINKS: Final = {
 """Links of paths that only exist if the settings enable them."""
 
 
-@endpoints.get("/", parameters=NoParameters, answer=Index)
+@index_endpoints.get("/", parameters=NoParameters, answer=Index)
 async def read_index(
     request: web.Request, _parameters: NoParameters
 ) -> web.StreamResponse:
@@ -95,7 +97,7 @@ class Scrapes:
 _scrapes: Final = Scrapes()
 
 
-@endpoints.get(
+@metrics_endpoints.get(
     "/metrics",
     parameters=NoParameters,
     scope="metrics:read",
@@ -118,3 +120,6 @@ async def read_metrics(
             hdrs.VARY: hdrs.ACCEPT,
         },
     )
+
+
+endpoints: Final = Endpoints((*index_endpoints, *metrics_endpoints))

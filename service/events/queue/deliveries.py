@@ -9,7 +9,8 @@ its deliveries, a number that is missing ends the session, and the next one begi
 import asyncio
 import json
 from collections import deque
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import structlog
@@ -35,7 +36,7 @@ PULL_S: Final = 2.0
 SILENCE_S: Final = 5.0
 """Time without any answer to such a request, after which the session ends."""
 ACK_WAIT_S: Final = 300.0
-"""Time after which the servers deliver a message again: its acknowledgement was lost."""
+"""Time after which the servers deliver an unacknowledged message again."""
 MAX_UNACKNOWLEDGED: Final = 20_000
 ENDS_PULL: Final = frozenset({"404", "408", "409"})
 """States of a request that has ended: no messages, too late, too many bytes."""
@@ -56,7 +57,7 @@ class Delivery(Struct, frozen=True):
 
 
 class Deliveries:
-    """Delivers the messages of a partition, on one connection; `open` it first."""
+    """Delivers the messages of a partition, on one connection."""
 
     def __init__(self, client: Client, stream: str, partition: int) -> None:
         self._client = client
@@ -77,8 +78,20 @@ class Deliveries:
         self.repeated = 0
         """Messages that were delivered again, because an acknowledgement was lost."""
 
-    async def open(self) -> None:
-        """Create the consumer anew; raises `QueueUnavailable`."""
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Create the consumer anew, for a session; raises `QueueUnavailable`."""
+        await self._create()
+        with translated():
+            subscription = await self._client.subscribe(self._inbox, cb=self._receive)
+        try:
+            yield
+        finally:
+            # It is closed with its connection otherwise.
+            with suppress(Exception):
+                await subscription.unsubscribe()
+
+    async def _create(self) -> None:
         manager = self._client.jetstream(timeout=API_S)
         with translated():
             with suppress(NotFoundError):
@@ -95,7 +108,6 @@ class Deliveries:
                     max_waiting=16,
                 ),
             )
-            await self._client.subscribe(self._inbox, cb=self._receive)
 
     async def take(self) -> list[Delivery]:
         """Wait for messages; return those that have arrived, `MAX_BATCH_BYTES` at most.
@@ -112,7 +124,7 @@ class Deliveries:
                 return batch
 
     async def acknowledge(self, batch: list[Delivery]) -> None:
-        """Let the stream remove messages, which are stored; raises `QueueUnavailable`."""
+        """Let the stream remove stored messages; raises `QueueUnavailable`."""
         with translated():
             for each in batch:
                 await self._client.publish(each.reply, ACK)
@@ -180,9 +192,7 @@ class Deliveries:
         if self._failure:
             return
         self._left -= 1
-        delivery = Delivery(
-            message.data, message.reply, place, arrived_at // NS_PER_US
-        )
+        delivery = Delivery(message.data, message.reply, place, arrived_at // NS_PER_US)
         self._waiting.append(delivery)
         self._waiting_bytes += len(delivery.data)
         self._arrived.set()

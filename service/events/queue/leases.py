@@ -1,9 +1,10 @@
 """Leases of partitions: at most one writer stores the events of a partition.
 
 A lease is a value of a key-value bucket, which expires after `events.queue_lease_s`
-unless its writer renews it. Each writer also has a value of its own. So all writers know
-how many there are, and which partitions are free. A stalled writer may work on after the
-end of its lease: `docs/decisions/event-queue.md` explains why that does no harm.
+unless its writer renews it. Each writer also has a value of its own. So all writers
+know how many there are, and which partitions are free. A stalled writer may work on
+after the end of its lease: `docs/decisions/event-queue.md` explains why that does no
+harm.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ class Leases:
         self.writer = secrets.token_hex(8)
         self.owned: dict[int, Lease] = {}
         self._settings = settings
-        self._length_s = settings.queue_lease_s
+        self.length_s = settings.queue_lease_s
         bucket = bucket_of(settings.queue_stream)
         self._stream = f"KV_{bucket}"
         self._subject = f"$KV.{bucket}"
@@ -66,15 +67,19 @@ class Leases:
             except NotFoundError:
                 info = await manager.add_stream(self._configuration())
         # Writers with another setting must agree with those that are there.
-        self._length_s = info.config.max_age or self._length_s
+        self.length_s = info.config.max_age or self.length_s
 
     async def renew(self, client: Client) -> None:
         """Renew all leases and our own value; forget the leases that have ended."""
         context = client.jetstream(timeout=REQUEST_S)
-        await asyncio.gather(
+        ended = await asyncio.gather(
             self._put(context, f"{WRITER}.{self.writer}"),
             *(self._renew(context, each) for each in list(self.owned)),
+            return_exceptions=True,
         )
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
 
     def forget_ended(self) -> None:
         """Forget the leases that have ended, because they could not be renewed."""
@@ -100,7 +105,7 @@ class Leases:
     async def acquire(self, client: Client, partition: int) -> bool:
         """Take a lease that is free; return False if another writer was faster."""
         context = client.jetstream(timeout=REQUEST_S)
-        ends_at = time.monotonic() + self._length_s
+        ends_at = time.monotonic() + self.length_s
         try:
             revision = await self._put(context, _key_of(partition), expected=0)
         except Taken:
@@ -128,7 +133,7 @@ class Leases:
 
     async def _renew(self, context: JetStreamContext, partition: int) -> None:
         lease = self.owned[partition]
-        ends_at = time.monotonic() + self._length_s
+        ends_at = time.monotonic() + self.length_s
         try:
             key = _key_of(partition)
             lease.revision = await self._put(context, key, expected=lease.revision)
@@ -185,12 +190,10 @@ def bucket_of(stream: str) -> str:
 
 
 def share_of(writer: str, writers: frozenset[str], partitions: int) -> int:
-    """Return how many partitions a writer should have; all of them together have all."""
+    """Return how many partitions a writer should have; the shares add up to all."""
     rank = sorted(writers).index(writer)
     return partitions // len(writers) + (rank < partitions % len(writers))
 
 
 def _key_of(partition: int) -> str:
     return f"{PARTITION}.{partition}"
-
-

@@ -178,9 +178,7 @@ class QueueStore:
         )
 
 
-def _failure(
-    content: bytes, application: str, code: str, reason: str
-) -> EventFailure:
+def _failure(content: bytes, application: str, code: str, reason: str) -> EventFailure:
     """Return a failed event that has content which is no text, as Base64."""
     kept = content[:MAX_KEPT_BYTES]
     cut = "" if len(kept) == len(content) else f", the first {len(kept)} bytes"

@@ -1,15 +1,18 @@
-"""Writer: stores the events of the stream's messages, and then acknowledges them."""
+"""Writer: stores the events of the partitions of which it has the leases.
+
+Any number of writers share the partitions evenly. A partition has one task, which
+takes messages in the order of the stream, stores them, and acknowledges them after the
+commit.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from itertools import count, islice
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import structlog
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig
 
 from service.events.errors import QueueUnavailable
 from service.events.queue.connection import (
@@ -17,96 +20,222 @@ from service.events.queue.connection import (
     open_connection,
     translated,
 )
-from service.events.queue.message import (
-    BadMessage,
-    QueuedRequest,
-    decode,
-    encode_outcome,
-    subject_of,
-)
-from service.events.queue.stream import API_S, ensure_stream
-from service.events.store import EventStore, ReceivedEvent
+from service.events.queue.deliveries import Deliveries
+from service.events.queue.leases import Leases, Look, share_of
+from service.events.queue.message import encode_outcome
+from service.events.queue.storing import QueueStore, Stopped
+from service.events.queue.stream import ensure_stream
+from service.events.store import EventStore
 from service.settings import EventsSettings
+from service.storage.breaker import PROBE_INTERVAL_S
 from service.storage.database import Database
-from service.storage.errors import StorageError
 from service.storage.maintenance import in_background
+from service.storage.uses import EVENT_CONNECTIONS
+from service.web.health import Unready
 
-FETCH: Final = 50
-"""Messages of one batch."""
-FETCH_S: Final = 5.0
-PAUSE_S: Final = 1.0
-US: Final = 1_000_000
+LOOKS: Final = 4
+"""Renewals of a lease in its length: some may fail."""
+PAUSE_S: Final = 0.5
+"""Pause after a session has ended."""
+CLOSE_S: Final = 10.0
+"""Time in which transactions may end before the writer does."""
 
 log = structlog.get_logger()
+
+
+class PartitionWriter:
+    """Stores the messages of one partition until it is stopped."""
+
+    def __init__(
+        self,
+        settings: EventsSettings,
+        connection: QueueConnection,
+        store: EventStore,
+        partition: int,
+        turns: asyncio.Semaphore,
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._partition = partition
+        self._stopped = asyncio.Event()
+        self._store = QueueStore(store, partition, turns, self._stopped)
+        self._deliveries: Deliveries | None = None
+        self._is_storing = False
+        self._reason = ""
+        self.task = asyncio.create_task(self._run())
+
+    def stop(self) -> None:
+        """Begin no further transaction; the task ends after the present one."""
+        self._stopped.set()
+        if not self._is_storing:
+            self.task.cancel()
+
+    def lose_connection(self) -> None:
+        """End the session: its connection is lost."""
+        if self._deliveries is not None:
+            self._deliveries.end("the connection is lost")
+
+    async def _run(self) -> None:
+        while not self._stopped.is_set():
+            client = await self._connection.connected()
+            try:
+                await self._have_session(client)
+            except QueueUnavailable as error:
+                self._log_end(str(error))
+            except Stopped:
+                return
+            except Exception as error:  # a defect must not end the task
+                log.error("events.queue_session_failed", exc_info=error)
+            finally:
+                self._deliveries = None
+            await asyncio.sleep(PAUSE_S)
+
+    async def _have_session(self, client: Client) -> None:
+        self._deliveries = deliveries = Deliveries(
+            client, self._settings.queue_stream, self._partition
+        )
+        async with deliveries.opened():
+            while not self._stopped.is_set():
+                batch = await deliveries.take()
+                self._is_storing = True
+                try:
+                    stored = await self._store.store(batch)
+                    await deliveries.acknowledge(batch)
+                finally:
+                    self._is_storing = False
+                self._reason = ""
+                with translated():
+                    for request, outcome in stored:
+                        if request.reply_to:
+                            answer = encode_outcome(request.items, outcome)
+                            await client.publish(request.reply_to, answer)
+
+    def _log_end(self, reason: str) -> None:
+        if reason != self._reason:
+            self._reason = reason
+            log.info(
+                "events.queue_session_ended", partition=self._partition, reason=reason
+            )
+
+
+class QueueWriter:
+    """Keeps leases, and stores the events of their partitions."""
+
+    def __init__(
+        self, settings: EventsSettings, connection: QueueConnection, database: Database
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._store = EventStore(database, keeps_order=True)
+        self._breaker = database.breaker
+        self._leases = Leases(settings)
+        self._turns = asyncio.Semaphore(EVENT_CONNECTIONS)
+        self._partitions: dict[int, PartitionWriter] = {}
+        connection.on_loss.append(self._lose_connection)
+
+    async def run(self) -> None:
+        """Take part in the sharing of partitions until this is cancelled."""
+        while True:
+            client = await self._connection.connected()
+            try:
+                await ensure_stream(client, self._settings)
+                await self._leases.open(client)
+                while True:
+                    await self._look(client)
+                    await asyncio.sleep(self._leases.length_s / LOOKS)
+            except QueueUnavailable as error:
+                log.info("events.queue_leases_unknown", reason=str(error))
+            except Exception as error:  # a defect must not end the writer
+                log.error("events.queue_leases_failed", exc_info=error)
+            self._stop_lost()
+            await asyncio.sleep(PAUSE_S)
+
+    async def check_ready(self) -> Unready | None:
+        """Return why no events are stored now, or None."""
+        if not self._connection.is_open:
+            return Unready("the event queue does not answer", PAUSE_S)
+        if self._breaker.is_away:
+            return Unready("the database does not answer", PROBE_INTERVAL_S)
+        return None
+
+    async def close(self) -> None:
+        """Finish the transactions in progress, and give all leases back."""
+        await self._stop(list(self._partitions))
+        with suppress(QueueUnavailable):
+            client = self._connection.client
+            for partition in list(self._leases.owned):
+                await self._leases.release(client, partition)
+            await self._leases.leave(client)
+
+    async def _look(self, client: Client) -> None:
+        """Renew the leases, and take or give back as many as is fair."""
+        try:
+            await self._leases.renew(client)
+        finally:
+            self._stop_lost()
+        look = await self._leases.look(client)
+        share = share_of(
+            self._leases.writer, look.writers, self._settings.queue_partitions
+        )
+        missing = share - len(self._partitions)
+        if missing < 0:
+            await self._give_back(client, list(self._partitions)[missing:])
+        elif missing:
+            await self._take(client, look, missing)
+
+    async def _give_back(self, client: Client, partitions: list[int]) -> None:
+        await self._stop(partitions)
+        for each in partitions:
+            await self._leases.release(client, each)
+        log.info("events.queue_partitions_released", partitions=sorted(partitions))
+
+    async def _take(self, client: Client, look: Look, number: int) -> None:
+        every = range(self._settings.queue_partitions)
+        free = [each for each in every if each not in look.partitions]
+        taken = []
+        for each in random.sample(free, min(number, len(free))):
+            if await self._leases.acquire(client, each):
+                taken.append(each)
+                self._partitions[each] = PartitionWriter(
+                    self._settings, self._connection, self._store, each, self._turns
+                )
+        if taken:
+            log.info("events.queue_partitions_taken", partitions=sorted(taken))
+
+    def _stop_lost(self) -> None:
+        """Stop the partitions whose leases have ended."""
+        self._leases.forget_ended()
+        lost = self._partitions.keys() - self._leases.owned.keys()
+        for each in lost:
+            # Its last transaction may end later: that does no harm.
+            self._partitions.pop(each).stop()
+        if lost:
+            log.warning("events.queue_partitions_lost", partitions=sorted(lost))
+
+    async def _stop(self, partitions: Iterable[int]) -> None:
+        stopping = [self._partitions.pop(each) for each in partitions]
+        for each in stopping:
+            each.stop()
+        tasks = [each.task for each in stopping]
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
+        for task in tasks:
+            task.cancel()
+
+    def _lose_connection(self) -> None:
+        for each in self._partitions.values():
+            each.lose_connection()
 
 
 @asynccontextmanager
 async def open_writer(
     settings: EventsSettings, database: Database
-) -> AsyncIterator[None]:
-    """Store the events of every partition while the context lasts."""
-    store = EventStore(database)
-    async with AsyncExitStack() as stack:
-        connection = await stack.enter_async_context(
-            open_connection(settings, "copilot-usage writer")
-        )
-        for partition in range(settings.queue_partitions):
-            work = _write(settings, connection, store, partition)
-            await stack.enter_async_context(in_background(work))
-        yield
-
-
-async def _write(
-    settings: EventsSettings,
-    connection: QueueConnection,
-    store: EventStore,
-    partition: int,
-) -> None:
-    while True:
-        client = await connection.connected()
-        with suppress(QueueUnavailable):
-            await _write_partition(settings, client, store, partition)
-        await asyncio.sleep(PAUSE_S)
-
-
-async def _write_partition(
-    settings: EventsSettings, client: Client, store: EventStore, partition: int
-) -> None:
-    await ensure_stream(client, settings)
-    with translated():
-        messages = await client.jetstream(timeout=API_S).pull_subscribe(
-            subject_of(settings.queue_stream, partition),
-            f"writer-{partition}",
-            settings.queue_stream,
-            ConsumerConfig(ack_policy=AckPolicy.EXPLICIT),
-        )
-        while True:
-            with suppress(TimeoutError):
-                await _store(store, client, await messages.fetch(FETCH, FETCH_S))
-
-
-async def _store(store: EventStore, client: Client, messages: Sequence[Msg]) -> None:
-    received: list[ReceivedEvent] = []
-    requests: list[QueuedRequest] = []
-    for each in messages:
+) -> AsyncIterator[QueueWriter]:
+    """Run a writer; it has given all leases back when the context ends."""
+    async with open_connection(settings, "copilot-usage writer") as connection:
+        writer = QueueWriter(settings, connection, database)
         try:
-            request = decode(each.data)
-        except BadMessage as error:
-            log.error("events.queue_message_refused", reason=str(error))
-            continue
-        arrived_at = int(each.metadata.timestamp.timestamp() * US)
-        received += map(ReceivedEvent, request.items, count(arrived_at))
-        requests.append(request)
-    while True:
-        try:
-            stored = iter(await store.store(received))
-            break
-        except StorageError:
-            await asyncio.sleep(PAUSE_S)
-    for each in messages:
-        await each.ack()
-    for request in requests:
-        outcomes = list(islice(stored, len(request.items)))
-        if request.reply_to:
-            answer = encode_outcome(request.items, outcomes)
-            await client.publish(request.reply_to, answer)
+            async with in_background(writer.run()):
+                yield writer
+        finally:
+            await writer.close()

@@ -60,9 +60,7 @@ class Node:
 
     def configure(self, places: Sequence[Place]) -> None:
         """Write the configuration, with the routes to all servers."""
-        routes = ", ".join(
-            f'"nats://{each.host}:{each.route_port}"' for each in places
-        )
+        routes = ", ".join(f'"nats://{each.host}:{each.route_port}"' for each in places)
         self._configuration.write_text(
             CONFIGURATION.format(
                 number=self.number, place=self.place, store=self.store, routes=routes
@@ -147,7 +145,7 @@ class NatsCluster:
         """Wait until all servers answer, and all replicas of a stream are current."""
         async with asyncio.timeout(GIVE_UP_S):
             for node in self.nodes:
-                while not await _is_ready(node):
+                while not await _is_ready(node):  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_AGAIN_S)
             while name and not await self._is_replicated(name):  # noqa: ASYNC110
                 await asyncio.sleep(LOOK_AGAIN_S)
@@ -162,7 +160,9 @@ class NatsCluster:
 
 
 @asynccontextmanager
-async def nats_cluster(folder: Path, servers: int = SERVERS) -> AsyncIterator[NatsCluster]:
+async def nats_cluster(
+    folder: Path, servers: int = SERVERS
+) -> AsyncIterator[NatsCluster]:
     """Run a cluster; its last server has a small disk, where that is possible."""
     with ExitStack() as stack:
         network = stack.enter_context(network_of(servers))
@@ -184,7 +184,8 @@ async def nats_cluster(folder: Path, servers: int = SERVERS) -> AsyncIterator[Na
 
 async def _stream_of(node: Node, name: str) -> StreamInfo:
     async with _connected(node) as client:
-        return await client.jetstream(timeout=REQUEST_S).stream_info(name)
+        info: StreamInfo = await client.jetstream(timeout=REQUEST_S).stream_info(name)
+        return info
 
 
 async def _is_ready(node: Node) -> bool:
@@ -205,7 +206,7 @@ async def _connected(node: Node) -> AsyncIterator[Any]:
     client = await nats.connect(
         node.url,
         allow_reconnect=False,
-        connect_timeout=REQUEST_S,  # type: ignore[arg-type]
+        connect_timeout=int(REQUEST_S),
         error_cb=ignore,
     )
     try:

@@ -194,9 +194,7 @@ async def run_rounds(
             )
 
 
-async def _fail(
-    site: Site, chance: random.Random, deck: Iterator[str]
-) -> list[str]:
+async def _fail(site: Site, chance: random.Random, deck: Iterator[str]) -> list[str]:
     done: list[str] = []
     for _ in range(chance.randint(1, MAX_FAULTS)):
         await asyncio.sleep(chance.uniform(0, MAX_PAUSE_S))

@@ -99,7 +99,7 @@ class Sender:
         """Send a request until it is acknowledged."""
         events = list(self._make())
         begin = time.monotonic()
-        while not await self._post(events):
+        while not await self._post(events):  # noqa: ASYNC110
             await asyncio.sleep(SEND_AGAIN_S)
         request = Request(begin, time.monotonic())
         self.answers += 1
