@@ -1,8 +1,9 @@
 """Writing of the output's parts: priced messages of one day, as Parquet."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from service.usage.bulk.batches import priced_schema
+from service.usage.bulk.decimals import CREDITS, to_hundredths
 from service.usage.bulk.model import (
     Part,
     PartRecord,
@@ -32,8 +35,7 @@ PART_ROWS: Final = 1024 * 1024
 TASK_ROWS: Final = 256 * 1024
 """Small parts are written together up to so many rows."""
 GROUP_ROWS: Final = 256 * 1024
-CREDITS: Final = pa.decimal128(18, 2)
-SOURCES: Final = ("text", "report")
+_SOURCES: Final = pa.array(["text", "report"])
 HASHED_BYTES: Final = 1024 * 1024
 
 
@@ -79,9 +81,7 @@ def _plan_parts(records: Sequence[UnitRecord]) -> Iterator[Part]:
 
 def output_schema(plan: Plan) -> Any:
     """Return the schema of the output."""
-    steps = pa.struct(
-        [pa.field(step.name, CREDITS, nullable=False) for step in plan.steps]
-    )
+    steps = priced_schema(plan).field("steps")
     return pa.schema(
         [
             pa.field("message_id", pa.int64(), nullable=False),
@@ -89,7 +89,7 @@ def output_schema(plan: Plan) -> Any:
             pa.field("report_name", pa.dictionary(pa.int32(), pa.string())),
             pa.field("credits_used", CREDITS, nullable=False),
             pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-            pa.field("steps", steps),
+            steps,
         ]
     )
 
@@ -100,10 +100,11 @@ def write_parts(job: Job, task: PartTask) -> PartRecord:
     totals: list[Total] = []
     repeated: list[RepeatedRow] = []
     for part in task.parts:
-        rows = pa.Table.from_batches(_read(job, part, task.repeated, repeated))
-        if rows.num_rows:
-            files.append(_write(job, part, rows))
-            totals.extend(_sum_up(part.day, rows))
+        sums = Sums(reports_of(job.workspace))
+        written = _write(job, part, _read(job, part, task.repeated, repeated), sums)
+        if written is not None:
+            files.append(written)
+        totals.extend(sums.totals(part.day))
     record = PartRecord(task.number, tuple(files), tuple(totals), tuple(repeated))
     job.workspace.store(job.workspace.of_task(task.number), record)
     return record
@@ -124,7 +125,8 @@ def _read(
             keep = _find_kept(rows, own)
             removed.extend(_describe(each.unit, rows.filter(pa.array(~keep))))
             rows = rows.filter(pa.array(keep))
-        yield rows
+        if rows.num_rows:
+            yield rows
 
 
 @lru_cache(maxsize=64)
@@ -152,85 +154,120 @@ def _describe(unit: int, rows: Any) -> Iterator[RepeatedRow]:
         yield RepeatedRow(unit, piece, row, message_id)
 
 
-def _write(job: Job, part: Part, rows: Any) -> WrittenFile:
+def _write(
+    job: Job, part: Part, batches: Iterator[Any], sums: "Sums"
+) -> WrittenFile | None:
+    """Write the messages of a part; None if it has none."""
+    first = next(batches, None)
+    if first is None:
+        return None
+    space, schema = job.workspace, output_schema(job.plan)
+    names = OutputNames(reports_of(space))
     day = np.datetime64(part.day, "D")
     name = f"{MESSAGES_FOLDER}/day={day}/part-{part.number:05}.parquet"
-    table = to_output(rows, job.plan, reports_of(job.workspace))
-    return write_table(job, name, table)
+    path = space.in_output(name)
+    space.system.create_dir(path.rpartition("/")[0], recursive=True)
+    count = 0
+    with (
+        space.writing(path, is_synced=True) as sink,
+        pq.ParquetWriter(sink, schema, **_parquet_options(schema)) as writer,
+    ):
+        for group in _group(chain([first], batches)):
+            rows = [_to_output(each, schema, names) for each in group]
+            table = pa.Table.from_batches(rows)
+            writer.write_table(table, row_group_size=table.num_rows)
+            count += table.num_rows
+            sums.add(group)
+    return describe(job, name, count)
 
 
-def to_output(rows: Any, plan: Plan, reports: ReportTable) -> Any:
-    """Return the output for priced messages."""
-    report = rows["report"].combine_chunks().to_numpy()
-    by_report = report != NO_REPORT
-    # The names once, because several reports may have the same one.
-    names = list(dict.fromkeys(reports.names))
-    place_of = {name: place for place, name in enumerate(names)}
-    places = np.array([*(place_of[name] for name in reports.names), 0], np.int32)
-    amounts = [_to_decimals(rows[step.name]) for step in plan.steps]
-    schema = output_schema(plan)
+def _group(batches: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield the batches of each group of rows, which is in memory as a whole."""
+    group: list[Any] = []
+    for batch in batches:
+        group.append(batch)
+        if sum(each.num_rows for each in group) >= GROUP_ROWS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _parquet_options(schema: Any) -> dict[str, Any]:
+    """Return fixed options: other ones, or defaults that change, give other bytes."""
+    steps = [f"steps.{each.name}" for each in schema.field("steps").type]
+    searched = ["message_id", "timestamp", "report_name", "credits_used"]
+    return {
+        "version": "2.6",
+        "data_page_version": "1.0",
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": ["report_name", "source", "credits_used", *steps],
+        "write_statistics": searched,
+        "store_decimal_as_integer": True,
+        "store_schema": False,
+    }
+
+
+class OutputNames:
+    """The names of reports for the output: each once, and by the index of a report."""
+
+    def __init__(self, reports: ReportTable) -> None:
+        names = list(dict.fromkeys(reports.names))
+        place_of = {name: place for place, name in enumerate(names)}
+        # The additional last element is that of `NO_REPORT`, -1, which is masked.
+        places = [*(place_of[name] for name in reports.names), 0]
+        self._places: NDArray[np.int32] = np.array(places, np.int32)
+        self._names = pa.array(names, pa.string())
+
+    def of(self, report: NDArray[np.int32]) -> Any:
+        """Return the name of each report; null stands for none."""
+        indexes = pa.array(self._places[report], mask=report == NO_REPORT)
+        return pa.DictionaryArray.from_arrays(indexes, self._names)
+
+
+def _to_output(rows: Any, schema: Any, names: OutputNames) -> Any:
+    """Return the output for a batch of priced messages."""
+    report = rows["report"].to_numpy()
+    source = (report != NO_REPORT).astype(np.int32)
     columns = [
         rows["message_id"],
         rows["timestamp"],
-        pa.DictionaryArray.from_arrays(
-            pa.array(places[report], mask=~by_report), pa.array(names, pa.string())
-        ),
-        _to_decimals(rows["hundredths"]),
-        pa.DictionaryArray.from_arrays(
-            pa.array(by_report.astype(np.int32)), pa.array(SOURCES)
-        ),
-        pa.StructArray.from_arrays(
-            amounts, fields=list(schema.field("steps").type), mask=pa.array(by_report)
-        ),
+        names.of(report),
+        rows["credits_used"],
+        pa.DictionaryArray.from_arrays(pa.array(source), _SOURCES),
+        rows["steps"],
     ]
-    return pa.table(columns, schema=schema)
+    return pa.record_batch(columns, schema=schema)
 
 
-def _to_decimals(column: Any) -> Any:
-    """Return hundredths as decimals with two digits behind the point."""
-    hundredths = column.to_numpy()
-    words = np.empty((len(hundredths), 2), np.int64)
-    words[:, 0] = hundredths
-    words[:, 1] = words[:, 0] >> 63
-    return pa.Array.from_buffers(CREDITS, len(words), [None, pa.py_buffer(words)])
+class Sums:
+    """Messages and hundredths of a part by report; the first place is that of texts."""
 
+    def __init__(self, reports: ReportTable) -> None:
+        count = len(reports.names) + 1
+        self._messages: NDArray[np.int64] = np.zeros(count, np.int64)
+        self._hundredths: NDArray[np.int64] = np.zeros(count, np.int64)
 
-def write_table(job: Job, name: str, table: Any) -> WrittenFile:
-    """Write a table as a file of the output; the same rows give the same bytes."""
-    space = job.workspace
-    path = space.in_output(name)
-    space.system.create_dir(path.rpartition("/")[0], recursive=True)
-    with space.writing(path, is_synced=True) as sink:
-        pq.write_table(
-            table,
-            sink,
-            row_group_size=GROUP_ROWS,
-            compression="zstd",
-            compression_level=1,
-            store_decimal_as_integer=True,
-        )
-    return describe(job, name, table.num_rows)
+    def add(self, batches: Sequence[Any]) -> None:
+        """Add batches of priced messages."""
+        for batch in batches:
+            places = batch["report"].to_numpy() + 1
+            self._messages += np.bincount(places, minlength=len(self._messages))
+            np.add.at(self._hundredths, places, to_hundredths(batch["credits_used"]))
+
+    def totals(self, day: int) -> Iterator[Total]:
+        """Yield the totals of reports, and of texts, that have messages."""
+        for place in np.flatnonzero(self._messages).tolist():
+            count, total = self._messages[place], self._hundredths[place]
+            yield Total(day, place - 1, int(count), int(total))
 
 
 def describe(job: Job, name: str, rows: int) -> WrittenFile:
     """Return size and digest of a file of the output."""
-    digest, size = hashlib.sha256(), 0
-    with job.workspace.system.open_input_stream(
-        job.workspace.in_output(name)
-    ) as source:
+    digest, size, space = hashlib.sha256(), 0, job.workspace
+    with space.system.open_input_stream(space.in_output(name)) as source:
         while block := source.read(HASHED_BYTES):
             digest.update(block)
             size += len(block)
     return WrittenFile(name, size, digest.hexdigest(), rows)
-
-
-def _sum_up(day: int, rows: Any) -> Iterator[Total]:
-    """Yield the totals of each report."""
-    report = rows["report"].combine_chunks().to_numpy()
-    hundredths = rows["hundredths"].to_numpy()
-    indexes, places = np.unique(report, return_inverse=True)
-    counts = np.bincount(places)
-    sums = np.zeros(len(indexes), np.int64)
-    np.add.at(sums, places, hundredths)
-    for index, count, total in zip(indexes, counts, sums, strict=True):
-        yield Total(day, int(index), int(count), int(total))

@@ -31,6 +31,8 @@ from service.usage.snapshots.messages import (
 
 BATCH_ROWS: Final = 64 * 1024
 BATCH_BYTES: Final = 16 * 1024 * 1024
+READ_BYTES: Final = 1024 * 1024
+"""Size of a read of Parquet: a column is never in memory as a whole."""
 LF: Final = b"\n"
 NONE_REJECTED: Final[Sequence[Any]] = ([], [], [])
 MANDATORY: Final = ("id", "text", "timestamp")
@@ -73,7 +75,7 @@ def _batch(columns: Sequence[Any], rejected: Sequence[Any], rows: int) -> ReadBa
 
 def _read_parquet(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
     with open_file(file) as source:
-        parquet = pq.ParquetFile(source, pre_buffer=False)
+        parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BYTES)
         names = _check_columns(parquet.schema_arrow)
         end = parquet.num_row_groups if piece.end == WHOLE else piece.end
         groups = range(piece.begin, end)

@@ -7,7 +7,7 @@ letters, apostrophes and hyphens.
 """
 
 import secrets
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -25,6 +25,7 @@ from service.usage.pricing.code_points import (
 Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Indexes = NDArray[np.intp]
+Buffer = bytes | memoryview
 
 Measure = Literal[
     "characters", "word_points", "third_vowels", "all_words_differ", "is_palindrome"
@@ -65,7 +66,8 @@ class Texts:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        _check_size(texts)
+        if len(texts) > MAX_BATCH:
+            raise ValueError(f"{len(texts)} texts, but a batch holds {MAX_BATCH}")
         self._texts = texts
 
     def __len__(self) -> int:
@@ -270,13 +272,12 @@ class Texts:
 class JoinedTexts(Texts):
     """Measures of texts that are joined already, as they are in a column of Arrow.
 
-    `joined` is UTF-8, with one NUL behind each text; lone surrogates are encoded as
+    `joined` is UTF-8, with one NUL between two texts; lone surrogates are encoded as
     their code points. `characters` are the code points of each text, `(n_texts,)`
     int64. Raises `UnicodeDecodeError` when measures are computed from other bytes.
     """
 
-    def __init__(self, joined: bytes, characters: Counts) -> None:
-        _check_size(characters)
+    def __init__(self, joined: Buffer, characters: Counts) -> None:
         self._joined = joined
         self._characters = characters
 
@@ -290,8 +291,8 @@ class JoinedTexts(Texts):
 
     @cached_property
     def _laid_out(self) -> tuple[bytes, int]:
-        padded = self._joined + _PADDING.encode()
-        if self._joined.isascii():
+        padded = b"".join((self._joined, b"\0", _PADDING.encode()))
+        if padded.isascii():
             return padded, 1
         return _encode(padded.decode("utf-8", "surrogatepass"))
 
@@ -299,11 +300,6 @@ class JoinedTexts(Texts):
         begin = int(self._starts[index])
         codes = self._codes[begin : begin + int(self.characters[index])]
         return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
-
-
-def _check_size(texts: Sized) -> None:
-    if len(texts) > MAX_BATCH:
-        raise ValueError(f"{len(texts)} texts, but a batch holds {MAX_BATCH}")
 
 
 def _encode(laid_out: str) -> tuple[bytes, int]:

@@ -14,6 +14,9 @@ from service.instants import read_fraction, read_instant
 
 Instants = NDArray[np.int64]
 
+Days = NDArray[np.int64]
+"""Days since 1970-01-01, in UTC."""
+
 Fractions = NDArray[np.int64]
 """Attoseconds beyond the microseconds of instants."""
 
@@ -105,18 +108,10 @@ def _read_or_name(timestamp: str) -> int:
 
 def _read_common_form(timestamps: Sequence[str]) -> Instants | None:
     """Parse `YYYY-MM-DDThh:mm:ss.mmmZ`; return None if one has another form."""
-    laid_out = "\n".join([*timestamps, ""]).encode("utf-8", "surrogatepass")
-    return read_common_lines(laid_out, len(timestamps))
-
-
-def read_common_lines(laid_out: bytes, count: int) -> Instants | None:
-    """Parse lines of `YYYY-MM-DDThh:mm:ss.mmmZ`, at most `BATCH` of them.
-
-    `(count,)` int64, microseconds; None if a line has another form.
-    """
     # Every timestamp has the right length if each line feed is at the end of a row.
     # There are as many line feeds as rows, so none can be inside a timestamp.
-    if len(laid_out) != count * len(_ROW):
+    laid_out = "\n".join([*timestamps, ""]).encode("utf-8", "surrogatepass")
+    if len(laid_out) != len(timestamps) * len(_ROW):
         return None
     digits = np.frombuffer(laid_out, np.uint8) - _ROWS[: len(laid_out)]
     if (digits > _HIGHEST[: len(laid_out)]).any():
@@ -129,6 +124,44 @@ def read_common_lines(laid_out: bytes, count: int) -> Instants | None:
         return None
     instants: Instants = fields[3].astype(np.int64) + _MONTH_BEGINS[month]
     return instants
+
+
+def read_common_days(words: NDArray[np.uint64]) -> Days | None:
+    """Return the days of timestamps of the form `YYYY-MM-DDThh:mm:ss.mmmZ`.
+
+    `words` are their characters, eight in each: `(n_timestamps, 3)` little-endian
+    uint64. Returns `(n_timestamps,)` int64, days since 1970-01-01; None if a timestamp
+    has another form, or does not exist.
+    """
+    # Eight characters are compared at once: a difference has its highest bit if the
+    # character is not below the lowest one, and not above the highest one.
+    tested = _TOP_BITS
+    for place in range(words.shape[1]):
+        word = words[:, place]
+        low, high = _LOWEST_WORDS[place], _HIGHEST_WORDS[place] | _TOP_BITS
+        tested = tested & ((word | _TOP_BITS) - low) & (high - word) & ~word
+    if not (tested == _TOP_BITS).all():
+        return None
+    date, time = (_pair_digits(words[:, place]) for place in (0, 1))
+    year = _byte(date, 0) * 100 + _byte(date, 2)
+    month = year * _MONTHS_OF_YEAR + _byte(date, 5)
+    day, hour = _byte(time, 0), _byte(time, 3)
+    if (hour > 23).any() or (day < 1).any() or (day > _DAYS_OF_MONTH[month]).any():
+        return None
+    days: Days = _MONTH_BEGINS_DAYS[month] + day
+    return days
+
+
+def _pair_digits(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the number of two digits in the byte of the first one."""
+    digits = words & np.uint64(0x0F0F0F0F0F0F0F0F)
+    paired: NDArray[np.uint64] = digits * np.uint64(10) + (digits >> np.uint64(8))
+    return paired
+
+
+def _byte(words: NDArray[np.uint64], place: int) -> NDArray[np.int64]:
+    values: NDArray[np.uint64] = (words >> np.uint64(8 * place)) & np.uint64(0xFF)
+    return values.view(np.int64)
 
 
 def _weights() -> NDArray[np.float64]:
@@ -159,3 +192,7 @@ def _months() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 _WEIGHTS: Final = _weights()
 _MONTH_BEGINS, _DAYS_OF_MONTH = _months()
+_MONTH_BEGINS_DAYS: Final = _MONTH_BEGINS // _US_PER_DAY
+_TOP_BITS: Final = np.uint64(0x8080808080808080)
+_LOWEST_WORDS: Final = _ROW[:-1].view("<u8")
+_HIGHEST_WORDS: Final = (_HIGHEST_ROW + _ROW)[:-1].view("<u8")
