@@ -25,8 +25,9 @@ INSTALLED: Final = Path("/usr/lib/postgresql")
 class Cluster:
     """A server with its own folder and a fixed port, not started yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         self.port = unused_port()
+        self._options = options
         self.url = f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
         # Not a folder of pytest, which the server's user cannot open.
         self._folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
@@ -39,7 +40,7 @@ class Cluster:
         if not (self._folder / "data").exists():
             self._make()
         place = [f"-p{self.port}", "-h127.0.0.1", f"-k{self._folder}"]
-        self._process = self._run("postgres", *place)
+        self._process = self._run("postgres", *place, *self._options)
         async with asyncio.timeout(GIVE_UP_S):
             while not await self._is_up():  # noqa: ASYNC110 - it sets no event of ours
                 await asyncio.sleep(LOOK_AGAIN_S)
