@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from importlib import import_module
@@ -46,6 +47,8 @@ LOADED_ON_USE: Final = (
 )
 """Modules that each fork would load again, though a start alone needs none of them."""
 MAX_BYTES: Final = 1 << 16
+CLOCK_AHEAD_S: Final = "TEST_CLOCK_AHEAD_S"
+"""A variable for a service: seconds by which its clock is ahead of this machine's."""
 
 
 def unmeasured() -> dict[str, str]:
@@ -195,6 +198,10 @@ class Service:
             f"COPILOT_USAGE_{key.upper()}": str(settings[key]) for key in settings
         }
 
+    def set_clock(self, ahead_s: float) -> None:
+        """Have its clock be ahead of this machine's, from its next start."""
+        self._environment[CLOCK_AHEAD_S] = str(ahead_s)
+
     def start(self, *options: str) -> int:
         """Start it; it listens some time later. Gives its process id."""
         given = [self.command, f"--port={self.port}", *options]
@@ -283,6 +290,7 @@ def _warm_up() -> None:
 
 def _serve(outputs: list[int], options: list[str], environment: dict[str, str]) -> None:
     """Be the service, and nothing but it."""
+    _set_clock_ahead(float(environment.pop(CLOCK_AHEAD_S, 0)))
     os.environ.update(environment)
     # As if it had been started so: a reload starts the same again.
     handover.ENVIRONMENT.update(environment)
@@ -294,6 +302,15 @@ def _serve(outputs: list[int], options: list[str], environment: dict[str, str]) 
     sys.argv = ["copilot-usage", *options]
     main()
     sys.exit(0)
+
+
+def _set_clock_ahead(seconds: float) -> None:
+    """Have `time.time` and `time.time_ns` return another time, as a wrong clock does."""
+    if seconds:
+        now, now_ns, ahead_ns = time.time, time.time_ns, round(seconds * 1e9)
+        vars(time).update(
+            time=lambda: now() + seconds, time_ns=lambda: now_ns() + ahead_ns
+        )
 
 
 if __name__ == "__main__":

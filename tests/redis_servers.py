@@ -83,8 +83,11 @@ class PipelineDouble:
     def unlink(self, *keys: str) -> None:
         self._commands.append(lambda: [self._values.pop(key, None) for key in keys])
 
-    def eval(self, _script: str, keys: int, *arguments: Any) -> None:
+    def eval(self, script: str, keys: int, *arguments: Any) -> None:
         names, rest = arguments[:keys], arguments[keys:]
+        if "pexpire" in script:
+            self._commands.append(lambda: self._values.get(names[0]) == rest[0])
+            return
         self._commands.append(lambda: self._release(names, *rest))
 
     def _set(self, key: str, value: str | bytes, *, nx: bool) -> bool:

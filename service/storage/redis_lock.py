@@ -2,6 +2,7 @@
 
 A lock is a key with the token of its owner (`SET NX PX`). An owner whose lock has
 expired does not release the lock of the next one: the release compares the token.
+`RenewedLock` renews a short expiry for as long as its owner runs.
 """
 
 import asyncio
@@ -21,6 +22,12 @@ FAILED: Final = b"failed"
 FAILED_MS: Final = 500
 """Time for which waiting processes can see that the owner of a lock has failed."""
 POLL_MS: Final = (25, 50)
+RENEWED_S: Final = 3.0
+"""Expiry of a renewed lock: time until the work of a dead owner is taken over.
+
+An owner whose event loop is blocked for longer loses it.
+"""
+RENEW_EVERY_S: Final = 0.75
 TOKEN_BYTES: Final = 16
 
 _RELEASE: Final = """
@@ -30,6 +37,10 @@ for _, key in ipairs(KEYS) do
     else redis.call('set', key, ARGV[2], 'PX', ARGV[3]) end
   end
 end
+"""
+_RENEW: Final = """
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('pexpire', KEYS[1], ARGV[2])
 """
 
 
@@ -63,6 +74,17 @@ class RedisLocks:
                 return False
             await _pause()
         return True
+
+    async def renew(self, name: str) -> bool:
+        """Renew the expiry of a lock; return False if this process has lost it.
+
+        Raises `RedisUnavailable`.
+        """
+        key = self._store.key(name)
+        (renewed,) = await self._store.run(
+            lambda pipeline: pipeline.eval(_RENEW, 1, key, self._token, self._ttl_ms)
+        )
+        return bool(renewed)
 
     async def release(self, names: Sequence[str], *, failed: bool = False) -> None:
         """Release the names that this process has locked; leave the others alone.
@@ -103,6 +125,54 @@ class RedisLocks:
 
     def _keys(self, names: Sequence[str]) -> list[str]:
         return [self._store.key(name) for name in names]
+
+
+class RenewedLock:
+    """A lock of one process, which is renewed until it is released or lost."""
+
+    def __init__(self, store: RedisStore, name: str) -> None:
+        self._locks = RedisLocks(store, RENEWED_S)
+        self._name = name
+        self._renewing: asyncio.Task[None] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Return whether this process has the lock, as far as it knows."""
+        return self._renewing is not None and not self._renewing.done()
+
+    async def acquire(self, wait_s: float) -> bool:
+        """Lock, after the release if it is locked; return False after `wait_s`.
+
+        Raises `RedisUnavailable`.
+        """
+        if not await self._locks.acquire(self._name, wait_s):
+            return False
+        self._renewing = asyncio.create_task(self._renew())
+        return True
+
+    async def confirm(self) -> bool:
+        """Return whether this process still has the lock; raises `RedisUnavailable`.
+
+        A process that was stopped for a while may have lost it without knowing.
+        """
+        return self.is_held and await self._locks.renew(self._name)
+
+    async def release(self) -> None:
+        """Release the lock, if this process has it."""
+        renewing, self._renewing = self._renewing, None
+        if renewing is None:
+            return
+        renewing.cancel()
+        await asyncio.wait([renewing])
+        await self._locks.release([self._name])
+
+    async def _renew(self) -> None:
+        """Renew the lock, as long as it is not lost; then nothing is left to do."""
+        is_held = True
+        while is_held:
+            await asyncio.sleep(RENEW_EVERY_S)
+            with suppress(RedisUnavailable):
+                is_held = await self._locks.renew(self._name)
 
 
 async def _pause() -> None:

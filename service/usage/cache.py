@@ -86,9 +86,9 @@ class SnapshotCache:
         self._renewed_at = -math.inf
         self._noted: CachedSnapshot | None = None
         self._noted_at = -math.inf
-        self.on_refresh: Callable[[Snapshot, int], None] = _ignore
+        self.on_refresh: Callable[[Snapshot, int], None] = lambda *_: None
         """Receives each snapshot of a refresh of this process, and its fetch's time."""
-        self.find_span: Callable[[], Span | None] = _no_span
+        self.find_span: Callable[[], Span | None] = lambda: None
         """Returns the current billing month; None where the upstream decides."""
 
     @property
@@ -177,6 +177,8 @@ class SnapshotCache:
         """
         if self._refreshing is None or self._refreshing.done():
             self._refresh_began = asyncio.get_running_loop().time()
+            if self._shared is not None and not is_alone:
+                self._shared.begin_look()
             self._refreshing = asyncio.create_task(self._renew(is_alone=is_alone))
             self._refreshing.add_done_callback(self._forget_refresh)
         return self._refreshing
@@ -226,7 +228,9 @@ class SnapshotCache:
         refreshing = self.start_refresh()
         # `stale-while-revalidate` of RFC 5861: the client does not wait.
         if cached is not None and self._is_revalidating(cached):
-            return cached
+            if self._shared is not None:
+                await self._shared.wait_for_look()
+            return self.current or cached
         if cached is not None and is_usable:
             # One wait for all requests, counted from the start of the refresh.
             # Otherwise an upstream that hangs would fill `server.max_in_flight`.
@@ -316,16 +320,18 @@ class SnapshotCache:
 
     async def _join(self, shared: SharedCache) -> bool:
         """Adopt a newer shared snapshot; return whether this process must refresh."""
-        cached, known = self.current, KnownSnapshot()
-        if cached is not None:
-            known = KnownSnapshot(
-                cached.snapshot.revision, self._age(cached), cached.manifest
-            )
         max_age_s = self._policy.ttl_s + self._policy.stale_while_revalidate_s
-        joined = await shared.join(known, max_age_s)
+        joined = await shared.join(self._known(), max_age_s)
         if joined.found is not None:
             self._adopt(joined.found)
+        shared.end_look()
         return joined.must_refresh
+
+    def _known(self) -> KnownSnapshot:
+        if (cached := self.current) is None:
+            return KnownSnapshot()
+        revision = cached.snapshot.revision
+        return KnownSnapshot(revision, self._age(cached), cached.manifest)
 
     async def _refresh(self) -> None:
         # The age counts from before the fetch: messages may change during it.
@@ -362,6 +368,10 @@ class SnapshotCache:
         )
         if self.current is cached:
             self.current = cached._replace(manifest=manifest)
+        # A process that was stopped for a while publishes later than another one.
+        newer = await shared.find_newer(self._known()) if manifest is None else None
+        if newer is not None:
+            self._adopt(newer)
 
     def _adopt(self, found: SharedSnapshot) -> None:
         """Publish the snapshot of another process; its columns load when needed."""
@@ -378,11 +388,3 @@ class SnapshotCache:
             age_s=round(found.age_s, 3),
             **snapshot.log_values,
         )
-
-
-def _ignore(snapshot: Snapshot, fetched_at: int) -> None:
-    """Keep nothing: periods are not kept, or a command refreshes."""
-
-
-def _no_span() -> Span | None:
-    return None

@@ -5,7 +5,9 @@ lock and refreshes. If another process has the lock, this one waits for its outc
 `docs/decisions/shared-snapshots.md` describes the protocol and each failure.
 """
 
+import asyncio
 import time
+from contextlib import suppress
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +17,7 @@ from msgspec import Struct
 
 from service.settings import Settings
 from service.storage.redis_blobs import Blobs, BlobUnreadable
-from service.storage.redis_lock import RedisLocks
+from service.storage.redis_lock import RenewedLock
 from service.storage.redis_store import (
     RedisStore,
     RedisUnavailable,
@@ -43,8 +45,8 @@ from service.usage.snapshots.errors import RevisionGone
 
 MAX_STORED_S: Final = 86_400.0
 LOCK: Final = "lock"
-LOCK_MARGIN_S: Final = 5.0
-"""The lock expires this long after a refresh's deadline, so that it can publish."""
+LOOK_S: Final = 0.1
+"""Maximum wait of requests that have a stale answer for a look at the manifest."""
 FAILURE_MS: Final = 2_000
 """For so long, processes that waited for a refresh can read its failure."""
 # Failures that depend on the upstream. All others concern a single process.
@@ -121,10 +123,29 @@ class SharedCache:
         self._store = store
         self._parts = Blobs(store, self._stored_s)
         self._wait_s = deadline_s
-        self._locks = RedisLocks(store, deadline_s + LOCK_MARGIN_S)
+        self._lock = RenewedLock(store, LOCK)
         self._manifest_key = store.key("manifest")
         self._failure_key = store.key("failure")
-        self._is_locked = False
+        self._has_looked = asyncio.Event()
+        self._has_looked.set()
+
+    def begin_look(self) -> None:
+        """Let `wait_for_look` wait: `join` is called next."""
+        self._has_looked.clear()
+
+    def end_look(self) -> None:
+        """End the waits: what `join` has found is adopted."""
+        self._has_looked.set()
+
+    async def wait_for_look(self) -> None:
+        """Wait until a snapshot that another process has published is adopted.
+
+        Otherwise a process that has had no requests for a while would answer with an
+        older snapshot than others have answered with before.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await self._has_looked.wait()
 
     async def join(self, known: KnownSnapshot, max_age_s: float) -> JoinResult:
         """Find a newer snapshot, wait for one, or take the lock to refresh.
@@ -139,7 +160,8 @@ class SharedCache:
                 found = await self._read(first, known.revision)
                 if found is not None:
                     return JoinResult(found, must_refresh=False)
-            self._is_locked = await self._locks.acquire(LOCK, self._wait_s)
+            self.end_look()
+            await self._lock.acquire(self._wait_s)
             state = await self._read_state()
             await self._raise_failure(first, state)
             is_newer = state.is_newer(known)
@@ -151,8 +173,15 @@ class SharedCache:
                 return JoinResult(found, must_refresh=False)
             return JoinResult(found, must_refresh=True)
         except RedisUnavailable:
-            self._is_locked = False
             return JoinResult(None, must_refresh=True)
+
+    async def find_newer(self, known: KnownSnapshot) -> SharedSnapshot | None:
+        """Return the shared snapshot if it is newer than the known one."""
+        with suppress(RedisUnavailable):
+            state = await self._read_state()
+            if state.is_newer(known):
+                return await self._read(state, known.revision)
+        return None
 
     async def publish(
         self, snapshot: Snapshot, age_s: float, shared_as: Manifest | None
@@ -175,15 +204,15 @@ class SharedCache:
 
         Waiting processes raise the error. Without a shared error they refresh.
         """
-        is_locked, self._is_locked = self._is_locked, False
-        if not is_locked:
-            return
         try:
-            if error is not None and type(error).__name__ in _SHARED_FAILURES:
+            is_shared = error is not None and type(error).__name__ in _SHARED_FAILURES
+            # Another process may refresh already, if this one was stopped meanwhile.
+            if error is not None and is_shared and await self._lock.confirm():
                 await self._share_failure(error)
         except RedisUnavailable:
-            return  # the lock expires
-        await self._locks.release([LOCK])
+            pass  # the lock expires
+        finally:
+            await self._lock.release()
 
     async def columns(self, manifest: Manifest) -> bytes | None:
         """Return the packed columns of a snapshot; None where they are lost."""

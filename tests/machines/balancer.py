@@ -4,6 +4,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from csv import DictReader
@@ -36,7 +37,9 @@ class Balancer:
     ) -> None:
         self.port = unused_port()
         self.operators_port = unused_port()
-        self._socket = folder / "admin.sock"
+        # Not in `folder`: the path of a Unix socket has at most 107 bytes.
+        self._sockets = Path(tempfile.mkdtemp(prefix="haproxy-"))
+        self._socket = self._sockets / "admin.sock"
         self._folder = folder
         self.log = folder / "haproxy.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -93,6 +96,7 @@ class Balancer:
             self._process.kill()
             self._process.wait(GIVE_UP_S)
             self._process = None
+        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def state(self) -> dict[str, dict[str, str]]:
         """Return the statistics of each machine, and of `BACKEND`."""

@@ -83,13 +83,13 @@ def make_site(
     sites: list[Site] = []
 
     def make(*workers: int, **settings: Any) -> Site:
-        shared = {
+        shared: dict[str, Any] = {
             "storage__url": storage.url,
             "cache__redis_url": servers.redis.url,
             "upstream__base_url": sandbox.url,
             "vehicles__base_url": sandbox.url + VPIC_PATH,
         }
-        machines = make_machines(launcher, tmp_path, workers, **shared, **settings)
+        machines = make_machines(launcher, tmp_path, workers, **(shared | settings))
         balancer = Balancer(tmp_path, [each.port for each in machines])
         sites.append(Site(machines, balancer))
         return sites[-1]

@@ -1,0 +1,130 @@
+"""Machines make one refresh together, also when the one that makes it dies."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import pytest
+import redis
+from aiohttp import ClientError, ClientSession
+
+from tests.conftest import message
+from tests.machines.conftest import Servers
+from tests.machines.site import Machine, MakeSite, Site
+from tests.machines.upstream import SlowUpstream, slow_upstream
+from tests.running import until
+
+pytestmark = pytest.mark.services
+
+CALLERS: Final = 4
+SETTINGS: Final = {
+    "health__warm_up": "false",
+    "health__require_snapshot": "false",
+    "cache__ttl_s": 3_600.0,
+    # Only requests refresh, and only those to /usage.
+    "periods__refresh_s": 0.0,
+    "cache__confirm_shrink_s": 0.0,
+}
+OLD: Final = [message(number) for number in range(1, 4)]
+NEW: Final = [message(number) for number in range(1, 6)]
+
+Answer = tuple[int, str | None, bytes]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[SlowUpstream]:
+    """An upstream with a period."""
+    async with slow_upstream() as upstream:
+        upstream.set_messages(OLD)
+        yield upstream
+
+
+@pytest.fixture
+async def site(make_site: MakeSite, upstream: SlowUpstream) -> Site:
+    """Three machines without a snapshot."""
+    site = make_site(1, 1, 1, upstream__base_url=upstream.url, **SETTINGS)
+    for each in site.machines:
+        each.start()
+    for each in site.machines:
+        await each.until_up()
+    return site
+
+
+async def ask(machine: Machine, path: str = "/usage") -> Answer:
+    """Return status, ETag and body of an answer."""
+    url = f"http://127.0.0.1:{machine.port}{path}"
+    async with ClientSession() as session, session.get(url) as answer:
+        return answer.status, answer.headers.get("ETag"), await answer.read()
+
+
+def ask_all(*machines: Machine) -> list[asyncio.Task[Answer]]:
+    """Send requests of several callers to each machine."""
+    return [
+        asyncio.create_task(ask(each)) for each in machines for _ in range(CALLERS)
+    ]
+
+
+async def same(answers: list[asyncio.Task[Answer]]) -> str:
+    """Return the ETag of answers, which must all be equal."""
+    ((status, etag, _),) = set(await asyncio.gather(*answers))
+    assert status == 200
+    return str(etag)
+
+
+async def test_machines_make_one_refresh(site: Site, upstream: SlowUpstream) -> None:
+    """A slow upstream gets one call, and all callers of all machines one answer."""
+    upstream.close()
+    answers = ask_all(*site.machines)
+    await upstream.until_fetched(1)
+    upstream.open()
+
+    await same(answers)
+    await same(ask_all(*site.machines))
+    assert upstream.fetches == 1
+
+
+def kill(machine: Machine) -> None:
+    machine.kill()
+
+
+def pause(machine: Machine) -> None:
+    machine.pause()
+
+
+@pytest.mark.parametrize("end", [kill, pause])
+async def test_another_machine_takes_a_refresh_over(
+    site: Site, upstream: SlowUpstream, end: Callable[[Machine], None]
+) -> None:
+    """One of those that wait refreshes for all when the lock of the first has expired.
+
+    A machine that goes on later does not bring its older snapshot back.
+    """
+    first, *others = site.machines
+    upstream.close()
+    lost = ask_all(first)
+    await upstream.until_fetched(1)
+    waiting = ask_all(*others)
+    end(first)
+    upstream.set_messages(NEW)
+    await upstream.until_fetched(2)
+    upstream.open()
+
+    newest = await same(waiting)
+    assert upstream.fetches == 2
+    if end is pause:
+        first.resume()
+        await asyncio.gather(*lost)
+        await until_agreed(first, newest)
+    else:
+        ended = await asyncio.gather(*lost, return_exceptions=True)
+        assert all(isinstance(each, ClientError) for each in ended)
+        first.start()
+        await first.until_up()
+    assert await same(ask_all(*site.machines)) == newest
+    assert upstream.fetches == 2
+
+
+async def until_agreed(machine: Machine, etag: str) -> None:
+    """Wait until a machine answers with the snapshot of the others."""
+    while (await ask(machine))[1] != etag:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
