@@ -31,6 +31,7 @@ from aiohttp.test_utils import unused_port
 from service.__main__ import main
 from service.server import handover
 from service.storage import redis_store
+from service.usage import shared_cache
 from service.usage.pricing import text
 from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S, ROOT, Answer, Running, ask_once, variables
@@ -280,6 +281,7 @@ def _warm_up() -> None:
         import_module(name)
     # On a slow machine Redis is slow.
     vars(redis_store).update(CONNECT_S=GIVE_UP_S, COMMAND_S=GIVE_UP_S)
+    vars(shared_cache).update(LOOK_S=GIVE_UP_S)
     text.prepare()
     sys.argv = ["copilot-usage", "config"]
     with redirect_stdout(StringIO()), suppress(SystemExit):
@@ -305,7 +307,7 @@ def _serve(outputs: list[int], options: list[str], environment: dict[str, str]) 
 
 
 def _set_clock_ahead(seconds: float) -> None:
-    """Have `time.time` and `time.time_ns` return another time, as a wrong clock does."""
+    """Have the functions of `time` return another time, as a wrong clock does."""
     if seconds:
         now, now_ns, ahead_ns = time.time, time.time_ns, round(seconds * 1e9)
         vars(time).update(

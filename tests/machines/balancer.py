@@ -36,6 +36,7 @@ class Balancer:
         replacements: Mapping[str, str] | None = None,
     ) -> None:
         self.port = unused_port()
+        self.tls_port = 0
         self.operators_port = unused_port()
         # Not in `folder`: the path of a Unix socket has at most 107 bytes.
         self._sockets = Path(tempfile.mkdtemp(prefix="haproxy-"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
+import redis
 
 from service.sandbox.fake_vpic import VPIC_PATH
 from service.sandbox.server import RunningSandbox
@@ -38,7 +39,9 @@ class Servers(NamedTuple):
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """A PostgreSQL and a Redis, which run for all tests of this folder."""
-    postgresql = Cluster(*("-c", f"max_connections={CONNECTIONS}"), *("-c", "fsync=off"))
+    postgresql = Cluster(
+        *("-c", f"max_connections={CONNECTIONS}"), *("-c", "fsync=off")
+    )
     redis = RedisServer(tmp_path_factory.mktemp("redis"))
     made = Servers(postgresql, redis)
     try:
@@ -81,6 +84,8 @@ def make_site(
 ) -> Iterator[MakeSite]:
     """A factory of machines behind a balancer, which are not started yet."""
     sites: list[Site] = []
+    with redis.Redis.from_url(servers.redis.url) as client:
+        client.flushall()
 
     def make(*workers: int, **settings: Any) -> Site:
         shared: dict[str, Any] = {

@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
+import msgspec
 import pytest
 import redis
 from aiohttp import ClientError, ClientSession
 
+from service.storage.redis_store import unseal
+from service.usage.shared_snapshot import Manifest
 from tests.conftest import message
 from tests.machines.conftest import Servers
 from tests.machines.site import Machine, MakeSite, Site
 from tests.machines.upstream import SlowUpstream, slow_upstream
-from tests.running import until
+from tests.patience import GIVE_UP_S
+from tests.running import LOOK_AGAIN_S, until
 
 pytestmark = pytest.mark.services
 
@@ -40,14 +44,27 @@ async def upstream() -> AsyncIterator[SlowUpstream]:
 
 
 @pytest.fixture
-async def site(make_site: MakeSite, upstream: SlowUpstream) -> Site:
-    """Three machines without a snapshot."""
-    site = make_site(1, 1, 1, upstream__base_url=upstream.url, **SETTINGS)
-    for each in site.machines:
-        each.start()
-    for each in site.machines:
-        await each.until_up()
-    return site
+def make_started(
+    make_site: MakeSite, upstream: SlowUpstream
+) -> Callable[..., Awaitable[Site]]:
+    """A factory of three machines without a snapshot."""
+
+    async def make(**settings: object) -> Site:
+        chosen = SETTINGS | settings
+        site = make_site(1, 1, 1, upstream__base_url=upstream.url, **chosen)
+        for each in site.machines:
+            each.start()
+        for each in site.machines:
+            await each.until_up()
+        return site
+
+    return make
+
+
+@pytest.fixture
+async def site(make_started: Callable[..., Awaitable[Site]]) -> Site:
+    """Three machines whose snapshots stay fresh."""
+    return await make_started()
 
 
 async def ask(machine: Machine, path: str = "/usage") -> Answer:
@@ -59,9 +76,7 @@ async def ask(machine: Machine, path: str = "/usage") -> Answer:
 
 def ask_all(*machines: Machine) -> list[asyncio.Task[Answer]]:
     """Send requests of several callers to each machine."""
-    return [
-        asyncio.create_task(ask(each)) for each in machines for _ in range(CALLERS)
-    ]
+    return [asyncio.create_task(ask(each)) for each in machines for _ in range(CALLERS)]
 
 
 async def same(answers: list[asyncio.Task[Answer]]) -> str:
@@ -81,6 +96,41 @@ async def test_machines_make_one_refresh(site: Site, upstream: SlowUpstream) -> 
     await same(answers)
     await same(ask_all(*site.machines))
     assert upstream.fetches == 1
+
+
+async def test_no_machine_answers_with_an_older_snapshot(
+    make_started: Callable[..., Awaitable[Site]],
+    servers: Servers,
+    upstream: SlowUpstream,
+) -> None:
+    """A machine without requests has the old one, and looks for a newer one first."""
+    site = await make_started(cache__ttl_s=0.0, cache__stale_while_revalidate_s=3_600.0)
+    first, *idle = site.machines
+    old = await same(ask_all(*site.machines))
+    upstream.set_messages(NEW)
+    newest = await until_changed(first, old)
+    await until(lambda: shared_messages(servers) == len(NEW))
+    # They adopt what is in Redis, and their own refreshes wait for upstream.
+    upstream.close()
+
+    assert [(await ask(each))[1] for each in idle] == [newest] * 2
+
+
+async def until_changed(machine: Machine, etag: str) -> str:
+    """Wait until a machine answers with another snapshot, and return its ETag."""
+    async with asyncio.timeout(GIVE_UP_S):
+        while (found := (await ask(machine))[1]) == etag:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_AGAIN_S)
+    return str(found)
+
+
+def shared_messages(servers: Servers) -> int:
+    """Return the number of messages of the snapshot in Redis."""
+    with redis.Redis.from_url(servers.redis.url) as client:
+        (key,) = client.keys("*:manifest")
+        payload = unseal(key.decode(), client.get(key))
+    assert payload is not None
+    return msgspec.msgpack.decode(payload, type=Manifest).summary.messages
 
 
 def kill(machine: Machine) -> None:
@@ -126,5 +176,6 @@ async def test_another_machine_takes_a_refresh_over(
 
 async def until_agreed(machine: Machine, etag: str) -> None:
     """Wait until a machine answers with the snapshot of the others."""
-    while (await ask(machine))[1] != etag:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(GIVE_UP_S):
+        while (await ask(machine))[1] != etag:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_AGAIN_S)
