@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
+from itertools import cycle, islice
 from typing import Final, cast
 
 import msgspec
@@ -35,6 +36,8 @@ class Plan(msgspec.Struct):
     per_s: float = 0.0
     """Requests a second; zero is as fast as they are answered."""
     seed: int = 0
+    more_ports: tuple[int, ...] = ()
+    """Ports of further services, among which the connections are spread."""
 
 
 class Outcome(msgspec.Struct):
@@ -131,9 +134,10 @@ class Load:
     async def run(self) -> Outcome:
         """Send all of it."""
         loop = asyncio.get_running_loop()
-        for _ in range(self._plan.connections):
+        ports = cycle((self._plan.port, *self._plan.more_ports))
+        for port in islice(ports, self._plan.connections):
             _, sender = await loop.create_connection(
-                lambda: Sender(self), "127.0.0.1", self._plan.port
+                lambda: Sender(self), "127.0.0.1", port
             )
             self._free.append(sender)
         started = time.perf_counter()
