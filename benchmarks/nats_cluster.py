@@ -78,5 +78,5 @@ def _await_leader(monitor_ports: Sequence[int]) -> None:
 
 def _state(monitor_port: int) -> MetaCluster:
     url = f"http://127.0.0.1:{monitor_port}/jsz"
-    with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:  # noqa: S310
+    with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
         return msgspec.json.decode(answer.read(), type=JetStreamState).meta_cluster

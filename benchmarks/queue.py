@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from benchmarks.bare_publisher import Published, Publication, wipe
+from benchmarks.bare_publisher import Publication, Published, wipe
 from benchmarks.events import cpu_s, send, sqlite
 from benchmarks.load.processes import CORES, Missing, Server, service
 from benchmarks.load.senders import Plan

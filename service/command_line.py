@@ -16,6 +16,8 @@ import typer
 
 from service.cli import terminal
 from service.cli.terminal import ConfigFile
+from service.events import queue_commands
+from service.events.errors import QueueUnavailable
 from service.keys import commands as key_commands
 from service.keys.errors import BadKey, KeyNotFound
 from service.keys.store import SANDBOX_KEY
@@ -57,11 +59,13 @@ EXIT_STATUS: Final[dict[type[Exception], int]] = {
     bulk_errors.BulkError: 1,
     message_file.BadMessage: 1,
     CannotStart: 1,
+    QueueUnavailable: 1,
     StorageError: 1,
     terminal.OutputFailed: 1,
     ChunkDamaged: 1,
     period_commands.NotVerified: 1,
     PeriodReplaced: 1,
+    queue_commands.NotFinished: 1,
     BadKey: 2,
     bulk_errors.BadInput: 2,
     bulk_errors.BadReports: 2,
@@ -71,6 +75,8 @@ EXIT_STATUS: Final[dict[type[Exception], int]] = {
     key_commands.NoDatabase: 2,
     KeyNotFound: 2,
     PeriodNotKept: 2,
+    queue_commands.NoQueue: 2,
+    queue_commands.NotConfirmed: 2,
     message_file.UnreadableMessageFile: 2,
     sandbox_command.BadOption: 2,
     SettingsError: 2,
@@ -301,6 +307,7 @@ def backup(
 cli.add_typer(key_commands.cli, name="keys")
 cli.add_typer(budget_commands.cli, name="budgets")
 cli.add_typer(period_commands.cli, name="periods")
+cli.add_typer(queue_commands.cli, name="queue")
 cli.add_typer(vehicle_commands.make_cli(with_sandbox), name="vehicles")
 
 

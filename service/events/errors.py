@@ -6,6 +6,7 @@ EventsError
 │   └── TooManyEvents     the body has more events than a request may have.
 ├── BacklogFull           too many events wait to be written.
 ├── QueueUnavailable      the event queue does not answer.
+│   └── StreamUnusable    an operator has to change the servers or the stream.
 ├── WaitsFull             too many requests wait for events.
 ├── CursorAhead           the cursor is after the last event.
 ├── SessionNotFound       no event of the session is stored.
@@ -41,6 +42,10 @@ class QueueUnavailable(EventsError):
     """The event queue does not answer; what was sent to it may be stored."""
 
     retry_after_s = 1.0
+
+
+class StreamUnusable(QueueUnavailable):
+    """The NATS servers or the stream cannot be used until an operator changes them."""
 
 
 class WaitsFull(EventsError):

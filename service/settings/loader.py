@@ -164,6 +164,9 @@ def _explain(error: msgspec.ValidationError, origins: Mapping[str, str]) -> str:
     """Return the text of an error of a section, such as a missing key."""
     text = _sentence(error)
     section = str(error).partition(" - at `$.")[2].rstrip("`")
+    key, colon, rest = text.partition(": ")
+    if colon and f"{section}.{key}" in origins:
+        return f"{section}.{key}: {rest} (from {origins[f'{section}.{key}']})"
     if name := NAMED_SETTINGS.get(section):
         return f"{name}: {text} (from {origins.get(name, 'nowhere')})"
     # Errors across sections name their setting themselves.

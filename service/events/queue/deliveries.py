@@ -23,7 +23,7 @@ from nats.js.errors import NotFoundError
 from service.events.errors import QueueUnavailable
 from service.events.queue.connection import translated
 from service.events.queue.message import subject_of
-from service.events.queue.stream import API_S
+from service.events.queue.stream_api import API_S
 
 PULL_MESSAGES: Final = 1_000
 MIN_PULL_BYTES: Final = 4 * 1024 * 1024

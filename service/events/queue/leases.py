@@ -18,7 +18,7 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 
 from service.events.queue.connection import translated
-from service.events.queue.stream import API_S
+from service.events.queue.stream_api import API_S
 from service.settings import EventsSettings
 
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"

@@ -1,0 +1,74 @@
+"""Contents of messages that wait, for operators."""
+
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from service.cli.terminal import printable
+from service.events.model import Event, EventFailure
+from service.events.queue.administration import Message
+from service.events.queue.message import BadMessage, decode
+
+COLUMNS: Final = (
+    "sequence",
+    "partition",
+    "arrived",
+    "application",
+    "events",
+    "bytes",
+    "request_id",
+)
+
+
+class Content(Struct, frozen=True):
+    """A message, and the events in it; or why it cannot be decoded."""
+
+    sequence: int
+    subject: str
+    arrived_at: str
+    application: str | UnsetType = UNSET
+    request_id: str | UnsetType = UNSET
+    events: list[Raw] | UnsetType = UNSET
+    failed: list[str] | UnsetType = UNSET
+    """Texts of events that are invalid, and will be stored as failed ones."""
+    error: str | UnsetType = UNSET
+    message: bytes | UnsetType = UNSET
+
+
+def content_of(message: Message) -> Content:
+    """Return the content of a message."""
+    content = Content(message.seq, message.subject, message.time)
+    try:
+        request = decode(message.data)
+    except BadMessage as error:
+        return msgspec.structs.replace(content, error=str(error), message=message.data)
+    valid = [each for each in request.items if isinstance(each, Event)]
+    failed = [each.event for each in request.items if isinstance(each, EventFailure)]
+    return msgspec.structs.replace(
+        content,
+        application=request.application,
+        request_id=request.request_id,
+        events=[Raw(each.read_text()) for each in valid],
+        failed=failed,
+    )
+
+
+def as_json(message: Message) -> str:
+    """Return the content of a message as one line of JSON."""
+    return msgspec.json.encode(content_of(message)).decode()
+
+
+def row_of(message: Message) -> tuple[str, ...]:
+    """Return the values of `COLUMNS` for a message."""
+    content = content_of(message)
+    number = len(content.events or ()) + len(content.failed or ())
+    return (
+        f"{content.sequence}",
+        content.subject.rpartition(".")[2],
+        f"{content.arrived_at[:19]}Z",
+        printable(content.application or "?"),
+        printable(content.error or f"{number:,}"),
+        f"{len(message.data):,}",
+        printable(content.request_id or ""),
+    )

@@ -1,0 +1,129 @@
+"""Metrics of the queue: the stream, as each process sees it, and its publishers.
+
+They exist only in processes with a queue. Every process measures the same stream, so
+that its gauges are those that were measured last; they are never added up.
+"""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from service.observability.metrics import REGISTRY, SUCCESS
+
+PUBLISH_BUCKETS_S: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+)
+REPLICA_STATES: Final = ("current", "behind", "offline", "missing")
+LATEST: Final = "livemostrecent"
+
+
+class StreamMetrics:
+    """Content, limits and replicas of the stream."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.unavailable = Gauge(
+            "copilot_usage_queue_unavailable",
+            "Processes that cannot use the stream: no server or no leader answers.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.messages = Gauge(
+            "copilot_usage_queue_messages",
+            "Messages in the stream, each with the events of a request.",
+            multiprocess_mode=LATEST,
+            registry=registry,
+        )
+        self.bytes = Gauge(
+            "copilot_usage_queue_bytes",
+            "Size of the messages in the stream.",
+            multiprocess_mode=LATEST,
+            registry=registry,
+        )
+        self.max_bytes = Gauge(
+            "copilot_usage_queue_max_bytes",
+            "Maximum size of the stream, above which it refuses events.",
+            multiprocess_mode=LATEST,
+            registry=registry,
+        )
+        self.waiting_since = Gauge(
+            "copilot_usage_queue_waiting_since_seconds",
+            "Unix time of the arrival of the oldest message; 0 if there is none.",
+            multiprocess_mode=LATEST,
+            registry=registry,
+        )
+        self.replicas = Gauge(
+            "copilot_usage_queue_replicas",
+            "Replicas of the stream by state.",
+            ("state",),
+            multiprocess_mode=LATEST,
+            registry=registry,
+        )
+
+
+class PublisherMetrics:
+    """Messages of the collectors."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.duration = Histogram(
+            "copilot_usage_queue_publish_duration_seconds",
+            "Time from the request to the acknowledgement of the stream, by outcome.",
+            ("outcome",),
+            buckets=PUBLISH_BUCKETS_S,
+            registry=registry,
+        )
+        self.repeated = Counter(
+            "copilot_usage_queue_published_again",
+            "Messages that were published again because no acknowledgement came.",
+            registry=registry,
+        )
+
+
+_stream: Final = REGISTRY.declare(StreamMetrics)
+_publisher: Final = REGISTRY.declare(PublisherMetrics)
+
+
+def stream_available(*, is_available: bool) -> None:
+    """Set whether this process can use the stream."""
+    _stream.current.unavailable.set(not is_available)
+
+
+def stream_measured(
+    messages: int, size: int, max_size: int, waiting_since_s: float
+) -> None:
+    """Set the content of the stream."""
+    stream = _stream.current
+    stream.messages.set(messages)
+    stream.bytes.set(size)
+    stream.max_bytes.set(max_size)
+    stream.waiting_since.set(waiting_since_s)
+
+
+def replicas_measured(states: dict[str, int]) -> None:
+    """Set the number of replicas by state."""
+    for state in REPLICA_STATES:
+        _stream.current.replicas.labels(state).set(states.get(state, 0))
+
+
+def published(outcome: str, duration_s: float) -> None:
+    """Observe the end of a message: `SUCCESS`, or the class of the error."""
+    _publisher.current.duration.labels(outcome).observe(duration_s)
+
+
+def published_again() -> None:
+    """Count a message that is published once more."""
+    _publisher.current.repeated.inc()
+
+
+_publisher.current.duration.labels(SUCCESS)

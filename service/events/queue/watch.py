@@ -1,0 +1,59 @@
+"""Watching of the stream: its metrics, and whether it can be used.
+
+Each process reads the stream a few times a minute, with one small request.
+"""
+
+import asyncio
+import random
+from typing import Final
+
+from service.events.errors import QueueUnavailable
+from service.events.queue import metrics
+from service.events.queue.administration import replica_states
+from service.events.queue.connection import QueueConnection
+from service.events.queue.overview import oldest_in
+from service.events.queue.stream_api import StreamInfo, config_in, read_stream
+from service.instants import US_PER_S
+
+INTERVAL_S: Final = (8.0, 12.0)
+"""Pause between two requests; a range, so that many processes do not ask at once."""
+
+_chance: Final = random.SystemRandom()
+
+
+class StreamWatch:
+    """Reads the stream regularly; `problem` is why it cannot be used."""
+
+    def __init__(self, connection: QueueConnection, stream: str) -> None:
+        self.problem: str | None = None
+        self._connection = connection
+        self._stream = stream
+
+    async def run(self) -> None:
+        """Read the stream until this is cancelled."""
+        while True:
+            await self.read()
+            await asyncio.sleep(_chance.uniform(*INTERVAL_S))
+
+    async def read(self) -> None:
+        """Read the stream once, and set the metrics."""
+        try:
+            info = await read_stream(self._connection.client, self._stream)
+        except QueueUnavailable as error:
+            self.problem = str(error)
+        else:
+            self.problem = None
+            measure(info)
+        metrics.stream_available(is_available=self.problem is None)
+
+
+def measure(info: StreamInfo) -> None:
+    """Set the metrics of a stream."""
+    oldest_at = oldest_in(info)
+    metrics.stream_measured(
+        info.state.messages,
+        info.state.bytes,
+        max(0, config_in(info).max_bytes),
+        0.0 if oldest_at is None else oldest_at / US_PER_S,
+    )
+    metrics.replicas_measured(replica_states(info))
