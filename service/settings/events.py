@@ -79,4 +79,7 @@ def _check_server(url: str) -> None:
     # A user without a password would be a token, which `config` would print.
     if parts.username is not None and not parts.password:
         raise ValueError("queue_url: expected a password, or events.queue_token")
-    _ = parts.port  # raises for an invalid port
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"queue_url: {error}") from error

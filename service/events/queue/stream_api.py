@@ -24,10 +24,10 @@ NAME_TAKEN: Final = 10058
 
 OFF: Final = "no reachable NATS server has JetStream: add `jetstream {}` to its file"
 SINGLE: Final = (
-    "the server has no cluster, so it keeps one copy: start a cluster of three servers, "
-    "or set events.queue_replicas = 1"
+    "the server has no cluster, so it keeps one copy: start a cluster of three "
+    "servers, or set events.queue_replicas = 1"
 )
-"""A single server accepts a change to more replicas, and keeps one copy all the same."""
+"""A single server accepts a change to more replicas, and still keeps one copy."""
 HINTS: Final = {
     10005: "the cluster has fewer servers with JetStream and free space than replicas",
     10008: "most servers of the cluster are away, so it has no quorum",

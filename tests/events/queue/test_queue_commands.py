@@ -20,6 +20,7 @@ from service.events.queue.message import (
     partition_of,
     subject_of,
 )
+from service.events.queue.stream_api import read_stream
 from service.settings import load
 from tests.events.conftest import event
 from tests.nats_servers import NatsServer
@@ -242,7 +243,7 @@ def test_drain_waits_until_writers_have_stored_everything(
         "copilot-usage: not finished after 0.01 s",
     )
 
-    read_stream, reads = administration.read_stream, 0
+    reads = 0
 
     async def read_and_store(client: Client, name: str) -> Any:
         nonlocal reads
