@@ -55,7 +55,7 @@ class _Stored(Answer, frozen=True, kw_only=True):
 
 
 class Consumer(Struct, frozen=True):
-    """What a writer of a partition has received, and what it has yet to receive."""
+    """Progress of a partition's writer."""
 
     name: str
     num_pending: int = 0

@@ -37,7 +37,7 @@ class Replica(Struct, frozen=True):
 
 
 class Partition(Struct, frozen=True):
-    """What waits in a partition, and its consumer; `messages` counts requests."""
+    """Messages of a partition, each of one request, and the state of its writer."""
 
     partition: int
     messages: int

@@ -58,7 +58,7 @@ class ApiError(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What every answer may have."""
+    """Common part of all answers."""
 
     error: ApiError | None = None
 
@@ -113,7 +113,7 @@ class StreamConfig(Struct, frozen=True, kw_only=True):
 
 
 class State(Struct, frozen=True):
-    """What a stream contains."""
+    """Content of a stream."""
 
     messages: int = 0
     bytes: int = 0
@@ -142,7 +142,7 @@ class Limits(Struct, frozen=True):
 
 
 class Account(Answer, frozen=True, kw_only=True):
-    """What all streams of an account use."""
+    """Storage of an account."""
 
     storage: int = 0
     streams: int = 0
