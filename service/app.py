@@ -187,6 +187,7 @@ async def _open_resources(
         await stack.enter_async_context(telemetry.tracing(settings.telemetry))
         effective = await stack.enter_async_context(with_sandbox(settings))
         store = await stack.enter_async_context(open_store(settings))
+        await stack.enter_async_context(app[LIMITS].sharing(store))
         client = await stack.enter_async_context(_open_copilot(effective, store))
         source: MessageSource = UpstreamMessages(client)
         database = None

@@ -33,6 +33,7 @@ from service.server import handover
 from service.storage import redis_store
 from service.usage import shared_cache
 from service.usage.pricing import text
+from service.web import shared_buckets
 from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S, ROOT, Answer, Running, ask_once, variables
 
@@ -282,6 +283,7 @@ def _warm_up() -> None:
     # On a slow machine Redis is slow.
     vars(redis_store).update(CONNECT_S=GIVE_UP_S, COMMAND_S=GIVE_UP_S)
     vars(shared_cache).update(LOOK_S=GIVE_UP_S)
+    vars(shared_buckets).update(MAX_WAIT_S=GIVE_UP_S)
     text.prepare()
     sys.argv = ["copilot-usage", "config"]
     with redirect_stdout(StringIO()), suppress(SystemExit):

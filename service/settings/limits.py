@@ -13,6 +13,7 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
 
     rate_per_s: Annotated[float, Meta(ge=0, le=1_000_000)]
     burst: PositiveCount
+    shared: bool
     max_clients: PositiveCount
     by_credentials: bool
     trusted_proxies: tuple[str, ...]

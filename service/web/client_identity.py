@@ -27,10 +27,10 @@ IPAddress = IPv4Address | IPv6Address
 class ClientIdentifier:
     """Distinguishes clients by a hash of their API key, or by their address."""
 
-    def __init__(self, limits: LimitsSettings) -> None:
+    def __init__(self, limits: LimitsSettings, secret: bytes | None = None) -> None:
         self._by_credentials = limits.by_credentials
         self._trusted = [ip_network(each) for each in limits.trusted_proxies]
-        self._secret = secrets.token_bytes(16)
+        self._secret = secret or secrets.token_bytes(16)
 
     def identify(self, request: web.BaseRequest) -> str | bytes:
         """Return an id that is equal for all requests of a client."""
@@ -96,7 +96,7 @@ class ClientIdentifier:
         if not credential or not self._by_credentials:
             return None
         key = credential.encode("utf-8", "surrogateescape")
-        # Keyed with a secret of the process, so that stored ids reveal no keys.
+        # Keyed with a secret, so that stored ids reveal no keys.
         return blake2b(key, key=self._secret, digest_size=16).digest()
 
 

@@ -6,17 +6,21 @@ reasons.
 
 import asyncio
 import math
+import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import cache
+from hashlib import blake2b
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from service.observability.http_metrics import part_of
-from service.settings import Settings
+from service.settings import AuthSettings, Settings
+from service.storage.redis_store import RedisStore
 from service.web.client_identity import ClientIdentifier
 from service.web.client_stream import DEADLINE
 from service.web.problems import (
@@ -25,10 +29,12 @@ from service.web.problems import (
     REQUEST_TIMEOUT,
     RequestProblem,
 )
-from service.web.token_buckets import Quota, TokenBuckets
+from service.web.shared_buckets import SharedBuckets
+from service.web.token_buckets import TokenBuckets
 
 EXEMPT_PATHS: Final = frozenset({"/metrics"})
 EXEMPT_PREFIX: Final = "/health/"
+SECRET_BYTES: Final = 16
 
 
 class RateLimited(RequestProblem):
@@ -54,8 +60,12 @@ class Limits:
         """Requests in flight by domain, `other` for those of none."""
         self._max_in_flight = settings.server.max_in_flight
         self.request_timeout_s = settings.server.request_timeout_s
-        self.clients = ClientIdentifier(limits)
+        self._settings = limits
+        self._clock = clock
+        self._secret = _secret_of(settings.auth)
+        self.clients = ClientIdentifier(limits, self._secret)
         self._buckets: TokenBuckets | None = None
+        self._shared: SharedBuckets | None = None
         if limits.rate_per_s:
             self._buckets = TokenBuckets(limits, clock)
             window_s = math.ceil(limits.burst / limits.rate_per_s)
@@ -67,7 +77,21 @@ class Limits:
         """Return whether the rate of clients is limited."""
         return self._buckets is not None
 
-    def admit(self, request: web.BaseRequest, domain: str) -> None:
+    @asynccontextmanager
+    async def sharing(self, store: RedisStore | None) -> AsyncIterator[None]:
+        """Share the rates of clients with other processes, if they share a store."""
+        if self._buckets is None or store is None or not self._settings.shared:
+            yield
+            return
+        self._buckets = self._shared = shared = SharedBuckets(
+            self._settings, store, self._secret, self._clock
+        )
+        try:
+            yield
+        finally:
+            await shared.close()
+
+    async def admit(self, request: web.BaseRequest, domain: str) -> None:
         """Count a request as in flight, until `release`; raises `RequestProblem`.
 
         A request that is refused as one too many in flight costs the client no token.
@@ -76,11 +100,13 @@ class Limits:
         in_flight = self.in_flight[domain]
         if in_flight >= self._max_in_flight:
             raise RequestProblem(OVERLOADED, f"{in_flight} {domain} requests in flight")
-        if self._buckets is not None:
-            quota = self._charge(request, self._buckets)
-            if not quota.is_allowed:
-                raise RateLimited(quota.reset_s)
         self.in_flight[domain] += 1
+        try:
+            if self._buckets is not None:
+                await self._charge(request, self._buckets)
+        except BaseException:
+            self.release(domain)
+            raise
 
     def enter(self, client: str | bytes, domain: str) -> str | None:
         """Admit a client by its id, and return `rate_lines`; None if it is refused.
@@ -109,7 +135,8 @@ class Limits:
     def charge(self, client: str | bytes) -> str | None:
         """Charge a client by its id, and return `rate_lines`; None over its rate.
 
-        A refused request costs no token, so `admit` can refuse it again with a problem.
+        Also None if `admit` has to wait for the shared rate. A refused request costs no
+        token, so `admit` can refuse it again with a problem.
         """
         if self._buckets is None:
             return ""
@@ -118,13 +145,24 @@ class Limits:
             return None
         return f'{self._policy_line}RateLimit: "default";r={remaining};t={reset_s}\r\n'
 
-    def _charge(self, request: web.BaseRequest, buckets: TokenBuckets) -> Quota:
-        quota = buckets.take(self.clients.identify(request))
+    async def _charge(self, request: web.BaseRequest, buckets: TokenBuckets) -> None:
+        """Charge the client of a request; raises `RateLimited`."""
+        client, shared = self.clients.identify(request), self._shared
+        quota = await shared.decide(client) if shared else buckets.take(client)
         request[RATE_HEADERS] = {
             "RateLimit-Policy": self._policy,
             "RateLimit": f'"default";r={quota.remaining};t={quota.reset_s}',
         }
-        return quota
+        if not quota.is_allowed:
+            raise RateLimited(quota.reset_s)
+
+
+def _secret_of(auth: AuthSettings) -> bytes:
+    """Return the secret of clients' ids: that of sessions is the same everywhere."""
+    if not auth.session_secret:
+        return secrets.token_bytes(SECRET_BYTES)
+    secret = auth.session_secret.encode()
+    return blake2b(secret, person=b"client ids", digest_size=SECRET_BYTES).digest()
 
 
 LIMITS: Final = web.AppKey("limits", Limits)
@@ -153,7 +191,7 @@ def limit_requests(limits: Limits) -> Middleware:
             return await handler(request)
         # Requests of one domain that all wait must leave the others their places.
         domain = domain_of(request)
-        limits.admit(request, domain)
+        await limits.admit(request, domain)
         try:
             return await _answer_in_time(request, handler, limits.request_timeout_s)
         finally:

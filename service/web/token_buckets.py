@@ -63,9 +63,14 @@ class TokenBuckets:
         full_of[client] = full_at = full_at + 1 / per_s
         full_of.move_to_end(client)
         if len(full_of) > self._max_clients:
-            full_of.popitem(last=False)
+            self._drop_oldest()
         return True, int(tokens - 1), ceil(full_at - now)
 
     def refund(self, client: str | bytes) -> None:
         """Give a token back that was just taken at the default rate."""
         self._full_at[client] -= 1 / self._rate.per_s
+
+    def _drop_oldest(self) -> str | bytes:
+        """Drop the bucket of the client that was idle for the longest time."""
+        client, _ = self._full_at.popitem(last=False)
+        return client

@@ -10,6 +10,7 @@ def limits(**values: Any) -> LimitsSettings:
     defaults = {
         "rate_per_s": 1.0,
         "burst": 2,
+        "shared": True,
         "max_clients": 10,
         "by_credentials": True,
         "trusted_proxies": (),
