@@ -34,7 +34,7 @@ from tests.events.conftest import event
 
 ROOT: Final = Path(__file__).parent.parent
 COMMAND: Final = (sys.executable, "-m", "service")
-PLAIN_COMMANDS: Final = "serve writer sandbox rate config migrate backup".split()
+PLAIN_COMMANDS: Final = "serve writer sandbox rate price config migrate backup".split()
 COMMANDS: Final = [*PLAIN_COMMANDS, "keys", "budgets", "periods", "vehicles"]
 GIVE_UP_S: Final = 30
 SCHEMA: Final = revisions()[-1]
