@@ -27,19 +27,24 @@ from service.events.queue.stream_api import API_S
 
 PULL_MESSAGES: Final = 1_000
 MIN_PULL_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of one request for messages; twice as many wait in memory at most."""
+"""Bytes of one request for messages; three times as many wait in memory at most."""
 OVERHEAD_BYTES: Final = 16 * 1024
 """Upper bound of the subjects and headers of a message."""
 MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
-PULL_S: Final = 2.0
+PULL_S: Final = 4.0
 """Time after which the servers end a request for messages."""
-SILENCE_S: Final = 5.0
-"""Time without any answer to such a request, after which the session ends."""
+PULL_AGAIN_S: Final = PULL_S / 2
+"""Time after which another request is sent, before the last one ends.
+
+Version 2.9 tells no end of a request if a message comes just then.
+"""
+SILENCE_S: Final = 10.0
+"""Time without any answer to such requests, after which the session ends."""
 ACK_WAIT_S: Final = 300.0
 """Time after which the servers deliver an unacknowledged message again."""
 MAX_UNACKNOWLEDGED: Final = 20_000
-ENDS_PULL: Final = frozenset({"404", "408", "409"})
-"""States of a request that has ended: no messages, too late, too many bytes."""
+TIMED_OUT: Final = frozenset({"404", "408"})
+TOO_MANY_BYTES: Final = "409"
 ACK: Final = b"+ACK"
 NS_PER_US: Final = 1_000
 
@@ -70,7 +75,9 @@ class Deliveries:
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._left = 0
-        """Messages that the servers may still send for the present request."""
+        """Messages that the servers may still send for the last request."""
+        self._pulled_at = 0.0
+        self._heard_at = 0.0
         self._delivered = 0
         self._last = 0
         """The place of the last message that was given out."""
@@ -118,8 +125,8 @@ class Deliveries:
         while True:
             await self._wait()
             batch = await self._take_new()
-            if not self._left and self._waiting_bytes < self._max_bytes:
-                await self._pull()
+            if self._waiting_bytes < self._max_bytes:
+                await self._pull_if_due()
             if batch:
                 return batch
 
@@ -135,17 +142,19 @@ class Deliveries:
         self._arrived.set()
 
     async def _wait(self) -> None:
+        self._heard_at = self._now()
         while not self._waiting:
+            if self._now() - self._heard_at > SILENCE_S:
+                self.end("the consumer does not answer")
             if self._failure:
                 raise QueueUnavailable(self._failure)
-            if not self._left:
-                await self._pull()
             self._arrived.clear()
-            try:
-                async with asyncio.timeout(SILENCE_S):
+            await self._pull_if_due()
+            if self._waiting:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PULL_AGAIN_S):
                     await self._arrived.wait()
-            except TimeoutError:
-                raise QueueUnavailable("the consumer does not answer") from None
 
     async def _take_new(self) -> list[Delivery]:
         batch: list[Delivery] = []
@@ -165,8 +174,12 @@ class Deliveries:
         await self.acknowledge(repeated)
         return batch
 
-    async def _pull(self) -> None:
-        self._left = PULL_MESSAGES
+    async def _pull_if_due(self) -> None:
+        """Request further messages if the last request has ended, or will do so."""
+        now = self._now()
+        if self._left > 0 and now - self._pulled_at < PULL_AGAIN_S:
+            return
+        self._left, self._pulled_at = PULL_MESSAGES, now
         request = {
             "batch": PULL_MESSAGES,
             "max_bytes": self._max_bytes,
@@ -177,7 +190,12 @@ class Deliveries:
             body = json.dumps(request).encode()
             await self._client.publish(subject, body, self._inbox)
 
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
     async def _receive(self, message: Msg) -> None:
+        self._heard_at = self._now()
         if not message.reply:
             self._note_state(message.headers or {})
             return
@@ -199,8 +217,9 @@ class Deliveries:
 
     def _note_state(self, headers: dict[str, str]) -> None:
         status, reason = headers.get("Status", ""), headers.get("Description", "")
-        self._left = 0
-        if status not in ENDS_PULL or "Consumer" in reason:
+        if status == TOO_MANY_BYTES and "Consumer" not in reason:
+            self._left = 0
+        elif status not in TIMED_OUT:
             self.end(reason or "the consumer has no leader, or is deleted")
         self._arrived.set()
 

@@ -133,6 +133,11 @@ class QueueWriter:
         self._partitions: dict[int, PartitionWriter] = {}
         connection.on_loss.append(self._lose_connection)
 
+    @property
+    def partitions(self) -> frozenset[int]:
+        """The partitions whose events this writer stores now."""
+        return frozenset(self._partitions)
+
     async def run(self) -> None:
         """Take part in the sharing of partitions until this is cancelled."""
         while True:

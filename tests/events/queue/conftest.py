@@ -2,9 +2,10 @@
 
 import pytest
 
+from tests.events.queue.publishing import queue_settings
 from tests.nats_servers import nats_server
 
-__all__ = ["nats_server"]
+__all__ = ["nats_server", "queue_settings"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -79,6 +79,8 @@ class Site:
     async def heal(self, chance: random.Random) -> None:
         """Heal everything, in a random order."""
         chance.shuffle(self._healing)
+        # What starts without the database ends, and a supervisor would start it again.
+        self._healing.sort(key=lambda heal: heal != self._database.start)
         for heal in self._healing:
             await heal()
         self._healing.clear()

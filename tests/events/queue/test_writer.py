@@ -1,0 +1,294 @@
+"""Writers on a real stream: order, leases, messages that cannot be stored, outages."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from service.events.parsing import EventParser
+from service.events.queue.connection import connect
+from service.events.queue.deliveries import consumer_of
+from service.events.queue.leases import Leases, share_of
+from service.events.queue.message import QueuedRequest, encode
+from service.events.queue.storing import PAUSE_S
+from service.events.queue.writer import QueueWriter, open_writer
+from service.events.store import EventStore, ReceivedEvent, Stored
+from service.events.tables import events, failed_events
+from service.settings import EventsSettings
+from service.storage.database import Database
+from service.storage.errors import StorageUnavailable
+from tests.events.conftest import event, on_sqlite
+from tests.events.queue.publishing import Publisher, publishing, with_time
+from tests.nats_servers import NatsServer
+from tests.running import LOOK_AGAIN_S, until
+
+MakeQueue = Callable[..., EventsSettings]
+
+
+def sent(event_id: str, **more: Any) -> bytes:
+    """Return an event as an application sends it."""
+    return json.dumps(event(id=event_id, **more)).encode()
+
+
+async def until_stored(publisher: Publisher) -> None:
+    """Wait until the stream has no message any more."""
+    while await publisher.left():  # noqa: ASYNC110 - another process does it
+        await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def ids_in_feed(database: Database) -> list[str]:
+    """Return the ids of all events, in the order of the feed."""
+    async with database.reading() as connection:
+        query = select(events.c.id).order_by(events.c.position)
+        return list(await connection.scalars(query))
+
+
+async def failed(database: Database) -> list[Any]:
+    """Return all failed events, in the order of their ids."""
+    async with database.reading() as connection:
+        query = select(failed_events).order_by(failed_events.c.id)
+        return list((await connection.execute(query)).all())
+
+
+async def test_events_are_stored_in_the_order_of_arrival(
+    queue_settings: MakeQueue, parser: EventParser, database: Database
+) -> None:
+    """The feed has the order of the stream, also where later events are older."""
+    settings = queue_settings()
+    async with publishing(settings, parser) as publisher:
+        for number in range(40):
+            timestamp = f"2021-01-01 09:15:{59 - number}"
+            texts = [sent(f"{number}-{n}", timestamp=timestamp) for n in "ab"]
+            await publisher.publish(publisher.items(*texts))
+        async with open_writer(settings, database):
+            await until_stored(publisher)
+
+    assert await ids_in_feed(database) == [f"{n}-{x}" for n in range(40) for x in "ab"]
+
+
+@on_sqlite
+async def test_the_time_of_arrival_is_that_of_the_stream(
+    queue_settings: MakeQueue, parser: EventParser, database: Database
+) -> None:
+    """An event that waits for a writer has arrived when the stream got it."""
+    settings = queue_settings()
+    async with publishing(settings, parser) as publisher:
+        items = publisher.items(sent("a"), sent("b"))
+        place = await publisher.publish(items)
+        message = await publisher.context.get_msg(settings.queue_stream, place)
+        async with open_writer(settings, database):
+            await until_stored(publisher)
+
+    async with database.reading() as connection:
+        query = select(events.c.received_at).order_by(events.c.position)
+        arrivals = list(await connection.scalars(query))
+    assert message.time is not None
+    arrived_at = int(message.time.timestamp() * 1_000_000)
+    # The time of the message has a fraction that a float rounds.
+    assert abs(arrivals[0] - arrived_at) <= 1
+    assert arrivals[1] == arrivals[0] + 1
+
+
+class Away(EventStore):
+    """A store whose database is away for so many attempts."""
+
+    def __init__(self, database: Database, attempts: int) -> None:
+        super().__init__(database, keeps_order=True)
+        self.attempts = attempts
+
+    async def store(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
+        """Fail, or store."""
+        self.attempts -= 1
+        if self.attempts >= 0:
+            raise StorageUnavailable("the server is not there")
+        return await super().store(received)
+
+
+@on_sqlite
+async def test_a_database_that_is_away_delays_all_and_skips_none(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    log_entries: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The messages in hand are stored again and again, before any later ones."""
+    monkeypatch.setattr("service.events.queue.storing.PAUSE_S", PAUSE_S / 100)
+    store = Away(database, 20)
+    monkeypatch.setattr(
+        "service.events.queue.writer.EventStore", lambda *_, **__: store
+    )
+    settings = queue_settings()
+    async with publishing(settings, parser) as publisher:
+        await publisher.publish(publisher.items(sent("a")))
+        async with open_writer(settings, database):
+            await until(lambda: store.attempts < 10)
+            await publisher.publish(publisher.items(sent("b")))
+            await until_stored(publisher)
+
+    assert await ids_in_feed(database) == ["a", "b"]
+    refused = [
+        each for each in log_entries if each["event"] == "events.queue_not_stored"
+    ]
+    # One line for the whole outage.
+    assert [each["reason"] for each in refused] == ["the server is not there"]
+
+
+@pytest.mark.parametrize(
+    "message, application",
+    [
+        pytest.param(b"\xc1not MessagePack", "unknown", id="no message"),
+        pytest.param(b"", "unknown", id="empty"),
+        pytest.param(b"\x93\x63\xa4desk\x90", "desk", id="another version"),
+        pytest.param(b"\x92\x01\xa4desk", "desk", id="too short"),
+        pytest.param(b"\x91" * 5_000, "unknown", id="nested deeply"),
+    ],
+)
+@on_sqlite
+async def test_a_message_that_cannot_be_decoded_is_kept_as_a_failed_event(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    message: bytes,
+    application: str,
+) -> None:
+    """It does not block the events behind it, and comes back no more."""
+    settings = queue_settings()
+    async with publishing(settings, parser) as publisher:
+        await publisher.publish_bytes(message)
+        await publisher.publish(publisher.items(sent("behind")))
+        async with open_writer(settings, database):
+            await until_stored(publisher)
+
+    (kept,) = await failed(database)
+    assert (kept.application, kept.codes) == (application, "bad_message")
+    assert await ids_in_feed(database) == ["behind"]
+
+
+async def test_an_event_that_the_database_refuses_is_kept_as_a_failed_event(
+    queue_settings: MakeQueue, parser: EventParser, database: Database
+) -> None:
+    """Only this event fails; those around it are stored, in their order."""
+    settings = queue_settings()
+    async with publishing(settings, parser) as publisher:
+        items = publisher.items(*(sent(each) for each in "abc"))
+        # No number of the database is so large.
+        too_large = QueuedRequest("shop", [with_time(items[1], 2**63)])
+        await publisher.publish([items[0]])
+        await publisher.publish_bytes(encode(too_large))
+        await publisher.publish([items[2]])
+        async with open_writer(settings, database):
+            await until_stored(publisher)
+
+    (kept,) = await failed(database)
+    assert (kept.application, kept.codes) == ("shop", "value_refused")
+    assert kept.event_id == "b"
+    assert await ids_in_feed(database) == ["a", "c"]
+
+
+def test_shares_are_even_and_add_up() -> None:
+    """No writer has two partitions more than another one."""
+    for writers in range(1, 20):
+        every = frozenset(map(str, range(writers)))
+        shares = [share_of(each, every, 16) for each in every]
+        assert sum(shares) == 16
+        assert max(shares) - min(shares) <= 1
+
+
+@on_sqlite
+async def test_writers_share_the_partitions(
+    queue_settings: MakeQueue, parser: EventParser, database: Database
+) -> None:
+    """A new writer gets its share, and the others have it back when it ends."""
+    settings = queue_settings(queue_partitions=5)
+    every = frozenset(range(5))
+
+    def are_shared(*writers: QueueWriter) -> bool:
+        owned = [each.partitions for each in writers]
+        sizes = sorted(map(len, owned))
+        return frozenset().union(*owned) == every and sizes[-1] - sizes[0] <= 1
+
+    async with publishing(settings, parser) as publisher, AsyncExitStack() as stack:
+        first = await stack.enter_async_context(open_writer(settings, database))
+        await until(lambda: first.partitions == every)
+        async with (
+            open_writer(settings, database) as second,
+            open_writer(settings, database) as third,
+        ):
+            await until(lambda: are_shared(first, second, third))
+        await until(lambda: first.partitions == every)
+        await stack.aclose()
+        assert await publisher.leases() == set()
+
+
+@on_sqlite
+async def test_deliveries_that_another_one_took_are_delivered_again(
+    queue_settings: MakeQueue, parser: EventParser, database: Database
+) -> None:
+    """A former owner that takes messages from the consumer breaks no order."""
+    settings = queue_settings(queue_partitions=1)
+    async with (
+        publishing(settings, parser) as publisher,
+        open_writer(settings, database),
+    ):
+        await publisher.publish(publisher.items(sent("first")))
+        await until_stored(publisher)
+        thief = await publisher.context.pull_subscribe_bind(
+            consumer_of(0), settings.queue_stream
+        )
+        for number in range(50):
+            await publisher.publish(publisher.items(sent(str(number))))
+            with suppress(TimeoutError):
+                await thief.fetch(1, timeout=0.01)
+        await until_stored(publisher)
+
+    assert await ids_in_feed(database) == ["first", *map(str, range(50))]
+
+
+async def test_a_lost_lease_is_noticed(
+    queue_settings: MakeQueue, parser: EventParser
+) -> None:
+    """A writer that was stalled forgets the lease that another one has by now."""
+    settings = queue_settings()
+    stalled, other = Leases(settings), Leases(settings)
+    async with publishing(settings, parser) as publisher:
+        client = await connect(settings, "test")
+        await stalled.open(client)
+        assert await stalled.acquire(client, 3)
+        assert not await other.acquire(client, 3)
+        while not await other.acquire(client, 3):  # noqa: ASYNC110 - it ends by itself
+            await asyncio.sleep(LOOK_AGAIN_S)
+        # What has another revision is not released.
+        lease = stalled.owned[3]
+        await stalled.renew(client)
+        assert stalled.owned == {}
+        stalled.owned[3] = lease
+        await stalled.release(client, 3)
+        assert "partition.3" in await publisher.leases()
+        await client.close()
+
+
+@on_sqlite
+async def test_a_server_that_restarts(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    nats_server: NatsServer,
+) -> None:
+    """The writer connects again, and goes on with what is not stored."""
+    settings = queue_settings()
+    async with open_writer(settings, database):
+        async with publishing(settings, parser) as publisher:
+            await publisher.publish(publisher.items(sent("before")))
+            await until_stored(publisher)
+        nats_server.kill()
+        nats_server.start()
+        async with publishing(settings, parser) as publisher:
+            await publisher.publish(publisher.items(sent("after")))
+            await until_stored(publisher)
+
+    assert await ids_in_feed(database) == ["before", "after"]
