@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from service.cli.terminal import ConfigFile
+from service.settings import Settings, load
 from service.usage.bulk.errors import RunFailed
 from service.usage.bulk.model import InputFormat
 from service.usage.parameters import find_plan
@@ -17,11 +19,18 @@ from service.usage.pricing.plans import TEXT_RULES
 
 if TYPE_CHECKING:
     from service.usage.bulk.output import Manifest
+    from service.usage.bulk.report_keys import Resolve
     from service.usage.bulk.run import Watch
 
 NAME: Final = "copilot-usage"
 INTERRUPTED: Final = 130
-LABELS: Final = {"price_unit": "Pricing", "write_parts": "Writing"}
+LABELS: Final = {
+    "list_keys": "Finding reports",
+    "price_unit": "Pricing",
+    "compare_ids": "Comparing ids",
+    "write_parts": "Writing",
+}
+"""What each phase does, by the name of its function."""
 
 
 class EngineName(StrEnum):
@@ -52,6 +61,11 @@ def price(  # noqa: PLR0913 - one for each option
             metavar="FILE", help="Reports with id, name and credit_cost, in a file."
         ),
     ] = None,
+    fetch_reports: Annotated[
+        bool,
+        typer.Option("--fetch-reports", help="Fetch reports from upstream.base_url."),
+    ] = False,
+    config: ConfigFile = None,
     input_format: Annotated[
         InputFormat | None, typer.Option(help="Format, instead of that of the suffix.")
     ] = None,
@@ -79,6 +93,9 @@ def price(  # noqa: PLR0913 - one for each option
     from service.usage.bulk.local import open_local
     from service.usage.bulk.run import Request, price_files
 
+    if fetch_reports and reports is not None:
+        raise typer.BadParameter("--fetch-reports and --reports exclude each other")
+    settings = load(config, os.environ, {}).settings if fetch_reports else None
     request = Request(
         tuple(inputs),
         output,
@@ -86,12 +103,13 @@ def price(  # noqa: PLR0913 - one for each option
         input_format,
         reports,
         version(NAME),
+        settings.upstream.base_url if settings else "",
         is_forced=force,
     )
     count = workers or len(os.sched_getaffinity(0))
     try:
-        with _progress() as watch:
-            manifest = price_files(request, lambda: open_local(count), watch)
+        with _progress() as watch, _fetching(settings) as resolve:
+            manifest = price_files(request, lambda: open_local(count), watch, resolve)
     except KeyboardInterrupt:
         _report("stopped; the same command continues the run")
         raise typer.Exit(INTERRUPTED) from None
@@ -102,6 +120,18 @@ def price(  # noqa: PLR0913 - one for each option
     _show(manifest)
     if manifest.rejected or manifest.unreadable:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _fetching(settings: Settings | None) -> "Iterator[Resolve | None]":
+    """Open the upstream of reports, if they are to be fetched."""
+    if settings is None:
+        yield None
+        return
+    from service.usage.bulk.report_fetching import fetching
+
+    with fetching(settings) as resolve:
+        yield resolve
 
 
 def _show(manifest: "Manifest") -> None:
@@ -118,18 +148,20 @@ def _show(manifest: "Manifest") -> None:
 def _progress() -> "Iterator[Watch]":
     """Show a progress bar on a terminal, and lines elsewhere."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     if not sys.stderr.isatty():
         yield _print_progress
         return
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        tasks = {
-            key: progress.add_task(label, total=None) for key, label in LABELS.items()
-        }
-        yield lambda phase, done, total: progress.update(
-            tasks[phase], completed=done, total=total
-        )
+        shown: dict[str, TaskID] = {}
+
+        def watch(phase: str, done: int, total: int) -> None:
+            if phase not in shown:
+                shown[phase] = progress.add_task(LABELS[phase])
+            progress.update(shown[phase], completed=done, total=total)
+
+        yield watch
 
 
 def _print_progress(phase: str, done: int, total: int) -> None:

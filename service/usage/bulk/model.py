@@ -7,6 +7,8 @@ from msgspec import Struct
 
 WHOLE: Final = -1
 """The end of a piece that is a whole file."""
+FENCE_IDS: Final = 4_096
+"""Ids of a unit between two that its record has."""
 
 
 class InputFormat(StrEnum):
@@ -85,8 +87,41 @@ class UnitRecord(Struct, frozen=True):
     """Number of different ids among the priced messages."""
     first_id: int
     last_id: int
+    fences: tuple[int, ...]
+    """Each of the ids in order that follows `FENCE_IDS` others, from the first on."""
     repeated: tuple[Repeated, ...]
     rejected: int
+
+
+class KeysRecord(Struct, frozen=True):
+    """The usable report ids of a unit."""
+
+    number: int
+    keys: tuple[str, ...]
+
+
+class IdSlice(Struct, frozen=True, array_like=True):
+    """A part of the ids that a unit has stored in order."""
+
+    unit: int
+    begin: int
+    end: int
+
+
+class RangeTask(Struct, frozen=True):
+    """A range of ids, both included, and the parts of units where these can be."""
+
+    number: int
+    low: int
+    high: int
+    slices: tuple[IdSlice, ...]
+
+
+class RangeRecord(Struct, frozen=True):
+    """Ids of a range that units have, although an earlier unit has them too."""
+
+    number: int
+    ids: dict[int, tuple[int, ...]]
 
 
 class PartSlice(Struct, frozen=True, array_like=True):

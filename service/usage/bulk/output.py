@@ -94,7 +94,7 @@ class FirstRows:
 
 def write_totals(job: Job, records: Sequence[PartRecord]) -> WrittenFile:
     """Write the sums by day and report name; the name is empty for texts."""
-    names = reports_of(job.workspace).names
+    names = reports_of(job).names
     sums: dict[tuple[int, str], list[int]] = {}
     for each in (total for record in records for total in record.totals):
         name = names[each.report] if each.report >= 0 else ""

@@ -1,8 +1,8 @@
 """Writing of the output's parts: priced messages of one day, as Parquet."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ TASK_ROWS: Final = 256 * 1024
 """Small parts are written together up to so many rows."""
 GROUP_ROWS: Final = 256 * 1024
 _SOURCES: Final = pa.array(["text", "report"])
+MAX_OPEN_UNITS: Final = 64
+"""Files of units that a task has open at once."""
 HASHED_BYTES: Final = 1024 * 1024
 
 
@@ -99,9 +101,11 @@ def write_parts(job: Job, task: PartTask) -> PartRecord:
     files: list[WrittenFile] = []
     totals: list[Total] = []
     repeated: list[RepeatedRow] = []
+    open_unit = lru_cache(maxsize=MAX_OPEN_UNITS)(partial(_open, job))
     for part in task.parts:
-        sums = Sums(reports_of(job.workspace))
-        written = _write(job, part, _read(job, part, task.repeated, repeated), sums)
+        sums = Sums(reports_of(job))
+        batches = _read(open_unit, part, task.repeated, repeated)
+        written = _write(job, part, batches, sums)
         if written is not None:
             files.append(written)
         totals.extend(sums.totals(part.day))
@@ -111,14 +115,14 @@ def write_parts(job: Job, task: PartTask) -> PartRecord:
 
 
 def _read(
-    job: Job,
+    open_unit: Callable[[int], Any],
     part: Part,
     repeated_ids: dict[int, tuple[Repeated, ...]],
     removed: list[RepeatedRow],
 ) -> Iterator[Any]:
     """Yield the messages of a part without the repeated ones, which are collected."""
     for each in part.slices:
-        batch = _open(job, each.unit).get_batch(each.batch)
+        batch = open_unit(each.unit).get_batch(each.batch)
         rows = batch.slice(each.begin, each.end - each.begin)
         own = repeated_ids.get(each.unit)
         if own is not None:
@@ -129,7 +133,6 @@ def _read(
             yield rows
 
 
-@lru_cache(maxsize=64)
 def _open(job: Job, unit: int) -> Any:
     space = job.workspace
     return pa.ipc.open_file(space.reading(space.of_unit(unit, PRICED)))
@@ -162,7 +165,7 @@ def _write(
     if first is None:
         return None
     space, schema = job.workspace, output_schema(job.plan)
-    names = OutputNames(reports_of(space))
+    names = OutputNames(reports_of(job))
     day = np.datetime64(part.day, "D")
     name = f"{MESSAGES_FOLDER}/day={day}/part-{part.number:05}.parquet"
     path = space.in_output(name)

@@ -64,6 +64,29 @@ def read_piece(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
         raise UnreadablePiece(first_line(error)) from error
 
 
+def read_report_keys(file: InputFile, piece: Piece) -> Iterator[Any]:
+    """Yield the usable report ids of a piece; raises `UnreadablePiece`."""
+    if file.format is not InputFormat.PARQUET:
+        for batch in read_piece(file, piece):
+            yield batch.messages["report_key"]
+        return
+    try:
+        with open_file(file) as source:
+            parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BYTES)
+            if parquet.schema_arrow.get_field_index(REPORT_ID) < 0:
+                return
+            end = parquet.num_row_groups if piece.end == WHOLE else piece.end
+            for batch in parquet.iter_batches(
+                BATCH_ROWS,
+                row_groups=range(piece.begin, end),
+                columns=[REPORT_ID],
+                use_threads=False,
+            ):
+                yield to_report_keys(batch[REPORT_ID])
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadablePiece(first_line(error)) from error
+
+
 def _batch(columns: Sequence[Any], rejected: Sequence[Any], rows: int) -> ReadBatch:
     messages = pa.record_batch(list(columns), schema=MESSAGES)
     kept_aside = pa.record_batch(list(rejected), schema=REJECTED)

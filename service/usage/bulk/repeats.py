@@ -1,98 +1,106 @@
 """Search for ids that several units have, in bounded memory.
 
-Each unit has stored its ids in order. The ids are compared range by range, so that only
-those of one range are in memory.
+Each unit has stored its ids in order. The ids are compared range by range, so that a
+worker has only those of one range in memory. Ids that increase from unit to unit, as
+those of most exports do, need no comparison.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.usage.bulk.model import Repeated, UnitRecord
-from service.usage.bulk.units import IDS
+from service.usage.bulk.model import (
+    FENCE_IDS,
+    IdSlice,
+    RangeRecord,
+    RangeTask,
+    Repeated,
+    UnitRecord,
+)
+from service.usage.bulk.units import IDS, Job
 from service.usage.bulk.workspace import Workspace
 
 IDS_AT_ONCE: Final = 4 * 1024 * 1024
+"""Ids of a range, about: 32 MiB."""
+ID_BYTES: Final = 8
 
 Ids = NDArray[np.int64]
 RepeatedIds = dict[int, tuple[Repeated, ...]]
 """The repeated ids of units, by the number of the unit."""
 
 
-def find_repeated(space: Workspace, records: Sequence[UnitRecord]) -> RepeatedIds:
+def plan_ranges(records: Sequence[UnitRecord]) -> list[RangeTask]:
+    """Return the ranges of ids that several units may have."""
+    tasks: list[RangeTask] = []
+    for group in _overlapping(records):
+        for low, high in _ranges(group):
+            slices = tuple(filter(None, (_find(each, low, high) for each in group)))
+            if len(slices) > 1:
+                tasks.append(RangeTask(len(tasks), low, high, slices))
+    return tasks
+
+
+def compare_ids(job: Job, task: RangeTask) -> RangeRecord:
+    """Compare the ids of a range."""
+    own = {each.unit: _load(job.workspace, each, task) for each in task.slices}
+    joined = np.sort(np.concatenate(list(own.values())))
+    common = np.unique(joined[1:][joined[1:] == joined[:-1]])
+    found: dict[int, tuple[int, ...]] = {}
+    seen = np.zeros(len(common), np.bool_)
+    for unit in sorted(own):
+        has = np.isin(common, own[unit], assume_unique=True)
+        if (has & seen).any():
+            found[unit] = tuple(common[has & seen].tolist())
+        seen |= has
+    return RangeRecord(task.number, found)
+
+
+def join_repeated(
+    records: Sequence[UnitRecord], ranges: Sequence[RangeRecord]
+) -> RepeatedIds:
     """Return the ids that units have several times, or that an earlier unit has."""
     repeated = {each.number: {r.id: r for r in each.repeated} for each in records}
-    for unit, ids in _find_common(space, records):
-        own = repeated.setdefault(unit, {})
-        own.update((each, Repeated(each, None)) for each in ids.tolist())
+    for unit, ids in ((u, ids) for each in ranges for u, ids in each.ids.items()):
+        repeated[unit].update((each, Repeated(each, None)) for each in ids)
     return {unit: tuple(own.values()) for unit, own in repeated.items() if own}
 
 
-def _find_common(
-    space: Workspace, records: Sequence[UnitRecord]
-) -> Iterator[tuple[int, Ids]]:
-    """Yield units with those of their ids that an earlier unit has too."""
-    for group in _overlapping(records):
-        stored = {each.number: _Ids(space, each) for each in group}
-        for low, high in _ranges(group):
-            slices = {unit: ids.between(low, high) for unit, ids in stored.items()}
-            yield from _compare(slices)
-
-
 def _overlapping(records: Sequence[UnitRecord]) -> Iterator[list[UnitRecord]]:
-    """Yield groups of units whose ids may be the same; ids in order make no group."""
+    """Yield groups of units whose ids may be the same."""
     group: list[UnitRecord] = []
     last = 0
     for each in sorted((r for r in records if r.ids), key=lambda r: r.first_id):
         if group and each.first_id > last:
             if len(group) > 1:
-                yield group
+                yield sorted(group, key=lambda r: r.number)
             group = []
         last = max(last, each.last_id) if group else each.last_id
         group.append(each)
     if len(group) > 1:
-        yield group
+        yield sorted(group, key=lambda r: r.number)
 
 
 def _ranges(group: Sequence[UnitRecord]) -> Iterator[tuple[int, int]]:
-    """Yield ranges of ids that have about the same number of ids."""
-    count = sum(each.ids for each in group)
-    low = min(each.first_id for each in group)
-    high = max(each.last_id for each in group)
-    parts = -(-count // IDS_AT_ONCE)
-    step = -(-(high - low + 1) // parts)
-    for begin in range(low, high + 1, step):
-        yield begin, min(begin + step - 1, high)
+    """Yield ranges that have about the same number of ids, however these lie."""
+    fences = sorted(fence for each in group for fence in each.fences)
+    begins = sorted(set(fences[:: IDS_AT_ONCE // FENCE_IDS]))
+    last = max(each.last_id for each in group)
+    yield from zip(begins, [*(each - 1 for each in begins[1:]), last], strict=True)
 
 
-class _Ids:
-    """The ids of a unit, in order, in a file."""
-
-    def __init__(self, space: Workspace, record: UnitRecord) -> None:
-        with space.reading(space.of_unit(record.number, IDS)) as source:
-            self._ids = np.frombuffer(source.read_buffer(), np.int64)
-
-    def between(self, low: int, high: int) -> Ids:
-        """Return the ids from `low` to `high`, both included."""
-        begin = np.searchsorted(self._ids, low, "left")
-        end = np.searchsorted(self._ids, high, "right")
-        return self._ids[begin:end]
+def _find(record: UnitRecord, low: int, high: int) -> IdSlice | None:
+    """Return the part of a unit's ids that has those of a range, and few others."""
+    begin = max(int(np.searchsorted(record.fences, low, "right")) - 1, 0) * FENCE_IDS
+    end = int(np.searchsorted(record.fences, high, "right")) * FENCE_IDS
+    end = min(end, record.ids)
+    return IdSlice(record.number, begin, end) if begin < end else None
 
 
-def _compare(slices: dict[int, Ids]) -> Iterator[tuple[int, Ids]]:
-    """Yield units with those of these ids that an earlier unit has too."""
-    joined = np.sort(np.concatenate(list(slices.values())))
-    common = np.unique(joined[1:][joined[1:] == joined[:-1]])
-    if not len(common):
-        return
-    seen = np.zeros(len(common), np.bool_)
-    found: dict[int, Ids] = defaultdict()
-    for unit in sorted(slices):
-        has = np.isin(common, slices[unit], assume_unique=True)
-        if (has & seen).any():
-            found[unit] = common[has & seen]
-        seen |= has
-    yield from found.items()
+def _load(space: Workspace, part: IdSlice, task: RangeTask) -> Ids:
+    path = space.of_unit(part.unit, IDS)
+    with space.system.open_input_file(path) as source:
+        size = (part.end - part.begin) * ID_BYTES
+        ids = np.frombuffer(source.read_at(size, part.begin * ID_BYTES), np.int64)
+    return ids[(ids >= task.low) & (ids <= task.high)]

@@ -1,7 +1,9 @@
 """The reports of a run: read from a file, and stored in the work folder."""
 
+import hashlib
 import json
 import posixpath
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -64,7 +66,7 @@ def _read_rows(name: str) -> list[Any]:
     return decoded
 
 
-def store_reports(space: Workspace, reports: dict[str, ReportPrice | None]) -> None:
+def store_reports(space: Workspace, reports: Mapping[str, ReportPrice | None]) -> None:
     """Store the reports of a run; None is a report that does not exist."""
     body = msgspec.json.encode(dict(sorted(reports.items())))
     with space.writing(space.in_work(REPORTS_FILE)) as sink:
@@ -79,6 +81,12 @@ def stored_reports(space: Workspace) -> dict[str, ReportPrice | None]:
     with space.system.open_input_stream(path) as source:
         stored = _decoder.decode(source.read())
     return {key: ReportPrice(*each) if each else None for key, each in stored.items()}
+
+
+def digest_of_reports(reports: Mapping[str, ReportPrice | None]) -> str:
+    """Return a digest of reports, of which equal ones have the same."""
+    body = msgspec.json.encode(sorted(reports.items()))
+    return hashlib.sha256(body).hexdigest()
 
 
 def load_reports(space: Workspace) -> ReportTable:

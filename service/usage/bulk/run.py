@@ -5,22 +5,23 @@ again, if input and options are the same.
 """
 
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from service.usage.bulk.engines import Engine, OpenEngine
-from service.usage.bulk.errors import OtherRun, OutputExists, RunInProgress
+from service.usage.bulk.errors import OtherRun, OutputExists, RunFailed, RunInProgress
 from service.usage.bulk.inputs import divide, list_files
 from service.usage.bulk.model import (
     InputFile,
     InputFormat,
+    KeysRecord,
     PartRecord,
     UnitRecord,
     WrittenFile,
@@ -38,11 +39,14 @@ from service.usage.bulk.output import (
     write_totals,
 )
 from service.usage.bulk.parts import plan_tasks, write_parts
-from service.usage.bulk.repeats import find_repeated
+from service.usage.bulk.repeats import compare_ids, join_repeated, plan_ranges
 from service.usage.bulk.report_files import (
+    digest_of_reports,
     read_reports,
     store_reports,
+    stored_reports,
 )
+from service.usage.bulk.report_keys import KEYS, Resolve, list_keys, resolve_keys
 from service.usage.bulk.units import RECORD, Job, price_unit
 from service.usage.bulk.workspace import MANIFEST, Workspace
 
@@ -75,6 +79,8 @@ class Request(Struct, frozen=True):
     reports: str | None = None
     software: str = ""
     """Version of this software, which decides about the bytes of the output."""
+    upstream: str = ""
+    """The address from which reports are fetched; empty without such calls."""
     is_forced: bool = False
     """Replace output that exists, and work of other runs."""
 
@@ -89,25 +95,49 @@ class _Identity(Struct, frozen=True):
     files: tuple[InputFile, ...]
 
 
-def price_files(request: Request, open_engine: OpenEngine, watch: Watch) -> Manifest:
-    """Price all messages of the input, and publish the output."""
-    files = tuple(list_files(request.inputs, request.format))
+def price_files(
+    request: Request,
+    open_engine: OpenEngine,
+    watch: Watch,
+    resolve: Resolve | None = None,
+) -> Manifest:
+    """Price all messages of the input, and publish the output.
+
+    `resolve` returns reports that are not in a file.
+    """
     space = Workspace(request.output)
-    if not request.is_forced and _is_complete(space):
-        raise OutputExists(f"{request.output} exists; --force replaces it")
+    _check_target(space, request)
+    files = _list_files(space, request)
     with _work_folder(space):
         job = Job(space, files, request.plan_id, request.software)
         _begin(job, request)
         with open_engine() as engine:
-            manifest = _compute(job, engine, watch)
+            manifest = _compute(_Phases(engine, watch), job, resolve)
+        if _list_files(space, request) != files:
+            raise RunFailed("the input has changed while it was read; nothing is kept")
         write_manifest(job, manifest)
         _publish(space)
     return manifest
 
 
-def _is_complete(space: Workspace) -> bool:
-    """Return whether the output exists; without a manifest, that of a store is not."""
-    return space.exists(space.target if space.is_local else space.in_output(MANIFEST))
+def _list_files(space: Workspace, request: Request) -> tuple[InputFile, ...]:
+    """Return the files of the input, without those of an output inside of it."""
+    own = f"{space.target}/"
+    files = list_files(request.inputs, request.format)
+    return tuple(each for each in files if not each.path.startswith(own))
+
+
+def _check_target(space: Workspace, request: Request) -> None:
+    """Raise `OutputExists`, unless output of this command is to be replaced."""
+    has_manifest = space.exists(space.in_target(MANIFEST))
+    # Without a manifest, the output of an object store is one that is not complete.
+    if not has_manifest and not (space.is_local and space.exists(space.target)):
+        return
+    if not has_manifest:
+        reason = "exists, and is no output of this command"
+        raise OutputExists(f"{request.output} {reason}")
+    if not request.is_forced:
+        raise OutputExists(f"{request.output} exists; --force replaces it")
 
 
 @contextmanager
@@ -130,9 +160,8 @@ def _begin(job: Job, request: Request) -> None:
     """Continue the run of the work folder, or begin one; raises `OtherRun`."""
     space = job.workspace
     reports = read_reports(request.reports) if request.reports else {}
-    identity = _Identity(
-        job.software, FORMAT_VERSION, job.plan_id, _fingerprint(reports), job.files
-    )
+    source = request.upstream or digest_of_reports(reports)
+    identity = _Identity(job.software, FORMAT_VERSION, job.plan_id, source, job.files)
     stored = space.load(space.in_work(RUN_FILE), _Identity)
     if stored == identity:
         return
@@ -145,54 +174,53 @@ def _begin(job: Job, request: Request) -> None:
         for name in ("units", "parts", "output"):
             space.remove(space.in_work(name))
         space.prepare()
-    store_reports(space, dict(reports))
+    store_reports(space, reports)
     space.store(space.in_work(RUN_FILE), identity)
 
 
-def _fingerprint(reports: dict[str, Any]) -> str:
-    return hashlib.sha256(repr(sorted(reports.items())).encode()).hexdigest()
+class _Phases:
+    """Runs phases: each is a function on many tasks, whose records are stored."""
 
+    def __init__(self, engine: Engine, watch: Watch) -> None:
+        self._engine, self._watch = engine, watch
 
-class _Run(Generic[Task, Record]):
-    """Runs a phase: a function on many tasks, of which some have records already."""
-
-    def __init__(
+    def run(
         self,
         work: Callable[[Job, Task], Record],
+        job: Job,
         tasks: Sequence[Task],
-        known: Iterable[Record | None],
-    ) -> None:
-        self._work, self._tasks = work, tasks
-        self._records = {each.number: each for each in known if each is not None}
-
-    def finish(self, job: Job, engine: Engine, watch: Watch) -> list[Record]:
-        """Return the records of all tasks, in their order."""
-        records, count = self._records, len(self._tasks)
-        missing = [each for each in self._tasks if each.number not in records]
-        watch(self._work.__name__, len(records), count)
-        for each in engine.run(self._work, job, missing):
+        known: Iterable[Record | None] = (),
+    ) -> list[Record]:
+        """Return the records of all tasks, in their order; known ones are not run."""
+        records = {each.number: each for each in known if each is not None}
+        missing = [each for each in tasks if each.number not in records]
+        self._watch(work.__name__, len(records), len(tasks))
+        for each in self._engine.run(work, job, missing):
             records[each.number] = each
-            watch(self._work.__name__, len(records), count)
-        return [records[each.number] for each in self._tasks]
+            self._watch(work.__name__, len(records), len(tasks))
+        return [records[each.number] for each in tasks]
 
 
-def _compute(job: Job, engine: Engine, watch: Watch) -> Manifest:
-    space = job.workspace
-    tasks = divide(job.files)
-    priced = (space.load(space.of_unit(t.number, RECORD), UnitRecord) for t in tasks)
-    units = _Run(price_unit, tasks, priced).finish(job, engine, watch)
-    repeated = find_repeated(space, units)
-    parts = plan_tasks(units, repeated)
-    written = (space.load(space.of_task(t.number), PartRecord) for t in parts)
-    records = _Run(write_parts, parts, written).finish(job, engine, watch)
-    first_rows = FirstRows(units)
-    removed = [row for record in records for row in record.repeated]
-    files = [each for record in records for each in record.files]
-    files.append(write_totals(job, records))
-    rejected = write_rejected(job, units, removed, first_rows)
+def _compute(phases: _Phases, job: Job, resolve: Resolve | None) -> Manifest:
+    space, units = job.workspace, divide(job.files)
+    if resolve is not None:
+        listed = (space.load(space.of_unit(u.number, KEYS), KeysRecord) for u in units)
+        resolve_keys(job, phases.run(list_keys, job, units, listed), resolve)
+    job = msgspec.structs.replace(job, reports=digest_of_reports(stored_reports(space)))
+    priced = (space.load(space.of_unit(u.number, RECORD), UnitRecord) for u in units)
+    records = phases.run(price_unit, job, units, priced)
+    ranges = phases.run(compare_ids, job, plan_ranges(records))
+    tasks = plan_tasks(records, join_repeated(records, ranges))
+    written = (space.load(space.of_task(t.number), PartRecord) for t in tasks)
+    parts = phases.run(write_parts, job, tasks, written)
+    first_rows = FirstRows(records)
+    removed = [row for part in parts for row in part.repeated]
+    files = [each for part in parts for each in part.files]
+    files.append(write_totals(job, parts))
+    rejected = write_rejected(job, records, removed, first_rows)
     if rejected is not None:
         files.append(rejected)
-    return _summarize(job, units, records, files, first_rows)
+    return _summarize(job, records, parts, files, first_rows)
 
 
 def _summarize(

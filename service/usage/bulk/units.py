@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from service.usage.bulk.batches import REJECTED, PricedBatch, price_batch, priced_schema
 from service.usage.bulk.errors import UnreadablePiece
 from service.usage.bulk.model import (
+    FENCE_IDS,
     InputFile,
     Piece,
     PieceRecord,
@@ -44,6 +45,8 @@ class Job(Struct, frozen=True):
     files: tuple[InputFile, ...]
     plan_id: str
     software: str
+    reports: str = ""
+    """A digest of the reports in the work folder."""
 
     @property
     def plan(self) -> Plan:
@@ -52,9 +55,9 @@ class Job(Struct, frozen=True):
 
 
 @lru_cache(maxsize=1)
-def reports_of(workspace: Workspace) -> ReportTable:
+def reports_of(job: Job) -> ReportTable:
     """Return the reports of a run, which a worker loads once."""
-    return load_reports(workspace)
+    return load_reports(job.workspace)
 
 
 def price_unit(job: Job, unit: Unit) -> UnitRecord:
@@ -74,7 +77,7 @@ def _price_piece(
 ) -> PieceRecord:
     """Price a piece; none of its messages count if a part of it is unreadable."""
     mark, rows = writer.mark(), 0
-    reports = reports_of(job.workspace)
+    reports = reports_of(job)
     try:
         for batch in read_piece(job.files[piece.file], piece):
             priced = price_batch(batch.messages, job.plan, reports)
@@ -148,14 +151,15 @@ class _UnitWriter:
         rejected = self._write_rejected()
         first, last = (int(ids[0]), int(ids[-1])) if len(ids) else (0, 0)
         return UnitRecord(
-            self._number,
-            pieces,
-            tuple(self._segments),
-            len(ids),
-            first,
-            last,
-            repeated,
-            rejected,
+            number=self._number,
+            pieces=pieces,
+            segments=tuple(self._segments),
+            ids=len(ids),
+            first_id=first,
+            last_id=last,
+            fences=tuple(ids[::FENCE_IDS].tolist()),
+            repeated=repeated,
+            rejected=rejected,
         )
 
     def _find_repeated(self, ids: NDArray[np.int64]) -> tuple[Repeated, ...]:

@@ -81,6 +81,10 @@ class Workspace(Struct, frozen=True):
         """Return a path in the output."""
         return posixpath.join(self.output, *names)
 
+    def in_target(self, *names: str) -> str:
+        """Return a path in the complete output."""
+        return posixpath.join(self.target, *names)
+
     def of_unit(self, number: int, suffix: str) -> str:
         """Return the path of one of a unit's files."""
         return self.in_work("units", f"{number:08}.{suffix}")
