@@ -251,7 +251,7 @@ async def _open_stored_domains(
             app[FOLLOWER] = follower = await stack.enter_async_context(
                 open_follower(database)
             )
-            app[health.TRAFFIC].on_stop.append(follower.waits.end)
+            app[health.TRAFFIC].on_stop += [follower.waits.end, collector.end_waits]
             app[health.TRAFFIC].checks.append(collector.check_writer)
             app[health.TRAFFIC].domains["events"] = collector.check_ready
         if settings.vehicles.enabled:

@@ -8,11 +8,16 @@ in the queue, so that the events of one do not wait behind all events of another
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from msgspec import Struct
 
-from service.events.store import ReceivedEvent, Stored
+from service.events import metrics
+from service.events.errors import BacklogFull
+from service.settings import EventsSettings
+from service.web.lane_metrics import LaneMetrics
+
+LANE: Final = "event_ingest"
 
 
 class FairBound:
@@ -51,7 +56,7 @@ class FairBound:
 
 
 class Reservation:
-    """Bytes of the backlog that one request has reserved for its body.
+    """The place of one request in the backlog: the bytes that its body may have.
 
     The request has it from the start, as a context, and the queue while the request's
     events wait. When both have left, the bytes are released.
@@ -59,7 +64,10 @@ class Reservation:
 
     def __init__(self, bound: FairBound, application: str, size: int) -> None:
         self.application = application
-        self._size = size
+        self.size = size
+        self.request_id = ""
+        self.traceparent = ""
+        """The trace context of the request, for a queue; empty without one."""
         self._bound = bound
         self._holders = 1
 
@@ -71,9 +79,9 @@ class Reservation:
 
     def resize(self, size: int) -> None:
         """Correct the size after the body was read."""
-        if size != self._size:
-            self._bound.change(self.application, size - self._size)
-            self._size = size
+        if size != self.size:
+            self._bound.change(self.application, size - self.size)
+            self.size = size
 
     def add_holder(self) -> None:
         """Add a holder."""
@@ -86,35 +94,17 @@ class Reservation:
             self.resize(0)
 
 
-class Submission(Struct, eq=False):
-    """One request's events in the order sent, and who gets their outcome."""
+class Waiting(Struct, eq=False, kw_only=True):
+    """The events of one request, which wait."""
 
-    received: list[ReceivedEvent]
     reservation: Reservation
-    end: Callable[[list[Stored] | Exception], None]
-    """Is called once, when they are stored or refused."""
-    arrived: float
+    size: int
+    """The number of events."""
+    arrived: float = 0.0
     """The time of the event loop when the request began to wait."""
     timer: asyncio.TimerHandle | None = None
     """The end of its wait."""
     is_complete: bool = False
-
-    @property
-    def size(self) -> int:
-        """The number of events."""
-        return len(self.received)
-
-
-class Waiting(Protocol):
-    """The events of one request, which wait."""
-
-    @property
-    def reservation(self) -> Reservation:
-        """The bytes that the request has reserved."""
-
-    @property
-    def size(self) -> int:
-        """The number of events."""
 
 
 W = TypeVar("W", bound=Waiting)
@@ -175,3 +165,90 @@ class TurnQueue(Generic[W]):
             del self._waiting[submission.reservation.application]
         self.requests -= 1
         self.events -= submission.size
+
+
+class Backlog(Generic[W]):
+    """The requests whose events wait, within the bounds of the settings.
+
+    `count_running` returns the number of requests that do not wait any more, and are
+    not complete.
+    """
+
+    def __init__(
+        self,
+        settings: EventsSettings,
+        queue_wait_s: float,
+        count_running: Callable[[], int],
+    ) -> None:
+        self.queue: TurnQueue[W] = TurnQueue()
+        self._queue_wait_s = queue_wait_s
+        self._count_running = count_running
+        self._events = FairBound(settings.max_backlog, self.measure_later)
+        self._bytes = FairBound(settings.max_backlog_bytes, self.measure_later)
+        self._lane = LaneMetrics(LANE)
+        self._waits_s: list[float] = []
+        self._is_measured_later = False
+
+    @property
+    def total(self) -> tuple[int, int]:
+        """The events that wait, and the bytes of bodies."""
+        return self._events.total, self._bytes.total
+
+    def reserve(self, application: str, size: int) -> Reservation:
+        """Reserve the bytes of a request's body before it is read.
+
+        They are released when its context ends, or when the request's events do not
+        wait any more if this is later. Raises `BacklogFull`.
+        """
+        if not self._bytes.reserve(application, size):
+            raise self.full("queue_full", f"{self._bytes.total} bytes wait")
+        return Reservation(self._bytes, application, size)
+
+    def enter(self, waiting: W, expire: Callable[[W], None]) -> None:
+        """Let a request wait; `expire` is called when it has waited too long.
+
+        Raises `BacklogFull`.
+        """
+        application = waiting.reservation.application
+        if not self._events.reserve(application, waiting.size):
+            raise self.full("queue_full", f"{self._events.total} events wait")
+        loop = asyncio.get_running_loop()
+        waiting.arrived = loop.time()
+        waiting.timer = loop.call_later(self._queue_wait_s, expire, waiting)
+        waiting.reservation.add_holder()
+        self.queue.append(waiting)
+
+    def full(self, reason: str, detail: str) -> BacklogFull:
+        """Return the error of a request that is refused, and count it."""
+        self._lane.refused(reason)
+        return BacklogFull(detail)
+
+    def started(self, waiting: W) -> None:
+        """Note the wait of a request that has just ended."""
+        self._waits_s.append(asyncio.get_running_loop().time() - waiting.arrived)
+        self.measure_later()
+
+    def complete(self, waiting: W) -> bool:
+        """Release the part of a request; return False if that was done before."""
+        if waiting.is_complete:
+            return False
+        waiting.is_complete = True
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+        self._events.change(waiting.reservation.application, -waiting.size)
+        waiting.reservation.remove_holder()
+        return True
+
+    def measure_later(self) -> None:
+        """Have the metrics written soon: a request changes them several times."""
+        if not self._is_measured_later:
+            self._is_measured_later = True
+            metrics.write_later(self._measure)
+
+    def _measure(self) -> None:
+        self._is_measured_later = False
+        metrics.backlog_changed(self._events.total)
+        metrics.backlog_bytes_changed(self._bytes.total)
+        self._lane.waiting(self.queue.requests)
+        waits_s, self._waits_s = self._waits_s, []
+        self._lane.started_all(waits_s, self._count_running())

@@ -38,6 +38,7 @@ PROBLEMS: Final = (
     NOT_JSON,
     *BODY_PROBLEMS,
     problems.TOO_MANY_EVENTS,
+    problems.EVENT_TOO_LARGE,
     problems.BACKLOG_FULL,
     problems.QUEUE_UNAVAILABLE,
 )

@@ -1,8 +1,13 @@
 """Collection of events: from a request's body to its receipt, and replays."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -41,8 +46,20 @@ class Adapted(NamedTuple):
     """The time of the sender's clock that the body states, if it does."""
 
 
+class Watch(Protocol):
+    """The storage of a request's events, which its client waits for."""
+
+    async def accept(
+        self, items: Sequence[Event | EventFailure], reservation: Reservation
+    ) -> Receipt:
+        """Accept a request's events, and observe what becomes of them."""
+
+    async def confirm(self, receipt: Receipt, limit_s: float) -> Receipt:
+        """Return the final receipt, or the same one after the time limit."""
+
+
 class Acceptor(Protocol):
-    """The way of events from requests to the database."""
+    """The way of events from requests to the database, or to a queue."""
 
     failure: str | None
     """The reason why no events are accepted any more."""
@@ -68,6 +85,18 @@ class Acceptor(Protocol):
         """Accept a request's events; `end` gets what `accept` returns or raises."""
 
 
+class Way(NamedTuple):
+    """The way of events, and what depends on it."""
+
+    acceptor: Acceptor
+    check_ready: Callable[[], Awaitable[Unready | None]]
+    """Returns why events cannot be accepted now, or None."""
+    watch: Callable[[], AbstractContextManager[Watch | None]] = nullcontext
+    """Returns a context to wait for storage after acceptance, which a queue needs."""
+    end_waits: Callable[[], None] = lambda: None
+    """Ends all such waits, and further ones at once."""
+
+
 class Collector:
     """Collects, queries and replays events; `open_collector` opens one."""
 
@@ -75,7 +104,7 @@ class Collector:
         self,
         settings: EventsSettings,
         database: Database,
-        ingest: Acceptor,
+        way: Way,
         parser: EventParser,
         arrivals: Arrivals,
     ) -> None:
@@ -83,8 +112,10 @@ class Collector:
         self.queries = EventQueries(database)
         self.failed = FailedEvents(database, arrivals, parser)
         self.schemas = SchemaReload(settings, parser)
-        self._breaker = database.breaker
-        self._ingest = ingest
+        self.watch = way.watch
+        self.end_waits = way.end_waits
+        self._way = way
+        self._ingest = way.acceptor
         self._parser = parser
 
     @property
@@ -102,15 +133,13 @@ class Collector:
         return Unready(self.failure) if self.failure else None
 
     async def check_ready(self) -> Unready | None:
-        """Return why events cannot be stored now, or None."""
-        if self._breaker.is_away:
-            return Unready("the database does not answer", PROBE_INTERVAL_S)
-        return await self.check_writer()
+        """Return why events cannot be accepted now, or None."""
+        return await self._way.check_ready() or await self.check_writer()
 
     def reserve(self, application: str, size: int) -> Reservation:
         """Reserve the bytes of a request's body before it is read; end it as a context.
 
-        Raises `BacklogFull` and `StorageUnavailable`.
+        Raises `BacklogFull`, `StorageUnavailable` and `QueueUnavailable`.
         """
         return self._ingest.reserve(application, size)
 
@@ -120,14 +149,16 @@ class Collector:
         content_type: str,
         reservation: Reservation,
         clocks: Clocks = UNKNOWN,
+        watch: Watch | None = None,
     ) -> Receipt:
         """Store the events of a request's body; they are on disk when this returns.
 
+        With a queue, they are in its stream, and `watch` observes their storage.
         `clocks` correct the times of the events. Raises `BadBody`, `BacklogFull` and
-        `StorageError`; then no event is stored.
+        `StorageError`; then no event is stored. Raises `QueueUnavailable`.
         """
         items = self._parse(body, content_type, reservation.application, clocks)
-        return await self._store_items(items, reservation)
+        return await self._store_items(items, reservation, watch)
 
     def begin(self, post: RepeatedPost) -> None:
         """Store the events of a request's body, which gets its receipt or an error.
@@ -136,6 +167,7 @@ class Collector:
         """
         application = post.key.application
         with self.reserve(application, len(post.body)) as reservation:
+            reservation.request_id = post.request_id
             items = self._parse(post.body, post.media_type, application, UNKNOWN)
             self._ingest.submit(items, reservation, partial(_respond, post))
 
@@ -151,9 +183,13 @@ class Collector:
         )
 
     async def collect_adapted(
-        self, adapted: "Adapted", reservation: Reservation, clocks: Clocks
+        self,
+        adapted: "Adapted",
+        reservation: Reservation,
+        clocks: Clocks,
+        watch: Watch | None = None,
     ) -> Receipt:
-        """Store the items of a stock client; they are on disk when this returns.
+        """Store the items of a stock client, as `collect` does.
 
         Raises `BacklogFull` and `StorageError`; then no event is stored.
         """
@@ -163,12 +199,15 @@ class Collector:
         items = [
             self._parser.parse(each, application, origin) for each in adapted.items
         ]
-        return await self._store_items(items, reservation)
+        return await self._store_items(items, reservation, watch)
 
     async def _store_items(
-        self, items: Sequence[Event | EventFailure], reservation: Reservation
+        self,
+        items: Sequence[Event | EventFailure],
+        reservation: Reservation,
+        watch: Watch | None,
     ) -> Receipt:
-        receipt = await self._ingest.accept(items, reservation)
+        receipt = await (watch or self._ingest).accept(items, reservation)
         _log_receipt(receipt, reservation.application)
         return receipt
 
@@ -184,28 +223,25 @@ async def open_collector(
     )
     arrivals = Arrivals()
     async with AsyncExitStack() as stack:
-        ingest = await stack.enter_async_context(
-            _open_acceptor(every, database, arrivals)
-        )
+        way = await stack.enter_async_context(_open_way(every, database, arrivals))
         await stack.enter_async_context(in_background(Counting(database).run()))
         retention = Retention(settings, database)
         if retention.is_on:
             await stack.enter_async_context(in_background(retention.run()))
-        yield Collector(settings, database, ingest, parser, arrivals)
+        yield Collector(settings, database, way, parser, arrivals)
 
 
 @asynccontextmanager
-async def _open_acceptor(
+async def _open_way(
     every: Settings, database: Database, arrivals: Arrivals
-) -> AsyncIterator[Acceptor]:
+) -> AsyncIterator[Way]:
     """Open the way of events: to the database, or to a queue and its writer."""
     settings, wait_s = every.events, every.limits.queue_wait_s
     if not settings.queue_url:
         store = EventStore(database)
-        async with running_ingest(
-            settings, store, wait_s, arrivals, overlaps=True
-        ) as ingest:
-            yield ingest
+        ingest = running_ingest(settings, store, wait_s, arrivals, overlaps=True)
+        async with ingest as running:
+            yield Way(running, partial(_check_database, database))
         return
     from service.events.queue.publisher import open_publisher
     from service.events.queue.writer import open_writer
@@ -213,7 +249,16 @@ async def _open_acceptor(
     async with AsyncExitStack() as stack:
         if settings.queue_writer:
             await stack.enter_async_context(open_writer(settings, database))
-        yield await stack.enter_async_context(open_publisher(settings, wait_s))
+        publisher = await stack.enter_async_context(open_publisher(settings, wait_s))
+        waits = publisher.outcomes
+        yield Way(publisher, publisher.check_ready, publisher.watch, waits.end)
+
+
+async def _check_database(database: Database) -> Unready | None:
+    """Return why events cannot be stored now, or None."""
+    if database.breaker.is_away:
+        return Unready("the database does not answer", PROBE_INTERVAL_S)
+    return None
 
 
 def _respond(post: RepeatedPost, outcome: Receipt | Exception) -> None:

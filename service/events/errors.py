@@ -3,7 +3,8 @@
 EventsError
 ├── BadBody               the body of a request has no events.
 │   ├── NotJson           the body is not JSON, or not of its media type.
-│   └── TooManyEvents     the body has more events than a request may have.
+│   ├── TooManyEvents     the body has more events than a request may have.
+│   └── EventTooLarge     an event does not fit into a message of the queue.
 ├── BacklogFull           too many events wait to be written.
 ├── QueueUnavailable      the event queue does not answer.
 │   └── StreamUnusable    an operator has to change the servers or the stream.
@@ -30,6 +31,10 @@ class NotJson(BadBody):
 
 class TooManyEvents(BadBody):
     """The body has more events than one request may have."""
+
+
+class EventTooLarge(BadBody):
+    """An event, with its errors, does not fit into a message of the queue."""
 
 
 class BacklogFull(EventsError):

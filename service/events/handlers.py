@@ -4,17 +4,18 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from aiohttp import web
+from msgspec import Meta
 
 from service.events import problems
 from service.events.adapters import cloudevents
 from service.events.client_handlers import TEXT, adapter_of_cloudevents
 from service.events.clock_skew import SENT_AT
-from service.events.collector import Collector
+from service.events.collector import Collector, Watch
 from service.events.failed_statements import FailedFilter
-from service.events.feed_handlers import FORMATS, answer_feed, media_type_for
+from service.events.feed_handlers import FOLLOWER, FORMATS, answer_feed, media_type_for
 from service.events.feed_statements import START, Place
 from service.events.follow import JSON
 from service.events.follow import Request as FeedRequest
@@ -42,11 +43,13 @@ from service.observability.stages import stage
 from service.settings import Scope, Settings
 from service.web.auth import KEY, ApiKey, application_for
 from service.web.bodies import BODY_PROBLEMS
+from service.web.client_stream import while_connected
 from service.web.cors import VARY_BY_ORIGIN
 from service.web.credentials import PUBLIC_SCOPE
 from service.web.lanes import Lane, LaneKinds, LaneLimits
 from service.web.limits import Limits
 from service.web.links import next_link
+from service.web.long_polls import parked
 from service.web.parameters import InvalidParameter, parse_cursor
 from service.web.problems import NOT_JSON, STORAGE_UNAVAILABLE
 from service.web.repeats import RepeatedPost, offer_posts
@@ -87,10 +90,25 @@ EXAMPLE: Final = {
 endpoints = Endpoints()
 
 
+class SendParameters(PublicKeyParameters, frozen=True, forbid_unknown_fields=True):
+    """The parameters of `POST /events`."""
+
+    wait: (
+        Annotated[
+            Literal["stored"],
+            Meta(
+                description="Wait until the events are stored, `events.stored_wait_s` "
+                "at most. Without an event queue, they are stored in any case."
+            ),
+        ]
+        | None
+    ) = None
+
+
 @endpoints.post(
     "/events",
     "/events/",
-    parameters=PublicKeyParameters,
+    parameters=SendParameters,
     body=RequestBody(
         {
             "application/json": Envelope | list[Envelope],
@@ -111,12 +129,14 @@ endpoints = Endpoints()
         NOT_JSON,
         *BODY_PROBLEMS,
         problems.TOO_MANY_EVENTS,
+        problems.EVENT_TOO_LARGE,
         problems.BACKLOG_FULL,
         problems.QUEUE_UNAVAILABLE,
+        problems.WAITS_FULL,
     ),
 )
 async def send_events(
-    request: web.Request, _parameters: PublicKeyParameters
+    request: web.Request, parameters: SendParameters
 ) -> web.StreamResponse:
     """Send events; they are on disk when the answer is sent, each of them once.
 
@@ -126,17 +146,40 @@ async def send_events(
     the timestamps if that clock is wrong. CloudEvents are accepted in every content
     mode.
     """
-    if cloudevents.is_structured(request.headers):
-        receipt = await receive(request, MEDIA_TYPES, adapter_of_cloudevents(request))
-    elif cloudevents.is_binary(request.headers):
-        any_type = (request.content_type,)
-        receipt = await receive(request, any_type, adapter_of_cloudevents(request))
+    if parameters.wait == "stored":
+        receipt = await _store(request)
     else:
-        receipt = await receive(request, MEDIA_TYPES)
-        # The stated time differs in each request.
-        if SENT_AT not in request.headers:
-            offer_posts(request, SmallPosts(request.app[COLLECTOR]))
+        receipt = await _receive(request)
     return json_block(request, receipt, status=HTTPStatus.ACCEPTED)
+
+
+async def _store(request: web.Request) -> Receipt:
+    """Accept the events of a request, and wait until they are stored."""
+    collector = request.app[COLLECTOR]
+    # A request without a place to wait is refused before its events are accepted.
+    with request.app[FOLLOWER].waits.enter(), collector.watch() as watch:
+        receipt = await _receive(request, watch)
+        if watch is None:
+            return receipt
+        with parked(request):
+            async with while_connected(request):
+                limit_s = collector.settings.stored_wait_s
+                return await watch.confirm(receipt, limit_s)
+
+
+async def _receive(request: web.Request, watch: Watch | None = None) -> Receipt:
+    """Accept the events of a request, whose format is that of its headers."""
+    if cloudevents.is_structured(request.headers):
+        adapt = adapter_of_cloudevents(request)
+        return await receive(request, MEDIA_TYPES, adapt, watch)
+    if cloudevents.is_binary(request.headers):
+        adapt = adapter_of_cloudevents(request)
+        return await receive(request, (request.content_type,), adapt, watch)
+    receipt = await receive(request, MEDIA_TYPES, watch=watch)
+    # The stated time differs in each request.
+    if SENT_AT not in request.headers:
+        offer_posts(request, SmallPosts(request.app[COLLECTOR]))
+    return receipt
 
 
 class SmallPosts(NamedTuple):

@@ -18,11 +18,11 @@ import structlog
 
 from service.events import metrics
 from service.events.arrivals import Arrivals
-from service.events.backlog import FairBound, Reservation, Submission, TurnQueue
+from service.events.backlog import Backlog, Reservation, Waiting
 from service.events.errors import BacklogFull
 from service.events.model import Event, EventFailure, Receipt
 from service.events.receipts import complete, end_with_receipt
-from service.events.store import EventStore, Stored
+from service.events.store import EventStore, ReceivedEvent, Stored
 from service.observability.metrics import SUCCESS
 from service.settings import EventsSettings
 from service.storage.errors import (
@@ -31,15 +31,21 @@ from service.storage.errors import (
     StorageUnavailable,
     ValueRefused,
 )
-from service.web.lane_metrics import LaneMetrics
 
-LANE: Final = "event_ingest"
 CANCEL_S: Final = 0.5
 """Time in which a cancelled writer must end; then it is left behind."""
 RECOVERY_S: Final = 1.0
 """Pause after a defect of the program, which may show again at once."""
 
 log = structlog.get_logger()
+
+
+class Submission(Waiting, eq=False):
+    """One request's events in the order sent, and who gets their outcome."""
+
+    received: list[ReceivedEvent]
+    end: Callable[[list[Stored] | Exception], None]
+    """Is called once, when they are stored or refused."""
 
 
 class Ingest:
@@ -61,33 +67,28 @@ class Ingest:
         self._wait_s = settings.commit_wait_ms / 1000
         self._max_group_events = settings.commit_max_events
         self._queue_wait_s = queue_wait_s
-        self._queue: TurnQueue[Submission] = TurnQueue()
         self._writing: list[list[Submission]] = []
         self._overlaps = overlaps
-        self._events = FairBound(settings.max_backlog, self._measure_later)
-        self._bytes = FairBound(settings.max_backlog_bytes, self._measure_later)
+        self._backlog: Backlog[Submission] = Backlog(
+            settings, queue_wait_s, lambda: sum(map(len, self._writing))
+        )
+        self._queue = self._backlog.queue
         self._not_empty = asyncio.Event()
         self._group_full = asyncio.Event()
         self._is_closing = False
-        self._lane = LaneMetrics(LANE)
-        self._waits_s: list[float] = []
-        self._is_measured_later = False
 
     @property
     def backlog(self) -> tuple[int, int]:
         """The events that wait, and the bytes of bodies."""
-        return self._events.total, self._bytes.total
+        return self._backlog.total
 
     def reserve(self, application: str, size: int) -> Reservation:
         """Reserve the bytes of a request's body before it is read.
 
-        They are released when its context ends, or when the request's events do not
-        wait any more if this is later. Raises `BacklogFull` and `StorageUnavailable`.
+        Raises `BacklogFull` and `StorageUnavailable`.
         """
         self._check()
-        if not self._bytes.reserve(application, size):
-            raise self._full("queue_full", f"{self._bytes.total} bytes wait")
-        return Reservation(self._bytes, application, size)
+        return self._backlog.reserve(application, size)
 
     async def accept(
         self, items: Sequence[Event | EventFailure], reservation: Reservation
@@ -115,9 +116,16 @@ class Ingest:
             end(Receipt(accepted=0, duplicates=0, failed=0, results=[]))
             return
         self._check()
-        if not self._events.reserve(reservation.application, len(items)):
-            raise self._full("queue_full", f"{self._events.total} events wait")
-        self._submit(items, reservation, partial(end_with_receipt, items, end))
+        submission = Submission(
+            self._arrivals.stamp(items),
+            partial(end_with_receipt, items, end),
+            reservation=reservation,
+            size=len(items),
+        )
+        self._backlog.enter(submission, self._expire)
+        self._not_empty.set()
+        if self._is_full:
+            self._group_full.set()
 
     async def write(self) -> None:
         """Store group after group, until `close` is called and the queue is empty.
@@ -169,7 +177,7 @@ class Ingest:
         except Exception as error:  # noqa: BLE001 - a defect must not end the task
             await self._recover(group, error)
         self._writing.remove(group)
-        self._measure_later()
+        self._backlog.measure_later()
 
     @property
     def _is_full(self) -> bool:
@@ -212,46 +220,19 @@ class Ingest:
             raise BacklogFull("the service is about to stop")
         self._store.check()
 
-    def _full(self, reason: str, detail: str) -> BacklogFull:
-        self._lane.refused(reason)
-        return BacklogFull(detail)
-
-    def _submit(
-        self,
-        items: Sequence[Event | EventFailure],
-        reservation: Reservation,
-        end: Callable[[list[Stored] | Exception], None],
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        received = self._arrivals.stamp(items)
-        submission = Submission(received, reservation, end, loop.time())
-        submission.timer = loop.call_later(self._queue_wait_s, self._expire, submission)
-        reservation.add_holder()
-        self._queue.append(submission)
-        self._not_empty.set()
-        if self._is_full:
-            self._group_full.set()
-
     def _expire(self, submission: Submission) -> None:
         """Refuse a request whose events have waited too long."""
         # The writing of those that do not wait any more has begun.
         if self._queue.remove(submission):
             detail = f"not begun to be written in {self._queue_wait_s:g} s"
-            self._complete(submission, self._full("waited", detail))
+            self._complete(submission, self._backlog.full("waited", detail))
 
     def _complete(
         self, submission: Submission, outcome: list[Stored] | Exception
     ) -> None:
         """Complete a request, and release its part of the backlog."""
-        if submission.is_complete:
+        if not self._backlog.complete(submission):
             return
-        submission.is_complete = True
-        if submission.timer is not None:
-            submission.timer.cancel()
-        self._events.change(
-            submission.reservation.application, -len(submission.received)
-        )
-        submission.reservation.remove_holder()
         try:
             submission.end(outcome)
         except Exception as error:  # a defect must not fail the others
@@ -267,12 +248,10 @@ class Ingest:
 
     def _start(self, group: list[Submission]) -> None:
         """Stop the time limit of the wait: the outcome of the write answers them."""
-        now = asyncio.get_running_loop().time()
         for submission in group:
             if submission.timer is not None:
                 submission.timer.cancel()
-            self._waits_s.append(now - submission.arrived)
-        self._measure_later()
+            self._backlog.started(submission)
 
     async def _store_group(self, group: list[Submission]) -> None:
         try:
@@ -324,20 +303,6 @@ class Ingest:
             duration_s=round(duration_s, 6),
         )
         return stored
-
-    def _measure_later(self) -> None:
-        """Have the metrics written soon: a request changes them several times."""
-        if not self._is_measured_later:
-            self._is_measured_later = True
-            metrics.write_later(self._measure)
-
-    def _measure(self) -> None:
-        self._is_measured_later = False
-        metrics.backlog_changed(self._events.total)
-        metrics.backlog_bytes_changed(self._bytes.total)
-        self._lane.waiting(self._queue.requests)
-        waits_s, self._waits_s = self._waits_s, []
-        self._lane.started_all(waits_s, sum(map(len, self._writing)))
 
 
 @asynccontextmanager

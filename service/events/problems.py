@@ -11,6 +11,12 @@ TOO_MANY_EVENTS: Final = ProblemKind(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "The body has too many events",
 )
+EVENT_TOO_LARGE: Final = ProblemKind(
+    "event_too_large",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "An event is too large for the event queue",
+    consequence="nothing was stored",
+)
 BACKLOG_FULL: Final = ProblemKind(
     "backlog_full",
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -54,6 +60,7 @@ REPLAY_REFUSED: Final = ProblemKind(
 KINDS: Final[Kinds] = {
     errors.NotJson: NOT_JSON,
     errors.TooManyEvents: TOO_MANY_EVENTS,
+    errors.EventTooLarge: EVENT_TOO_LARGE,
     errors.BacklogFull: BACKLOG_FULL,
     errors.QueueUnavailable: QUEUE_UNAVAILABLE,
     errors.WaitsFull: WAITS_FULL,

@@ -1,9 +1,10 @@
 """Receipts: the outcome of a request's events, in the order sent."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 
-import msgspec
+from msgspec import UNSET, UnsetType
 
 from service.events.model import Event, EventFailure, EventResult, Receipt
 from service.events.store import NEW, Stored
@@ -15,7 +16,10 @@ def end_with_receipt(
     outcome: list[Stored] | Exception,
 ) -> None:
     """Pass on the receipt of a request's events, or the error."""
-    end(outcome if isinstance(outcome, Exception) else _receipt(items, outcome))
+    if isinstance(outcome, Exception):
+        end(outcome)
+    else:
+        end(receipt_of(_results(items, outcome)))
 
 
 def complete(receipt: asyncio.Future[Receipt], outcome: Receipt | Exception) -> None:
@@ -29,28 +33,35 @@ def complete(receipt: asyncio.Future[Receipt], outcome: Receipt | Exception) -> 
         receipt.set_result(outcome)
 
 
-def _receipt(
-    items: Sequence[Event | EventFailure], stored: Sequence[Stored]
-) -> Receipt:
-    results = [
+def _results(
+    items: Sequence[Event | EventFailure], stored: Iterable[Stored]
+) -> list[EventResult]:
+    return [
         # Nearly all are new: `result_of` would double the cost of the receipt.
         EventResult(item.id, "accepted")
         if each is NEW and isinstance(item, Event)
         else result_of(item, each)
-        for item, each in zip(items, stored, strict=True)
+        for item, each in zip(items, stored, strict=False)
     ]
+
+
+def receipt_of(
+    results: list[EventResult], *, is_stored: bool | UnsetType = UNSET
+) -> Receipt:
+    """Return the receipt with these results."""
     statuses = [result.status for result in results]
     return Receipt(
         accepted=statuses.count("accepted"),
         duplicates=statuses.count("duplicate"),
         failed=statuses.count("failed") + statuses.count("conflict"),
         results=results,
+        stored=is_stored,
     )
 
 
 def receipt_before_storage(items: Sequence[Event | EventFailure]) -> Receipt:
     """Return the receipt of events that a queue has; failures are known already."""
-    return msgspec.structs.replace(_receipt(items, [NEW] * len(items)), stored=False)
+    return receipt_of(_results(items, repeat(NEW)), is_stored=False)
 
 
 def result_of(item: Event | EventFailure, stored: Stored) -> EventResult:

@@ -99,6 +99,15 @@ def span(
             raise
 
 
+def current_traceparent() -> str:
+    """Return the trace context of the active span; empty where traces are off."""
+    if _process.tracer is None:
+        return ""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get(TRACEPARENT, "")
+
+
 def record(span: Span, attributes: Attributes) -> None:
     """Add attributes to a span; `error.type` marks it as failed."""
     span.set_attributes(attributes)

@@ -55,6 +55,7 @@ class EventsSettings(Struct, frozen=True, kw_only=True):
     queue_duplicate_window_s: Seconds
     queue_writer: bool
     queue_lease_s: Annotated[float, Meta(ge=1, le=3_600)]
+    stored_wait_s: Seconds
 
     @property
     def queue_servers(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import pytest
 from aiohttp.test_utils import unused_port
 
 from service.events.receiving import COLLECTOR
+from service.keys.handlers import DATABASE
 from service.sandbox.options import Faults, SandboxOptions
 from service.sandbox.server import RunningSandbox, running_sandbox
 from service.upstream.errors import Unreachable
@@ -171,10 +172,11 @@ async def test_each_domain_has_its_own_readiness(
     assert await reason(service, by_vehicles) is None
     assert service.app is not None
     collector, circuit = service.app[COLLECTOR], service.app[LOOKUPS].circuit
+    database = service.app[DATABASE]
     assert circuit is not None
 
     for _ in range(3):
-        collector._breaker.timed_out()
+        database.breaker.timed_out()
 
     assert "database" in (await reason(service, by_events) or "")
     assert await reason(service, by_vehicles) is None

@@ -50,7 +50,8 @@ class QueueConnection:
         self._name = name
         self._client: Client | None = None
         self._opened = asyncio.Event()
-        self._reason = "not connected yet"
+        self.reason = "not connected yet"
+        """The reason why there is no connection."""
 
     @property
     def is_open(self) -> bool:
@@ -61,7 +62,7 @@ class QueueConnection:
     def client(self) -> Client:
         """The present client of the library; raises `QueueUnavailable` without one."""
         if self._client is None:
-            raise QueueUnavailable(self._reason)
+            raise QueueUnavailable(self.reason)
         return self._client
 
     async def connected(self) -> Client:
@@ -85,18 +86,18 @@ class QueueConnection:
             for prepare in self.on_open:
                 await prepare(client)
         except QueueUnavailable as error:
-            if str(error) != self._reason:
-                self._reason = str(error)
-                log.warning("events.queue_unreachable", reason=self._reason)
+            if str(error) != self.reason:
+                self.reason = str(error)
+                log.warning("events.queue_unreachable", reason=self.reason)
             if client is not None:
                 await discard(client)
             await asyncio.sleep(RETRY_S)
             return
         log.info("events.queue_connected", server=_address(client))
-        self._client, self._reason = client, ""
+        self._client, self.reason = client, ""
         self._opened.set()
-        self._reason = await _loss_of(client, closed)
-        log.warning("events.queue_lost", reason=self._reason)
+        self.reason = await _loss_of(client, closed)
+        log.warning("events.queue_lost", reason=self.reason)
         await self._leave()
 
     async def _leave(self) -> None:

@@ -4,14 +4,15 @@ The writer stores them without another validation. Events are encoded without th
 texts, which would nearly double the size; only those of stock clients have them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from zlib import crc32
 
 import msgspec
 from msgspec import Struct
 
-from service.events.errors import EventsError
+from service.events.backlog import Reservation
+from service.events.errors import EventsError, EventTooLarge
 from service.events.model import Event, EventFailure, EventResult
 from service.events.receipts import result_of
 from service.events.store import Stored
@@ -46,6 +47,37 @@ class BadMessage(EventsError):
 def encode(request: QueuedRequest) -> bytes:
     """Return the message of a request."""
     return _encoder.encode(request)
+
+
+def split(
+    reservation: Reservation,
+    items: Sequence[Event | EventFailure],
+    max_bytes: int,
+    reply_to: Callable[[int], str] | None = None,
+    first: int = 0,
+) -> list[bytes]:
+    """Return the messages of a request: one, or several if it were too large.
+
+    `reply_to` returns the address for the outcome of a message, from the place of its
+    first event. Raises `EventTooLarge` for an event that fits into no message.
+    """
+    request = QueuedRequest(
+        reservation.application,
+        list(items),
+        reservation.request_id,
+        reservation.traceparent,
+        "" if reply_to is None else reply_to(first),
+    )
+    message = encode(request)
+    if len(message) <= max_bytes:
+        return [message]
+    if len(items) == 1:
+        reason = f"an event with its errors has {len(message)} bytes"
+        raise EventTooLarge(f"{reason}; a message of the queue has up to {max_bytes}")
+    middle = len(items) // 2
+    left = split(reservation, items[:middle], max_bytes, reply_to, first)
+    right = split(reservation, items[middle:], max_bytes, reply_to, first + middle)
+    return left + right
 
 
 def decode(message: bytes) -> QueuedRequest:

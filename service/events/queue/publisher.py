@@ -1,13 +1,15 @@
 """Publishing of events: each request is a message, which the stream acknowledges.
 
 One task publishes in the order of turns, with a bounded number of messages in flight.
-All acknowledgements come to one subscription. A message whose acknowledgement is late
-is published again with the same id, which the stream recognises.
+All acknowledgements come to one subscription. A message whose acknowledgement is late,
+or may be lost with its connection, is published again with the same id: the stream
+recognises it. A request gets its receipt after the acknowledgement of all its events.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -17,32 +19,44 @@ from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from service.events.backlog import FairBound, Reservation, TurnQueue
-from service.events.errors import BacklogFull, QueueUnavailable
+from service.events.backlog import Backlog, Reservation, Waiting
+from service.events.errors import BacklogFull, EventTooLarge, QueueUnavailable
 from service.events.model import Event, EventFailure, Receipt
 from service.events.queue.connection import (
     QueueConnection,
     open_connection,
     translated,
 )
-from service.events.queue.message import (
-    QueuedRequest,
-    encode,
-    partition_of,
-    subject_of,
-)
+from service.events.queue.message import partition_of, split, subject_of
+from service.events.queue.outcomes import Outcomes, Watch
 from service.events.queue.stream import ensure_stream
 from service.events.receipts import complete, receipt_before_storage
 from service.settings import EventsSettings
 from service.storage.maintenance import in_background
+from service.web.health import Unready
 
-ACK_S: Final = 0.5
-"""Time after which a message is published again."""
+ACK_S: Final = 1.0
+"""Time after which a message without an answer is published again."""
+RETRY_S: Final = 0.2
+"""The same after an answer that the stream has no leader now."""
 TICK_S: Final = 0.1
 MAX_IN_FLIGHT: Final = 256
+MAX_IN_FLIGHT_BYTES: Final = 8 * 1024 * 1024
+"""More would only wait at the stream, where nobody takes turns."""
+AWAY_S: Final = 5.0
+"""Time for which a failure counts: then a request finds out whether it has ended."""
+RETRY_AFTER_S: Final = 1.0
+RECOVERY_S: Final = 1.0
+"""Pause after a defect of the program, which may show again at once."""
+HEADER_BYTES: Final = 1_024
+"""Room for the id in the maximum size of a message."""
+DEFAULT_PAYLOAD_BYTES: Final = 1024 * 1024
+"""Maximum size of messages before the first connection: the default of servers."""
 MESSAGE_ID: Final = "Nats-Msg-Id"
 STREAM_FULL: Final = 10077
 """Error code of a stream that refuses a message because of its limits."""
+TOO_LARGE: Final = 10054
+"""Error code of a stream that does not accept messages of this size."""
 
 log = structlog.get_logger()
 
@@ -59,22 +73,27 @@ class Refusal(Struct):
 class Ack(Struct):
     """The answer of a stream to a message."""
 
-    seq: int = 0
     error: Refusal | None = None
 
 
-class Publication(Struct, eq=False):
-    """The message of one request, and who gets its outcome."""
+class Publication(Waiting, eq=False):
+    """The messages of one request, and who gets its outcome."""
 
-    number: int
-    message: bytes
+    messages: list[bytes]
     receipt: Receipt
-    reservation: Reservation
     end: End
-    size: int
-    timer: asyncio.TimerHandle | None = None
-    sent_at: float = 0.0
-    reason: str = "the stream has not acknowledged the events in time"
+    unacknowledged: int
+    reason: str = "the stream has not acknowledged the events"
+
+
+class Message(Struct, eq=False):
+    """One message in flight."""
+
+    publication: Publication
+    subject: str
+    payload: bytes
+    due_at: float = 0.0
+    """The time of the event loop when it is published again."""
 
 
 class QueuePublisher:
@@ -87,40 +106,59 @@ class QueuePublisher:
         queue_wait_s: float,
     ) -> None:
         self.failure: str | None = None
+        """Never set: whatever fails, the next request may succeed."""
+        name = f"_INBOX.{secrets.token_hex(8)}"
+        self.outcomes = Outcomes(f"{name}.outcome")
         self._settings = settings
         self._connection = connection
-        self._wait_s = queue_wait_s
-        self._events = FairBound(settings.max_backlog, _nothing)
-        self._bytes = FairBound(settings.max_backlog_bytes, _nothing)
-        self._queue: TurnQueue[Publication] = TurnQueue()
-        self._in_flight: dict[int, Publication] = {}
+        self._queue_wait_s = queue_wait_s
+        self._in_flight: dict[str, Message] = {}
+        """Messages by their ids."""
+        self._bytes_in_flight = 0
+        self._backlog: Backlog[Publication] = Backlog(
+            settings, queue_wait_s, lambda: len(self._in_flight)
+        )
+        self._inbox = f"{name}.ack."
+        self._sent = 0
         self._wake = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._next = 0
-        self._inbox = ""
+        self._empty = asyncio.Event()
+        self._tick: asyncio.TimerHandle | None = None
+        self._failed_at: float | None = None
         self._is_closing = False
+        self._is_closed = False
 
     @property
     def backlog(self) -> tuple[int, int]:
         """The events that wait, and the bytes of bodies."""
-        return self._events.total, self._bytes.total
+        return self._backlog.total
+
+    @property
+    def is_away(self) -> bool:
+        """True while the stream does not acknowledge what it gets."""
+        failed_at = self._failed_at
+        return failed_at is not None and self._now() - failed_at < AWAY_S
 
     def reserve(self, application: str, size: int) -> Reservation:
-        """Reserve the bytes of a request's body; raises `BacklogFull`."""
+        """Reserve the bytes of a request's body before it is read.
+
+        Raises `BacklogFull` and `QueueUnavailable`.
+        """
         self._check()
-        if not self._bytes.reserve(application, size):
-            raise BacklogFull(f"{self._bytes.total} bytes wait")
-        return Reservation(self._bytes, application, size)
+        return self._backlog.reserve(application, size)
 
     async def accept(
-        self, items: Sequence[Event | EventFailure], reservation: Reservation
+        self,
+        items: Sequence[Event | EventFailure],
+        reservation: Reservation,
+        watch: Watch | None = None,
     ) -> Receipt:
         """Publish a request's events; return the receipt when the stream has them.
 
-        Raises `BacklogFull`, and `QueueUnavailable`; then they may be stored.
+        Raises `BacklogFull` and `EventTooLarge`; then none of the events is stored.
+        Raises `QueueUnavailable`; then they may be stored.
         """
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self.submit(items, reservation, partial(complete, receipt))
+        self.submit(items, reservation, partial(complete, receipt), watch)
         return await receipt
 
     def submit(
@@ -128,6 +166,7 @@ class QueuePublisher:
         items: Sequence[Event | EventFailure],
         reservation: Reservation,
         end: End,
+        watch: Watch | None = None,
     ) -> None:
         """Publish a request's events; `end` gets what `accept` returns or raises."""
         receipt = receipt_before_storage(items)
@@ -135,111 +174,220 @@ class QueuePublisher:
             end(receipt)
             return
         self._check()
-        application = reservation.application
-        if not self._events.reserve(application, len(items)):
-            raise BacklogFull(f"{self._events.total} events wait")
-        message = encode(QueuedRequest(application, list(items)))
-        self._next += 1
-        publication = Publication(
-            self._next, message, receipt, reservation, end, len(items)
+        messages = split(
+            reservation,
+            items,
+            self._max_bytes(),
+            None if watch is None else watch.reply_to,
         )
-        loop = asyncio.get_running_loop()
-        publication.timer = loop.call_later(self._wait_s, self._expire, publication)
-        reservation.add_holder()
-        self._queue.append(publication)
+        publication = Publication(
+            messages,
+            receipt,
+            end,
+            len(messages),
+            reservation=reservation,
+            size=len(items),
+        )
+        self._backlog.enter(publication, self._expire)
+        # Errors make messages of failures larger than their body.
+        reservation.resize(max(reservation.size, sum(map(len, messages))))
         self._wake.set()
+
+    def watch(self) -> AbstractContextManager[Watch]:
+        """Return a context to publish events, and to wait for their storage."""
+        return self.outcomes.watch(self.accept)
+
+    async def check_ready(self) -> Unready | None:
+        """Return why events cannot be published now, or None."""
+        if self.is_away or not self._connection.is_open:
+            return Unready("the event queue does not answer", RETRY_AFTER_S)
+        return None
 
     async def prepare(self, client: Client) -> None:
-        """Subscribe to acknowledgements, for a new client of the library."""
+        """Subscribe to answers, for a new client of the library."""
+        await ensure_stream(client, self._settings)
         with translated():
-            await ensure_stream(client, self._settings)
-            self._inbox = self._inbox or client.new_inbox()
-            await client.subscribe(f"{self._inbox}.*", cb=self._on_ack)
-        self._wake.set()
+            await client.subscribe(f"{self._inbox}*", cb=self._on_ack)
+            await client.subscribe(self.outcomes.subject, cb=self.outcomes.on_outcome)
+        # The acknowledgements of the former connection may be lost.
+        for message in self._in_flight.values():
+            message.due_at = 0.0
+        self._on_tick()
 
     async def run(self) -> None:
-        """Publish what waits, and again what is not acknowledged."""
-        while not (self._is_closing and not self._queue.requests):
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+        """Publish what waits, and again what is not acknowledged, until `stop`."""
+        while not self._is_closed:
+            await self._wake.wait()
             self._wake.clear()
-            client = await self._connection.connected()
             try:
                 with translated():
-                    await self._publish_late(client)
-                    await self._publish_new(client)
-            except QueueUnavailable:
-                continue
+                    await self._publish_all(self._connection.client)
+            except QueueUnavailable as error:
+                # The next connection begins anew; meanwhile, requests reach their end.
+                log.debug("events.queue_publish_failed", reason=str(error))
+            except Exception as error:  # a defect must not end the task
+                log.error("events.queue_publisher_failed", exc_info=error)
+                await asyncio.sleep(RECOVERY_S)
+            self._tick_later()
 
-    async def close(self) -> None:
-        """Refuse further events, and wait until the others are acknowledged."""
+    async def drain(self) -> None:
+        """Refuse further events, and wait until all others are acknowledged or refused.
+
+        That takes as long as a request may wait, at most.
+        """
         self._is_closing = True
-        while self._in_flight or self._queue.requests:
-            self._ended.clear()
-            await self._ended.wait()
+        while self._backlog.total[0]:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def stop(self) -> None:
+        """End `run`, which the library may have kept from being cancelled."""
+        self._is_closed = True
+        self._wake.set()
 
     def _check(self) -> None:
+        """Refuse at once what could not be published."""
         if self._is_closing:
             raise BacklogFull("the service is about to stop")
+        # One request at a time finds out whether the stream is back.
+        if self.is_away and self._backlog.total[0]:
+            raise QueueUnavailable("the stream has not acknowledged others")
 
-    async def _publish_new(self, client: Client) -> None:
-        while self._queue.requests and len(self._in_flight) < MAX_IN_FLIGHT:
-            (publication,) = self._queue.take_group(1)
-            self._in_flight[publication.number] = publication
-            await self._publish(client, publication)
+    def _max_bytes(self) -> int:
+        if not self._connection.is_open:
+            return DEFAULT_PAYLOAD_BYTES - HEADER_BYTES
+        return self._connection.client.max_payload - HEADER_BYTES
+
+    async def _publish_all(self, client: Client) -> None:
+        if self._tick is None:
+            await self._publish_late(client)
+        while self._has_room and self._backlog.queue.requests:
+            (publication,) = self._backlog.queue.take_group(1)
+            self._backlog.started(publication)
+            for message_id, message in self._begin(publication):
+                await self._publish(client, message_id, message)
 
     async def _publish_late(self, client: Client) -> None:
-        before = asyncio.get_running_loop().time() - ACK_S
-        late = [each for each in self._in_flight.values() if each.sent_at < before]
-        for publication in late:
-            await self._publish(client, publication)
+        # What has not left yet would only be sent twice.
+        if client.pending_data_size:
+            return
+        now = self._now()
+        late = [each for each in self._in_flight.items() if each[1].due_at <= now]
+        for message_id, message in late:
+            if message_id in self._in_flight:
+                await self._publish(client, message_id, message)
 
-    async def _publish(self, client: Client, publication: Publication) -> None:
-        publication.sent_at = asyncio.get_running_loop().time()
+    @property
+    def _has_room(self) -> bool:
+        is_full = self._bytes_in_flight >= MAX_IN_FLIGHT_BYTES
+        return len(self._in_flight) < MAX_IN_FLIGHT and not is_full
+
+    def _begin(self, publication: Publication) -> Iterable[tuple[str, Message]]:
+        """Put the messages of a request in flight."""
         application = publication.reservation.application
         partition = partition_of(application, self._settings.queue_partitions)
+        subject = subject_of(self._settings.queue_stream, partition)
+        begun = []
+        for payload in publication.messages:
+            self._sent += 1
+            begun.append((str(self._sent), Message(publication, subject, payload)))
+            self._bytes_in_flight += len(payload)
+        self._in_flight.update(begun)
+        return begun
+
+    async def _publish(self, client: Client, message_id: str, message: Message) -> None:
+        message.due_at = self._now() + ACK_S
+        address = self._inbox + message_id
         await client.publish(
-            subject_of(self._settings.queue_stream, partition),
-            publication.message,
-            f"{self._inbox}.{publication.number}",
-            {MESSAGE_ID: f"{self._inbox}.{publication.number}"},
+            message.subject, message.payload, address, {MESSAGE_ID: address}
         )
 
     async def _on_ack(self, answer: Msg) -> None:
-        publication = self._in_flight.get(int(answer.subject.rpartition(".")[2]))
-        if publication is None:
+        message_id = answer.subject.rpartition(".")[2]
+        message = self._in_flight.get(message_id)
+        if message is None:
             return
+        publication = message.publication
         if answer.headers:
-            publication.reason = "no stream has the subject, or it has no leader"
+            publication.reason = "no stream with a leader has the subject"
+            message.due_at = self._now() + RETRY_S
             return
-        ack = _acks.decode(answer.data)
-        if ack.error is None:
-            self._complete(publication, publication.receipt)
-        elif ack.error.err_code == STREAM_FULL:
-            self._complete(publication, BacklogFull(ack.error.description))
+        error = _acks.decode(answer.data).error
+        if error is None:
+            self._acknowledge(message_id, message)
+        elif error.err_code == STREAM_FULL:
+            full = self._backlog.full("queue_full", f"the stream: {error.description}")
+            self._complete(publication, full)
+        elif error.err_code == TOO_LARGE:
+            self._complete(publication, EventTooLarge(error.description))
         else:
-            publication.reason = ack.error.description
+            publication.reason = error.description
+            message.due_at = self._now() + RETRY_S
+
+    def _acknowledge(self, message_id: str, message: Message) -> None:
+        self._failed_at = None
+        self._remove(message_id)
+        publication = message.publication
+        publication.unacknowledged -= 1
+        if not publication.unacknowledged:
+            self._complete(publication, publication.receipt)
+        self._wake.set()
 
     def _expire(self, publication: Publication) -> None:
-        if self._queue.remove(publication):
-            detail = f"not begun to be published in {self._wait_s:g} s"
-            self._complete(publication, BacklogFull(detail))
+        """Refuse a request that has waited too long."""
+        if not self._connection.is_open:
+            # Its messages may be stored, if they were sent before.
+            self._backlog.queue.remove(publication)
+            self._fail(publication, self._connection.reason)
+        elif self._backlog.queue.remove(publication):
+            detail = f"not begun to be published in {self._queue_wait_s:g} s"
+            self._complete(publication, self._backlog.full("waited", detail))
         else:
-            self._complete(publication, QueueUnavailable(publication.reason))
+            self._fail(publication, publication.reason)
+
+    def _fail(self, publication: Publication, reason: str) -> None:
+        if self._failed_at is None:
+            log.error("events.queue_not_acknowledged", reason=reason)
+        self._failed_at = self._now()
+        self._complete(publication, QueueUnavailable(reason))
 
     def _complete(self, publication: Publication, outcome: Receipt | Exception) -> None:
-        self._in_flight.pop(publication.number, None)
-        if publication.timer is not None:
-            publication.timer.cancel()
-        application = publication.reservation.application
-        self._events.change(application, -publication.size)
-        publication.reservation.remove_holder()
-        self._ended.set()
+        """Complete a request, and release its part of the backlog."""
+        if not self._backlog.complete(publication):
+            return
+        if publication.unacknowledged:
+            for message_id in [
+                each
+                for each, message in self._in_flight.items()
+                if message.publication is publication
+            ]:
+                self._remove(message_id)
+        publication.messages.clear()
+        self._empty.set()
         self._wake.set()
-        publication.end(outcome)
+        try:
+            publication.end(outcome)
+        except Exception as error:  # a defect must not fail the others
+            log.error("events.answer_failed", exc_info=error)
+
+    def _remove(self, message_id: str) -> None:
+        self._bytes_in_flight -= len(self._in_flight.pop(message_id).payload)
+
+    def _tick_later(self) -> None:
+        """Look for late acknowledgements soon, as long as messages are in flight."""
+        if self._in_flight and self._tick is None:
+            loop = asyncio.get_running_loop()
+            self._tick = loop.call_later(TICK_S, self._on_tick)
+
+    def _on_tick(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+        self._tick = None
+        self._wake.set()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 @asynccontextmanager
@@ -251,12 +399,11 @@ async def open_publisher(
         publisher = QueuePublisher(settings, connection, queue_wait_s)
         connection.on_open.append(publisher.prepare)
         async with in_background(publisher.run()):
-            yield publisher
-            await publisher.close()
-
-
-def _nothing() -> None:
-    """Ignore a change."""
+            try:
+                yield publisher
+                await publisher.drain()
+            finally:
+                publisher.stop()
 
 
 _acks: Final = msgspec.json.Decoder(Ack)
