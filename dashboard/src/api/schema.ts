@@ -1789,6 +1789,8 @@ export interface components {
             duplicates: number;
             failed: number;
             results: components["schemas"]["EventResult"][];
+            /** @description False while the events are in the event queue and not known to be stored; duplicates and conflicts are then among the accepted. */
+            stored?: boolean;
         };
         /**
          * RefreshFailure
@@ -4582,6 +4584,7 @@ export interface operations {
         parameters: {
             query?: {
                 key?: string;
+                wait?: "stored";
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -4725,7 +4728,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -4734,7 +4737,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -4786,7 +4789,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `event_waits_full`: Too many requests wait for events. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -4796,7 +4799,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "event_waits_full" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -4980,6 +4983,7 @@ export interface operations {
         parameters: {
             query?: {
                 key?: string;
+                wait?: "stored";
             };
             header?: {
                 /** @description Request id for the log. At most 128 letters, digits and `._~+/=:-`; any other id is replaced. */
@@ -5123,7 +5127,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5132,7 +5136,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -5184,7 +5188,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `event_waits_full`: Too many requests wait for events. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5194,7 +5198,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "event_waits_full" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -6675,7 +6679,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6684,7 +6688,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -6736,7 +6740,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6746,7 +6750,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -6871,7 +6875,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6880,7 +6884,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -6932,7 +6936,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6942,7 +6946,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -7067,7 +7071,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7076,7 +7080,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -7128,7 +7132,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7138,7 +7142,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -7263,7 +7267,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7272,7 +7276,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -7324,7 +7328,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7334,7 +7338,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -7459,7 +7463,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7468,7 +7472,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -7520,7 +7524,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7530,7 +7534,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -7655,7 +7659,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7664,7 +7668,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -7716,7 +7720,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7726,7 +7730,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -7851,7 +7855,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7860,7 +7864,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -7912,7 +7916,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7922,7 +7926,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };
@@ -8073,7 +8077,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events */
+            /** @description `body_too_large`: The body is too large. `too_many_events`: The body has too many events. `event_too_large`: An event is too large for the event queue */
             413: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -8082,7 +8086,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "body_too_large" | "too_many_events";
+                        code?: "body_too_large" | "too_many_events" | "event_too_large";
                         /** @constant */
                         status?: 413;
                     };
@@ -8134,7 +8138,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
+            /** @description `storage_unavailable`: The database is unavailable. `backlog_full`: Too many events wait to be stored. `queue_unavailable`: The event queue is unavailable. `bodies_full`: Too many bodies are being received. `overloaded`: Too many requests are in flight. `request_timeout`: The request was not answered in time */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -8144,7 +8148,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "storage_unavailable" | "backlog_full" | "bodies_full" | "overloaded" | "request_timeout";
+                        code?: "storage_unavailable" | "backlog_full" | "queue_unavailable" | "bodies_full" | "overloaded" | "request_timeout";
                         /** @constant */
                         status?: 503;
                     };

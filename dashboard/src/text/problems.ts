@@ -65,6 +65,11 @@ const WORDS = new Map<string, ProblemWords>(
         "A proxy in front of the service may have answered. If it stays so, tell the operator of this service.",
     },
     backlog_full: { title: "The service has too many events to write", advice: LATER },
+    event_too_large: {
+      title: "An event is too large for the event queue",
+      advice: "Send a smaller event.",
+    },
+    queue_unavailable: { title: "The event queue does not answer", advice: LATER },
     body_too_large: {
       title: "That is too much for one request",
       advice: "Send less at once.",
