@@ -121,4 +121,6 @@ class Balancer:
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            is_open = probe.connect_ex(("127.0.0.1", self.port)) == 0
+        # It gets its name after the ports are open.
+        return is_open and self._socket.exists()

@@ -196,7 +196,7 @@ class Load:
                 raise Unexpected("a page of the feed without a next one")
             path = found[1]
 
-    async def check(self) -> None:
+    def check(self) -> None:
         """Fail unless each consumer has got each accepted event exactly once."""
         assert not self.failures, Counter(self.failures)
         for seen in self.seen:
