@@ -135,11 +135,6 @@ class RenewedLock:
         self._name = name
         self._renewing: asyncio.Task[None] | None = None
 
-    @property
-    def is_held(self) -> bool:
-        """Return whether this process has the lock, as far as it knows."""
-        return self._renewing is not None and not self._renewing.done()
-
     async def acquire(self, wait_s: float) -> bool:
         """Lock, after the release if it is locked; return False after `wait_s`.
 
@@ -155,7 +150,7 @@ class RenewedLock:
 
         A process that was stopped for a while may have lost it without knowing.
         """
-        return self.is_held and await self._locks.renew(self._name)
+        return self._renewing is not None and await self._locks.renew(self._name)
 
     async def release(self) -> None:
         """Release the lock, if this process has it."""
@@ -168,11 +163,11 @@ class RenewedLock:
 
     async def _renew(self) -> None:
         """Renew the lock, as long as it is not lost; then nothing is left to do."""
-        is_held = True
-        while is_held:
+        is_owner = True
+        while is_owner:
             await asyncio.sleep(RENEW_EVERY_S)
             with suppress(RedisUnavailable):
-                is_held = await self._locks.renew(self._name)
+                is_owner = await self._locks.renew(self._name)
 
 
 async def _pause() -> None:

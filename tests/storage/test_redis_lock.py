@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import redis
 
-from service.storage.redis_lock import RedisLocks
+from service.storage.redis_lock import RENEWED_S, RedisLocks, RenewedLock
 from service.storage.redis_store import RedisStore
 from tests.patience import GIVE_UP_S
-from tests.redis_servers import SharedRedis
+from tests.redis_servers import RedisServer, SharedRedis
+from tests.running import LOOK_AGAIN_S
 
 NAMES = ["a", "b", "c"]
 TTL_S = 600.0
+LONG_MS = 600_000
 
 
 @pytest.fixture
@@ -123,3 +126,56 @@ async def test_expired_lock_is_not_waited_for(
 
     assert await waiting == set()
     assert await two.try_acquire(["a"]) == {"a"}
+
+
+# --- locks that are renewed ---------------------------------------------------------
+
+
+@pytest.fixture
+async def store(
+    shared: SharedRedis, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[RedisStore]:
+    """A store of a process that renews its locks often."""
+    monkeypatch.setattr("service.storage.redis_lock.RENEW_EVERY_S", 0.001)
+    made = RedisStore(shared.url, "test")
+    yield made
+    await made.close()
+
+
+async def test_a_lost_lock_is_left_to_its_next_owner(
+    store: RedisStore, shared: SharedRedis
+) -> None:
+    """A process that has lost its lock notices it, and does not release it."""
+    first, other = RenewedLock(store, "a"), RenewedLock(store, "a")
+    assert not await first.confirm()
+    assert await first.acquire(0.0)
+    assert not await other.acquire(0.0)
+    assert await first.confirm()
+    shared.forget()
+    assert await other.acquire(GIVE_UP_S)
+
+    assert not await first.confirm()
+    await first.release()
+    assert await other.confirm()
+    await other.release()
+    assert await first.acquire(0.0)
+    await first.release()
+
+
+@pytest.mark.services
+async def test_a_lock_is_renewed_while_its_owner_runs(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its expiry is set again and again, for as long as it is needed."""
+    monkeypatch.setattr("service.storage.redis_lock.RENEW_EVERY_S", 0.001)
+    store = RedisStore(server.url, "test")
+    lock, key = RenewedLock(store, "a"), store.key("a")
+    assert await lock.acquire(0.0)
+    with redis.Redis.from_url(server.url) as client:
+        for _ in range(2):
+            client.pexpire(key, LONG_MS)
+            async with asyncio.timeout(GIVE_UP_S):
+                while client.pttl(key) > RENEWED_S * 1_000:  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_AGAIN_S)
+    await lock.release()
+    await store.close()
