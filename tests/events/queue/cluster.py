@@ -20,6 +20,8 @@ from tests.events.queue.networks import Network, Place, network_of, small_disk
 from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S
 
+PROGRAM: Final = os.environ.get("NATS_SERVER", "nats-server")
+"""The server; of another version than the installed one, if a run is to compare."""
 SERVERS: Final = 3
 DISK_MB: Final = 512
 CHUNK: Final = bytes(1024 * 1024)
@@ -74,7 +76,7 @@ class Node:
 
     def start(self) -> None:
         """Start the process; it is ready some time later."""
-        command = [*self.place.command, "nats-server", "-c", str(self._configuration)]
+        command = [*self.place.command, PROGRAM, "-c", str(self._configuration)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603
                 command, stdout=log, stderr=log
@@ -213,11 +215,3 @@ async def _connected(node: Node) -> AsyncIterator[Any]:
         yield client
     finally:
         await client.close()
-
-
-def is_installed() -> bool:
-    """Return whether the server is on the PATH."""
-    return any(
-        (Path(each) / "nats-server").exists()
-        for each in os.environ["PATH"].split(os.pathsep)
-    )

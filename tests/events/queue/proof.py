@@ -184,26 +184,23 @@ async def run_rounds(
             started = time.monotonic()
             senders.resume()
             await senders.until_answered(1)
-            done = await _fail(site, chance, deck)
+            _say(f"  round {number} of {rounds}, seed {seed}:")
+            await _fail(site, chance, deck)
             await site.heal(chance)
             await _check(site, applications, senders)
             events = sum(len(each.stored) for each in applications)
-            print(  # noqa: T201
-                f"  round {number} of {rounds}, seed {seed}: {', '.join(done)}; "
-                f"{events:,} events of {senders.answers:,} requests stored, "
-                f"{time.monotonic() - started:.1f} s",
-                flush=True,
+            _say(
+                f"    {events:,} events of {senders.answers:,} requests stored, "
+                f"{time.monotonic() - started:.1f} s"
             )
 
 
-async def _fail(site: Site, chance: random.Random, deck: Iterator[str]) -> list[str]:
-    done: list[str] = []
+async def _fail(site: Site, chance: random.Random, deck: Iterator[str]) -> None:
     for _ in range(chance.randint(1, MAX_FAULTS)):
         await asyncio.sleep(chance.uniform(0, MAX_PAUSE_S))
         fault = next(deck)
-        done.append(f"{fault} ({await site.break_(fault, chance)})")
+        _say(f"    {fault}: {await site.break_(fault, chance)}")
     await asyncio.sleep(chance.uniform(0, MAX_LENGTH_S))
-    return done
 
 
 async def _check(
@@ -212,6 +209,11 @@ async def _check(
     await senders.until_answered(ANSWERS)
     await senders.pause()
     await check_stored(applications, site.collectors[0].port)
+
+
+def _say(text: str) -> None:
+    """Print a line at once, so that a run that fails shows what it has done."""
+    print(text, flush=True)  # noqa: T201
 
 
 def faults_of(chance: random.Random) -> Iterator[str]:
