@@ -21,6 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
 from service.events.errors import QueueUnavailable
+from service.events.queue import metrics
 from service.events.queue.connection import translated
 from service.events.queue.message import subject_of
 from service.events.queue.stream_api import API_S
@@ -82,8 +83,6 @@ class Deliveries:
         self._last = 0
         """The place of the last message that was given out."""
         self._failure = ""
-        self.repeated = 0
-        """Messages that were delivered again, because an acknowledgement was lost."""
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -169,7 +168,7 @@ class Deliveries:
             self._last = each.sequence
             size += len(each.data)
             batch.append(each)
-        self.repeated += len(repeated)
+        metrics.delivered_again(len(repeated))
         # Those before the last one are stored: only their acknowledgement was lost.
         await self.acknowledge(repeated)
         return batch

@@ -4,6 +4,7 @@ They exist only in processes with a queue. Every process measures the same strea
 that its gauges are those that were measured last; they are never added up.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -90,8 +91,40 @@ class PublisherMetrics:
         )
 
 
+class WriterMetrics:
+    """Partitions and stored events of the writers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.partitions = Gauge(
+            "copilot_usage_queue_partitions",
+            "Partitions whose events this process stores.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.stored = Counter(
+            "copilot_usage_queue_events_stored",
+            "Events of the stream that were stored, by result.",
+            ("result",),
+            registry=registry,
+        )
+        # A series that begins at 0 shows its first growth too.
+        for result in ("accepted", "duplicate", "conflict", "failed"):
+            self.stored.labels(result)
+        self.sessions = Counter(
+            "copilot_usage_queue_sessions_ended",
+            "Ends of the delivery of a partition, which then began anew.",
+            registry=registry,
+        )
+        self.repeated = Counter(
+            "copilot_usage_queue_delivered_again",
+            "Messages that came again, because an acknowledgement was lost.",
+            registry=registry,
+        )
+
+
 _stream: Final = REGISTRY.declare(StreamMetrics)
 _publisher: Final = REGISTRY.declare(PublisherMetrics)
+_writer: Final = REGISTRY.declare(WriterMetrics)
 
 
 def stream_available(*, is_available: bool) -> None:
@@ -124,6 +157,27 @@ def published(outcome: str, duration_s: float) -> None:
 def published_again() -> None:
     """Count a message that is published once more."""
     _publisher.current.repeated.inc()
+
+
+def partitions_owned(number: int) -> None:
+    """Set the number of partitions whose events this process stores."""
+    _writer.current.partitions.set(number)
+
+
+def events_stored(results: Mapping[str, int]) -> None:
+    """Count stored events by result."""
+    for result, number in results.items():
+        _writer.current.stored.labels(result).inc(number)
+
+
+def session_ended() -> None:
+    """Count an end of the delivery of a partition."""
+    _writer.current.sessions.inc()
+
+
+def delivered_again(number: int) -> None:
+    """Count messages that came again."""
+    _writer.current.repeated.inc(number)
 
 
 _publisher.current.duration.labels(SUCCESS)

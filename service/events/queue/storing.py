@@ -8,6 +8,7 @@ that came back for ever would block all those behind it.
 import asyncio
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
@@ -18,6 +19,7 @@ import structlog
 
 from service.events.arrivals import Arrivals
 from service.events.model import Event, EventError, EventFailure
+from service.events.queue import metrics
 from service.events.queue.deliveries import Delivery
 from service.events.queue.message import BadMessage, QueuedRequest, decode
 from service.events.store import NEW, EventStore, ReceivedEvent, Stored
@@ -73,7 +75,9 @@ class QueueStore:
         received: list[ReceivedEvent] = []
         for request, delivery in zip(requests, batch, strict=True):
             received += self._arrivals.stamp(request.items, delivery.arrived_at)
-        stored = iter(await self._store_all(received))
+        outcomes = await self._store_all(received)
+        metrics.events_stored(_count(received, outcomes))
+        stored = iter(outcomes)
         return [(each, list(islice(stored, len(each.items)))) for each in requests]
 
     def _decode(self, delivery: Delivery) -> QueuedRequest:
@@ -189,6 +193,21 @@ def _failure(content: bytes, application: str, code: str, reason: str) -> EventF
         application=application,
         event=base64.b64encode(kept).decode(),
         errors=errors,
+    )
+
+
+def _count(
+    received: Sequence[ReceivedEvent], outcomes: Sequence[Stored]
+) -> Counter[str]:
+    """Count events by the result of their storage."""
+    failed = sum(isinstance(each.item, EventFailure) for each in received)
+    new = sum(each.is_new for each in outcomes)
+    conflicts = sum(each.conflict is not None for each in outcomes)
+    return Counter(
+        accepted=new - failed,
+        duplicate=len(outcomes) - new - conflicts,
+        conflict=conflicts,
+        failed=failed,
     )
 
 

@@ -15,6 +15,7 @@ import structlog
 from nats.aio.client import Client
 
 from service.events.errors import QueueUnavailable
+from service.events.queue import metrics
 from service.events.queue.connection import (
     QueueConnection,
     open_connection,
@@ -111,6 +112,7 @@ class PartitionWriter:
                             await client.publish(request.reply_to, answer)
 
     def _log_end(self, reason: str) -> None:
+        metrics.session_ended()
         if reason != self._reason:
             self._reason = reason
             log.info(
@@ -178,6 +180,7 @@ class QueueWriter:
             await self._leases.renew(client)
         finally:
             self._stop_lost()
+        metrics.partitions_owned(len(self._partitions))
         look = await self._leases.look(client)
         share = share_of(
             self._leases.writer, look.writers, self._settings.queue_partitions
@@ -214,11 +217,13 @@ class QueueWriter:
         for each in lost:
             # Its last transaction may end later: that does no harm.
             self._partitions.pop(each).stop()
+        metrics.partitions_owned(len(self._partitions))
         if lost:
             log.warning("events.queue_partitions_lost", partitions=sorted(lost))
 
     async def _stop(self, partitions: Iterable[int]) -> None:
         stopping = [self._partitions.pop(each) for each in partitions]
+        metrics.partitions_owned(len(self._partitions))
         for each in stopping:
             each.stop()
         tasks = [each.task for each in stopping]
