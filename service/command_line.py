@@ -69,6 +69,7 @@ EXIT_STATUS: Final[dict[type[Exception], int]] = {
     BadKey: 2,
     bulk_errors.BadInput: 2,
     bulk_errors.BadReports: 2,
+    bulk_errors.NoEngine: 2,
     bulk_errors.OtherRun: 2,
     bulk_errors.OutputExists: 2,
     BudgetError: 2,

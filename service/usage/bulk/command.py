@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -18,6 +19,7 @@ from service.usage.parameters import find_plan
 from service.usage.pricing.plans import TEXT_RULES
 
 if TYPE_CHECKING:
+    from service.usage.bulk.engines import OpenEngine
     from service.usage.bulk.output import Manifest
     from service.usage.bulk.report_keys import Resolve
     from service.usage.bulk.run import Watch
@@ -73,7 +75,8 @@ def price(  # noqa: PLR0913 - one for each option
         EngineName, typer.Option(help="This machine, or a cluster of Ray.")
     ] = EngineName.LOCAL,
     address: Annotated[
-        str | None, typer.Option(help="Address of the cluster of Ray.")
+        str | None,
+        typer.Option(help="HOST:PORT of a cluster of Ray, or auto; else its own."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Workers; one for each core.")
@@ -90,12 +93,13 @@ def price(  # noqa: PLR0913 - one for each option
     again. Rows that break the contract, and unreadable files, are listed in the output,
     and the exit status is 1.
     """
-    from service.usage.bulk.local import open_local
     from service.usage.bulk.run import Request, price_files
 
     if fetch_reports and reports is not None:
         raise typer.BadParameter("--fetch-reports and --reports exclude each other")
     settings = load(config, os.environ, {}).settings if fetch_reports else None
+    if address is not None and engine is not EngineName.RAY:
+        raise typer.BadParameter("--address needs --engine ray")
     request = Request(
         tuple(inputs),
         output,
@@ -106,10 +110,10 @@ def price(  # noqa: PLR0913 - one for each option
         settings.upstream.base_url if settings else "",
         is_forced=force,
     )
-    count = workers or len(os.sched_getaffinity(0))
     try:
         with _progress() as watch, _fetching(settings) as resolve:
-            manifest = price_files(request, lambda: open_local(count), watch, resolve)
+            opening = _choose(engine, address, workers)
+            manifest = price_files(request, opening, watch, resolve)
     except KeyboardInterrupt:
         _report("stopped; the same command continues the run")
         raise typer.Exit(INTERRUPTED) from None
@@ -132,6 +136,18 @@ def _fetching(settings: Settings | None) -> "Iterator[Resolve | None]":
 
     with fetching(settings) as resolve:
         yield resolve
+
+
+def _choose(
+    engine: EngineName, address: str | None, workers: int | None
+) -> "OpenEngine":
+    if engine is EngineName.RAY:
+        from service.usage.bulk.ray_engine import open_ray
+
+        return partial(open_ray, address, workers)
+    from service.usage.bulk.local import open_local
+
+    return partial(open_local, workers or len(os.sched_getaffinity(0)))
 
 
 def _show(manifest: "Manifest") -> None:

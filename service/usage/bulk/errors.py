@@ -6,6 +6,7 @@ BulkError
 ├── OtherRun          the work folder belongs to a run with other input or options
 ├── RunInProgress     another process works on this output
 ├── BadReports        the file of reports breaks its contract
+├── NoEngine          the engine is not installed, or its cluster is of no use
 └── RunFailed         the run cannot go on; what it has done is kept
 UnreadablePiece       a part of the input cannot be read
 """
@@ -33,6 +34,10 @@ class RunInProgress(BulkError):
 
 class BadReports(BulkError):
     """The file of reports breaks its contract."""
+
+
+class NoEngine(BulkError):
+    """The engine is not installed, or its cluster is of no use."""
 
 
 class RunFailed(BulkError):

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from service.usage.bulk.errors import RunFailed
 from service.usage.bulk.units import Job
+from service.usage.bulk.worker import use_one_core
 
 Task = TypeVar("Task")
 Record = TypeVar("Record")
@@ -104,11 +105,3 @@ def _prepare_worker(parent: int) -> None:
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
     use_one_core()
-
-
-def use_one_core() -> None:
-    """Let Arrow use no threads beside the worker's own."""
-    import pyarrow as pa
-
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)

@@ -48,9 +48,8 @@ from service.usage.bulk.report_files import (
 )
 from service.usage.bulk.report_keys import KEYS, Resolve, list_keys, resolve_keys
 from service.usage.bulk.units import RECORD, Job, price_unit
-from service.usage.bulk.workspace import MANIFEST, Workspace
+from service.usage.bulk.workspace import MANIFEST, RUN_FILE, Workspace
 
-RUN_FILE: Final = "run"
 LOCK_FILE: Final = "lock"
 
 

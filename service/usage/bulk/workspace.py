@@ -22,6 +22,7 @@ T = TypeVar("T", bound=Struct)
 
 MESSAGES_FOLDER: Final = "messages"
 MANIFEST: Final = "manifest.json"
+RUN_FILE: Final = "run"
 
 
 def locate(name: str) -> tuple[Any, str]:
@@ -92,6 +93,10 @@ class Workspace(Struct, frozen=True):
     def of_task(self, number: int) -> str:
         """Return the path of the record of a task that writes parts."""
         return self.in_work("parts", f"{number:08}.record")
+
+    def has_begun(self) -> bool:
+        """Return whether the work folder has a run, as each worker must see."""
+        return self.exists(self.in_work(RUN_FILE))
 
     def prepare(self) -> None:
         """Create the folders of the work."""
