@@ -57,11 +57,12 @@ def find_not_utf8(values: Any) -> Flags:
     for row, value in enumerate(values):
         raw = value.as_py()
         if raw is not None and not raw.isascii():
-            invalid[row] = not _is_utf8(raw)
+            invalid[row] = not is_utf8(raw)
     return invalid
 
 
-def _is_utf8(raw: bytes) -> bool:
+def is_utf8(raw: bytes) -> bool:
+    """Return whether a value is UTF-8, lone surrogates allowed."""
     try:
         raw.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:

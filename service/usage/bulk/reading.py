@@ -18,6 +18,7 @@ from service.usage.bulk.batches import (
     MESSAGES,
     REJECTED,
 )
+from service.usage.bulk.binary_columns import is_utf8
 from service.usage.bulk.errors import UnreadablePiece
 from service.usage.bulk.inputs import is_compressed, open_file
 from service.usage.bulk.model import WHOLE, InputFile, InputFormat, Piece
@@ -226,7 +227,7 @@ def _decode_lines(lines: list[bytes], first: int) -> ReadBatch:
             rows.append(row)
         except _UNDECODABLE as error:
             shown = line.decode("utf-8", "replace")[:MAX_CONTENT_CHARACTERS]
-            rejected.append((row, explain(error), shown))
+            rejected.append((row, explain(error, line), shown))
     columns = [
         rows,
         [each.id for each in messages],
@@ -241,9 +242,9 @@ def _decode_lines(lines: list[bytes], first: int) -> ReadBatch:
     return _batch(columns, kept_aside or NONE_REJECTED, first + len(lines))
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, line: bytes) -> str:
     """Return the reason for which a line is no message, with the field before it."""
-    if isinstance(error, UnicodeDecodeError):
+    if not is_utf8(line):
         return "not UTF-8"
     text, _, path = str(error).partition(" - at `$")
     if not text.startswith("JSON"):

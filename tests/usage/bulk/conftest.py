@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from service.usage.bulk.engines import Engine
 from service.usage.bulk.output import Manifest
+from service.usage.bulk.report_keys import Resolve
 from service.usage.bulk.run import Request, price_files
 from service.usage.bulk.units import Job
 
@@ -31,11 +32,13 @@ def open_inline() -> Iterator[Engine]:
     yield InlineEngine()
 
 
-def price(*inputs: Path, output: Path, **options: Any) -> Manifest:
+def price(
+    *inputs: Path, output: Path, resolve: Resolve | None = None, **options: Any
+) -> Manifest:
     """Price files in this process."""
     chosen = {"plan_id": "text-rules/1", **options}
     request = Request(tuple(map(str, inputs)), str(output), **chosen)
-    return price_files(request, open_inline, lambda *_: None)
+    return price_files(request, open_inline, lambda *_: None, resolve)
 
 
 def read_output(output: Path) -> list[dict[str, Any]]:

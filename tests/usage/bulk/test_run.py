@@ -1,41 +1,363 @@
 """Runs of bulk pricing, from files to a folder of Parquet."""
 
 import json
+import shutil
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.usage.bulk import inputs, output, repeats, run, units
+from service.usage.bulk.errors import (
+    BadInput,
+    BadReports,
+    OtherRun,
+    OutputExists,
+    RunFailed,
+    RunInProgress,
+)
+from service.usage.bulk.model import FENCE_IDS
+from service.usage.pricing.plans import TEXT_RULES
+from tests.reference import sendable_texts
 from tests.usage.bulk.conftest import price, read_output
-
-TIMESTAMP: Final = "2024-04-29T03:25:03.613Z"
+from tests.usage.bulk.files import (
+    FORMATS,
+    content_of,
+    message,
+    rejected_rows,
+    write_messages,
+)
 
 
 def test_messages_of_a_file_are_priced(tmp_path: Path) -> None:
     """Each message has its price, source and steps, in the folder of its day."""
-    lines = [
-        {"id": 1, "text": "rent rent", "timestamp": TIMESTAMP},
-        {"id": 2, "text": "a", "timestamp": "2024-04-30T01:00:00+02:00"},
-        {"id": 3, "text": "a", "timestamp": TIMESTAMP, "report_id": 7},
-        {"id": 4, "text": "a", "timestamp": TIMESTAMP, "report_id": 8},
+    rows = [
+        message(1),
+        {**message(2, "a"), "timestamp": "2024-04-30T01:00:00+02:00"},
+        message(3, "a", report_id=7),
+        message(4, "a", report_id=8),
+        {**message(5, "a"), "timestamp": "2024-05-01T00:00:00Z"},
     ]
-    source = tmp_path / "messages.ndjson"
-    source.write_text("\n".join(map(json.dumps, lines)))
+    source = write_messages(tmp_path / "messages.ndjson", rows)
     reports = tmp_path / "reports.json"
     reports.write_text('[{"id": 7, "name": "Short Lease", "credit_cost": 61.25}]')
     manifest = price(source, output=tmp_path / "out", reports=str(reports))
-    rows = read_output(tmp_path / "out")
+    priced = read_output(tmp_path / "out")
     shown = {
         row["message_id"]: (row["credits_used"], row["source"], row["report_name"])
-        for row in rows
+        for row in priced
     }
     assert shown == {
         1: (Decimal("1.85"), "text", None),
         2: (Decimal("2.00"), "text", None),
         3: (Decimal("61.25"), "report", "Short Lease"),
         4: (Decimal("2.00"), "text", None),
+        5: (Decimal("2.00"), "text", None),
     }
-    assert rows[0]["steps"]["characters"] == Decimal("0.45")
-    assert (manifest.messages, manifest.credits, manifest.rejected) == (4, "67.10", 0)
+    assert priced[0]["steps"]["characters"] == Decimal("0.45")
+    assert (manifest.messages, manifest.credits, manifest.rejected) == (5, "69.10", 0)
     days = sorted(each.name for each in (tmp_path / "out" / "messages").iterdir())
-    assert days == ["day=2024-04-29"]
+    assert days == ["day=2024-04-29", "day=2024-05-01"]
+    assert (tmp_path / "out" / "totals.csv").read_text().splitlines() == [
+        "day,report_name,messages,credits",
+        "2024-04-29,,3,5.85",
+        "2024-04-29,Short Lease,1,61.25",
+        "2024-05-01,,1,2.00",
+    ]
     assert not list(tmp_path.glob(".*"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    given_texts=st.lists(sendable_texts, max_size=20),
+    form=st.sampled_from(FORMATS),
+    unit_bytes=st.sampled_from([100, 400, 10_000]),
+)
+def test_formats_have_the_same_prices(
+    given_texts: list[str], form: str, unit_bytes: int
+) -> None:
+    """Each format, divided anywhere, has the prices of the service in its order."""
+    rows = [message(number, text) for number, text in enumerate(given_texts)]
+    if form == "csv":  # a reader of CSV cannot tell the line ends in a value apart
+        rows = [{**row, "text": row["text"].replace("\0", "")} for row in rows]
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "UNIT_BYTES", unit_bytes)
+        source = write_messages(Path(folder) / f"in.{form}", rows, group_rows=3)
+        manifest = price(source, output=Path(folder) / "out")
+        priced = read_output(Path(folder) / "out")
+    assert [row["message_id"] for row in priced] == [row["id"] for row in rows]
+    expected = TEXT_RULES.rate([row["text"] for row in rows]).tolist()
+    assert [int(row["credits_used"] * 100) for row in priced] == expected
+    assert manifest.rejected == 0
+    assert manifest.credits == str(Decimal(sum(expected)).scaleb(-2))
+
+
+def test_rows_that_break_the_contract(tmp_path: Path) -> None:
+    """Rows are kept aside with file, number and reason; the others are priced."""
+    lines = [
+        json.dumps(message(1)),
+        "",
+        "nonsense",
+        '{"id": "1", "text": "a", "timestamp": "2024-04-29T03:25:03Z"}',
+        '{"id": 9223372036854775808, "text": "a", "timestamp": "2024-04-29T03:25:03Z"}',
+        '{"id": 2, "text": "a"}',
+        json.dumps({**message(3), "timestamp": "soon"}),
+        json.dumps(message(4)),
+    ]
+    source = tmp_path / "a.ndjson"
+    source.write_bytes("\n".join(lines).encode() + b"\n\xff\n")
+    manifest = price(source, output=tmp_path / "out")
+    assert [row["message_id"] for row in read_output(tmp_path / "out")] == [1, 4]
+    rejected = rejected_rows(tmp_path / "out")
+    assert [(row["row"], row["reason"].partition(":")[0]) for row in rejected] == [
+        (3, "JSON is malformed"),
+        (4, "id"),
+        (5, "id"),
+        (6, "object missing required field `timestamp`"),
+        (7, "timestamp"),
+        (9, "not UTF-8"),
+    ]
+    assert {row["file"] for row in rejected} == {str(source)}
+    assert manifest.rejected == 6
+
+
+def test_ids_of_earlier_messages(tmp_path: Path, monkeypatch: Any) -> None:
+    """The first message with an id counts, whichever unit or file it is in."""
+    monkeypatch.setattr(inputs, "UNIT_BYTES", 200)
+    monkeypatch.setattr(repeats, "IDS_AT_ONCE", FENCE_IDS)
+    first = [message(number) for number in (5, 3, 5, 1, 9, 3)]
+    second = [message(number) for number in (7, 3, 2, 7)]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    a = write_messages(folder / "a.ndjson", first)
+    b = write_messages(folder / "b.parquet", second, group_rows=2)
+    manifest = price(folder, output=tmp_path / "out")
+    priced = [row["message_id"] for row in read_output(tmp_path / "out")]
+    assert priced == [5, 3, 1, 9, 7, 2]
+    rejected = rejected_rows(tmp_path / "out")
+    assert {(row["file"], row["row"]) for row in rejected} == {
+        (str(a), 3),
+        (str(a), 6),
+        (str(b), 2),
+        (str(b), 4),
+    }
+    assert (manifest.messages, manifest.rejected) == (6, 4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(ids=st.lists(st.integers(0, 40), max_size=60), unit_bytes=st.integers(90, 900))
+def test_repeated_ids_anywhere(ids: list[int], unit_bytes: int) -> None:
+    """Of all messages with an id, the first one is priced."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "UNIT_BYTES", unit_bytes)
+        source = write_messages(Path(folder) / "in.ndjson", list(map(message, ids)))
+        manifest = price(source, output=Path(folder) / "out")
+        priced = [row["message_id"] for row in read_output(Path(folder) / "out")]
+    assert priced == list(dict.fromkeys(ids))
+    assert manifest.rejected == len(ids) - len(priced)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    """Files that cannot be read are named, and all others are priced."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_messages(folder / "good.ndjson", [message(1)])
+    (folder / "bad.parquet").write_bytes(b"PAR1 and nothing else")
+    (folder / "bad.ndjson.gz").write_bytes(b"no gzip at all")
+    pq.write_table(pa.table({"id": [1], "text": ["a"]}), folder / "column.parquet")
+    typed = pa.table(
+        {"id": ["1"], "text": ["a"], "timestamp": ["2024-04-29T03:25:03Z"]}
+    )
+    pq.write_table(typed, folder / "type.parquet")
+    (folder / "head.csv").write_text("id,text\n1,a\n")
+    cut = write_messages(folder / "cut.parquet", list(map(message, range(500))))
+    cut.write_bytes(cut.read_bytes()[:300] + bytes(300) + cut.read_bytes()[600:])
+    manifest = price(folder, output=tmp_path / "out")
+    assert [row["message_id"] for row in read_output(tmp_path / "out")] == [1]
+    named = {Path(each.path).name: each.reason for each in manifest.unreadable}
+    assert sorted(named) == [
+        "bad.ndjson.gz",
+        "bad.parquet",
+        "column.parquet",
+        "cut.parquet",
+        "head.csv",
+        "type.parquet",
+    ]
+    assert named["column.parquet"] == "no column timestamp, or several of them"
+    assert named["type.parquet"] == "column id has the type string"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_empty_input(form: str, tmp_path: Path) -> None:
+    """A file without messages results in output without messages."""
+    source = write_messages(tmp_path / f"in.{form}", [])
+    manifest = price(source, output=tmp_path / "out")
+    assert (manifest.messages, manifest.credits, manifest.unreadable) == (0, "0.00", ())
+
+
+def test_empty_file_of_parquet_and_csv(tmp_path: Path) -> None:
+    """A file of no bytes is unreadable where its format has a header."""
+    for name in ("a.parquet", "b.csv", "c.ndjson"):
+        (tmp_path / name).write_bytes(b"")
+    manifest = price(tmp_path, output=tmp_path / "out")
+    named = [Path(each.path).name for each in manifest.unreadable]
+    assert (named, manifest.messages) == (["a.parquet", "b.csv"], 0)
+
+
+def test_no_input(tmp_path: Path) -> None:
+    """A name without files, or of an unknown format, is an error."""
+    with pytest.raises(BadInput, match="no such file"):
+        price(tmp_path / "missing.parquet", output=tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("a")
+    with pytest.raises(BadInput, match="--input-format"):
+        price(tmp_path / "notes.txt", output=tmp_path / "out")
+    with pytest.raises(BadInput):
+        price(Path("nowhere:"), output=tmp_path / "out")
+
+
+def test_existing_output(tmp_path: Path) -> None:
+    """Output is replaced only if that is demanded, and another folder never is."""
+    source = write_messages(tmp_path / "in.ndjson", [message(1)])
+    price(source, output=tmp_path / "out")
+    with pytest.raises(OutputExists, match="--force"):
+        price(source, output=tmp_path / "out")
+    write_messages(source, [message(1), message(2)])
+    assert price(source, output=tmp_path / "out", is_forced=True).messages == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputExists, match="no output of this command"):
+        price(source, output=tmp_path / "mine", is_forced=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_output_inside_of_the_input(tmp_path: Path) -> None:
+    """The output of an earlier run is not read as input."""
+    write_messages(tmp_path / "in.ndjson", [message(1)])
+    first = price(tmp_path, output=tmp_path / "out")
+    second = price(tmp_path, output=tmp_path / "out", is_forced=True)
+    assert first == second
+
+
+def test_unfinished_run_with_other_options(tmp_path: Path, monkeypatch: Any) -> None:
+    """An unfinished run continues only with the same options and the same input."""
+    source = write_messages(tmp_path / "in.ndjson", [message(1)])
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "plan_ranges", fail)
+        with pytest.raises(KeyboardInterrupt):
+            price(source, output=tmp_path / "out")
+    with pytest.raises(OtherRun):
+        price(source, output=tmp_path / "out", plan_id="token-estimate/1")
+    write_messages(source, [message(1), message(2)])
+    with pytest.raises(OtherRun, match="--force"):
+        price(source, output=tmp_path / "out")
+    assert price(source, output=tmp_path / "out", is_forced=True).messages == 2
+
+
+def test_finished_units_are_not_priced_again(tmp_path: Path, monkeypatch: Any) -> None:
+    """A run that was interrupted prices the other units only, to the same bytes."""
+    monkeypatch.setattr(inputs, "UNIT_BYTES", 300)
+    source = write_messages(tmp_path / "in.ndjson", list(map(message, range(20))))
+    price(source, output=tmp_path / "whole")
+    count, priced = len(inputs.divide(inputs.list_files([str(source)]))), []
+    real = units.price_unit
+    for stop in range(count):
+
+        def price_one(job: Any, unit: Any, last: int = stop) -> Any:
+            priced.append(unit.number)
+            if unit.number >= last:
+                raise KeyboardInterrupt
+            return real(job, unit)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "price_unit", price_one)
+            with pytest.raises(KeyboardInterrupt):
+                price(source, output=tmp_path / "out")
+    price(source, output=tmp_path / "out")
+    assert count > 3
+    assert priced == sorted([*range(count), *range(count - 1)])
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "whole")
+
+
+def test_input_that_changes(tmp_path: Path, monkeypatch: Any) -> None:
+    """A file that changes while it is read fails the run: its rows may be mixed."""
+    source = write_messages(tmp_path / "in.ndjson", [message(1)])
+    real = output.write_totals
+
+    def change(*args: Any) -> Any:
+        write_messages(source, [message(1), message(2)])
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_totals", change)
+        with pytest.raises(RunFailed, match="changed"):
+            price(source, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(OtherRun):
+        price(source, output=tmp_path / "out")
+
+
+def test_two_runs_at_once(tmp_path: Path, monkeypatch: Any) -> None:
+    """A second run on the same output ends at once, and the first one goes on."""
+    source = write_messages(tmp_path / "in.ndjson", [message(1)])
+    real = output.write_totals
+
+    def start_another(*args: Any) -> Any:
+        with pytest.raises(RunInProgress):
+            price(source, output=tmp_path / "out")
+        return real(*args)
+
+    monkeypatch.setattr(run, "write_totals", start_another)
+    assert price(source, output=tmp_path / "out").messages == 1
+
+
+REPORTS = [{"id": 7, "name": "Short Lease", "credit_cost": 61.25}]
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson", "csv", "parquet"])
+def test_formats_of_reports(form: str, tmp_path: Path) -> None:
+    """Reports are read from each format; the ids 7 and "7" are the same."""
+    path = tmp_path / f"reports.{form}"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(REPORTS), path)
+    elif form == "csv":
+        path.write_text("id,name,credit_cost\n7,Short Lease,61.25\n")
+    else:
+        path.write_text(json.dumps(REPORTS if form == "json" else REPORTS[0]))
+    source = write_messages(tmp_path / "in.ndjson", [message(1, report_id="7")])
+    manifest = price(source, output=tmp_path / "out", reports=str(path))
+    assert (manifest.credits, manifest.priced_by_report) == ("61.25", 1)
+
+
+@pytest.mark.parametrize(
+    "body, reason",
+    [
+        ("{}", "expected a list"),
+        ("[", "Expecting value"),
+        ('[{"id": 7, "name": "a"}]', "report 1: .*credit_cost"),
+        ('[{"id": 7, "name": "a", "credit_cost": 1.001}]', "more than two decimals"),
+        ('[{"id": 7, "name": "a", "credit_cost": -1}]', "report 1"),
+        ('[{"id": "", "name": "a", "credit_cost": 1}]', "not usable"),
+        (
+            json.dumps([REPORTS[0], {**REPORTS[0], "id": "7", "credit_cost": 2}]),
+            "two prices",
+        ),
+    ],
+)
+def test_bad_reports(body: str, reason: str, tmp_path: Path) -> None:
+    """A file of reports that breaks the contract ends the run before it begins."""
+    source = write_messages(tmp_path / "in.ndjson", [message(1)])
+    path = tmp_path / "reports.json"
+    path.write_text(body)
+    with pytest.raises(BadReports, match=reason):
+        price(source, output=tmp_path / "out", reports=str(path))
+    shutil.rmtree(tmp_path / ".out.work")

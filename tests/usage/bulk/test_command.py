@@ -1,0 +1,203 @@
+"""The command `copilot-usage price`, in processes of its own."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.patience import GIVE_UP_S
+from tests.running import ROOT
+from tests.usage.bulk.conftest import price as price_here
+from tests.usage.bulk.files import content_of, message, write_messages
+
+COMMAND: Final = (sys.executable, "-m", "service", "price")
+KILLS: Final = 2
+SUMMARY: Final = (
+    "copilot-usage: plan: {}; messages: {}; credits: {}; rejected: {}; unreadable: 0"
+)
+
+
+@contextmanager
+def pricing(
+    *arguments: object, command: Sequence[str] = COMMAND
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the command in a process, which is killed at the end."""
+    with subprocess.Popen(  # noqa: S603
+        [*command, *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def price(*arguments: object) -> tuple[int, list[str]]:
+    """Run the command to its end; return its status, and its lines."""
+    with pricing(*arguments) as process:
+        _, errors = process.communicate(timeout=GIVE_UP_S)
+    return process.returncode, errors.splitlines()
+
+
+def many(path: Path, count: int = 60_000) -> Path:
+    """Write a file of several units, with all kinds of rows."""
+    rows = [
+        {
+            **message(number % 59_000, f"What is the rent of number {number}?"),
+            "timestamp": f"2024-04-{1 + number % 28:02}T03:25:03.613Z",
+            "report_id": "7" if number % 10 == 0 else None,
+        }
+        for number in range(count)
+    ]
+    return write_messages(path, rows, group_rows=2_000)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return many(tmp_path_factory.mktemp("input") / "in.parquet")
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path) -> dict[str, str]:
+    """The output, made in this process without workers."""
+    price_here(source, output=source.parent / "expected")
+    return without_versions(content_of(source.parent / "expected"))
+
+
+def without_versions(content: dict[str, str]) -> dict[str, str]:
+    # The manifest has the version of the software, which conftest leaves empty.
+    return {name: digest for name, digest in content.items() if "manifest" not in name}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_number_of_workers(
+    workers: int, source: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    """Any number of workers writes the same bytes, with the exit status of the rows."""
+    status, lines = price(source, "-o", tmp_path / "out", "--workers", workers)
+    assert without_versions(content_of(tmp_path / "out")) == expected
+    assert status == 1  # 1,000 ids are repeated
+    summary = SUMMARY.format("text-rules/1", 59_000, "[0-9.]+", 1_000)
+    assert re.fullmatch(summary, lines[-1])
+
+
+def test_kills_at_any_time(
+    source: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    """A run that is killed again and again continues, and writes the same bytes."""
+    chance = random.Random(7)
+    work, output = tmp_path / ".out.work", tmp_path / "out"
+    for _ in range(KILLS):
+        known = len(list(work.rglob("*.record")))
+        with pricing(source, "-o", output, "--workers", 2) as process:
+            wanted = known + chance.randrange(1, 6)
+            until_records(process, work, wanted)
+            process.kill()
+            process.wait(GIVE_UP_S)
+        until_alone(work)
+    price(source, "-o", output, "--workers", 2)
+    assert without_versions(content_of(output)) == expected
+    assert not work.exists()
+
+
+def until_records(process: subprocess.Popen[str], work: Path, count: int) -> None:
+    """Wait until the work has so many records, or the command has ended."""
+    end = time.monotonic() + GIVE_UP_S
+    while process.poll() is None and len(list(work.rglob("*.record"))) < count:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def until_alone(work: Path) -> None:
+    """Wait until no worker writes any more."""
+    end = time.monotonic() + GIVE_UP_S
+    while _open_files(work):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def _open_files(work: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            links = [str(each.readlink()) for each in (process / "fd").iterdir()]
+        except OSError:
+            continue
+        found += [each for each in links if each.startswith(f"{work}/")]
+    return found
+
+
+def test_killed_workers_are_replaced(
+    source: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    """The run goes on with other workers when some are killed."""
+    with pricing(source, "-o", tmp_path / "out", "--workers", 2) as process:
+        until_records(process, tmp_path / ".out.work", 1)
+        for worker in workers_of(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        process.communicate(timeout=GIVE_UP_S)
+    assert process.returncode == 1
+    assert without_versions(content_of(tmp_path / "out")) == expected
+
+
+def workers_of(pid: int) -> Sequence[int]:
+    """Return the processes that a command has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [
+        int(each)
+        for each in children.split()
+        if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()
+    ]
+
+
+def test_interrupted_run(
+    source: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    """Ctrl-C ends the command with one line, and the same command continues."""
+    with pricing(source, "-o", tmp_path / "out") as process:
+        until_records(process, tmp_path / ".out.work", 1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=GIVE_UP_S)
+    assert process.returncode == 130
+    last = errors.splitlines()[-1]
+    assert last == "copilot-usage: stopped; the same command continues the run"
+    price(source, "-o", tmp_path / "out")
+    assert without_versions(content_of(tmp_path / "out")) == expected
+
+
+def test_exit_statuses(tmp_path: Path) -> None:
+    """A clean run has the status 0, a wrong option or input 2; each has one line."""
+    source = write_messages(tmp_path / "in.ndjson", [message(1)])
+    status, lines = price(source, "-o", tmp_path / "out", "--plan", "token-estimate")
+    assert (status, lines[-1]) == (
+        0,
+        SUMMARY.format("token-estimate/1", 1, "1.20", 0),
+    )
+    missing = tmp_path / "missing"
+    assert price(source, missing, "-o", tmp_path / "new") == (
+        2,
+        [f"copilot-usage: {missing}: no such file, and no files of messages"],
+    )
+
+
+def test_file_that_cannot_grow(source: Path, tmp_path: Path) -> None:
+    """A failed write is one line, and the run can continue."""
+    limited = ("prlimit", "--fsize=100000", "--", *COMMAND)
+    with pricing(source, "-o", tmp_path / "out", command=limited) as process:
+        _, errors = process.communicate(timeout=GIVE_UP_S)
+    assert process.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last == "copilot-usage: File too large; the same command continues the run"
+    assert price(source, "-o", tmp_path / "out")[0] == 1
