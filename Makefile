@@ -140,6 +140,7 @@ soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, SOAK_KILLS kills, S
 		tests/isolation/soak_drains.py tests/isolation/soak_outages.py \
 		tests/machines/soak_rolling_restarts.py \
 		tests/usage/periods/soak_kept_periods.py \
+		tests/usage/bulk/soak_bulk_pricing.py \
 		tests/alerts/soak_alerts.py $(ARGS)
 
 load: $(LOAD) ## load on a server of this machine: ARGS="steady --serve", "--help"

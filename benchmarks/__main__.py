@@ -29,6 +29,7 @@ from benchmarks.tools import GATE, describe_needs
 
 NAMES: Final = (
     "rating",
+    "price",
     "codec",
     "start",
     "refresh",

@@ -59,7 +59,7 @@ class ManifestInput(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """What a run has read and written; `digest` is that of all files of the output."""
+    """The input and output of a run; `digest` is that of all files of the output."""
 
     format_version: int
     software: str

@@ -51,6 +51,7 @@ from service.usage.bulk.units import RECORD, Job, price_unit
 from service.usage.bulk.workspace import MANIFEST, RUN_FILE, Workspace
 
 LOCK_FILE: Final = "lock"
+BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Numbered(Protocol):
@@ -85,13 +86,20 @@ class Request(Struct, frozen=True):
 
 
 class _Identity(Struct, frozen=True):
-    """What must be the same for a run to continue."""
+    """The input and options, which must be the same for a run to continue."""
 
     software: str
     format_version: int
     plan_id: str
     reports: str
     files: tuple[InputFile, ...]
+
+
+class _Begun(Struct, frozen=True):
+    """The run of the work folder, and the start of the machine that began it."""
+
+    identity: _Identity
+    boot: str
 
 
 def price_files(
@@ -160,12 +168,16 @@ def _begin(job: Job, request: Request) -> None:
     space = job.workspace
     reports = read_reports(request.reports) if request.reports else {}
     source = request.upstream or digest_of_reports(reports)
-    identity = _Identity(job.software, FORMAT_VERSION, job.plan_id, source, job.files)
-    stored = space.load(space.in_work(RUN_FILE), _Identity)
-    if stored == identity:
+    begun = _Begun(
+        _Identity(job.software, FORMAT_VERSION, job.plan_id, source, job.files),
+        # After a crash of the machine, files that were not synced may be damaged.
+        _boot_id() if space.is_local else "",
+    )
+    stored = space.load(space.in_work(RUN_FILE), _Begun)
+    if stored == begun:
         return
     if stored is not None:
-        if not request.is_forced:
+        if stored.identity != begun.identity and not request.is_forced:
             raise OtherRun(
                 f"{space.work} has an unfinished run with other input or options; "
                 "--force discards it"
@@ -174,7 +186,15 @@ def _begin(job: Job, request: Request) -> None:
             space.remove(space.in_work(name))
         space.prepare()
     store_reports(space, reports)
-    space.store(space.in_work(RUN_FILE), identity)
+    space.store(space.in_work(RUN_FILE), begun)
+
+
+def _boot_id() -> str:
+    """Return an id of the machine's start; empty on systems without one."""
+    try:
+        return BOOT_ID_FILE.read_text().strip()
+    except OSError:
+        return ""
 
 
 class _Phases:

@@ -288,6 +288,24 @@ def test_finished_units_are_not_priced_again(tmp_path: Path, monkeypatch: Any) -
     assert content_of(tmp_path / "out") == content_of(tmp_path / "whole")
 
 
+def test_work_before_a_restart(tmp_path: Path, monkeypatch: Any) -> None:
+    """After a restart of the machine, the run begins anew: its work may be damaged."""
+    source = write_messages(tmp_path / "in.ndjson", [message(1)])
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "plan_ranges", fail)
+        with pytest.raises(KeyboardInterrupt):
+            price(source, output=tmp_path / "out")
+    damaged = tmp_path / ".out.work" / "units" / "00000000.arrow"
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    (tmp_path / "boot_id").write_text("another one")
+    monkeypatch.setattr(run, "BOOT_ID_FILE", tmp_path / "boot_id")
+    assert price(source, output=tmp_path / "out").messages == 1
+
+
 def test_input_that_changes(tmp_path: Path, monkeypatch: Any) -> None:
     """A file that changes while it is read fails the run: its rows may be mixed."""
     source = write_messages(tmp_path / "in.ndjson", [message(1)])
