@@ -133,7 +133,8 @@ class SnapshotCache:
             return None
         age_s = self._age(cached)
         state, use_s = policy.state(age_s), policy.ttl_s
-        if state == "revalidating" and self._refreshing is not None:
+        is_looking = self._shared is not None and self._shared.is_looking
+        if state == "revalidating" and self._refreshing is not None and not is_looking:
             use_s += policy.stale_while_revalidate_s
         elif state != "fresh":
             return None
@@ -369,8 +370,7 @@ class SnapshotCache:
         if self.current is cached:
             self.current = cached._replace(manifest=manifest)
         # A process that was stopped for a while publishes later than another one.
-        newer = await shared.find_newer(self._known()) if manifest is None else None
-        if newer is not None:
+        if manifest is None and (newer := await shared.find_newer(self._known())):
             self._adopt(newer)
 
     def _adopt(self, found: SharedSnapshot) -> None:

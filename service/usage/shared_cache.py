@@ -129,6 +129,11 @@ class SharedCache:
         self._has_looked = asyncio.Event()
         self._has_looked.set()
 
+    @property
+    def is_looking(self) -> bool:
+        """True until the snapshot of another process is adopted, or there is none."""
+        return not self._has_looked.is_set()
+
     def begin_look(self) -> None:
         """Let `wait_for_look` wait: `join` is called next."""
         self._has_looked.clear()

@@ -1,7 +1,9 @@
 """The file for HAProxy, in a real HAProxy before a real service."""
 
+import asyncio
 import re
 import ssl
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ from tests.deploy.files import DEPLOY
 from tests.deploy.test_nginx import SITE, make_certificate
 from tests.machines.balancer import FILE, HAPROXY, REDIRECT, TLS, Balancer
 from tests.patience import GIVE_UP_S
-from tests.running import running, until
+from tests.running import LOOK_AGAIN_S, running, until
 
 FOLDER: Final = DEPLOY / "haproxy"
 TEXT: Final = FILE.read_text(encoding="utf-8")
@@ -163,3 +165,74 @@ async def test_it_answers_alone_as_the_service_does(tmp_path: Path) -> None:
 
     assert answer.status == problem["status"] == 503
     assert answer.headers["Retry-After"] == "1"
+
+
+class DyingServer:
+    """Dies, as it seems, at the first request of each method and path."""
+
+    def __init__(self) -> None:
+        self.received: Counter[str] = Counter()
+
+    async def handle(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Read a request, and answer it unless it is the first one of its kind."""
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+            await reader.readexactly(int(length[1]) if length else 0)
+        except asyncio.IncompleteReadError:
+            writer.close()
+            return
+        line = head.partition(" HTTP/")[0]
+        self.received[line] += 1
+        if self.received[line] > 1 or line == CHECK:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+        writer.close()
+
+
+CHECK: Final = "GET /health/ready"
+SMALL: Final = b"x" * 1_000
+LARGE: Final = b"x" * 20_000
+
+
+@NEEDS_HAPROXY
+@pytest.mark.parametrize(
+    "method, path, body, status",
+    [
+        ("GET", "/usage", b"", 200),
+        ("HEAD", "/usage", b"", 200),
+        ("POST", "/events", SMALL, 200),
+        ("POST", "/events/", SMALL, 200),
+        ("POST", "/v1/batch", SMALL, 200),
+        ("POST", "/api/v1/events", SMALL, 200),
+        ("POST", "/events", LARGE, 502),
+        ("POST", "/events/failed/replay", SMALL, 502),
+        ("POST", "/vehicles/lookup", SMALL, 502),
+        ("POST", "/keys", SMALL, 502),
+        ("PUT", "/usage/budgets/office", SMALL, 502),
+        ("DELETE", "/usage/budgets/office", b"", 502),
+    ],
+)
+async def test_only_safe_requests_are_repeated(
+    tmp_path: Path, method: str, path: str, body: bytes, status: int
+) -> None:
+    """A request whose machine dies is sent to another one if that does no harm."""
+    dying = DyingServer()
+    server = await asyncio.start_server(dying.handle, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, aiohttp.ClientSession() as session:
+        with balancing(tmp_path, port) as balancer:
+            await until_serving(balancer)
+            url = f"https://127.0.0.1:{balancer.tls_port}{path}"
+            async with session.request(method, url, data=body, ssl=False) as answer:
+                assert answer.status == status
+    assert dying.received[f"{method} {path}"] == (2 if status == 200 else 1)
+
+
+async def until_serving(balancer: Balancer) -> None:
+    """Wait for all machines; the loop of this test answers the checks meanwhile."""
+    async with asyncio.timeout(GIVE_UP_S):
+        while not await asyncio.to_thread(balancer.serves, 1, 2, 3):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_AGAIN_S)
