@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -30,6 +30,9 @@ START_S: Final = 180.0
 STOP_S: Final = 15.0
 POLL_S: Final = 0.05
 CALL_S: Final = 120.0
+MEMORY_FILE: Final = "/memfd:"
+BLOCK_BYTES: Final = 512
+"""The unit of `st_blocks` (stat(2))."""
 
 
 class Missing(Exception):
@@ -195,8 +198,12 @@ def family(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the memory of a process tree in bytes; shared pages count once (PSS)."""
-    return sum(map(_resident_bytes, family(pid)))
+    """Return the memory of a process tree in bytes; shared pages count once (PSS).
+
+    Files in memory count as a whole, since PSS has only the pages that are mapped.
+    """
+    processes = family(pid)
+    return sum(map(_own_bytes, processes)) + _memory_file_bytes(processes)
 
 
 def get(
@@ -208,13 +215,27 @@ def get(
         return response.read(), response.headers
 
 
-def _resident_bytes(pid: int) -> int:
+def _own_bytes(pid: int) -> int:
+    """Return the memory of a process without that of files in memory."""
     try:
         sums = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
-    sizes = [line.split()[1] for line in sums.splitlines() if line.startswith("Pss:")]
-    return sum(map(int, sizes)) * 1024
+    rows = [line.split() for line in sums.splitlines()]
+    kilobytes = {row[0]: int(row[1]) for row in rows if row[-1] == "kB"}
+    return (kilobytes["Pss:"] - kilobytes["Pss_Shmem:"]) * 1024
+
+
+def _memory_file_bytes(processes: Sequence[int]) -> int:
+    """Return the size of the files in memory that these processes have open."""
+    sizes: dict[int, int] = {}
+    for pid in processes:
+        for each in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):  # closed meanwhile
+                if os.readlink(each).startswith(MEMORY_FILE):
+                    found = each.stat()
+                    sizes[found.st_ino] = found.st_blocks * BLOCK_BYTES
+    return sum(sizes.values())
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:

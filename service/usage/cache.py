@@ -65,6 +65,8 @@ class SnapshotCache:
     ) -> None:
         self.clock = clock
         self.current: CachedSnapshot | None = None
+        self.published = 0
+        """Snapshots published so far: it tells others that `current` is replaced."""
         self._policy = Policy.of(
             settings.cache, is_private="usage:read" in settings.auth.required
         )
@@ -84,7 +86,7 @@ class SnapshotCache:
         self._refresh_began = -math.inf
         self._publishing: asyncio.Task[None] | None = None
         self._renewed_at = -math.inf
-        self._noted: CachedSnapshot | None = None
+        self._noted = 0
         self._noted_at = -math.inf
         self.on_refresh: Callable[[Snapshot, int], None] = lambda *_: None
         """Receives each snapshot of a refresh of this process, and its fetch's time."""
@@ -187,8 +189,9 @@ class SnapshotCache:
     def note_answer(self, cached: CachedSnapshot) -> None:
         """Note for the metrics that this snapshot answers, not more than needed."""
         now = self.clock()
-        if cached is not self._noted or now >= self._noted_at + NOTE_AGAIN_S:
-            self._noted, self._noted_at = cached, now
+        # By number, because a reference would keep a replaced snapshot in memory.
+        if self.published != self._noted or now >= self._noted_at + NOTE_AGAIN_S:
+            self._noted, self._noted_at = self.published, now
             metrics.answered(self._age(cached))
 
     async def close(self) -> None:
@@ -359,6 +362,7 @@ class SnapshotCache:
     def _publish(self, cached: CachedSnapshot) -> None:
         """Make a snapshot the current one."""
         self.current = cached
+        self.published += 1
         summary = cached.snapshot.summary
         metrics.snapshot_cached(summary.plan, summary.messages, summary.credits_total)
 

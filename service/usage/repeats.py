@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 from service.observability.http_metrics import tally_of
 from service.settings import Scope
 from service.usage.cache import SnapshotCache
-from service.usage.preparation import CachedSnapshot
 from service.web.http_cache.responses import prepare_block
 from service.web.repeats import PreparedAnswer
 
@@ -39,7 +38,7 @@ class UsageRepeats:
     def __init__(self, snapshots: SnapshotCache) -> None:
         self._snapshots = snapshots
         self._prepared: dict[RequestKind, PreparedAnswer] = {}
-        self._prepared_of: CachedSnapshot | None = None
+        self._prepared_of = 0
         self._prepared_during: asyncio.Task[None] | None = None
         self._prepared_until = -math.inf
 
@@ -47,7 +46,7 @@ class UsageRepeats:
         """Return the present answer; None if requests may wait, or it is large."""
         snapshots = self._snapshots
         if (
-            snapshots.current is not self._prepared_of
+            snapshots.published != self._prepared_of
             or snapshots.refreshing is not self._prepared_during
             or snapshots.clock() >= self._prepared_until
         ):
@@ -55,9 +54,9 @@ class UsageRepeats:
         return self._prepared.get(kind) or self._prepare(kind)
 
     def _start_again(self) -> None:
-        # Also if nothing can be prepared: a former snapshot must not stay in memory.
+        # Also if nothing can be prepared: a former answer must not stay in memory.
         self._prepared.clear()
-        cached = self._prepared_of = self._snapshots.current
+        cached, self._prepared_of = self._snapshots.current, self._snapshots.published
         self._prepared_during = self._snapshots.refreshing
         fetched_at = cached.fetched_at if cached else 0.0
         # Before the first answer: what is prepared late prolongs no second.

@@ -4,6 +4,7 @@ Over sockets through the whole application, whose snapshot ages by a clock of th
 """
 
 import asyncio
+import weakref
 from typing import Final, NamedTuple
 
 import msgspec
@@ -13,7 +14,9 @@ from structlog.typing import EventDict
 
 from service.sandbox.options import Faults
 from service.sandbox.server import RunningSandbox
+from service.usage.handlers import REPEATS
 from service.usage.refresh import Refresher
+from service.usage.repeats import RequestKind
 from service.web.limits import LIMITS
 from tests.clock import Clock, LoopTime
 from tests.conftest import (
@@ -26,7 +29,7 @@ from tests.conftest import (
 )
 from tests.faults.cells import bill_of
 from tests.patience import GIVE_UP_S
-from tests.usage.conftest import Until
+from tests.usage.conftest import Until, current_of
 
 MESSAGES: Final = "/messages/current-period"
 REPORT: Final = "/reports/7"
@@ -126,6 +129,21 @@ async def test_a_background_refresh_makes_the_next_answer_fresh(
 
     assert await Response.by(service) == (200, NEW_BILL, "hit; ttl=60")
     assert sandbox.sandbox.calls == {MESSAGES: 1}
+
+
+async def test_nothing_keeps_a_replaced_snapshot(
+    service: Client, clock: Clock, until: Until
+) -> None:
+    """Its columns are dropped after a refresh, also if no request follows."""
+    assert service.app is not None
+    kind = RequestKind("/usage", None, None)
+    assert service.app[REPEATS].find(kind) is not None
+    before = weakref.ref(current_of(service).snapshot)
+    clock.pass_s(REVALIDATING_S)
+    assert (await Response.by(service)).body == OLD_BILL
+
+    await until(lambda: before() is None)
+    assert current_of(service).snapshot.summary.messages == len(NEW)
 
 
 async def test_an_expired_answer_is_waited_for(

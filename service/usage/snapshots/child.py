@@ -19,11 +19,13 @@ from service.usage.errors import WorkerLost
 from service.usage.snapshots.process import KEY_BYTES, READY, StoreManager
 
 MALLOC: Final = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024),
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(16 * 1024 * 1024),
 }
-"""Thresholds of glibc (mallopt(3)). They map the columns of a large period, so that
-dropping it returns the memory. By default, glibc soon allocates them on the heap."""
+"""Parameters of glibc (mallopt(3)). They map the columns of a large period, so that
+dropping it returns the memory. By default, glibc soon allocates them on heaps, and has
+several of these for threads, which the interpreter's lock lets run one by one."""
 DOES_NOT_START: Final = "the process for a large period does not start"
 
 _PACKAGE_ROOT: Final = str(Path(__file__).parents[3])

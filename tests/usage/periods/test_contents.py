@@ -1,6 +1,6 @@
-"""Damaged chunks of an open period: the next revision stores all of them again."""
+"""Chunks are stored in parts, and again if those of an open period are damaged."""
 
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from sqlalchemy import delete, update
@@ -9,12 +9,18 @@ from structlog.typing import EventDict
 from service.settings import StorageSettings
 from service.storage.database import open_database
 from service.storage.uses import Use
+from service.usage.periods.store import CHUNKS_AT_ONCE, PeriodStore
 from service.usage.periods.tables import changes, chunks
+from service.usage.snapshots import chunking
+from service.usage.snapshots.kept import StoredChunk
+from service.usage.snapshots.store import SnapshotStore
 from tests.conftest import Client, message
 from tests.usage.periods.conftest import Keep, alter_chunks, changes_of, periods_of
 
 COUNT: Final = 9_000
 """Messages of several chunks."""
+ROWS: Final = 300
+"""Messages of a smaller chunk."""
 
 
 async def _damage(storage: StorageSettings, kind: str) -> None:
@@ -26,6 +32,31 @@ async def _damage(storage: StorageSettings, kind: str) -> None:
         database.writing(Use.PERIODS) as connection,
     ):
         await connection.execute(delete(chunks))
+
+
+async def test_a_first_revision_is_stored_in_parts(
+    keeping: Client, keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole period is never in the memory of the serving process as chunks."""
+    steps: list[tuple[str, int]] = []
+    add, encode = PeriodStore.add_chunks, SnapshotStore.encode_chunk
+
+    async def noted_add(
+        store: PeriodStore, number: int, some: list[StoredChunk]
+    ) -> None:
+        steps.append(("add", len(some)))
+        await add(store, number, some)
+
+    def noted_encode(store: SnapshotStore, *rows: Any) -> bytes:
+        steps.append(("encode", 1))
+        return encode(store, *rows)
+
+    monkeypatch.setattr(PeriodStore, "add_chunks", noted_add)
+    monkeypatch.setattr(SnapshotStore, "encode_chunk", noted_encode)
+    monkeypatch.setattr(chunking, "MAX_ROWS", ROWS)
+    await keep(keeping, list(map(message, range((2 * CHUNKS_AT_ONCE + 1) * ROWS))))
+    full = [("encode", 1)] * CHUNKS_AT_ONCE + [("add", CHUNKS_AT_ONCE)]
+    assert steps == [*full, *full, ("encode", 1), ("add", 1)]
 
 
 @pytest.mark.parametrize("kind, count", [("nonsense", 3), ("missing", COUNT)])

@@ -27,7 +27,6 @@ from service.usage.periods.tables import CLOSED
 from service.usage.snapshot import Snapshot
 from service.usage.snapshots.errors import ChunkDamaged
 from service.usage.snapshots.kept import (
-    ChunkRef,
     KeptColumns,
     StoredChunk,
     decode_chunks,
@@ -109,7 +108,10 @@ class Contents:
         if lost := set(gone) - readable:
             await self._check_damaged(period, min(lost))
             restored, known = await self._restore(snapshot, content, period), set()
-        new = await self.encode_unknown(snapshot, content, known)
+        new = {
+            digest: chunk
+            async for digest, chunk in _encode_unknown(snapshot, content, known)
+        }
         stored = await self.read(number, [each for each in added if each not in new])
         return Difference(
             [(each, old[each]) for each in gone if each in readable],
@@ -152,31 +154,20 @@ class Contents:
         is_later = content.first_at > period.last_at
         return restored._replace(is_shared=restored.is_shared and not is_later)
 
-    async def encode_unknown(
-        self, snapshot: Snapshot, content: SnapshotContent, known: Collection[bytes]
-    ) -> dict[bytes, bytes]:
-        """Return the chunks that are not known, by their digests."""
-        missing: dict[bytes, ChunkRef] = {
-            each.digest: each for each in content.chunks if each.digest not in known
-        }
-        encoded = {
-            digest: await snapshot.worker.query(
-                SnapshotStore.encode_chunk,
-                snapshot.number,
-                content.plan,
-                each.begin,
-                each.end,
-            )
-            for digest, each in missing.items()
-        }
-        # `texts` is empty if they are not kept.
-        for digest, each in zip(content.texts, content.chunks, strict=False):
-            if digest not in known and digest not in encoded:
-                rows = snapshot.number, each.begin, each.end
-                encoded[digest] = await snapshot.worker.query(
-                    SnapshotStore.encode_texts, *rows
-                )
-        return encoded
+    async def add_unknown(
+        self, number: int, snapshot: Snapshot, content: SnapshotContent
+    ) -> None:
+        """Store the chunks of a snapshot that a period lacks, in short transactions."""
+        known = await self._store.known_digests(number)
+        # A few at a time, because those of a whole period take much memory.
+        some: list[StoredChunk] = []
+        async for chunk in _encode_unknown(snapshot, content, known):
+            some.append(chunk)
+            if len(some) == CHUNKS_AT_ONCE:
+                await self._store.add_chunks(number, some)
+                some = []
+        if some:
+            await self._store.add_chunks(number, some)
 
     async def read(self, number: int, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return stored chunks; raises `OtherRevision` if one was removed."""
@@ -209,6 +200,24 @@ class Contents:
             chunk = await self.read(number, [each.digest])
             changes = await worker.run(find_packed_changes, (), list(chunk.items()))
             yield changes.pages
+
+
+async def _encode_unknown(
+    snapshot: Snapshot, content: SnapshotContent, known: Collection[bytes]
+) -> AsyncIterator[StoredChunk]:
+    """Yield the chunks of a snapshot, and those of its texts, that are not known."""
+    number, query, done = snapshot.number, snapshot.worker.query, set(known)
+    for each in content.chunks:
+        if each.digest not in done:
+            done.add(each.digest)
+            rows = number, content.plan, each.begin, each.end
+            yield each.digest, await query(SnapshotStore.encode_chunk, *rows)
+    # `texts` is empty if they are not kept.
+    for digest, each in zip(content.texts, content.chunks, strict=False):
+        if digest not in done:
+            done.add(digest)
+            span = number, each.begin, each.end
+            yield digest, await query(SnapshotStore.encode_texts, *span)
 
 
 async def _batches(pages: Sequence[bytes]) -> AsyncIterator[list[bytes]]:

@@ -96,9 +96,7 @@ class Revisions:
         """Open a period, and close the previous one."""
         snapshot, content, skipped = candidate
         number = await self.store.next_number()
-        known = await self.store.known_digests(number)
-        new = await self.contents.encode_unknown(snapshot, content, known)
-        await self.contents.add(number, new)
+        await self.contents.add_unknown(number, snapshot, content)
         pages = await self.contents.add_first(snapshot.worker, number, content)
         published = Publication(content, pages, skipped, span)
         period = await self.publisher.open(number, previous, published)
