@@ -232,7 +232,7 @@ def _memory_file_bytes(processes: Sequence[int]) -> int:
     for pid in processes:
         for each in Path(f"/proc/{pid}/fd").glob("*"):
             with suppress(OSError):  # closed meanwhile
-                if os.readlink(each).startswith(MEMORY_FILE):
+                if str(each.readlink()).startswith(MEMORY_FILE):
                     found = each.stat()
                     sizes[found.st_ino] = found.st_blocks * BLOCK_BYTES
     return sum(sizes.values())

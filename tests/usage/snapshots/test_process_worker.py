@@ -23,6 +23,7 @@ from service.usage.snapshots.errors import (
 )
 from service.usage.snapshots.formats import JSON
 from service.usage.snapshots.memory_files import MIN_MAPPED_BYTES
+from service.usage.snapshots.process import SWITCH_INTERVAL_S
 from service.usage.snapshots.process_worker import QUERY_THREADS, ProcessWorker
 from service.usage.snapshots.store import SnapshotStore
 from tests.leftovers import child_pids, open_files, wait_for_end
@@ -82,6 +83,11 @@ async def test_an_answer_whose_child_has_ended_is_lost(
     monkeypatch.setattr(worker, "_call", lambda *_call: "/proc/0/fd/0")
     with pytest.raises(WorkerLost, match="has ended"):
         await worker.answer(1, DEFAULT, JSON)
+
+
+async def test_threads_of_the_child_take_short_turns(worker: ProcessWorker) -> None:
+    """A query waits for the interpreter while another thread computes."""
+    assert await worker.run(sys.getswitchinterval) == pytest.approx(SWITCH_INTERVAL_S)
 
 
 async def test_a_large_period_may_be_empty(worker: ProcessWorker) -> None:
