@@ -40,6 +40,7 @@ NAMES: Final = (
     "big_period",
     "dashboard",
     "events",
+    "queue",
     "feed",
     "asking",
     "client",

@@ -33,8 +33,8 @@ QUICK: Final = "BENCH_QUICK" in os.environ
 ROUNDS: Final = 1 if QUICK else 5
 REQUESTS: Final = 200 if QUICK else 1_000
 BATCH: Final = 500
-CONNECTIONS: Final = 64
-"""Requests in flight at both collectors together."""
+CONNECTIONS: Final = 32
+"""Requests in flight at both collectors together: the backlog of one application."""
 COLLECTORS: Final = 2
 IN_FLIGHT: Final = 32
 """Messages in flight of the bare publisher: the number at which it is fastest."""

@@ -47,6 +47,7 @@ NEEDS: Final = (
     _program("h2load", "nghttp2-client", "big_period", "overload", "periods"),
     _program("nginx", "nginx-light", "throughput"),
     _program("chromium", "chromium", "dashboard"),
+    _program("nats-server", "nats-server", "queue"),
     _program("git", "git", GATE),
     Need("PostgreSQL", frozenset({"asking", "events", "export"}), find_postgresql),
 )
