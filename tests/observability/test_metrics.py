@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.admin import metrics as admin_metrics
 from service.events import metrics as events_metrics
+from service.events.queue import metrics as queue_metrics  # noqa: F401 - they count
 from service.observability import http_metrics, metrics
 from service.server import connection_limit, lifecycle  # noqa: F401 - they count
 from service.storage import metrics as storage_metrics
