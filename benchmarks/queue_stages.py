@@ -3,13 +3,13 @@
     python -m benchmarks.queue_stages
 
 It calls what the collector and the writer call, in one process without servers, and
-prints microseconds of CPU time for each event in requests of 500. Processor time, unlike
-the clock, hardly depends on what else runs.
+prints microseconds of CPU time for each event in requests of 500. Unlike the clock,
+processor time hardly depends on what else runs.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -64,7 +64,7 @@ def measure() -> Iterator[tuple[str, float]]:
     yield "decode the message, in the writer", _us(decode, messages)
 
 
-def _us(work: Callable[..., object], inputs: list[object] | list[bytes]) -> float:
+def _us(work: Callable[..., object], inputs: Sequence[object]) -> float:
     rounds = []
     for _ in range(ROUNDS):
         started = time.process_time()

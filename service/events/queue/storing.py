@@ -21,7 +21,12 @@ from service.events.arrivals import Arrivals
 from service.events.model import Event, EventError, EventFailure
 from service.events.queue import metrics
 from service.events.queue.deliveries import Delivery
-from service.events.queue.message import BadMessage, QueuedRequest, decode
+from service.events.queue.message import (
+    BadMessage,
+    QueuedRequest,
+    decode,
+    uncompressed,
+)
 from service.events.store import NEW, EventStore, ReceivedEvent, Stored
 from service.events.validation import failure_of
 from service.storage.errors import CircuitOpen, StorageError, ValueRefused
@@ -214,7 +219,7 @@ def _count(
 def _application_of(message: bytes) -> str:
     """Return the application of a message of any version, if it tells one."""
     with suppress(ValueError, RecursionError):
-        parts = msgspec.msgpack.decode(message)
+        parts = msgspec.msgpack.decode(uncompressed(message))
         if isinstance(parts, list) and len(parts) > 1 and isinstance(parts[1], str):
             # PostgreSQL cannot store NUL in text.
             return parts[1].replace("\0", "") or UNKNOWN

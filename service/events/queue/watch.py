@@ -12,7 +12,6 @@ from service.events.queue import metrics
 from service.events.queue.administration import replica_states
 from service.events.queue.connection import QueueConnection
 from service.events.queue.overview import oldest_in
-from service.events.queue.stream import partitions_of
 from service.events.queue.stream_api import StreamInfo, config_in, read_stream
 from service.instants import US_PER_S
 
@@ -50,12 +49,11 @@ class StreamWatch:
 
 def measure(info: StreamInfo) -> None:
     """Set the metrics of a stream."""
-    config, oldest_at = config_in(info), oldest_in(info)
+    oldest_at = oldest_in(info)
     metrics.stream_measured(
         info.state.messages,
         info.state.bytes,
-        max(0, config.max_bytes),
+        max(0, config_in(info).max_bytes),
         0.0 if oldest_at is None else oldest_at / US_PER_S,
-        partitions_of(config) or 0,
     )
     metrics.replicas_measured(replica_states(info))
