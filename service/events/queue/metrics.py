@@ -64,6 +64,12 @@ class StreamMetrics:
             multiprocess_mode=LATEST,
             registry=registry,
         )
+        self.partitions = Gauge(
+            "copilot_usage_queue_stream_partitions",
+            "Partitions of the stream, each of which needs a writer.",
+            multiprocess_mode=LATEST,
+            registry=registry,
+        )
         self.replicas = Gauge(
             "copilot_usage_queue_replicas",
             "Replicas of the stream by state.",
@@ -141,6 +147,11 @@ def stream_measured(
     stream.bytes.set(size)
     stream.max_bytes.set(max_size)
     stream.waiting_since.set(waiting_since_s)
+
+
+def partitions_measured(partitions: int) -> None:
+    """Set the number of partitions of the stream."""
+    _stream.current.partitions.set(partitions)
 
 
 def replicas_measured(states: dict[str, int]) -> None:

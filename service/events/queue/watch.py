@@ -12,6 +12,7 @@ from service.events.queue import metrics
 from service.events.queue.administration import replica_states
 from service.events.queue.connection import QueueConnection
 from service.events.queue.overview import oldest_in
+from service.events.queue.stream import partitions_of
 from service.events.queue.stream_api import StreamInfo, config_in, read_stream
 from service.instants import US_PER_S
 
@@ -57,3 +58,4 @@ def measure(info: StreamInfo) -> None:
         0.0 if oldest_at is None else oldest_at / US_PER_S,
     )
     metrics.replicas_measured(replica_states(info))
+    metrics.partitions_measured(partitions_of(config_in(info)) or 0)
