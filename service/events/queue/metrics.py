@@ -77,6 +77,8 @@ class StreamMetrics:
             multiprocess_mode=LATEST,
             registry=registry,
         )
+        for state in REPLICA_STATES:
+            self.replicas.labels(state)
 
 
 class PublisherMetrics:
