@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.load import wrk
-from benchmarks.load.opponents import FILE, bare_handler, nginx_worker
+from benchmarks.load.opponents import FILE, bare_handler, nginx_worker, redis_server
 from benchmarks.load.processes import CORES, Missing, get, sandbox, service
 from benchmarks.load.wrk import Target
 from benchmarks.report import Result, minimum, unmeasured
@@ -43,6 +43,7 @@ COMPARISONS: Final = (
     Comparison("the same, with request ids of the client", "ids", "nginx", 0.9),
     Comparison("cached /usage, logged, to a bare handler", "logged", "bare", 1.3),
     Comparison("304, to 200", "304", "cached", 1.1),
+    Comparison("with rates shared by Redis, to rates alone", "shared", "cached", 0.97),
 )
 RATE: Final = "1000000"
 """A limit for which each request is charged, and none is refused."""
@@ -95,19 +96,24 @@ def cached_answers() -> list[Result]:
         upstream = stack.enter_context(sandbox(*PERIOD))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
-        def serve(access: str) -> Target:
-            log = stack.enter_context((folder / f"log-{access}").open("wb"))
+        def serve(access: str, redis_url: str = "") -> Target:
+            log = stack.enter_context((folder / f"log-{access}").open("ab"))
             opened = service(
                 upstream.url,
                 output=log,
                 logging__access=access,
                 limits__rate_per_s=RATE,
                 limits__burst=RATE,
+                cache__redis_url=redis_url,
             )
             return Target(stack.enter_context(opened).url + "/usage")
 
         targets.start("cached", lambda: serve("false"))
         targets.start("logged", lambda: serve("true"))
+        targets.start(
+            "shared",
+            lambda: serve("false", stack.enter_context(redis_server(folder))),
+        )
         if "cached" in targets.started:
             ours = targets.started["cached"]
             body, headers = get(ours.url)

@@ -1,12 +1,25 @@
-"""Servers to compare a cached answer with: bare aiohttp, and nginx with a file."""
+"""Servers for comparisons of a cached answer: bare aiohttp, nginx, and Redis."""
 
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load.processes import SERVER_CORE, pinned, running, tool
+from benchmarks.load.processes import (
+    LOAD_CORE,
+    POLL_S,
+    SERVER_CORE,
+    Missing,
+    pinned,
+    running,
+    stop,
+    tethered,
+    tool,
+)
 from benchmarks.load.wrk import Target
 from benchmarks.upstreams import free_port
 
@@ -58,3 +71,30 @@ def nginx_worker(folder: Path) -> Iterator[Target]:
     url = f"http://127.0.0.1:{port}/{FILE}"
     with running(pinned([SERVER_CORE], [*nginx, "-e", "stderr"]), url):
         yield Target(url)
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """The URL of a Redis on the load's core, which keeps nothing on disk."""
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    command = [tool("redis-server", "redis-server"), *options]
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        tethered(pinned([LOAD_CORE], command)), stdout=subprocess.DEVNULL, cwd=folder
+    )
+    try:
+        while process.poll() is None and not _listens(port):
+            time.sleep(POLL_S)
+        if process.poll() is not None:
+            raise Missing("redis-server does not start")
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        stop(process)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True

@@ -15,6 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 from hashlib import blake2b
 from itertools import islice
+from math import ceil
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from service.settings import LimitsSettings
@@ -116,13 +117,26 @@ class SharedBuckets(TokenBuckets):
         pending = self._pending.get(client, 0)
         if pending >= self.slack and self._can_ask():
             return UNDECIDED
-        answer = super().charge(client, rate)
-        if answer[0]:
-            self._pending[client] = pending = pending + 1
-            # A bucket that is nearly empty has to be exact.
-            if pending >= self._early or answer[1] < self._early:
-                self._send(client)
-        return answer
+        # As in `TokenBuckets`. A call of it would cost a quarter of a microsecond.
+        per_s, burst = rate or self._rate
+        now = self._clock()
+        full_of = self._full_at
+        full_at = full_of.get(client, now)
+        if full_at < now:  # noqa: PLR1730 - a call of `max` costs more
+            full_at = now
+        tokens = burst - (full_at - now) * per_s
+        if tokens < 1:
+            return False, 0, ceil((1 - tokens) / per_s)
+        full_of[client] = full_at = full_at + 1 / per_s
+        full_of.move_to_end(client)
+        if len(full_of) > self._max_clients:
+            self._drop_oldest()
+        self._pending[client] = pending + 1
+        early = self._early
+        # A bucket that is nearly empty has to be exact.
+        if pending >= early or tokens < early:
+            self._send(client)
+        return True, int(tokens - 1), ceil(full_at - now)
 
     async def decide(self, client: str | bytes) -> Quota:
         """Take a token, after Redis knows of the former ones if it has to."""
