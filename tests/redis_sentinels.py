@@ -137,16 +137,12 @@ class ReplicatedRedis:
                 return None
             return found
 
-    def master(self) -> RedisServer:
-        """Return the server of which the Sentinels say that it is the master."""
-        ports = {
-            state["port"]
-            for each in self.sentinels
-            if each.process and (state := self.state(each))
-        }
-        (port,) = ports
-        (found,) = [each for each in self.servers if each.port == port]
-        return found
+    def master(self) -> RedisServer | None:
+        """Return the master if all Sentinels that run name the same."""
+        states = [self.state(each) for each in self.sentinels if each.process]
+        ports = {state and state["port"] for state in states}
+        found = [each for each in self.servers if {each.port} == ports]
+        return found[0] if found else None
 
     def client_of(self, server: RedisServer) -> redis.Redis:
         """Return a client of one of the servers."""
