@@ -116,13 +116,14 @@ class ReplicatedRedis:
             sentinel.kill()
 
     def is_settled(self) -> bool:
-        """Return whether each Sentinel knows the others, and both replicas."""
+        """Return whether all Sentinels agree, and both replicas have the data."""
+        master = self.master()
         states = [self.state(each) for each in self.sentinels if each.process]
-        return all(
+        return master is not None and all(
             state is not None
+            and state["flags"] == "master"
             and state["num-other-sentinels"] == len(self.sentinels) - 1
-            and state["num-slaves"] == len(self.servers) - 1
-            and self._are_synchronized()
+            and self._has_replicas(master)
             for state in states
         )
 
@@ -148,8 +149,11 @@ class ReplicatedRedis:
         """Return a client of one of the servers."""
         return redis.Redis(port=server.port, password=self._password or None)
 
-    def _are_synchronized(self) -> bool:
-        with self.client_of(self.servers[0]) as client:
-            found = client.info("replication")
+    def _has_replicas(self, master: RedisServer) -> bool:
+        with self.client_of(master) as client:
+            try:
+                found = client.info("replication")
+            except redis.RedisError:
+                return False
         links = [found.get(f"slave{number}", {}).get("state") for number in range(2)]
         return links == ["online", "online"]

@@ -131,10 +131,9 @@ class SharedBuckets(TokenBuckets):
         full_of.move_to_end(client)
         if len(full_of) > self._max_clients:
             self._drop_oldest()
-        self._pending[client] = pending + 1
-        early = self._early
+        self._pending[client] = pending = pending + 1
         # A bucket that is nearly empty has to be exact.
-        if pending >= early or tokens < early:
+        if pending >= self._early or tokens <= self._early:
             self._send(client)
         return True, int(tokens - 1), ceil(full_at - now)
 
