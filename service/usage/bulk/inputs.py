@@ -3,6 +3,7 @@
 Units depend on the input only, and not on the engine or the number of workers.
 """
 
+import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
@@ -64,10 +65,11 @@ def _find_path(
     try:
         info = system.get_file_info(path)
         if info.type == fs.FileType.Directory:
-            inside = system.get_file_info(fs.FileSelector(path, recursive=True))
-            for each in inside:
-                if each.type == fs.FileType.File and not _is_hidden(each.path, path):
+            for each in _list(system, path):
+                if not _is_hidden(each.path, path):
                     yield from _to_file(name, path, each, chosen)
+        elif info.type == fs.FileType.Unknown:
+            raise BadInput(f"{name}: neither a file nor a folder")
         elif info.type != fs.FileType.NotFound:
             found = list(_to_file(name, path, info, chosen))
             if is_named and not found:
@@ -76,6 +78,31 @@ def _find_path(
             yield from found
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{name}: {first_line(error)}") from error
+
+
+def _list(system: Any, folder: str) -> Iterator[Any]:
+    """Yield the files below a folder; links to folders are not followed."""
+    if not isinstance(system, fs.LocalFileSystem):
+        inside = system.get_file_info(fs.FileSelector(folder, recursive=True))
+        yield from (each for each in inside if each.type == fs.FileType.File)
+        return
+    for parent, _, names in os.walk(folder, onerror=_refuse):
+        for name in names:
+            path = os.path.join(parent, name)  # noqa: PTH118 - also of an URL elsewhere
+            try:
+                found = system.get_file_info(path)
+            except OSError:  # a loop of links
+                found = fs.FileInfo(path, size=0)
+            # What is missing is a link to nothing: the unit that reads it reports it.
+            if found.type in {fs.FileType.File, fs.FileType.NotFound}:
+                yield fs.FileInfo(
+                    path, size=found.size or 0, mtime_ns=found.mtime_ns or 0
+                )
+
+
+def _refuse(error: OSError) -> None:
+    """Raise the error of a folder: without it, the output would lack messages."""
+    raise error
 
 
 def _is_hidden(path: str, folder: str) -> bool:

@@ -34,7 +34,12 @@ BATCH_ROWS: Final = 64 * 1024
 BATCH_BYTES: Final = 16 * 1024 * 1024
 READ_BYTES: Final = 1024 * 1024
 """Size of a read of Parquet: a column is never in memory as a whole."""
+MAX_LINE_BYTES: Final = 64 * 1024 * 1024
+"""Upper bound of a line in memory; longer ones are rejected."""
 LF: Final = b"\n"
+BOM: Final = b"\xef\xbb\xbf"
+HEADER_BYTES: Final = 64 * 1024
+DELIMITERS: Final = (",", ";", "\t", "|")
 NONE_REJECTED: Final[Sequence[Any]] = ([], [], [])
 MANDATORY: Final = ("id", "text", "timestamp")
 REPORT_ID: Final = "report_id"
@@ -122,11 +127,16 @@ def _check_columns(schema: Any) -> list[str]:
     for name in MANDATORY:
         if schema.get_field_index(name) < 0:
             raise UnreadablePiece(f"no column {name}, or several of them")
-        kind = schema.field(name).type
+        kind = _plain(schema.field(name).type)
         if not (pa.types.is_integer(kind) if name == "id" else _is_text(kind)):
             raise UnreadablePiece(f"column {name} has the type {kind}")
     has_reports = schema.get_field_index(REPORT_ID) >= 0
     return [*MANDATORY, REPORT_ID] if has_reports else [*MANDATORY]
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type of the values; that of a dictionary is the type of its words."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_text(kind: Any) -> bool:
@@ -138,6 +148,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _from_columns(batch: Any, rows: int) -> ReadBatch:
+    batch = _decode_dictionaries(batch)
     count = batch.num_rows
     has_reports = batch.schema.get_field_index(REPORT_ID) >= 0
     reports = batch[REPORT_ID] if has_reports else pa.nulls(count)
@@ -149,6 +160,13 @@ def _from_columns(batch: Any, rows: int) -> ReadBatch:
         to_report_keys(reports),
     ]
     return _batch(columns, NONE_REJECTED, rows + count)
+
+
+def _decode_dictionaries(batch: Any) -> Any:
+    for index, field in enumerate(batch.schema):
+        if (kind := _plain(field.type)) != field.type:
+            batch = batch.set_column(index, field.name, batch[index].cast(kind))
+    return batch
 
 
 def _to_binary(column: Any) -> Any:
@@ -191,11 +209,21 @@ def _read_lines(file: InputFile, piece: Piece) -> Iterator[list[bytes]]:
         at = piece.begin
         if at:
             source.seek(at - 1)
-            at += len(source.readline()) - 1  # the end of a line of the piece before
+            at += _skip_line(source) - 1  # the end of a line of the piece before
         if piece.end == WHOLE or at < piece.end:
             yield from _lines_of(
                 source, piece.end - at if piece.end != WHOLE else WHOLE
             )
+
+
+def _skip_line(source: Any) -> int:
+    """Read to the end of a line, and return how many bytes it had."""
+    size = 0
+    while block := source.readline(BATCH_BYTES):
+        size += len(block)
+        if block.endswith(LF):
+            break
+    return size
 
 
 def _lines_of(source: Any, size: int) -> Iterator[list[bytes]]:
@@ -209,8 +237,10 @@ def _lines_of(source: Any, size: int) -> Iterator[list[bytes]]:
         *lines, rest = (rest + block).split(LF)
         if lines:
             yield lines
+        # Of a line that is too long, one byte more than the bound shows it.
+        rest = rest[: MAX_LINE_BYTES + 1]
     if rest and size != WHOLE:
-        rest += source.readline()
+        rest += source.readline(MAX_LINE_BYTES)
     if rest:
         yield [rest]
 
@@ -222,8 +252,11 @@ def _decode_lines(lines: list[bytes], first: int) -> ReadBatch:
     for row, line in enumerate(lines, first):
         if not line or line.isspace():
             continue
+        if len(line) > MAX_LINE_BYTES:
+            rejected.append((row, f"longer than {MAX_LINE_BYTES // 1024**2} MiB", ""))
+            continue
         try:
-            messages.append(lenient_json.decode(line, _decoder))
+            messages.append(lenient_json.decode(line.removeprefix(BOM), _decoder))
             rows.append(row)
         except _UNDECODABLE as error:
             shown = line.decode("utf-8", "replace")[:MAX_CONTENT_CHARACTERS]
@@ -258,12 +291,17 @@ def explain(error: Exception, line: bytes) -> str:
 
 def _read_csv(file: InputFile) -> Iterator[ReadBatch]:
     system, path = locate(file.path)
+    delimiter = _find_delimiter(file)
+    if delimiter is None:
+        return
     with system.open_input_stream(path, compression="detect") as source:
         text = {name: pa.string() for name in (*MANDATORY, REPORT_ID)}
         reader = pc_csv.open_csv(
             source,
             read_options=pc_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
-            parse_options=pc_csv.ParseOptions(newlines_in_values=True),
+            parse_options=pc_csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True
+            ),
             convert_options=pc_csv.ConvertOptions(
                 check_utf8=False, column_types=text, strings_can_be_null=False
             ),
@@ -278,6 +316,17 @@ def _read_csv(file: InputFile) -> Iterator[ReadBatch]:
             with_ids = batch.set_column(at, "id", ids)
             yield _from_columns(with_ids, rows)
             rows += batch.num_rows
+
+
+def _find_delimiter(file: InputFile) -> str | None:
+    """Return what separates the columns in the first line; None for an empty file."""
+    system, path = locate(file.path)
+    with system.open_input_stream(path, compression="detect") as source:
+        header = source.read(HEADER_BYTES).removeprefix(BOM).splitlines()
+    if not header:
+        return None
+    names = header[0].decode("utf-8", "replace")
+    return max(DELIMITERS, key=names.count)
 
 
 def _to_id(text: str) -> int | None:

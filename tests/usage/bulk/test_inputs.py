@@ -1,0 +1,192 @@
+"""Input in all formats, and input that is of no use, among files that are."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from service.usage.bulk.errors import BadInput, RunFailed
+from service.usage.bulk.inputs import list_files
+from service.usage.bulk.output import Manifest
+from tests.usage.bulk.conftest import price, read_output
+
+TIMESTAMP: Final = "2024-04-29T03:25:03.613Z"
+
+
+def line(number: int, text: str = "Rent?") -> bytes:
+    message = {"id": number, "text": text, "timestamp": TIMESTAMP}
+    return json.dumps(message).encode() + b"\n"
+
+
+def run(folder: Path, *inputs: Path) -> tuple[Manifest, set[int]]:
+    """Price files, a folder by default; returns the ids of priced messages too."""
+    output = folder.parent / "out"
+    manifest = price(*(inputs or (folder,)), output=output)
+    return manifest, {row["message_id"] for row in read_output(output)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with one good file, of message 1."""
+    folder = tmp_path / "input"
+    folder.mkdir()
+    (folder / "good.ndjson").write_bytes(line(1))
+    return folder
+
+
+def test_each_format_gives_the_same_messages(tmp_path: Path) -> None:
+    """Parquet, NDJSON and CSV, plain and compressed, in a folder of folders."""
+    folder = tmp_path / "input" / "a"
+    folder.mkdir(parents=True)
+    columns = {"text": ["Rent?"], "timestamp": [TIMESTAMP]}
+    pq.write_table(pa.table({"id": [1], **columns}), folder / "1.parquet")
+    categories = pa.table({"id": [2], **columns}).to_pydict() | {
+        "text": pa.array(["Rent?"]).dictionary_encode()
+    }
+    pq.write_table(pa.table(categories), folder / "2.parquet")
+    csv = 'timestamp,text,id\r\n{},"Rent?",{}\r\n'
+    (folder / "3.csv").write_bytes(b"\xef\xbb\xbf" + csv.format(TIMESTAMP, 3).encode())
+    semicolons = csv.replace(",", ";").format(TIMESTAMP, 4)
+    (folder / "4.csv").write_text(semicolons)
+    (folder / "5.csv").write_text(csv.replace(",", "\t").format(TIMESTAMP, 5))
+    (folder / "6.csv.gz").write_bytes(gzip.compress(csv.format(TIMESTAMP, 6).encode()))
+    (folder / "7.ndjson").write_bytes(b"\xef\xbb\xbf" + line(7).rstrip())
+    (folder / "8.jsonl.gz").write_bytes(gzip.compress(line(8)))
+    (folder / "9.ndjson.zst").write_bytes(zstandard.compress(line(9)))
+    (folder / "notes.txt").write_text("no messages")
+
+    manifest, ids = run(folder.parent)
+
+    assert (manifest.unreadable, manifest.rejected) == ((), 0)
+    assert ids == set(range(1, 10))
+    assert {row["credits_used"] for row in read_output(tmp_path / "out")} == {
+        read_output(tmp_path / "out")[0]["credits_used"]
+    }
+
+
+def write_truncated_parquet(path: Path) -> None:
+    pq.write_table(pa.table({"id": list(range(1000))}), path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def write_damaged_parquet(path: Path) -> None:
+    texts = {"text": ["Rent?"] * 1000, "timestamp": [TIMESTAMP] * 1000}
+    table = pa.table({"id": list(range(1000)), **texts})
+    pq.write_table(table, path, compression="gzip")
+    content = bytearray(path.read_bytes())
+    content[100:200] = bytes(100)
+    path.write_bytes(content)
+
+
+def write_parquet(**columns: Any) -> Callable[[Path], None]:
+    known = {"id": [2], "text": ["Rent?"], "timestamp": [TIMESTAMP]}
+    return lambda path: pq.write_table(pa.table(known | columns), path)
+
+
+UNREADABLE: Final[dict[str, tuple[str, Callable[[Path], object], str]]] = {
+    "no Parquet": ("a.parquet", lambda p: p.write_bytes(line(2)), "magic"),
+    "empty Parquet": ("a.parquet", lambda p: p.write_bytes(b""), "0 bytes"),
+    "truncated Parquet": ("a.parquet", write_truncated_parquet, ""),
+    "damaged Parquet": ("a.parquet", write_damaged_parquet, ""),
+    "text of numbers": ("a.parquet", write_parquet(text=[1]), "text has the type int"),
+    "nested text": ("a.parquet", write_parquet(text=[["a"]]), "text has the type list"),
+    "ids of texts": ("a.parquet", write_parquet(id=["2"]), "id has the type string"),
+    "no gzip": ("a.ndjson.gz", lambda p: p.write_bytes(line(2)), ""),
+    "truncated gzip": (
+        "a.ndjson.gz",
+        lambda p: p.write_bytes(gzip.compress(line(2) * 1000)[:-20]),
+        "",
+    ),
+    "no columns": ("a.csv", lambda p: p.write_text("a,b\n1,2\n"), "no column id"),
+    "uneven rows": (
+        "a.csv",
+        lambda p: p.write_text(f"id,text,timestamp\n2,a,{TIMESTAMP}\n3\n"),
+        "Expected 3 columns",
+    ),
+    "a loop of links": ("a.ndjson", lambda p: p.symlink_to(p), ""),
+    "a link to nothing": ("a.ndjson", lambda p: p.symlink_to(p / "none"), ""),
+}
+
+
+@pytest.mark.parametrize("name, write, reason", UNREADABLE.values(), ids=UNREADABLE)
+def test_an_unreadable_file_is_left_out_with_its_reason(
+    folder: Path, name: str, write: Callable[[Path], object], reason: str
+) -> None:
+    """The other files are priced."""
+    write(folder / name)
+
+    manifest, ids = run(folder)
+
+    (found,) = manifest.unreadable
+    assert found.path == str(folder / name)
+    assert reason in found.reason
+    assert "\n" not in found.reason
+    assert ids == {1}
+
+
+def test_a_folder_that_contains_itself_is_read_once(folder: Path) -> None:
+    """Links to folders are not followed, so that no file is found twice."""
+    (folder / "loop").symlink_to(folder)
+
+    manifest, ids = run(folder)
+
+    assert (ids, manifest.rejected, len(manifest.inputs)) == ({1}, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.ndjson", "a.csv", "a.ndjson.gz"], ids=["NDJSON", "CSV", "gzip"]
+)
+def test_an_empty_file_has_no_messages(folder: Path, name: str) -> None:
+    """It is readable."""
+    (folder / name).write_bytes(gzip.compress(b"") if name.endswith("gz") else b"")
+
+    manifest, ids = run(folder)
+
+    assert (ids, manifest.unreadable) == ({1}, ())
+
+
+def test_a_giant_line_is_rejected_and_the_next_one_is_priced(folder: Path) -> None:
+    """Its content is not kept in memory."""
+    giant = line(2, "a" * (40 * 1024 * 1024))
+    (folder / "z.ndjson").write_bytes(giant + line(3) + b"\xff\xfe\n" + line(4))
+
+    manifest, ids = run(folder)
+
+    assert (ids, manifest.rejected) == ({1, 3, 4}, 2)
+
+
+@pytest.mark.parametrize("change", ["vanishes", "grows", "is replaced"])
+def test_a_file_that_changes_during_the_run_ends_it(
+    folder: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The messages would not be those of the version in the manifest."""
+    path = folder / "b.ndjson"
+    path.write_bytes(line(2))
+
+    def alter(*_: object) -> dict[str, Any]:
+        if change == "vanishes":
+            path.unlink()
+        else:
+            path.write_bytes(line(3) if change == "is replaced" else line(2) + line(3))
+        return {}
+
+    monkeypatch.setattr("service.usage.bulk.run.store_reports", alter)
+    with pytest.raises(RunFailed, match="the input has changed"):
+        run(folder)
+
+    assert not (folder.parent / "out").exists()
+
+
+def test_input_without_files_is_refused(tmp_path: Path) -> None:
+    """A typing error in a name must not give an empty output."""
+    for name in ("none", "*.ndjson", "none.ndjson"):
+        with pytest.raises(BadInput, match="no such file"):
+            list_files([str(tmp_path / name)])
+    with pytest.raises(BadInput, match="nosuch"):
+        list_files(["nosuch://bucket/a.parquet"])
