@@ -1,12 +1,14 @@
 """Clusters of Ray: connecting to one, or starting one of this machine."""
 
+import atexit
 import os
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from service.usage.bulk.errors import NoEngine, RunFailed
@@ -14,7 +16,9 @@ from service.usage.bulk.errors import NoEngine, RunFailed
 MISSING: Final = "Ray is not installed: pip install 'copilot-usage[ray]'"
 AUTO: Final = "auto"
 CONNECT_TIMEOUT_S: Final = 5.0
-HEAD_TIMEOUT_S: Final = 10.0
+FAILED: Final = 1
+LOOK_S: Final = 2.0
+HEAD_TIMEOUT_S: Final = 12.0
 STORE_BYTES: Final = 80 * 1024 * 1024
 """Memory for shared objects, near the least that Ray takes; records are small."""
 MAX_FOLDER_CHARACTERS: Final = 30
@@ -34,25 +38,48 @@ LOOPBACK: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 class Cluster:
-    """A cluster that is connected."""
+    """A cluster that is connected, and whose head is watched.
+
+    Without its head, many calls of Ray do not return, and Ray ends this process after a
+    minute, without a word.
+    """
 
     def __init__(self, ray: Any) -> None:
         self.ray = ray
+        self.cores = 1
         self._head: str = ray.get_runtime_context().gcs_address
-        self._seen_s = time.monotonic()
+        self._has_ended = threading.Event()
+        self._look()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @property
+    def is_away(self) -> bool:
+        """True if the head has not answered for some time."""
+        return time.monotonic() - self._seen_s > HEAD_TIMEOUT_S
 
     def check(self) -> None:
-        """Look for the head; raises `RunFailed` if it is away for too long.
+        """Raise `RunFailed` if the head is away."""
+        if self.is_away:
+            raise RunFailed(f"the head of Ray at {self._head} does not answer")
 
-        Ray waits for its return for a minute, and then ends this process.
-        """
-        try:
-            _find(self._head)
-            self._seen_s = time.monotonic()
-        except OSError as error:
-            if time.monotonic() - self._seen_s > HEAD_TIMEOUT_S:
-                reason = f"the head of Ray at {self._head} is away"
-                raise RunFailed(reason) from error
+    def close(self) -> None:
+        """Disconnect, unless the head is away: Ray would block, and then crash."""
+        self._has_ended.set()
+        if self.is_away:
+            # What is registered last is called first: before Ray disconnects by itself.
+            atexit.register(os._exit, FAILED)
+        else:
+            self.ray.shutdown()
+
+    def _look(self) -> None:
+        self.cores = max(1, int(self.ray.cluster_resources().get("CPU", 0)))
+        self._seen_s = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._has_ended.wait(LOOK_S):
+            with suppress(OSError):
+                _find(self._head)
+                self._look()
 
 
 @contextmanager
@@ -78,9 +105,14 @@ def connected_ray(address: str | None, workers: int | None) -> "Iterator[Cluster
                 _start(ray, folder, workers)
             else:
                 _connect(ray, address)
-            yield Cluster(ray)
-        finally:
+            cluster = Cluster(ray)
+        except BaseException:
             ray.shutdown()
+            raise
+        try:
+            yield cluster
+        finally:
+            cluster.close()
 
 
 def _start(ray: Any, folder: str, workers: int | None) -> None:

@@ -5,7 +5,7 @@ themselves, so that only the small records travel.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
@@ -24,7 +24,7 @@ TASKS_PER_CORE: Final = 2
 MAX_DEATHS: Final = 3
 """Workers that may die with the same task before the run fails."""
 LOOK_S: Final = 2.0
-"""Time without a record after which the head of the cluster is looked for."""
+"""Time without a record after which the cluster is checked."""
 NAME: Final = "copilot-usage"
 
 
@@ -53,8 +53,7 @@ class RayEngine:
             if not running:
                 return
             done, running = self._ray.wait(running, timeout=LOOK_S)
-            if not done:
-                self._cluster.check()
+            self._cluster.check()
             for each in done:
                 yield self._get(each)
 
@@ -62,13 +61,15 @@ class RayEngine:
         """Return how many tasks may be in the cluster, which can grow and shrink."""
         if self._workers is not None:
             return self._workers
-        cores = self._ray.cluster_resources().get("CPU", 0)
-        return max(1, int(cores)) * TASKS_PER_CORE
+        return self._cluster.cores * TASKS_PER_CORE
 
     def _get(self, done: Any) -> Any:
         """Return a record; raises the error of the task as it was raised there."""
         try:
-            return self._ray.get(done)
+            while True:
+                with suppress(self._ray.exceptions.GetTimeoutError):
+                    return self._ray.get(done, timeout=LOOK_S)
+                self._cluster.check()
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
 

@@ -99,7 +99,7 @@ def test_a_run_survives_its_workers_and_continues_after_its_cluster(
         assert kill_all(folder, "/ray/") > 0
         status, printed = finish(command)
     assert (status, output.exists()) == (1, False), printed
-    assert printed.splitlines()[-1].startswith("copilot-usage: ")
+    assert "copilot-usage: the head of Ray at 127.0.0.1:" in printed.splitlines()[-1]
     assert "Traceback" not in printed
 
     with running_head(folder) as address:
