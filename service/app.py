@@ -26,7 +26,7 @@ from service.events import collected_messages as collected
 from service.events import failed_handlers
 from service.events import handlers as events
 from service.events import problems as events_problems
-from service.events.collector import open_collector
+from service.events.collector import check_events, open_collector
 from service.events.feed_handlers import FOLLOWER
 from service.events.follow import open_follower
 from service.events.receiving import COLLECTOR
@@ -346,16 +346,15 @@ def _answer_from(
 async def check_storage(settings: Settings, *, may_migrate: bool = True) -> None:
     """Open and close the storage, once, before workers start.
 
-    Without `may_migrate`, SQLite is not migrated. Raises `StorageUnusable`, and
-    `SettingsError` for invalid types of events.
+    Without `may_migrate`, SQLite is not migrated. Raises `StorageUnusable`,
+    `QueueUnavailable`, and `SettingsError` for invalid types of events.
     """
     if not settings.needs_storage:
         return
     try:
         async with open_database(settings.storage, may_migrate=may_migrate) as database:
             if settings.events.enabled:
-                async with open_collector(settings, database):
-                    pass
+                await check_events(settings, database)
     except StorageUnusable:
         if not settings.can_start_without_storage:
             raise

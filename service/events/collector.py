@@ -12,6 +12,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from service.events import metrics
 from service.events.arrivals import Arrivals
@@ -229,6 +230,21 @@ async def open_collector(
         if retention.is_on:
             await stack.enter_async_context(in_background(retention.run()))
         yield Collector(settings, database, way, parser, arrivals)
+
+
+async def check_events(every: Settings, database: Database) -> None:
+    """Check what a collector needs at its start.
+
+    Raises `SettingsError` and `QueueUnavailable`.
+    """
+    if every.events.queue_url:
+        from service.events.queue.checks import check_queue
+
+        await check_queue(every.events)
+    # Without a queue: no writer of this short time may take the place of another.
+    alone = replace(every, events=replace(every.events, queue_url=""))
+    async with open_collector(alone, database):
+        pass
 
 
 @asynccontextmanager

@@ -65,6 +65,9 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ValueError(f"cache.sentinel_password: {reason}")
         if cache.sentinel_username and not cache.sentinel_password:
             raise ValueError("cache.sentinel_username: needs cache.sentinel_password")
+        if self.events.queue_url and not is_installed("nats"):
+            reason = "needs copilot-usage[nats] to be installed"
+            raise ValueError(f"events.queue_url: {reason}")
         for inner, outer in _WITHIN:
             value, bound = attrgetter(inner, outer)(self)
             if value > bound:

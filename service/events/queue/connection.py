@@ -50,6 +50,7 @@ class QueueConnection:
         self._name = name
         self._client: Client | None = None
         self._opened = asyncio.Event()
+        self._is_stopped = False
         self.reason = "not connected yet"
         """The reason why there is no connection."""
 
@@ -72,12 +73,20 @@ class QueueConnection:
         return self._client
 
     async def run(self) -> None:
-        """Keep the connection open until this is cancelled."""
+        """Keep the connection open until `stop`."""
         try:
-            while True:
-                await self._open_and_watch()
+            while not self._is_stopped:
+                try:
+                    await self._open_and_watch()
+                except Exception as error:  # a defect must not end the task
+                    log.error("events.queue_connection_failed", exc_info=error)
+                    await asyncio.sleep(RETRY_S)
         finally:
             await self._leave()
+
+    def stop(self) -> None:
+        """End `run`, which the library may keep from being cancelled."""
+        self._is_stopped = True
 
     async def _open_and_watch(self) -> None:
         client, closed = None, asyncio.Event()
@@ -96,9 +105,24 @@ class QueueConnection:
         log.info("events.queue_connected", server=_address(client))
         self._client, self.reason = client, ""
         self._opened.set()
-        self.reason = await _loss_of(client, closed)
-        log.warning("events.queue_lost", reason=self.reason)
+        self.reason = await self._loss_of(client, closed)
+        if not self._is_stopped:
+            log.warning("events.queue_lost", reason=self.reason)
         await self._leave()
+
+    async def _loss_of(self, client: Client, closed: asyncio.Event) -> str:
+        """Return the reason when the servers do not answer any more."""
+        while not self._is_stopped:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await closed.wait()
+            try:
+                with translated():
+                    await client.flush(timeout=ANSWER_S)
+            except QueueUnavailable as error:
+                last = client.last_error
+                return str(error) if last is None else describe(last)
+        return "the service has stopped"
 
     async def _leave(self) -> None:
         client, self._client = self._client, None
@@ -116,7 +140,10 @@ async def open_connection(
     """Open a connection; `name` is shown by the servers."""
     connection = QueueConnection(settings, name)
     async with in_background(connection.run()):
-        yield connection
+        try:
+            yield connection
+        finally:
+            connection.stop()
 
 
 async def connect(
@@ -198,19 +225,6 @@ def describe(error: Exception) -> str:
     """Return the reason of a failure in one line."""
     text = " ".join(str(error).split()).removeprefix("nats: ")
     return text or type(error).__name__
-
-
-async def _loss_of(client: Client, closed: asyncio.Event) -> str:
-    """Return the reason when the servers do not answer any more."""
-    while True:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(closed.wait(), HEARTBEAT_S)
-        try:
-            with translated():
-                await client.flush(timeout=ANSWER_S)
-        except QueueUnavailable as error:
-            last = client.last_error
-            return str(error) if last is None else describe(last)
 
 
 def _address(client: Client) -> str:

@@ -4,11 +4,14 @@ They exist only in processes with a queue. Every process measures the same strea
 that its gauges are those that were measured last; they are never added up.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from service.events.metrics import write_later
+from service.observability.http_metrics import BatchHistogram
 from service.observability.metrics import REGISTRY, SUCCESS
 
 PUBLISH_BUCKETS_S: Final = (
@@ -85,7 +88,7 @@ class PublisherMetrics:
     """Messages of the collectors."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.duration = Histogram(
+        self.duration = BatchHistogram(
             "copilot_usage_queue_publish_duration_seconds",
             "Time from the request to the acknowledgement of the stream, by outcome.",
             ("outcome",),
@@ -162,9 +165,20 @@ def replicas_measured(states: dict[str, int]) -> None:
         _stream.current.replicas.labels(state).set(states.get(state, 0))
 
 
+_published: Final[defaultdict[str, list[float]]] = defaultdict(list)
+
+
 def published(outcome: str, duration_s: float) -> None:
-    """Observe the end of a message: `SUCCESS`, or the class of the error."""
-    _publisher.current.duration.labels(outcome).observe(duration_s)
+    """Observe the end of a request: `SUCCESS`, or the class of the error."""
+    _published[outcome].append(duration_s)
+    # Written for each request, it would cost more than the request's message.
+    write_later(_write_published)
+
+
+def _write_published() -> None:
+    for outcome, durations_s in _published.items():
+        _publisher.current.duration.labels(outcome).observe_all(durations_s)
+    _published.clear()
 
 
 def published_again() -> None:

@@ -8,29 +8,39 @@ recognises it. A request gets its receipt after the acknowledgement of all its e
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import Final
 
-import msgspec
 import structlog
-from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from service.events.backlog import Backlog, Reservation, Waiting
+from service.events.backlog import Backlog, Reservation
 from service.events.errors import BacklogFull, EventTooLarge, QueueUnavailable
 from service.events.model import Event, EventFailure, Receipt
+from service.events.queue import metrics
 from service.events.queue.connection import (
     QueueConnection,
     open_connection,
     translated,
 )
+from service.events.queue.in_flight import (
+    STREAM_FULL,
+    TOO_LARGE,
+    End,
+    InFlight,
+    Message,
+    Publication,
+    error_in,
+)
 from service.events.queue.message import partition_of, split, subject_of
 from service.events.queue.outcomes import Outcomes, Watch
 from service.events.queue.stream import ensure_stream
+from service.events.queue.watch import StreamWatch
 from service.events.receipts import complete, receipt_before_storage
+from service.observability.metrics import SUCCESS
 from service.settings import EventsSettings
 from service.storage.maintenance import in_background
 from service.web.health import Unready
@@ -40,9 +50,6 @@ ACK_S: Final = 1.0
 RETRY_S: Final = 0.2
 """The same after an answer that the stream has no leader now."""
 TICK_S: Final = 0.1
-MAX_IN_FLIGHT: Final = 256
-MAX_IN_FLIGHT_BYTES: Final = 8 * 1024 * 1024
-"""More would only wait at the stream, where nobody takes turns."""
 AWAY_S: Final = 5.0
 """Time for which a failure counts: then a request finds out whether it has ended."""
 RETRY_AFTER_S: Final = 1.0
@@ -53,47 +60,8 @@ HEADER_BYTES: Final = 1_024
 DEFAULT_PAYLOAD_BYTES: Final = 1024 * 1024
 """Maximum size of messages before the first connection: the default of servers."""
 MESSAGE_ID: Final = "Nats-Msg-Id"
-STREAM_FULL: Final = 10077
-"""Error code of a stream that refuses a message because of its limits."""
-TOO_LARGE: Final = 10054
-"""Error code of a stream that does not accept messages of this size."""
 
 log = structlog.get_logger()
-
-End = Callable[[Receipt | Exception], None]
-
-
-class Refusal(Struct):
-    """The error of a stream that does not accept a message."""
-
-    err_code: int = 0
-    description: str = ""
-
-
-class Ack(Struct):
-    """The answer of a stream to a message."""
-
-    error: Refusal | None = None
-
-
-class Publication(Waiting, eq=False):
-    """The messages of one request, and who gets its outcome."""
-
-    messages: list[bytes]
-    receipt: Receipt
-    end: End
-    unacknowledged: int
-    reason: str = "the stream has not acknowledged the events"
-
-
-class Message(Struct, eq=False):
-    """One message in flight."""
-
-    publication: Publication
-    subject: str
-    payload: bytes
-    due_at: float = 0.0
-    """The time of the event loop when it is published again."""
 
 
 class QueuePublisher:
@@ -103,6 +71,7 @@ class QueuePublisher:
         self,
         settings: EventsSettings,
         connection: QueueConnection,
+        watch: StreamWatch,
         queue_wait_s: float,
     ) -> None:
         self.failure: str | None = None
@@ -111,15 +80,13 @@ class QueuePublisher:
         self.outcomes = Outcomes(f"{name}.outcome")
         self._settings = settings
         self._connection = connection
+        self._stream = watch
         self._queue_wait_s = queue_wait_s
-        self._in_flight: dict[str, Message] = {}
-        """Messages by their ids."""
-        self._bytes_in_flight = 0
+        self._in_flight = InFlight()
         self._backlog: Backlog[Publication] = Backlog(
             settings, queue_wait_s, lambda: len(self._in_flight)
         )
         self._inbox = f"{name}.ack."
-        self._sent = 0
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
@@ -199,19 +166,20 @@ class QueuePublisher:
 
     async def check_ready(self) -> Unready | None:
         """Return why events cannot be published now, or None."""
-        if self.is_away or not self._connection.is_open:
-            return Unready("the event queue does not answer", RETRY_AFTER_S)
-        return None
+        is_open = self._connection.is_open and self._stream.problem is None
+        if is_open and not self.is_away:
+            return None
+        return Unready("the event queue does not answer", RETRY_AFTER_S)
 
     async def prepare(self, client: Client) -> None:
         """Subscribe to answers, for a new client of the library."""
         await ensure_stream(client, self._settings)
+        self._stream.problem = None
         with translated():
             await client.subscribe(f"{self._inbox}*", cb=self._on_ack)
             await client.subscribe(self.outcomes.subject, cb=self.outcomes.on_outcome)
         # The acknowledgements of the former connection may be lost.
-        for message in self._in_flight.values():
-            message.due_at = 0.0
+        self._in_flight.make_late()
         self._on_tick()
 
     async def run(self) -> None:
@@ -261,39 +229,26 @@ class QueuePublisher:
     async def _publish_all(self, client: Client) -> None:
         if self._tick is None:
             await self._publish_late(client)
-        while self._has_room and self._backlog.queue.requests:
+        while self._in_flight.has_room and self._backlog.queue.requests:
             (publication,) = self._backlog.queue.take_group(1)
             self._backlog.started(publication)
-            for message_id, message in self._begin(publication):
+            subject = self._subject_of(publication.reservation.application)
+            for message_id, message in self._in_flight.put(publication, subject):
                 await self._publish(client, message_id, message)
+
+    def _subject_of(self, application: str) -> str:
+        partition = partition_of(application, self._settings.queue_partitions)
+        return subject_of(self._settings.queue_stream, partition)
 
     async def _publish_late(self, client: Client) -> None:
         # What has not left yet would only be sent twice.
         if client.pending_data_size:
             return
         now = self._now()
-        late = [each for each in self._in_flight.items() if each[1].due_at <= now]
-        for message_id, message in late:
-            if message_id in self._in_flight:
+        for message_id, message in self._in_flight.late(now):
+            if self._in_flight.get(message_id) is message:
+                metrics.published_again()
                 await self._publish(client, message_id, message)
-
-    @property
-    def _has_room(self) -> bool:
-        is_full = self._bytes_in_flight >= MAX_IN_FLIGHT_BYTES
-        return len(self._in_flight) < MAX_IN_FLIGHT and not is_full
-
-    def _begin(self, publication: Publication) -> Iterable[tuple[str, Message]]:
-        """Put the messages of a request in flight."""
-        application = publication.reservation.application
-        partition = partition_of(application, self._settings.queue_partitions)
-        subject = subject_of(self._settings.queue_stream, partition)
-        begun = []
-        for payload in publication.messages:
-            self._sent += 1
-            begun.append((str(self._sent), Message(publication, subject, payload)))
-            self._bytes_in_flight += len(payload)
-        self._in_flight.update(begun)
-        return begun
 
     async def _publish(self, client: Client, message_id: str, message: Message) -> None:
         message.due_at = self._now() + ACK_S
@@ -312,7 +267,7 @@ class QueuePublisher:
             publication.reason = "no stream with a leader has the subject"
             message.due_at = self._now() + RETRY_S
             return
-        error = _acks.decode(answer.data).error
+        error = error_in(answer.data)
         if error is None:
             self._acknowledge(message_id, message)
         elif error.err_code == STREAM_FULL:
@@ -325,8 +280,8 @@ class QueuePublisher:
             message.due_at = self._now() + RETRY_S
 
     def _acknowledge(self, message_id: str, message: Message) -> None:
-        self._failed_at = None
-        self._remove(message_id)
+        self._failed_at = self._stream.problem = None
+        self._in_flight.remove(message_id)
         publication = message.publication
         publication.unacknowledged -= 1
         if not publication.unacknowledged:
@@ -356,22 +311,17 @@ class QueuePublisher:
         if not self._backlog.complete(publication):
             return
         if publication.unacknowledged:
-            for message_id in [
-                each
-                for each, message in self._in_flight.items()
-                if message.publication is publication
-            ]:
-                self._remove(message_id)
+            self._in_flight.remove_all(publication)
         publication.messages.clear()
+        is_error = isinstance(outcome, Exception)
+        result = type(outcome).__name__ if is_error else SUCCESS
+        metrics.published(result, self._now() - publication.arrived)
         self._empty.set()
         self._wake.set()
         try:
             publication.end(outcome)
         except Exception as error:  # a defect must not fail the others
             log.error("events.answer_failed", exc_info=error)
-
-    def _remove(self, message_id: str) -> None:
-        self._bytes_in_flight -= len(self._in_flight.pop(message_id).payload)
 
     def _tick_later(self) -> None:
         """Look for late acknowledgements soon, as long as messages are in flight."""
@@ -396,14 +346,12 @@ async def open_publisher(
 ) -> AsyncIterator[QueuePublisher]:
     """Open a publisher; all accepted events are acknowledged when the context ends."""
     async with open_connection(settings, "copilot-usage collector") as connection:
-        publisher = QueuePublisher(settings, connection, queue_wait_s)
+        stream = StreamWatch(connection, settings.queue_stream)
+        publisher = QueuePublisher(settings, connection, stream, queue_wait_s)
         connection.on_open.append(publisher.prepare)
-        async with in_background(publisher.run()):
+        async with in_background(stream.run()), in_background(publisher.run()):
             try:
                 yield publisher
                 await publisher.drain()
             finally:
                 publisher.stop()
-
-
-_acks: Final = msgspec.json.Decoder(Ack)

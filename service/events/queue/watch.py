@@ -43,9 +43,16 @@ class StreamWatch:
         except QueueUnavailable as error:
             self.problem = str(error)
         else:
-            self.problem = None
+            self.problem = None if has_quorum(info) else "most replicas are offline"
             measure(info)
         metrics.stream_available(is_available=self.problem is None)
+
+
+def has_quorum(info: StreamInfo) -> bool:
+    """Return whether the replicas that are not offline can acknowledge messages."""
+    states = replica_states(info)
+    absent = states["offline"] + states["missing"]
+    return 2 * absent < sum(states.values())
 
 
 def measure(info: StreamInfo) -> None:

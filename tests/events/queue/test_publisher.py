@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from service.events.errors import BacklogFull, EventTooLarge, QueueUnavailable
 from service.events.model import Event, EventFailure, Receipt
 from service.events.parsing import EventParser
-from service.events.queue import publisher as publisher_module
+from service.events.queue import in_flight
 from service.events.queue.message import QueuedRequest, decode, partition_of
 from service.events.queue.publisher import QueuePublisher, open_publisher
 from service.settings import EventsSettings, load
@@ -137,7 +137,7 @@ async def test_a_killed_server_loses_and_doubles_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was in flight is published again with the same id, and is there once."""
-    monkeypatch.setattr(publisher_module, "MAX_IN_FLIGHT", 1_000)
+    monkeypatch.setattr(in_flight, "MAX_IN_FLIGHT", 1_000)
     names = [str(number) for number in range(300)]
     async with opened() as publisher:
         await accept(publisher, parsed("first"))
