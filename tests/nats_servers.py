@@ -1,5 +1,6 @@
 """Real NATS servers with JetStream, for one test to start, stop and kill."""
 
+import os
 import shutil
 import signal
 import socket
@@ -61,6 +62,8 @@ class NatsServer:
         """Stop the server without closing its connections, as behind a partition."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        # It may answer until the kernel has stopped all of its threads.
+        os.waitpid(self.process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         """Let a frozen server go on."""

@@ -49,7 +49,7 @@ def test_every_error_of_the_library_is_translated(error: type[Exception]) -> Non
     """A new version of the library may have further ones."""
     # Their arguments differ, and matter to their texts only.
     made: Any = type(error.__name__, (error,), {"__str__": lambda _: "nats: a reason"})
-    with pytest.raises(QueueUnavailable, match="^a reason$"), translated():
+    with pytest.raises(QueueUnavailable, match=r"^a reason$"), translated():
         raise made.__new__(made)
 
 
