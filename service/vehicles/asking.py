@@ -20,6 +20,7 @@ from service.vehicles.memory_cache import MemoryCache
 from service.vehicles.model import Entry, Query
 from service.vehicles.pending import Fetch, Outcome
 from service.vehicles.shared_lookups import LookupLocks
+from service.vehicles.shared_writes import SharedWrites
 from service.vehicles.store import VehicleStore
 from service.vehicles.turns import Group, QueryQueue, Refusal, Waiting
 from service.vehicles.vpic import DecodedVins, VpicClient
@@ -53,11 +54,10 @@ class VpicBatches:
         locks: LookupLocks,
         vpic: VpicClient,
     ) -> None:
-        self._store = store
+        self._writes = SharedWrites(store, settings.vehicles.storage_wait_s)
         self._locks = locks
         self._vpic = vpic
         self._queue = QueryQueue(settings)
-        self._storage_wait_s = settings.vehicles.storage_wait_s
         self._deadline_s = settings.vehicles.deadline_s
         self._queue_wait_s = settings.limits.queue_wait_s
         self._calling: asyncio.Task[None] | None = None
@@ -101,6 +101,7 @@ class VpicBatches:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._writes.close()
 
     async def _wait(self, group: Group, queries: Sequence[Query]) -> None:
         """Wait until all queries of a group are in calls, or have been dropped."""
@@ -224,11 +225,11 @@ class VpicBatches:
         }
         new = [query for query in known if fetches[query].stored(query).entry is None]
         try:
-            announced = self._store.announce(new)
-            return known | await self._store.within(self._storage_wait_s, announced)
+            announced = await self._writes.announce(new)
         except StorageError as error:
             _log_not_kept(known, error)
             return {}
+        return {query: announced.get(query, known[query]) for query in known}
 
     async def _decode(
         self, batch: Batch, slot: AsyncExitStack
@@ -257,8 +258,7 @@ class VpicBatches:
             return set()
         removals_seen = self.memory.removals
         try:
-            saved = self._store.save(known, removals)
-            stored = await self._store.within(self._storage_wait_s, saved)
+            stored = known.keys() & await self._writes.save(known, removals)
         except StorageError as error:
             _log_not_kept(known, error)
             return set()

@@ -183,6 +183,11 @@ class VehicleStore:
         self._database = database
         self._source = source
 
+    @property
+    def has_one_writer(self) -> bool:
+        """True if writes wait for each other, as in SQLite."""
+        return self._database.is_sqlite
+
     async def within(self, limit_s: float, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of a method of this store; raise `StorageTimeout`.
 
