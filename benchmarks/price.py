@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.rating import CHARACTERS, question
-from benchmarks.report import Result, maximum, minimum
+from benchmarks.report import Result, maximum, minimum, unmeasured
 from service.usage.pricing.plans import TEXT_RULES
 
 MESSAGES: Final = 5_000_000
@@ -37,7 +37,10 @@ DAYS: Final = 30
 MS_PER_DAY: Final = 86_400_000
 FIRST_MS: Final = 1_714_348_800_000
 SAMPLED_EVERY_S: Final = 0.05
-COMMAND: Final = (sys.executable, "-m", "service", "price")
+COMMAND: Final = ("-m", "service", "price")
+RAY_PYTHON: Final = Path(__file__).parents[1] / ".venv-ray" / "bin" / "python"
+WANTED_OF_LOCAL: Final = 0.8
+ON_RAY: Final = "Ray, 2 workers of this machine: to local"
 
 SCHEMA: Final = pa.schema(
     [
@@ -88,12 +91,13 @@ def _to_stamps(times: np.ndarray[Any, np.dtype[np.int64]]) -> Any:
     return pa.array(np.char.add(stamps, "Z"))
 
 
-def price(source: Path, output: Path) -> Run:
+def price(source: Path, output: Path, engine: str = "local") -> Run:
     """Run the command, and measure it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     arguments = [str(source), "--output", str(output), "--workers", str(WORKERS)]
-    command = [*COMMAND, *arguments, "--force"]
+    python = RAY_PYTHON if engine == "ray" else sys.executable
+    command = [str(python), *COMMAND, *arguments, "--force", "--engine", engine]
     with (
         subprocess.Popen(command, stderr=subprocess.DEVNULL) as process,  # noqa: S603
         peak_memory(process.pid) as peak,
@@ -172,12 +176,30 @@ def run() -> list[Result]:
         write_input(source, messages)
         write_input(empty, 0)
         rates, starts, runs = [], [], []
+        ray_starts, ray_runs = [], []
         for _ in range(ROUNDS if messages <= MESSAGES else 1):
             rates.append(rate_once())
             starts.append(price(empty, Path(folder) / "nothing"))
             runs.append(price(source, Path(folder) / "out"))
             rates.append(rate_once())
-    return report(messages, rates, starts, runs)
+            if RAY_PYTHON.exists():
+                ray_starts.append(price(empty, Path(folder) / "nothing", "ray"))
+                ray_runs.append(price(source, Path(folder) / "out", "ray"))
+    on_ray = compare(starts, runs, ray_starts, ray_runs)
+    return [*report(messages, rates, starts, runs), on_ray]
+
+
+def compare(
+    starts: list[Run], runs: list[Run], ray_starts: list[Run], ray_runs: list[Run]
+) -> Result:
+    """Compare Ray with the local engine by the clock, without the starts."""
+    if not ray_runs:
+        return unmeasured(ON_RAY, "no .venv-ray; make ray")
+    local_s = min(e.wall_s for e in runs) - min(e.wall_s for e in starts)
+    ray_start_s = min(e.wall_s for e in ray_starts)
+    ray_s = min(e.wall_s for e in ray_runs) - ray_start_s
+    note = f"without {ray_start_s:.1f} s for the start of Ray"
+    return minimum(ON_RAY, local_s / ray_s, WANTED_OF_LOCAL, note)
 
 
 def report(
