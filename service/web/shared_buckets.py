@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from service.settings import LimitsSettings
 from service.storage.redis_store import RedisStore, RedisUnavailable
 from service.web import limit_metrics
-from service.web.token_buckets import Quota, Rate, TokenBuckets
+from service.web.token_buckets import Bucket, Quota, Rate, TokenBuckets
 
 if TYPE_CHECKING:
     from redis.asyncio.client import Pipeline
@@ -78,9 +78,16 @@ class _Taken(NamedTuple):
     """Permits that a process has taken from its copy of a client's bucket."""
 
     client: str | bytes
+    bucket: Bucket
     permits: int
     debt_s: float
     """What Redis must know already: time for the bucket to be full without them."""
+
+    @property
+    def later(self) -> int:
+        """Permits that were taken after these."""
+        # An outage that begins during the exchange ends the count of both.
+        return max(0, self.bucket.pending - self.permits)
 
 
 class SharedBuckets(TokenBuckets):
@@ -102,9 +109,7 @@ class SharedBuckets(TokenBuckets):
         self._store = store
         self._secret = secret
         self._key = store.key("client-rates")
-        self._pending: dict[str | bytes, int] = {}
-        """Permits of each client that have not been sent, or are being sent."""
-        self._unsent: dict[str | bytes, None] = {}
+        self._unsent: dict[str | bytes, Bucket] = {}
         self._sending: asyncio.Task[None] | None = None
         self._is_urgent = asyncio.Event()
         self._exchanged = asyncio.Event()
@@ -114,33 +119,33 @@ class SharedBuckets(TokenBuckets):
         self, client: str | bytes, rate: Rate | None = None
     ) -> tuple[bool, int, int]:
         """Take a token if there is one; `UNDECIDED` if only Redis can tell."""
-        pending = self._pending.get(client, 0)
-        if pending >= self.slack and self._can_ask():
-            return UNDECIDED
         # As in `TokenBuckets`. A call of it would cost a quarter of a microsecond.
         per_s, burst = rate or self._rate
         now = self._clock()
-        full_of = self._full_at
-        full_at = full_of.get(client, now)
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._add(client, now)
+        pending = bucket.pending
+        if pending >= self.slack and self._can_ask():
+            return UNDECIDED
+        full_at = bucket.full_at
         if full_at < now:  # noqa: PLR1730 - a call of `max` costs more
             full_at = now
         tokens = burst - (full_at - now) * per_s
         if tokens < 1:
             return False, 0, ceil((1 - tokens) / per_s)
-        full_of[client] = full_at = full_at + 1 / per_s
-        full_of.move_to_end(client)
-        if len(full_of) > self._max_clients:
-            self._drop_oldest()
-        self._pending[client] = pending = pending + 1
+        bucket.full_at = full_at = full_at + 1 / per_s
+        bucket.pending = pending = pending + 1
+        self._buckets.move_to_end(client)
         # A bucket that is nearly empty has to be exact.
         if pending >= self._early or tokens <= self._early:
-            self._send(client)
+            self._send(client, bucket)
         return True, int(tokens - 1), ceil(full_at - now)
 
     async def decide(self, client: str | bytes) -> Quota:
         """Take a token, after Redis knows of the former ones if it has to."""
         while (answer := self.charge(client)) == UNDECIDED:
-            self._send(client)
+            self._send(client, self._buckets[client])
             self._is_urgent.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._patience_s()):
@@ -150,19 +155,13 @@ class SharedBuckets(TokenBuckets):
     def refund(self, client: str | bytes) -> None:
         """Give a token back that was just taken."""
         super().refund(client)
-        self._pending[client] = self._pending.get(client, 0) - 1
+        self._buckets[client].pending -= 1
 
     async def close(self) -> None:
         """Cancel what still waits for Redis."""
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
-
-    def _drop_oldest(self) -> str | bytes:
-        client = super()._drop_oldest()
-        self._pending.pop(client, None)
-        self._unsent.pop(client, None)
-        return client
 
     def _can_ask(self) -> bool:
         """Return whether Redis is there, and answers in time."""
@@ -174,13 +173,13 @@ class SharedBuckets(TokenBuckets):
             return MAX_WAIT_S
         return self._begun_at + MAX_WAIT_S - self._clock()
 
-    def _send(self, client: str | bytes) -> None:
+    def _send(self, client: str | bytes, bucket: Bucket) -> None:
         """Let Redis know of a client's permits soon."""
         if self._store.is_away:
             # The copy of the bucket has them, and Redis learns from it later.
-            self._pending.pop(client, None)
+            bucket.pending = 0
             return
-        self._unsent[client] = None
+        self._unsent[client] = bucket
         if self._sending is None:
             # Without the context of the request, whose id would be in its log lines.
             self._sending = asyncio.create_task(self._send_all(), context=Context())
@@ -188,12 +187,12 @@ class SharedBuckets(TokenBuckets):
     async def _send_all(self) -> None:
         try:
             while self._unsent:
-                clients = list(islice(self._unsent, MAX_BATCH))
-                for each in clients:
-                    del self._unsent[each]
+                batch = list(islice(self._unsent.items(), MAX_BATCH))
+                for client, _ in batch:
+                    del self._unsent[client]
                 self._is_urgent.clear()
-                await self._exchange(clients)
-                if len(clients) == MAX_BATCH:
+                await self._exchange(batch)
+                if len(batch) == MAX_BATCH:
                     continue
                 with suppress(TimeoutError):
                     async with asyncio.timeout(SEND_EVERY_S):
@@ -201,43 +200,31 @@ class SharedBuckets(TokenBuckets):
         finally:
             self._sending = None
 
-    async def _exchange(self, clients: list[str | bytes]) -> None:
+    async def _exchange(self, batch: list[tuple[str | bytes, Bucket]]) -> None:
         """Send the permits of clients, and get the state of their buckets."""
         self._begun_at = begun_at = self._clock()
-        taken = [self._taken(each, begun_at) for each in clients]
+        taken = [self._taken(client, each, begun_at) for client, each in batch]
         try:
             left_s = await self._ask(taken)
             limit_metrics.exchanged("late" if self._patience_s() <= 0 else "done")
             for each, left in zip(taken, left_s, strict=True):
-                self._replace(each, begun_at + left)
+                full_at = begun_at + left + each.later / self._rate.per_s
+                each.bucket.full_at = full_at
         except RedisUnavailable:
             limit_metrics.exchanged("unavailable")
         finally:
             # What Redis does not know now, it learns from the copy of the bucket.
             for each in taken:
-                self._forget(each)
+                each.bucket.pending = each.later
             self._begun_at = None
             # Wakes all that wait now, and none that begins to wait later.
             self._exchanged.set()
             self._exchanged = asyncio.Event()
 
-    def _taken(self, client: str | bytes, now: float) -> _Taken:
-        permits = self._pending.get(client, 0)
-        full_at = self._full_at.get(client, now)
-        debt_s = full_at - now - permits / self._rate.per_s - TRANSIT_S
-        return _Taken(client, permits, max(0.0, debt_s))
-
-    def _replace(self, taken: _Taken, full_at: float) -> None:
-        """Replace the copy of a bucket by the shared one, unless it was dropped."""
-        if taken.client in self._full_at:
-            later = self._pending.get(taken.client, 0) - taken.permits
-            self._full_at[taken.client] = full_at + later / self._rate.per_s
-
-    def _forget(self, taken: _Taken) -> None:
-        """Keep only the permits that were taken after the exchange began."""
-        later = self._pending.pop(taken.client, taken.permits) - taken.permits
-        if later:
-            self._pending[taken.client] = later
+    def _taken(self, client: str | bytes, bucket: Bucket, now: float) -> _Taken:
+        permits = bucket.pending
+        debt_s = bucket.full_at - now - permits / self._rate.per_s - TRANSIT_S
+        return _Taken(client, bucket, permits, max(0.0, debt_s))
 
     async def _ask(self, taken: list[_Taken]) -> list[float]:
         """Return the time for each bucket to be full; raise `RedisUnavailable`."""

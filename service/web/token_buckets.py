@@ -25,11 +25,23 @@ class Quota(NamedTuple):
     """Seconds until the bucket is full; after a refusal, until the next request."""
 
 
+class Bucket:
+    """A client's bucket, which is changed in place for each request."""
+
+    __slots__ = ("full_at", "pending")
+
+    def __init__(self, full_at: float) -> None:
+        self.full_at = full_at
+        """The time at which it will be full again, from which its tokens follow."""
+        self.pending = 0
+        """Taken tokens that Redis does not know of, if processes share buckets."""
+
+
 class TokenBuckets:
     """A token bucket for each client; the longest idle are dropped first."""
 
-    # A bucket is stored as the time at which it will be full again. The package that
-    # was considered instead has no maximum of clients; see docs/decisions/limits.md.
+    # The package that was considered instead has no maximum of clients; see
+    # docs/decisions/limits.md.
 
     def __init__(
         self, limits: LimitsSettings, clock: Callable[[], float] = time.monotonic
@@ -37,11 +49,11 @@ class TokenBuckets:
         self._rate = Rate(limits.rate_per_s, limits.burst)
         self._clock = clock
         # An `LruCache` would cost a call more for each request.
-        self._full_at: OrderedDict[str | bytes, float] = OrderedDict()
+        self._buckets: OrderedDict[str | bytes, Bucket] = OrderedDict()
         self._max_clients = limits.max_clients
 
     def __len__(self) -> int:
-        return len(self._full_at)
+        return len(self._buckets)
 
     def take(self, client: str | bytes, rate: Rate | None = None) -> Quota:
         """Take a token of a client, if there is one; `rate` replaces the default."""
@@ -53,24 +65,26 @@ class TokenBuckets:
         """Take a token as `take` does, and return a plain tuple, which costs less."""
         per_s, burst = rate or self._rate
         now = self._clock()
-        full_of = self._full_at
-        full_at = full_of.get(client, now)
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._add(client, now)
+        full_at = bucket.full_at
         if full_at < now:  # noqa: PLR1730 - a call of `max` costs more
             full_at = now
         tokens = burst - (full_at - now) * per_s
         if tokens < 1:
             return False, 0, ceil((1 - tokens) / per_s)
-        full_of[client] = full_at = full_at + 1 / per_s
-        full_of.move_to_end(client)
-        if len(full_of) > self._max_clients:
-            self._drop_oldest()
+        bucket.full_at = full_at = full_at + 1 / per_s
+        self._buckets.move_to_end(client)
         return True, int(tokens - 1), ceil(full_at - now)
 
     def refund(self, client: str | bytes) -> None:
         """Give a token back that was just taken at the default rate."""
-        self._full_at[client] -= 1 / self._rate.per_s
+        self._buckets[client].full_at -= 1 / self._rate.per_s
 
-    def _drop_oldest(self) -> str | bytes:
-        """Drop the bucket of the client that was idle for the longest time."""
-        client, _ = self._full_at.popitem(last=False)
-        return client
+    def _add(self, client: str | bytes, now: float) -> Bucket:
+        """Add a full bucket, and drop that of the client that was idle the longest."""
+        if len(self._buckets) >= self._max_clients:
+            self._buckets.popitem(last=False)
+        self._buckets[client] = bucket = Bucket(now)
+        return bucket
