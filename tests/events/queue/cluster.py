@@ -14,6 +14,7 @@ from typing import Any, Final
 import nats
 import nats.errors
 import nats.js.errors
+from aiohttp import ClientError, ClientSession
 from nats.js.api import StreamInfo
 
 from tests.events.queue.networks import Network, Place, network_of, small_disk
@@ -31,6 +32,7 @@ FAILURES: Final = (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutErro
 CONFIGURATION: Final = """
 server_name: node{number}
 listen: "{place.host}:{place.port}"
+http: "{place.host}:{place.monitor_port}"
 max_payload: 8MB
 # A peer or client that is cut off is noticed soon.
 ping_interval: "1s"
@@ -152,6 +154,18 @@ class NatsCluster:
             while name and not await self._is_replicated(name):  # noqa: ASYNC110
                 await asyncio.sleep(LOOK_AGAIN_S)
 
+    async def until_equal(self, name: str) -> None:
+        """Wait until all servers have the same last message of a stream.
+
+        The leader may call a replica current that has missed messages just before.
+        """
+        async with asyncio.timeout(GIVE_UP_S), ClientSession() as session:
+            while True:
+                ends = [await _last_of(session, node, name) for node in self.nodes]
+                if None not in ends and len(set(ends)) == 1:
+                    return
+                await asyncio.sleep(LOOK_AGAIN_S)
+
     async def _is_replicated(self, name: str) -> bool:
         found = await self.stream(name)
         if found is None or found.cluster is None:
@@ -188,6 +202,21 @@ async def _stream_of(node: Node, name: str) -> StreamInfo:
     async with _connected(node) as client:
         info: StreamInfo = await client.jetstream(timeout=REQUEST_S).stream_info(name)
         return info
+
+
+async def _last_of(session: ClientSession, node: Node, name: str) -> int | None:
+    """Return the place of the last message that a server has of a stream."""
+    url = f"http://{node.place.host}:{node.place.monitor_port}/jsz?streams=true"
+    try:
+        async with session.get(url) as answer:
+            found = await answer.json(content_type=None)
+    except (ClientError, OSError):
+        return None
+    for account in found.get("account_details", ()):
+        for stream in account.get("stream_detail", ()):
+            if stream["name"] == name:
+                return int(stream["state"]["last_seq"])
+    return None
 
 
 async def _is_ready(node: Node) -> bool:

@@ -20,6 +20,7 @@ from tests.leftovers import processes
 
 CLIENT_PORT: Final = 4222
 ROUTE_PORT: Final = 6222
+MONITOR_PORT: Final = 8222
 
 
 class Place(NamedTuple):
@@ -29,6 +30,7 @@ class Place(NamedTuple):
     host: str
     port: int
     route_port: int
+    monitor_port: int
 
 
 class Network(Protocol):
@@ -83,7 +85,8 @@ class Namespaces:
     def place(self, number: int) -> Place:
         """Return the place of a server, from 1."""
         command = ("ip", "netns", "exec", self._space(number))
-        return Place(command, f"{self._net}.{number}", CLIENT_PORT, ROUTE_PORT)
+        host = f"{self._net}.{number}"
+        return Place(command, host, CLIENT_PORT, ROUTE_PORT, MONITOR_PORT)
 
     def cut_off(self, number: int, process: int) -> None:
         """Let no packet reach a server, or leave it."""
@@ -110,7 +113,8 @@ class Loopback:
 
     def place(self, number: int) -> Place:
         """Return the place of a server, from 1."""
-        made = Place((), "127.0.0.1", unused_port(), unused_port())
+        ports = unused_port(), unused_port(), unused_port()
+        made = Place((), "127.0.0.1", *ports)
         return self._places.setdefault(number, made)
 
     def cut_off(self, number: int, process: int) -> None:
