@@ -131,10 +131,11 @@ format-page: $(PACKAGES)
 bench: $(SETUP) ## measure, printed as ratios
 	@$(BIN)/python -m benchmarks $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
 
-soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, SOAK_KILLS kills, SOAK_RESTARTS of machines, SOAK_FAILOVERS of Redis, outages of SOAK_OUTAGE_S s, and their alerts
+soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, SOAK_KILLS kills, SOAK_RESTARTS of machines, SOAK_FAILOVERS of Redis, SOAK_QUEUE_ROUNDS of the event queue, outages of SOAK_OUTAGE_S s, and their alerts
 	@SERVICES=required SOAK_S=$(or $(SOAK_S),1200) SOAK_DRAINS=$(or $(SOAK_DRAINS),100) \
 		SOAK_OUTAGE_S=$(or $(SOAK_OUTAGE_S),30) SOAK_KILLS=$(or $(SOAK_KILLS),1000) \
-		SOAK_RESTARTS=$(or $(SOAK_RESTARTS),60) $(BIN)/python -m pytest --numprocesses 0 \
+		SOAK_RESTARTS=$(or $(SOAK_RESTARTS),60) \
+		SOAK_QUEUE_ROUNDS=$(or $(SOAK_QUEUE_ROUNDS),200) $(BIN)/python -m pytest --numprocesses 0 \
 		--capture no -o faulthandler_timeout=0 tests/conformance/soak_raw_requests.py \
 		tests/server/soak_equal_answers.py tests/faults/soak_period_kills.py \
 		tests/isolation/soak_drains.py tests/isolation/soak_outages.py \
@@ -142,7 +143,8 @@ soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, SOAK_KILLS kills, S
 		tests/isolation/soak_redis_failover.py \
 		tests/usage/periods/soak_kept_periods.py \
 		tests/usage/bulk/soak_bulk_pricing.py \
-		tests/alerts/soak_alerts.py $(ARGS)
+		tests/alerts/soak_alerts.py \
+		tests/events/queue/soak_queue_kills.py $(ARGS)
 
 load: $(LOAD) ## load on a server of this machine: ARGS="steady --serve", "--help"
 	@.venv-load/bin/python -m benchmarks.load $(or $(ARGS),mixed --serve)
