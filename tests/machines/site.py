@@ -22,7 +22,7 @@ SETTINGS: Final = {
     "logging__access": "false",
     "health__require_snapshot": "true",
     # Many times what the balancer needs to notice, on a slow machine too.
-    "server__drain_s": 1.5,
+    "server__drain_s": 1.0,
     "server__shutdown_grace_s": 60.0,
     "storage__timeout_s": 60.0,
     "upstream__timeout_s": 60.0,

@@ -178,31 +178,19 @@ async def test_a_threshold_fires_once_for_all_machines(
     key: str,
     receiver: Receiver,
 ) -> None:
-    """All machines find it reached, and one of them delivers it, once."""
+    """All machines find it reached, and one delivers it: once, unless that is killed.
+
+    What a killed machine has begun to deliver is repeated by another one, if needed.
+    """
     growth = Growth(site, sandbox, key)
     await watch(database, receiver)
-    await growth.grow(CREDITS)
+    await growth.grow(CREDITS // 2)
     await growth.until_kept(database)
     await until_delivered(database)
+    assert len(receiver.received) == len(THRESHOLDS) // 2
 
-    await check_received(database, receiver)
-    assert [row.percent for row in await read(database, FIRED)] == list(THRESHOLDS)
-    assert len(receiver.received) == len(THRESHOLDS)
-
-
-async def test_a_threshold_fires_once_although_machines_are_killed(
-    site: Site,
-    sandbox: RunningSandbox,
-    *,
-    database: Database,
-    key: str,
-    receiver: Receiver,
-) -> None:
-    """A delivery that a machine has begun is repeated by another one, if it must be."""
-    growth = Growth(site, sandbox, key)
-    await watch(database, receiver)
-    for each in site.machines:
-        growing = asyncio.create_task(growth.grow(CREDITS // len(site.machines) + 1))
+    for each in site.machines[1:]:
+        growing = asyncio.create_task(growth.grow(CREDITS // 4))
         received = len(receiver.received)
         await until(lambda: len(receiver.received) > received or growing.done())  # noqa: B023
         each.kill()

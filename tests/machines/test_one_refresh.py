@@ -25,6 +25,7 @@ SETTINGS: Final = {
     "health__warm_up": "false",
     "health__require_snapshot": "false",
     "cache__ttl_s": 3_600.0,
+    "cache__stale_wait_s": 60.0,
     # Only requests refresh, and only those to /usage.
     "periods__refresh_s": 0.0,
     "cache__confirm_shrink_s": 0.0,
@@ -114,6 +115,41 @@ async def test_no_machine_answers_with_an_older_snapshot(
     upstream.close()
 
     assert [(await ask(each))[1] for each in idle] == [newest] * 2
+
+
+async def test_machines_agree_again_after_an_outage_of_redis(
+    make_started: Callable[..., Awaitable[Site]],
+    servers: Servers,
+    upstream: SlowUpstream,
+) -> None:
+    """Meanwhile each refreshes alone: equal answers have equal ETags, not revisions."""
+    site = await make_started(cache__ttl_s=0.0, cache__stale_while_revalidate_s=0.0)
+    await same(ask_all(*site.machines))
+    servers.redis.kill()
+    try:
+        upstream.set_messages(NEW)
+        alone = [await ask(each) for each in site.machines]
+        assert len(set(alone)) == 1
+        assert len(await revisions(site)) == len(site.machines)
+    finally:
+        servers.redis.start()
+    for each in site.machines:
+        await until(lambda: bool(each.events("cache.shared.restored")))  # noqa: B023
+
+    async with asyncio.timeout(GIVE_UP_S):
+        while len(await revisions(site)) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_AGAIN_S)
+    assert [await ask(each) for each in site.machines] == alone
+
+
+async def revisions(site: Site) -> set[str]:
+    """Return the revisions with which machines answer, one after the other."""
+    found = set()
+    for each in site.machines:
+        url = f"http://127.0.0.1:{each.port}/usage"
+        async with ClientSession() as session, session.get(url) as answer:
+            found.add(answer.headers["Usage-Revision"])
+    return found
 
 
 async def until_changed(machine: Machine, etag: str) -> str:
