@@ -15,6 +15,7 @@ from tests.running import LOOK_AGAIN_S
 NAMES = ["a", "b", "c"]
 TTL_S = 600.0
 LONG_MS = 600_000
+RELEASES = 50
 
 
 @pytest.fixture
@@ -178,4 +179,23 @@ async def test_a_lock_is_renewed_while_its_owner_runs(
                 while client.pttl(key) > RENEWED_S * 1_000:  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_AGAIN_S)
     await lock.release()
+    await store.close()
+
+
+@pytest.mark.services
+async def test_a_lock_is_released_at_any_time_of_its_renewal(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal that is in progress neither delays the release nor undoes it."""
+    monkeypatch.setattr("service.storage.redis_lock.RENEW_EVERY_S", 0.0)
+    store = RedisStore(server.url, "test")
+    lock, other = RenewedLock(store, "a"), RenewedLock(store, "a")
+    async with asyncio.timeout(GIVE_UP_S):
+        for number in range(RELEASES):
+            assert await lock.acquire(0.0)
+            for _ in range(number % 10):
+                await asyncio.sleep(0)
+            await lock.release()
+            assert await other.acquire(0.0)
+            await other.release()
     await store.close()
