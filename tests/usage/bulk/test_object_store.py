@@ -1,0 +1,126 @@
+"""Input from an object store and output to one: moto's server speaks the API of S3."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from aiohttp.test_utils import unused_port
+from pyarrow import fs
+
+from service.usage.bulk.ray_engine import NAME
+from tests.patience import GIVE_UP_S
+from tests.usage.bulk.conftest import price
+from tests.usage.bulk.ray_clusters import LOOK_AGAIN_S, PYTHON, needs_ray
+
+KEYS: Final = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+TIMESTAMP: Final = "2024-04-29T03:25:03.613Z"
+CONTENT: Final = b"".join(
+    b'{"id": %d, "text": "Rent?", "timestamp": "%s"}\n' % (each, TIMESTAMP.encode())
+    for each in range(1000)
+)
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    """A store on this port; it ends with the test."""
+    port = unused_port()
+    command = (PYTHON.with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port))
+    with (tmp_path / "moto.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603
+    end = time.monotonic() + GIVE_UP_S
+    while not listens(port):
+        assert server.poll() is None, (tmp_path / "moto.log").read_text()
+        assert time.monotonic() < end
+        time.sleep(LOOK_AGAIN_S)
+    yield port
+    server.kill()
+    server.wait()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def store(port: int) -> Any:
+    """The store, with an empty bucket."""
+    system = fs.S3FileSystem(
+        access_key="key",
+        secret_key="secret",
+        endpoint_override=f"http://127.0.0.1:{port}",
+        region="us-east-1",
+        allow_bucket_creation=True,
+    )
+    system.create_dir("bucket")
+    return system
+
+
+def run(port: int, *arguments: str) -> tuple[int, str]:
+    """Run the command with the store; returns its status and what it printed."""
+    own = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    region = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "service", "price", *arguments],
+        env=os.environ | KEYS | own | region,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=GIVE_UP_S,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def contents(system: Any, folder: str) -> dict[str, bytes]:
+    """The files below a folder, without the manifest, which has other paths."""
+    found = system.get_file_info(fs.FileSelector(folder, recursive=True))
+    paths = [each.path for each in found if each.type == fs.FileType.File]
+    return {
+        path.removeprefix(folder): system.open_input_stream(path).read()
+        for path in paths
+        if not path.endswith("manifest.json")
+    }
+
+
+@needs_ray
+def test_an_object_store_has_the_same_output_as_a_folder(
+    tmp_path: Path, port: int, store: Any
+) -> None:
+    """Two inputs are found below a URL; the work is removed, and output is kept."""
+    source = tmp_path / "in"
+    source.mkdir()
+    cut = len(CONTENT.splitlines(keepends=True)[0]) * 10
+    for name, some in (("a", CONTENT[:cut]), ("b", CONTENT[cut:])):
+        (source / f"{name}.ndjson").write_bytes(some)
+        with store.open_output_stream(f"bucket/in/{name}.ndjson") as sink:
+            sink.write(some)
+    price(source, output=tmp_path / "out", software=version(NAME))
+
+    arguments = ("s3://bucket/in", "--output", "s3://bucket/out")
+    status, printed = run(port, *arguments)
+
+    local = contents(fs.LocalFileSystem(), str(tmp_path / "out"))
+    assert status == 0, printed
+    assert contents(store, "bucket/out") == local
+    assert len(local) == 2
+    assert store.get_file_info("bucket/.out.work").type == fs.FileType.NotFound
+    assert run(port, *arguments)[0] == 2
+
+
+@needs_ray
+def test_a_bucket_that_does_not_exist_is_one_line(port: int, store: Any) -> None:
+    """The message has the URL."""
+    del store
+    status, printed = run(port, "s3://nothing/in", "--output", "s3://bucket/out")
+
+    (line,) = printed.splitlines()
+    assert status == 2
+    assert "s3://nothing/in" in line
