@@ -213,6 +213,8 @@ class _Phases:
         """Return the records of all tasks, in their order; known ones are not run."""
         records = {each.number: each for each in known if each is not None}
         missing = [each for each in tasks if each.number not in records]
+        if not tasks:
+            return []
         self._watch(work.__name__, len(records), len(tasks))
         for each in self._engine.run(work, job, missing):
             records[each.number] = each
