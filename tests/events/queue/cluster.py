@@ -122,6 +122,8 @@ class NatsCluster:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
+        # A replica of version 2.9 may stay different, and be called current.
+        self.stays_equal = not _version().startswith("2.9.")
 
     @property
     def url(self) -> str:
@@ -173,6 +175,14 @@ class NatsCluster:
         replicas = found.cluster.replicas or []
         others = [each for each in replicas if each.current and not each.offline]
         return len(others) == len(self.nodes) - 1
+
+
+def _version() -> str:
+    """Return the version of the server, such as 2.9.10."""
+    shown = subprocess.run(  # noqa: S603
+        [PROGRAM, "--version"], capture_output=True, check=True, text=True
+    )
+    return shown.stdout.rpartition("v")[2].strip()
 
 
 @asynccontextmanager

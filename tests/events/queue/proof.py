@@ -209,7 +209,8 @@ async def _check(
     await senders.until_answered(ANSWERS)
     await senders.pause()
     await check_stored(applications, site.collectors[0].port)
-    await site.nats.until_equal(STREAM)
+    if site.nats.stays_equal:
+        await site.nats.until_equal(STREAM)
 
 
 def _say(text: str) -> None:
