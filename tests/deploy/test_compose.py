@@ -36,6 +36,41 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 @needs_compose
+def test_compose_adds_the_queue_to_the_file_for_production() -> None:
+    """Three servers of NATS and a writer, confined as the other containers."""
+    names = ("compose.production.yaml", "compose.queue.yaml")
+    files = [each for name in names for each in ("--file", str(DEPLOY / name))]
+    command = [str(COMPOSE), *files, "config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    merged = yaml.safe_load(done.stdout)["services"]
+    assert merged.keys() - services().keys() == {"n1", "n2", "n3", "writer"}
+    for name in ("n1", "n2", "n3", "writer"):
+        assert (merged[name]["read_only"], merged[name]["cap_drop"]) == (True, ["ALL"])
+        assert merged[name]["security_opt"] == ["no-new-privileges:true"]
+        assert merged[name]["mem_limit"]
+    grace_s = load().settings.server.shutdown_grace_s
+    assert seconds(merged["writer"]["stop_grace_period"]) > grace_s
+    # Only the file for production has the command of the service.
+    assert merged["copilot-usage"]["environment"] == {
+        "COPILOT_USAGE_EVENTS__QUEUE_WRITER": "false"
+    }
+
+
+@pytest.mark.skipif(not shutil.which("nats-server"), reason="needs nats-server")
+def test_nats_accepts_its_configuration() -> None:
+    """The oldest version that the service works with understands each line."""
+    command = ["nats-server", "-t", "-c", str(DEPLOY / "nats" / "nats.conf")]
+    environment = {**os.environ, "NAME": "n1", "NATS_PASSWORD": "a"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@needs_compose
 @pytest.mark.parametrize("name", FILES)
 def test_compose_accepts_the_file(name: str) -> None:
     """`docker-compose config` prints what it has understood."""
