@@ -208,8 +208,12 @@ def _address(url: str) -> str:
 
 
 def is_replicated(info: StreamInfo) -> bool:
-    """Return whether all replicas of a stream exist and are current."""
-    return replica_states(info)["current"] == config_in(info).num_replicas
+    """Return whether a stream has a leader, and all replicas are current."""
+    # During an election, all of them may be current without a leader.
+    has_leader = info.cluster is None or bool(info.cluster.leader)
+    return (
+        has_leader and replica_states(info)["current"] == config_in(info).num_replicas
+    )
 
 
 def replica_states(info: StreamInfo) -> dict[str, int]:

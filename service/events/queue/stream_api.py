@@ -29,7 +29,7 @@ SINGLE: Final = (
 )
 """A single server accepts a change to more replicas, and still keeps one copy."""
 HINTS: Final = {
-    10005: "the cluster has fewer servers with JetStream and free space than replicas",
+    10005: "too few servers have JetStream and room for events.queue_max_bytes",
     10008: "most servers of the cluster are away, so it has no quorum",
     10009: "most servers of the cluster are away, so it has no quorum",
     10023: "lower events.queue_max_bytes, or raise max_file_store of the servers",
