@@ -232,7 +232,7 @@ async def test_a_period_is_kept_closed_and_sealed_once(
     """Each change of each period is kept by one machine, and each end sealed by one."""
     for day in (27, 28, 29):
         growth = Growth(site, sandbox, key)
-        await growth.grow(5, day)
+        await growth.grow(day - 22, day)
         await growth.until_kept(database)
     await until(lambda: len(events(site, "usage.period_sealed")) >= 2)
 
