@@ -146,6 +146,21 @@ async def open_connection(
             connection.stop()
 
 
+class _Client(Client):
+    """A client that sends nothing in plain text to a server with a `tls` URL.
+
+    The library encrypts if the server asks for it, and only then. A server without TLS,
+    or someone in between, would get the password.
+    """
+
+    def _connect_command(self) -> bytes:
+        server = self._current_server
+        is_encrypted = self._server_info.get("tls_required", False)
+        if server is None or (server.uri.scheme == "tls" and not is_encrypted):
+            raise nats_errors.Error("the server has no TLS, which its URL requires")
+        return super()._connect_command()
+
+
 async def connect(
     settings: EventsSettings, name: str, closed: asyncio.Event | None = None
 ) -> Client:
@@ -153,7 +168,7 @@ async def connect(
 
     `closed` is set when the connection ends.
     """
-    client, failures = Client(), [""]
+    client, failures = _Client(), [""]
 
     async def note(error: Exception) -> None:
         failures.append(describe(error))

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -137,6 +138,24 @@ async def test_a_missing_file_of_authorities_is_named() -> None:
     settings = settings_for("tls://127.0.0.1:1", queue_ca_file="/nowhere/ca.pem")
     with pytest.raises(QueueUnavailable, match="No such file"):
         await connect(settings, "test")
+
+
+async def test_a_server_without_tls_gets_no_password() -> None:
+    """A `tls` URL never sends credentials in plain text, whatever the server says."""
+    received = bytearray()
+
+    async def answer(reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(b'INFO {"version":"2.9.10","auth_required":true}\r\n')
+        while some := await reader.read(1_000):
+            received.extend(some)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        settings = settings_for(f"tls://us:secret@127.0.0.1:{port}")
+        with pytest.raises(QueueUnavailable, match="has no TLS"):
+            await connect(settings, "test")
+    assert received == b""
 
 
 @pytest.mark.parametrize(
