@@ -9,6 +9,7 @@ import os
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from secrets import token_hex
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -110,7 +111,8 @@ class Workspace(Struct, frozen=True):
             with self.system.open_output_stream(path) as sink:
                 yield sink
             return
-        part = f"{path}.{os.getpid()}.part"
+        # Two workers may write it at once, also on machines that share the folder.
+        part = f"{path}.{token_hex(8)}.part"
         try:
             with open(part, "wb") as sink:  # noqa: PTH123 - paths are texts in this file
                 yield sink
