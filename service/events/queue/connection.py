@@ -195,6 +195,9 @@ async def connect(
                 flush_timeout=ANSWER_S,
                 **_identity(settings),
             )
+    except asyncio.CancelledError:
+        await discard(client)
+        raise
     except QueueUnavailable as error:
         await discard(client)
         if isinstance(error.__cause__, nats_errors.NoServersError) and failures[-1]:

@@ -38,6 +38,7 @@ from service.events.queue.in_flight import (
 from service.events.queue.message import partition_of, split, subject_of
 from service.events.queue.outcomes import Outcomes, Watch
 from service.events.queue.stream import ensure_stream
+from service.events.queue.tasks import until_cancelled
 from service.events.queue.watch import StreamWatch
 from service.events.receipts import complete, receipt_before_storage
 from service.observability.metrics import SUCCESS
@@ -349,7 +350,7 @@ async def open_publisher(
         stream = StreamWatch(connection, settings.queue_stream)
         publisher = QueuePublisher(settings, connection, stream, queue_wait_s)
         connection.on_open.append(publisher.prepare)
-        async with in_background(stream.run()), in_background(publisher.run()):
+        async with until_cancelled(stream.run()), in_background(publisher.run()):
             try:
                 yield publisher
                 await publisher.drain()

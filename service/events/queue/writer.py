@@ -26,11 +26,11 @@ from service.events.queue.leases import Leases, Look, share_of
 from service.events.queue.message import encode_outcome
 from service.events.queue.storing import QueueStore, Stopped
 from service.events.queue.stream import ensure_stream
+from service.events.queue.tasks import until_cancelled
 from service.events.store import EventStore
 from service.settings import EventsSettings
 from service.storage.breaker import PROBE_INTERVAL_S
 from service.storage.database import Database
-from service.storage.maintenance import in_background
 from service.storage.uses import EVENT_CONNECTIONS
 from service.web.health import Unready
 
@@ -38,8 +38,13 @@ LOOKS: Final = 4
 """Renewals of a lease in its length: some may fail."""
 PAUSE_S: Final = 0.5
 """Pause after a session has ended."""
-CLOSE_S: Final = 10.0
-"""Time in which transactions may end before the writer does."""
+CLOSE_S: Final = 2.0
+"""Time in which transactions may end before the writer does.
+
+The messages of a later one come again, to the next writer.
+"""
+LEAVE_S: Final = 2.0
+"""Time in which the servers answer to that, or are away."""
 
 log = structlog.get_logger()
 
@@ -70,6 +75,9 @@ class PartitionWriter:
         self._stopped.set()
         if not self._is_storing:
             self.task.cancel()
+        # The library may swallow the cancellation.
+        if self._deliveries is not None:
+            self._deliveries.end("the writer ends")
 
     def lose_connection(self) -> None:
         """End the session: its connection is lost."""
@@ -82,14 +90,16 @@ class PartitionWriter:
             try:
                 await self._have_session(client)
             except QueueUnavailable as error:
-                self._log_end(str(error))
+                if not self._stopped.is_set():
+                    self._log_end(str(error))
             except Stopped:
                 return
             except Exception as error:  # a defect must not end the task
                 log.error("events.queue_session_failed", exc_info=error)
             finally:
                 self._deliveries = None
-            await asyncio.sleep(PAUSE_S)
+            if not self._stopped.is_set():
+                await asyncio.sleep(PAUSE_S)
 
     async def _have_session(self, client: Client) -> None:
         self._deliveries = deliveries = Deliveries(
@@ -168,11 +178,17 @@ class QueueWriter:
     async def close(self) -> None:
         """Finish the transactions in progress, and give all leases back."""
         await self._stop(list(self._partitions))
+        # Leases that cannot be given back end by themselves.
         with suppress(QueueUnavailable):
             client = self._connection.client
-            for partition in list(self._leases.owned):
-                await self._leases.release(client, partition)
-            await self._leases.leave(client)
+            with translated():
+                async with asyncio.timeout(LEAVE_S):
+                    await self._leave(client)
+
+    async def _leave(self, client: Client) -> None:
+        for partition in list(self._leases.owned):
+            await self._leases.release(client, partition)
+        await self._leases.leave(client)
 
     async def _look(self, client: Client) -> None:
         """Renew the leases, and take or give back as many as is fair."""
@@ -245,7 +261,7 @@ async def open_writer(
     async with open_connection(settings, "copilot-usage writer") as connection:
         writer = QueueWriter(settings, connection, database)
         try:
-            async with in_background(writer.run()):
+            async with until_cancelled(writer.run()):
                 yield writer
         finally:
             await writer.close()
