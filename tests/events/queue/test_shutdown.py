@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientError
+from aiohttp import ClientError, ClientSession
 from nats.aio.client import Client
 
 from service.events.errors import QueueUnavailable
@@ -63,15 +63,10 @@ async def test_a_service_and_a_writer_end_in_order_without_their_queue(
         async with session.post("/events", json=event()) as answer:
             assert answer.status == 202
         getattr(nats_server, fault)()
-
-        async def send(wait: dict[str, str]) -> int:
-            with suppress(ClientError):
-                url = "/events"
-                async with session.post(url, json=event(), params=wait) as answer:
-                    return answer.status
-            return 0
-
-        sent = [asyncio.create_task(send(each)) for each in ({}, {"wait": "stored"})]
+        sent = [
+            asyncio.create_task(status_of(session, wait))
+            for wait in ({}, {"wait": "stored"})
+        ]
         for each in (service, writer):
             each.send_signal(signal.SIGTERM)
         assert [await each.ended() for each in (service, writer)] == [0, 0]
@@ -81,6 +76,14 @@ async def test_a_service_and_a_writer_end_in_order_without_their_queue(
         assert "service.shutdown_forced" not in each.log.read_text()
     if fault == "freeze":
         nats_server.thaw()
+
+
+async def status_of(session: ClientSession, wait: dict[str, str]) -> int:
+    """Send an event; return the status of the answer, or 0 without one."""
+    with suppress(ClientError):
+        async with session.post("/events", json=event(), params=wait) as answer:
+            return answer.status
+    return 0
 
 
 class Swallowing:
