@@ -244,7 +244,8 @@ class Ingest:
             return
         self._group_full.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._group_full.wait(), self._wait_s)
+            async with asyncio.timeout(self._wait_s):
+                await self._group_full.wait()
 
     def _start(self, group: list[Submission]) -> None:
         """Stop the time limit of the wait: the outcome of the write answers them."""

@@ -163,10 +163,8 @@ class RenewedLock:
 
     async def _renew(self) -> None:
         """Renew the lock, as long as it is not lost; then nothing is left to do."""
-        is_owner, task = True, asyncio.current_task()
-        # The client of Redis may swallow a cancellation, so `release` forgets the task
-        # before. Otherwise it would wait for a lock that is renewed for ever.
-        while is_owner and self._renewing is task:
+        is_owner = True
+        while is_owner:
             await asyncio.sleep(RENEW_EVERY_S)
             with suppress(RedisUnavailable):
                 is_owner = await self._locks.renew(self._name)

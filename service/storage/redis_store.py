@@ -8,8 +8,8 @@ Values are sealed with a digest, and a value that does not match its seal is ign
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
@@ -75,7 +75,8 @@ class RedisStore:
     async def run(self, *commands: Command) -> list[Any]:
         """Run commands in one transaction, and return their answers in order.
 
-        Raises `RedisUnavailable` unless all were executed.
+        Raises `RedisUnavailable` unless all were executed, and `CancelledError` if the
+        task was cancelled meanwhile, also where all were.
         """
         from redis.exceptions import RedisError, ResponseError
 
@@ -83,9 +84,10 @@ class RedisStore:
             raise RedisUnavailable
         redis = self._redis
         try:
-            async with asyncio.timeout(COMMAND_S):
-                redis = redis or await self._first_master()
-                return await _run(redis, commands)
+            with _cancellable():
+                async with asyncio.timeout(COMMAND_S):
+                    redis = redis or await self._first_master()
+                    return await _run(redis, commands)
         except ResponseError as error:
             if _is_no_master(error):
                 self._note_outage(error, redis)
@@ -131,7 +133,7 @@ class RedisStore:
         while True:
             await asyncio.sleep(PING_EVERY_S)
             # Whatever fails: if this task ended, Redis would never be used again.
-            with suppress(Exception):
+            with suppress(Exception), _cancellable():
                 async with asyncio.timeout(ASK_S + COMMAND_S):
                     await self._probe()
                 break
@@ -190,9 +192,27 @@ class RedisStore:
         while True:
             await asyncio.sleep(PING_EVERY_S)
             # Without Sentinels, the master that is known is used on.
-            with suppress(Exception):
+            with suppress(Exception), _cancellable():
                 if self._reconnecting is None:
                     await self._follow_master()
+
+
+@contextmanager
+def _cancellable() -> Iterator[None]:
+    """Raise `CancelledError` if the task is cancelled meanwhile, whatever happens.
+
+    The client swallows cancellations: it writes with `asyncio.wait_for`, which returns
+    normally in Python 3.11 if the write has just ended. A loop that only a cancellation
+    ends would go on for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - commands are run in tasks only
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 async def _run(redis: "Redis", commands: tuple[Command, ...]) -> list[Any]:

@@ -1,13 +1,20 @@
 """The client of Redis: seals of values, and an outage."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import pytest
 import redis
 
 from service.storage.redis_store import RedisStore, RedisUnavailable, seal, unseal
 from tests.metric_samples import value
-from tests.redis_servers import RedisDouble
+from tests.patience import GIVE_UP_S
+from tests.redis_servers import RedisDouble, RedisServer
+
+CANCELLATIONS: Final = 300
+STEPS: Final = 30
+"""Turns of the event loop from the begin of a command to its end, and some more."""
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -49,3 +56,46 @@ async def test_an_unavailable_redis_is_not_called(
     assert value("copilot_usage_redis_unavailable") == 0
     assert await store.run(lambda pipeline: pipeline.get("a")) == [None]
     await store.close()
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("commands", [1, 2], ids=["command", "transaction"])
+async def test_a_cancelled_command_is_cancelled_at_any_time(
+    server: RedisServer, commands: int
+) -> None:
+    """A task whose command runs ends with its cancellation, not with the answer."""
+    store = RedisStore(server.url, "test")
+    running = []
+    for number in range(CANCELLATIONS):
+        task = asyncio.create_task(
+            store.run(*[lambda pipeline: pipeline.get("a")] * commands)
+        )
+        for _ in range(number % STEPS):
+            await asyncio.sleep(0)
+        if task.cancel():
+            running.append(task)
+            await asyncio.wait([task], timeout=GIVE_UP_S)
+
+    assert len(running) > CANCELLATIONS / STEPS
+    assert [each for each in running if not each.cancelled()] == []
+    assert not store.is_away
+    await store.close()
+
+
+@pytest.mark.services
+async def test_the_search_for_a_lost_redis_ends_at_any_time(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the service does not wait for a Redis that fails meanwhile."""
+    monkeypatch.setattr("service.storage.redis_store.PING_EVERY_S", 0.0)
+    for number in range(CANCELLATIONS // 10):
+        store = RedisStore(server.url, "test")
+        store._note_outage(redis.ConnectionError("gone"), store._redis)
+        searching = store._reconnecting
+        assert searching is not None
+        for _ in range(number):
+            await asyncio.sleep(0)
+        has_ended = searching.done()
+        async with asyncio.timeout(GIVE_UP_S):
+            await store.close()
+        assert has_ended or searching.cancelled()
