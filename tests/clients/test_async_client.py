@@ -17,6 +17,7 @@ from copilot_usage_client.delivery import Delivery
 from tests.clients.answering import Reply, Server, always, answering, receipt
 from tests.clients.conftest import spooled, view_pages
 from tests.patience import GIVE_UP_S
+from tests.running import until
 
 MakeAsync = Callable[..., AsyncClient]
 
@@ -224,3 +225,19 @@ def test_one_client_serves_one_loop_after_another(
     ids += asyncio.run(deliver())
 
     assert sorted(server.accepted) == ids
+
+
+async def test_the_task_is_cancelled_at_any_time(make_async: MakeAsync) -> None:
+    """The end of the event loop does not wait for ever, although work arrives."""
+    async with make_async() as client:
+        for turns in range(5):
+            client._start()
+            task = client._task
+            assert task is not None
+            await until(lambda: bool(client._woken._waiters))  # type: ignore[attr-defined]
+            client._woken.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=GIVE_UP_S)
+            assert task in done

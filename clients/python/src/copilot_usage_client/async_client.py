@@ -128,10 +128,12 @@ class AsyncClient(BaseClient):
             return
         await self._note_flushed(wanted)
         self._report_problems()
+        woken = asyncio.ensure_future(self._woken.wait())
         try:
-            await asyncio.wait_for(self._woken.wait(), self._delivery.pause_s())
-        except asyncio.TimeoutError:
-            return
+            # Before Python 3.12, `asyncio.wait_for` may swallow a cancellation.
+            await asyncio.wait([woken], timeout=self._delivery.pause_s())
+        finally:
+            woken.cancel()
         self._woken.clear()
 
     async def _post(
