@@ -234,7 +234,7 @@ async def test_the_task_is_cancelled_at_any_time(make_async: MakeAsync) -> None:
             client._start()
             task = client._task
             assert task is not None
-            await until(lambda: bool(client._woken._waiters))  # type: ignore[attr-defined]
+            await until(lambda: bool(client._woken._waiters))
             client._woken.set()
             for _ in range(turns):
                 await asyncio.sleep(0)
