@@ -158,7 +158,7 @@ class Deliveries:
     async def _take_new(self) -> list[Delivery]:
         batch: list[Delivery] = []
         repeated: list[Delivery] = []
-        size = 0
+        stored, size = self._last, 0
         while self._waiting and size < MAX_BATCH_BYTES:
             each = self._waiting.popleft()
             self._waiting_bytes -= len(each.data)
@@ -169,8 +169,9 @@ class Deliveries:
             size += len(each.data)
             batch.append(each)
         metrics.delivered_again(len(repeated))
-        # Those before the last one are stored: only their acknowledgement was lost.
-        await self.acknowledge(repeated)
+        # Of the stored ones, only the acknowledgement was lost. After a long outage of
+        # the database, others come again while they wait here to be stored.
+        await self.acknowledge([each for each in repeated if each.sequence <= stored])
         return batch
 
     async def _pull_if_due(self) -> None:

@@ -1,0 +1,46 @@
+"""Deliveries of a partition's messages on a real stream."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from service.events.parsing import EventParser
+from service.events.queue import deliveries
+from service.events.queue.connection import connect, discard
+from service.events.queue.deliveries import Deliveries
+from service.events.queue.message import partition_of
+from service.settings import EventsSettings
+from tests.events.queue.publishing import publishing
+from tests.events.queue.test_writer import sent
+from tests.running import until
+
+MakeQueue = Callable[..., EventsSettings]
+
+
+async def test_a_message_that_comes_again_is_acknowledged_after_it_was_stored(
+    queue_settings: MakeQueue, parser: EventParser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message may come again while the first copy still waits for its storage."""
+    monkeypatch.setattr(deliveries, "ACK_WAIT_S", 0.5)
+    settings = queue_settings()
+    partition = partition_of("shop", settings.queue_partitions)
+    client = await connect(settings, "test")
+    async with publishing(settings, parser) as publisher:
+        for each in "abc":
+            await publisher.publish(publisher.items(sent(each)))
+        session = Deliveries(client, settings.queue_stream, partition)
+        async with session.opened():
+            monkeypatch.setattr(deliveries, "MAX_BATCH_BYTES", 1)
+            first = await session.take()
+            # The database is away until the servers deliver all of them again.
+            await until(lambda: len(session._waiting) >= 5)
+            monkeypatch.undo()
+            others = await session.take()
+            await client.flush()
+            assert [each.sequence for each in first + others] == [1, 2, 3]
+            assert await publisher.left() == 2
+            await session.acknowledge(others)
+            await client.flush()
+            assert await publisher.left() == 0
+    await discard(client)
