@@ -1,6 +1,5 @@
 """Deliveries of a partition's messages on a real stream."""
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
