@@ -12,6 +12,7 @@ from service.settings.types import (
     Seconds,
     WaitSeconds,
     check_origin,
+    is_installed,
 )
 
 EVERY_ORIGIN: Final = "*"
@@ -63,8 +64,13 @@ class EventsSettings(Struct, frozen=True, kw_only=True):
         return tuple(each.strip() for each in self.queue_url.split(",") if each.strip())
 
     def __post_init__(self) -> None:
+        if self.queue_url and not self.queue_servers:
+            raise ValueError("queue_url: expected at least one URL, or an empty text")
         for server in self.queue_servers:
             _check_server(server)
+        if self.queue_credentials_file and not is_installed("nkeys"):
+            needs = "needs the Python package nkeys to be installed"
+            raise ValueError(f"queue_credentials_file: {needs}")
         if self.cors_origins != (EVERY_ORIGIN,):
             for each in self.cors_origins:
                 check_origin(each)

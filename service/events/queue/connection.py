@@ -215,7 +215,12 @@ def _identity(settings: EventsSettings) -> dict[str, Any]:
         options["user_credentials"] = settings.queue_credentials_file
     if settings.queue_ca_file:
         authorities = settings.queue_ca_file
-        options["tls"] = ssl.create_default_context(cafile=authorities)
+        try:
+            options["tls"] = ssl.create_default_context(cafile=authorities)
+        except OSError as error:
+            # The error of `ssl` does not name the file.
+            reason = f"events.queue_ca_file {authorities}: {error}"
+            raise QueueUnavailable(reason) from error
     return options
 
 

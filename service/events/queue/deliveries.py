@@ -23,7 +23,7 @@ from nats.js.errors import NotFoundError
 from service.events.errors import QueueUnavailable
 from service.events.queue import metrics
 from service.events.queue.connection import translated
-from service.events.queue.message import subject_of
+from service.events.queue.message import size_of, subject_of
 from service.events.queue.stream_api import API_S
 
 PULL_MESSAGES: Final = 1_000
@@ -32,6 +32,7 @@ MIN_PULL_BYTES: Final = 4 * 1024 * 1024
 OVERHEAD_BYTES: Final = 16 * 1024
 """Upper bound of the subjects and headers of a message."""
 MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
+"""Bytes of messages without their compression, of which events take several times."""
 PULL_S: Final = 4.0
 """Time after which the servers end a request for messages."""
 PULL_AGAIN_S: Final = PULL_S / 2
@@ -166,7 +167,7 @@ class Deliveries:
                 repeated.append(each)
                 continue
             self._last = each.sequence
-            size += len(each.data)
+            size += size_of(each.data)
             batch.append(each)
         metrics.delivered_again(len(repeated))
         # Of the stored ones, only the acknowledgement was lost. After a long outage of

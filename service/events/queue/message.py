@@ -54,10 +54,23 @@ class BadMessage(EventsError):
 
 def encode(request: QueuedRequest) -> bytes:
     """Return the message of a request, compressed unless it is small."""
-    message = _encoder.encode(request)
+    return _compressed(_encoder.encode(request))
+
+
+def _compressed(message: bytes) -> bytes:
     if len(message) < MIN_COMPRESSED_BYTES:
         return message
     return zstandard.ZstdCompressor(level=LEVEL).compress(message)
+
+
+def size_of(message: bytes) -> int:
+    """Return the size of a message without its compression, if it tells that size."""
+    if not message.startswith(zstandard.FRAME_HEADER):
+        return len(message)
+    try:
+        return max(len(message), zstandard.frame_content_size(message))
+    except zstandard.ZstdError:
+        return len(message)
 
 
 def split(
@@ -116,13 +129,14 @@ def encode_outcome(
     items: Sequence[Event | EventFailure], stored: Sequence[Stored]
 ) -> bytes:
     """Return the answer of a writer to `QueuedRequest.reply_to`."""
-    return _encoder.encode(Outcome(list(map(result_of, items, stored))))
+    # Texts of errors may make it larger than the message, which was compressed.
+    return _compressed(_encoder.encode(Outcome(list(map(result_of, items, stored)))))
 
 
 def decode_outcome(message: bytes) -> list[EventResult]:
     """Return the results of a message's events; raises `BadMessage`."""
     try:
-        return _outcomes.decode(message).results
+        return _outcomes.decode(uncompressed(message)).results
     except (ValueError, RecursionError) as error:
         raise BadMessage(str(error)) from error
 

@@ -136,7 +136,9 @@ async def test_a_user_and_one_server_of_several_are_found(
 async def test_a_missing_file_of_authorities_is_named() -> None:
     """The reason is that of the file, and no attempt is made."""
     settings = settings_for("tls://127.0.0.1:1", queue_ca_file="/nowhere/ca.pem")
-    with pytest.raises(QueueUnavailable, match="No such file"):
+    with pytest.raises(
+        QueueUnavailable, match=r"queue_ca_file /nowhere/ca.pem: .*No such file"
+    ):
         await connect(settings, "test")
 
 
@@ -166,6 +168,7 @@ async def test_a_server_without_tls_gets_no_password() -> None:
         ("nats://a.test/stream", "without a path"),
         ("nats://token@a.test", "queue_token"),
         ("nats://a.test:port", "queue_url"),
+        (" , ", "at least one URL"),
         ("nats://a.test,ftp://b.test", "nats or tls"),
     ],
 )

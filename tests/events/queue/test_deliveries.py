@@ -17,6 +17,26 @@ from tests.running import until
 MakeQueue = Callable[..., EventsSettings]
 
 
+async def test_a_batch_is_bounded_by_its_size_in_memory(
+    queue_settings: MakeQueue, parser: EventParser
+) -> None:
+    """A message with much repetition is small in the stream, and large in memory."""
+    settings = queue_settings()
+    partition = partition_of("shop", settings.queue_partitions)
+    client = await connect(settings, "test")
+    async with publishing(settings, parser) as publisher:
+        large = publisher.items(sent("a", data={"text": "word " * 200_000}))
+        for _ in range(6):
+            await publisher.publish(large)
+        session = Deliveries(client, settings.queue_stream, partition)
+        async with session.opened():
+            batches = [await session.take()]
+            while sum(map(len, batches)) < 6:
+                batches.append(await session.take())
+    await discard(client)
+    assert max(map(len, batches)) <= 3
+
+
 async def test_a_message_that_comes_again_is_acknowledged_after_it_was_stored(
     queue_settings: MakeQueue, parser: EventParser, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,8 +15,11 @@ from service.events.queue.message import (
     BadMessage,
     QueuedRequest,
     decode,
+    decode_outcome,
     encode,
+    encode_outcome,
 )
+from service.events.store import NEW
 from tests.events.conftest import event
 
 MAGIC: Final = zstandard.FRAME_HEADER
@@ -57,6 +60,18 @@ def test_a_message_without_compression_is_read_too(parser: EventParser) -> None:
 
     for message in (plain, zstandard.compress(plain, 9)):
         assert len(decode(message).items) == 51
+
+
+def test_an_outcome_is_smaller_than_its_message(parser: EventParser) -> None:
+    """Also if it has all errors: the servers refuse larger ones than a message."""
+    wrong = [event(id=f"e-{number}", category="") for number in range(900)]
+    body = json.dumps(wrong).encode()
+    items = parser.parse_body(body, "application/json", 900, "shop")
+
+    outcome = encode_outcome(items, [NEW] * 900)
+
+    assert len(outcome) < len(encode(QueuedRequest("shop", items)))
+    assert [each.status for each in decode_outcome(outcome)] == ["failed"] * 900
 
 
 @pytest.mark.parametrize(
