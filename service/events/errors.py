@@ -7,6 +7,7 @@ EventsError
 │   └── EventTooLarge     an event does not fit into a message of the queue.
 ├── BacklogFull           too many events wait to be written.
 ├── QueueUnavailable      the event queue does not answer.
+│   ├── PartlyAccepted    the stream accepts a part of a request only.
 │   └── StreamUnusable    an operator has to change the servers or the stream.
 ├── WaitsFull             too many requests wait for events.
 ├── CursorAhead           the cursor is after the last event.
@@ -47,6 +48,10 @@ class QueueUnavailable(EventsError):
     """The event queue does not answer; what was sent to it may be stored."""
 
     retry_after_s = 1.0
+
+
+class PartlyAccepted(QueueUnavailable):
+    """The stream refuses messages of a request, of which others may be accepted."""
 
 
 class StreamUnusable(QueueUnavailable):

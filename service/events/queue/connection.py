@@ -16,7 +16,7 @@ import structlog
 from nats import errors as nats_errors
 from nats.aio.client import Client
 
-from service.events.errors import QueueUnavailable
+from service.events.errors import QueueUnavailable, StreamUnusable
 from service.settings import EventsSettings
 from service.storage.maintenance import in_background
 
@@ -32,6 +32,7 @@ NEVER_S: Final = 86_400
 """The library's own heartbeat, which would only repeat ours."""
 MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 """Bytes that may wait for the socket; a publisher waits for room above them."""
+NO_NKEYS: Final = "events.queue_credentials_file needs: pip install 'nats-py[nkeys]'"
 
 log = structlog.get_logger()
 
@@ -237,11 +238,19 @@ async def discard(client: Client) -> None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise errors of the library and of the network as `QueueUnavailable`."""
+    """Raise errors of the library and of the network as `QueueUnavailable`.
+
+    Raises `StreamUnusable` if a package of the library is missing.
+    """
     try:
         yield
     except (nats_errors.Error, OSError, TimeoutError) as error:
         raise QueueUnavailable(describe(error)) from error
+    except ModuleNotFoundError as error:
+        # The library loads it for a file of credentials only.
+        if error.name != "nkeys":
+            raise
+        raise StreamUnusable(NO_NKEYS) from error
 
 
 def describe(error: Exception) -> str:

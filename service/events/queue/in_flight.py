@@ -43,6 +43,11 @@ class Publication(Waiting, eq=False):
     reason: str = "the stream has not acknowledged the events"
     """The last answer of the stream, if it was no acknowledgement."""
 
+    @property
+    def is_split(self) -> bool:
+        """True if the request needs several messages."""
+        return len(self.messages) > 1
+
 
 class Message(Struct, eq=False):
     """One message in flight."""

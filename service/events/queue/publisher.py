@@ -18,7 +18,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from service.events.backlog import Backlog, Reservation
-from service.events.errors import BacklogFull, EventTooLarge, QueueUnavailable
+from service.events.errors import (
+    BacklogFull,
+    EventTooLarge,
+    PartlyAccepted,
+    QueueUnavailable,
+)
 from service.events.model import Event, EventFailure, Receipt
 from service.events.queue import metrics
 from service.events.queue.connection import (
@@ -60,6 +65,7 @@ HEADER_BYTES: Final = 1_024
 """Room for the id in the maximum size of a message."""
 DEFAULT_PAYLOAD_BYTES: Final = 1024 * 1024
 """Maximum size of messages before the first connection: the default of servers."""
+PARTLY: Final = "; other events of the request may be stored"
 MESSAGE_ID: Final = "Nats-Msg-Id"
 
 log = structlog.get_logger()
@@ -123,7 +129,7 @@ class QueuePublisher:
         """Publish a request's events; return the receipt when the stream has them.
 
         Raises `BacklogFull` and `EventTooLarge`; then none of the events is stored.
-        Raises `QueueUnavailable`; then they may be stored.
+        Raises `QueueUnavailable` and `PartlyAccepted`; then they may be stored.
         """
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self.submit(items, reservation, partial(complete, receipt), watch)
@@ -273,9 +279,13 @@ class QueuePublisher:
             self._acknowledge(message_id, message)
         elif error.err_code == STREAM_FULL:
             full = self._backlog.full("queue_full", f"the stream: {error.description}")
-            self._complete(publication, full)
+            # Otherwise the answer would say that nothing was stored.
+            is_split = publication.is_split
+            outcome = PartlyAccepted(str(full)) if is_split else full
+            self._complete(publication, outcome)
         elif error.err_code == TOO_LARGE:
-            self._complete(publication, EventTooLarge(error.description))
+            others = PARTLY if publication.is_split else ""
+            self._complete(publication, EventTooLarge(error.description + others))
         else:
             publication.reason = error.description
             message.due_at = self._now() + RETRY_S

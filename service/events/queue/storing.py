@@ -8,6 +8,7 @@ that came back for ever would block all those behind it.
 import asyncio
 import base64
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,6 +40,9 @@ MAX_KEPT_BYTES: Final = 64 * 1024
 """Bytes of a message that are kept in a failed event."""
 UNKNOWN: Final = "unknown"
 """The application of a message that does not even tell its application."""
+TRACEPARENT: Final = re.compile(
+    r"00-(?P<trace_id>[0-9a-f]{32})-(?P<span_id>[0-9a-f]{16})-[0-9a-f]{2}"
+)
 BAD_MESSAGE: Final = "bad_message"
 VALUE_REFUSED: Final = "value_refused"
 
@@ -68,6 +72,8 @@ class QueueStore:
         self._stopped = stopped
         self._arrivals = Arrivals()
         self._logged: set[str] = set()
+        self._requests: list[QueuedRequest] = []
+        """Those of the messages that are being stored."""
 
     async def store(
         self, batch: Sequence[Delivery]
@@ -76,7 +82,7 @@ class QueueStore:
 
         Raises `Stopped`; then they may be stored or not.
         """
-        requests = [self._decode(each) for each in batch]
+        requests = self._requests = [self._decode(each) for each in batch]
         received: list[ReceivedEvent] = []
         for request, delivery in zip(requests, batch, strict=True):
             received += self._arrivals.stamp(request.items, delivery.arrived_at)
@@ -152,6 +158,7 @@ class QueueStore:
             failed_id=failure.id,
             partition=self._partition,
             reason=str(error),
+            **self._ids_of(item),
         )
         if isinstance(item, Event):
             # As it was sent, so that it can be replayed, unless that is refused, too.
@@ -160,6 +167,15 @@ class QueueStore:
             with suppress(ValueRefused):
                 return await self._store_failure(readable, received.received_at)
         return await self._store_failure(failure, received.received_at)
+
+    def _ids_of(self, item: Event | EventFailure) -> dict[str, str]:
+        """Return the ids that log lines of an event's request have."""
+        for request in self._requests:
+            if any(each is item for each in request.items):
+                found = TRACEPARENT.fullmatch(request.traceparent)
+                trace = found.groupdict() if found else {}
+                return {"request_id": request.request_id, **trace}
+        return {}
 
     async def _store_failure(self, failure: EventFailure, received_at: int) -> Stored:
         await self._store_when_possible([ReceivedEvent(failure, received_at)])

@@ -143,6 +143,8 @@ class QueueWriter:
         self._leases = Leases(settings)
         self._turns = asyncio.Semaphore(EVENT_CONNECTIONS)
         self._partitions: dict[int, PartitionWriter] = {}
+        self._reason = ""
+        """Why the leases were unknown the last time; empty when they are known."""
         connection.on_loss.append(self._lose_connection)
 
     @property
@@ -159,9 +161,12 @@ class QueueWriter:
                 await self._leases.open(client)
                 while True:
                     await self._look(client)
+                    self._reason = ""
                     await asyncio.sleep(self._leases.length_s / LOOKS)
             except QueueUnavailable as error:
-                log.info("events.queue_leases_unknown", reason=str(error))
+                if str(error) != self._reason:
+                    self._reason = str(error)
+                    log.info("events.queue_leases_unknown", reason=self._reason)
             except Exception as error:  # a defect must not end the writer
                 log.error("events.queue_leases_failed", exc_info=error)
             self._stop_lost()
@@ -169,7 +174,7 @@ class QueueWriter:
 
     async def check_ready(self) -> Unready | None:
         """Return why no events are stored now, or None."""
-        if not self._connection.is_open:
+        if self._reason or not self._connection.is_open:
             return Unready("the event queue does not answer", PAUSE_S)
         if self._breaker.is_away:
             return Unready("the database does not answer", PROBE_INTERVAL_S)

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import sys
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from nats.js import errors as js_errors
 from structlog.typing import EventDict
 
 from service.app import check_storage
-from service.events.errors import QueueUnavailable
+from service.events.errors import QueueUnavailable, StreamUnusable
 from service.events.queue.connection import (
     connect,
     discard,
@@ -131,6 +132,18 @@ async def test_a_user_and_one_server_of_several_are_found(
         await discard(client)
     finally:
         server.kill()
+
+
+async def test_a_missing_package_for_credentials_is_named(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library needs it for a file of credentials, and only then."""
+    monkeypatch.setitem(sys.modules, "nkeys", None)
+    file = tmp_path / "user.creds"
+    file.write_text("-----BEGIN NATS USER JWT-----")
+    settings = settings_for(nats_server.url, queue_credentials_file=str(file))
+    with pytest.raises(StreamUnusable, match=r"nats-py\[nkeys\]"):
+        await connect(settings, "test")
 
 
 async def test_a_missing_file_of_authorities_is_named() -> None:

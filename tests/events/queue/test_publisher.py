@@ -12,7 +12,12 @@ import nats
 import pytest
 from msgspec.structs import replace
 
-from service.events.errors import BacklogFull, EventTooLarge, QueueUnavailable
+from service.events.errors import (
+    BacklogFull,
+    EventTooLarge,
+    PartlyAccepted,
+    QueueUnavailable,
+)
 from service.events.model import Event, EventFailure, Receipt
 from service.events.parsing import EventParser
 from service.events.queue import in_flight
@@ -238,6 +243,23 @@ async def test_a_request_above_the_maximum_size_becomes_several_messages(
     assert receipt.accepted == len(names)
     assert len(requests) > 1
     assert ids_of(requests) == names
+
+
+async def test_a_refused_part_of_a_request_does_not_claim_that_nothing_is_stored(
+    opened: Opened, nats_server: NatsServer, parsed: Callable[..., Items]
+) -> None:
+    """The stream is full after the first of several messages."""
+    items = [
+        item
+        for name in map(str, range(100))
+        for item in parsed(name, category="free", data={"text": incompressible(20_000)})
+    ]
+    async with opened(queue_max_bytes=1_000_000) as publisher:
+        with pytest.raises(PartlyAccepted, match="maximum bytes"):
+            await accept(publisher, items)
+        assert publisher.backlog == (0, 0)
+        stored = ids_of(await published(nats_server))
+    assert 0 < len(stored) < len(items)
 
 
 async def test_an_event_that_fits_into_no_message_is_refused(

@@ -1,13 +1,18 @@
 """The way of an event through a real stream, from its request to the database."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
+from service.events.feed_handlers import FOLLOWER
+from service.events.receiving import COLLECTOR
 from service.keys.handlers import DATABASE
 from tests.conftest import Client
 from tests.events.conftest import Caller, Json, ask, event, on_sqlite, send
 from tests.nats_servers import NatsServer
+from tests.patience import GIVE_UP_S
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -164,3 +169,47 @@ async def test_a_collector_is_ready_without_its_database(
         problem = await answer.json()
         assert (answer.status, problem["code"]) == (503, "queue_unavailable")
         assert answer.headers["Retry-After"] == "1"
+
+
+@on_sqlite
+async def test_two_collectors_of_one_stream_accept_an_event_once(
+    caller: Caller, nats_server: NatsServer
+) -> None:
+    """One of two requests at the same moment has a duplicate, by its outcome."""
+    queue = {"queue_url": nats_server.url, "queue_replicas": 1, "stored_wait_s": 60}
+    clients = [await caller(**queue), await caller(**queue)]
+    number = 10
+    for each in range(number):
+        sent = (send_and_wait(client, event(id=f"{each}")) for client in clients)
+        receipts = await asyncio.gather(*sent)
+        assert [each["stored"] for each in receipts] == [True, True]
+        assert sorted(each["duplicates"] for each in receipts) == [0, 1]
+    assert len((await ask(clients[0], "/events"))["events"]) == number
+
+
+@on_sqlite
+async def test_a_client_that_leaves_frees_its_place_to_wait(
+    caller: Caller, nats_server: NatsServer, until: Until
+) -> None:
+    """Without a place, a request is refused before its events are accepted."""
+    client = await caller(
+        queue_url=nats_server.url,
+        queue_replicas=1,
+        queue_writer=False,
+        stored_wait_s=GIVE_UP_S,
+    )
+    assert client.app is not None
+    waits, collector = client.app[FOLLOWER].waits, client.app[COLLECTOR]
+    waits._max_waits = 1
+    waiting = asyncio.create_task(send_and_wait(client, event(id="a")))
+    await until(lambda: waits._entered == 1)
+    parameters = {"wait": "stored"}
+    async with client.post("/events", json=event(), params=parameters) as answer:
+        problem = await answer.json()
+        assert (answer.status, problem["code"]) == (503, "event_waits_full")
+        assert "Retry-After" in answer.headers
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+    await until(lambda: waits._entered == 0)
+    assert collector.backlog == (0, 0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from structlog.typing import EventDict
 
 from service.events.parsing import EventParser
 from service.events.queue.connection import connect
@@ -170,14 +171,18 @@ async def test_a_message_that_cannot_be_decoded_is_kept_as_a_failed_event(
 
 
 async def test_an_event_that_the_database_refuses_is_kept_as_a_failed_event(
-    queue_settings: MakeQueue, parser: EventParser, database: Database
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    log_entries: list[EventDict],
 ) -> None:
-    """Only this event fails; those around it are stored, in their order."""
+    """Only this event fails; its log line has the ids of its request."""
     settings = queue_settings()
     async with publishing(settings, parser) as publisher:
         items = publisher.items(*(sent(each) for each in "abc"))
         # No number of the database is so large.
-        too_large = QueuedRequest("shop", [with_time(items[1], 2**63)])
+        ids = ("request", f"00-{'a' * 32}-{'b' * 16}-01")
+        too_large = QueuedRequest("shop", [with_time(items[1], 2**63)], *ids)
         await publisher.publish([items[0]])
         await publisher.publish_bytes(encode(too_large))
         await publisher.publish([items[2]])
@@ -187,6 +192,10 @@ async def test_an_event_that_the_database_refuses_is_kept_as_a_failed_event(
     (kept,) = await failed(database)
     assert (kept.application, kept.codes) == ("shop", "value_refused")
     assert kept.event_id == "b"
+    refused = "events.queue_event_refused"
+    (line,) = [each for each in log_entries if each["event"] == refused]
+    names = ("request_id", "trace_id", "span_id")
+    assert [line[each] for each in names] == ["request", "a" * 32, "b" * 16]
     assert await ids_in_feed(database) == ["a", "c"]
 
 
