@@ -3,7 +3,7 @@
 No request asks Redis. A process charges its own copy of a bucket. In the background it
 sends the permits that it has taken, those of many clients at once. Redis answers with
 the state of each shared bucket, which replaces the copy. A client is at most `slack`
-permits ahead of what Redis knows: a request beyond that waits, for 50 ms at most. While
+permits ahead of what Redis knows: a request beyond that waits, for 100 ms at most. While
 Redis is unavailable or slow, the copies apply the rate alone.
 `docs/decisions/limits.md` has the accuracy.
 """
@@ -33,7 +33,7 @@ SLACK_S: Final = 0.05
 SEND_EVERY_S: Final = 0.02
 """Time between two exchanges for which no request waits."""
 MAX_WAIT_S: Final = 0.05
-"""Time that a request waits for Redis."""
+"""Time that a request waits for one exchange: that in progress, and then its own."""
 MAX_BATCH: Final = 100
 """Clients in one exchange, which keeps Redis busy for less than a millisecond."""
 TRANSIT_S: Final = 0.5
@@ -144,13 +144,26 @@ class SharedBuckets(TokenBuckets):
 
     async def decide(self, client: str | bytes) -> Quota:
         """Take a token, after Redis knows of the former ones if it has to."""
+        loop = asyncio.get_running_loop()
+        # Also if many clients are sent before: they must not delay this one for longer.
+        give_up_at = loop.time() + 2 * MAX_WAIT_S
         while (answer := self.charge(client)) == UNDECIDED:
+            wait_s = min(self._patience_s(), give_up_at - loop.time())
+            if wait_s <= 0:
+                answer = self._charge_alone(client)
+                break
             self._send(client, self._buckets[client])
             self._is_urgent.set()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._patience_s()):
+                async with asyncio.timeout(wait_s):
                     await self._exchanged.wait()
         return Quota(*answer)
+
+    def _charge_alone(self, client: str | bytes) -> tuple[bool, int, int]:
+        """Take a token of which Redis learns later, as all that are not sent yet."""
+        answer = super().charge(client)
+        self._buckets[client].pending += answer[0]
+        return answer
 
     def refund(self, client: str | bytes) -> None:
         """Give a token back that was just taken."""

@@ -230,6 +230,31 @@ async def test_a_waiting_request_goes_on_when_redis_is_too_slow(
     await store.close()
 
 
+async def test_clients_that_are_sent_before_delay_no_request_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It goes on when it has waited for as long as two exchanges may take."""
+    monkeypatch.setattr(shared_buckets, "MAX_WAIT_S", 0.02)
+
+    class Slow(Hanging):
+        async def run(self, *_commands: object) -> list[list[str]]:
+            self.asked += 1
+            await asyncio.sleep(0.01)
+            return [["0.0"] * shared_buckets.MAX_BATCH]
+
+    store, batches = Slow(), 50
+    buckets = SharedBuckets(limits(rate_per_s=SLOW, burst=1), store, SECRET)
+    for number in range(batches * shared_buckets.MAX_BATCH - 1):
+        assert buckets.charge(str(number))[0]
+    assert buckets.charge("late")[0]
+    assert buckets.charge("late") == UNDECIDED
+    assert not (await buckets.decide("late")).is_allowed
+    assert store.asked < batches / 2
+    assert buckets._buckets["late"].pending == 1
+    await buckets.close()
+    await store.close()
+
+
 async def test_a_refund_is_no_permit(open_buckets: Open) -> None:
     """A request that is judged twice is charged once, in Redis too."""
     first, second = open_buckets(), open_buckets()
