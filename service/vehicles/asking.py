@@ -251,14 +251,14 @@ class VpicBatches:
 
     async def _save(
         self, entries: Mapping[Query, Entry], removals: Mapping[Query, int]
-    ) -> set[Query]:
+    ) -> Collection[Query]:
         """Store entries except of VINs removed meanwhile; return the stored queries."""
         known = {query: entries[query] for query in entries if query in removals}
         if not known:
             return set()
         removals_seen = self.memory.removals
         try:
-            stored = known.keys() & await self._writes.save(known, removals)
+            stored = await self._writes.save(known, removals)
         except StorageError as error:
             _log_not_kept(known, error)
             return set()

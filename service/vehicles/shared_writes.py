@@ -44,8 +44,9 @@ class SharedWrites:
     async def save(
         self, entries: Mapping[Vin, Entry], removals: Mapping[Vin, int]
     ) -> Collection[Vin]:
-        """Store entries; return the VINs that are stored, and maybe others."""
-        return await self._within_limit(self._results, Results(entries, removals))
+        """Store entries, and return the VINs that are stored."""
+        stored = await self._within_limit(self._results, Results(entries, removals))
+        return {vin for vin in entries if stored.get(vin) == removals.get(vin, 0)}
 
     async def close(self) -> None:
         """Cancel the transactions in progress."""
@@ -67,12 +68,19 @@ class SharedWrites:
         announced = self._store.announce({vin for vins in calls for vin in vins})
         return await self._store.within(self._limit_s, announced)
 
-    async def _save_all(self, calls: Sequence[Results]) -> Collection[Vin]:
-        # Each VIN is in one call at a time, because a look-up in progress is shared.
-        entries = {vin: one for each in calls for vin, one in each.entries.items()}
-        removals = {vin: one for each in calls for vin, one in each.removals.items()}
+    async def _save_all(self, calls: Sequence[Results]) -> Mapping[Vin, int]:
+        """Return the number of removals with which each stored VIN was stored."""
+        entries: dict[Vin, Entry] = {}
+        removals: dict[Vin, int] = {}
+        for each in calls:
+            for vin, entry in each.entries.items():
+                number = each.removals.get(vin, 0)
+                # After a removal, a VIN is looked up again although a call has it.
+                if number >= removals.get(vin, 0):
+                    entries[vin], removals[vin] = entry, number
         saved = self._store.save(entries, removals)
-        return await self._store.within(self._limit_s, saved)
+        stored = await self._store.within(self._limit_s, saved)
+        return {vin: removals[vin] for vin in stored}
 
 
 class _Call(NamedTuple, Generic[A, R]):

@@ -3,8 +3,8 @@
 No request asks Redis. A process charges its own copy of a bucket. In the background it
 sends the permits that it has taken, those of many clients at once. Redis answers with
 the state of each shared bucket, which replaces the copy. A client is at most `slack`
-permits ahead of what Redis knows: a request beyond that waits, for 100 ms at most. While
-Redis is unavailable or slow, the copies apply the rate alone.
+permits ahead of what Redis knows: a request beyond that waits, for 100 ms at most.
+While Redis is unavailable or slow, the copies apply the rate alone.
 `docs/decisions/limits.md` has the accuracy.
 """
 

@@ -132,6 +132,34 @@ async def test_results_that_wait_share_a_transaction(
 
 
 @on_sqlite
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_vin_that_was_removed_between_two_calls_has_the_later_result(
+    stored: VehicleStore, writer: Writer, *, is_first: bool
+) -> None:
+    """A removal lets a VIN be looked up again while the former call is in progress."""
+    writer.may_write.set()
+    other, twice = CALLS[0][:2]
+    await stored.save({twice: Entry(None, 1)}, {})
+    await stored.remove([twice])
+    writer.may_write.clear()
+    writes = SharedWrites(stored, GIVE_UP_S)
+    late = {twice: Entry(None, 2)}, {twice: 0}
+    new = {twice: Entry(None, 3)}, {twice: 1}
+    calls = [({other: Entry(None, 1)}, {}), *([new, late] if is_first else [late, new])]
+    tasks = []
+    for each in calls:
+        tasks.append(asyncio.create_task(writes.save(*each)))
+        await asyncio.sleep(0)
+    writer.may_write.set()
+    _, *results = await asyncio.gather(*tasks)
+    assert writer.saved[-1] == [twice]
+    assert [twice in each for each in results] == [is_first, not is_first]
+    found = (await stored.find([twice]))[twice].entry
+    assert found is not None
+    assert found.fetched_at == 3
+
+
+@on_sqlite
 async def test_a_refused_value_fails_its_call_only(
     stored: VehicleStore, writer: Writer, start: Start
 ) -> None:
