@@ -140,6 +140,9 @@ async def send_events(
 ) -> web.StreamResponse:
     """Send events; they are on disk when the answer is sent, each of them once.
 
+    With an event queue, they are replicated to a quorum of its servers instead, and
+    duplicates and conflicts count as accepted, unless `?wait=stored` waits for them.
+
     An invalid event is stored as a failed event, with its errors. The same `id` with
     the same content is a duplicate, with other content a conflict. Without an `id`, the
     content identifies the event. `X-Sent-At`, the time of the sender's clock, corrects

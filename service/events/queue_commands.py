@@ -52,7 +52,7 @@ class NoQueue(Exception):
 
 
 class NotFinished(Exception):
-    """What the command waits for has not happened in time."""
+    """The command has waited for as long as it may."""
 
 
 class NotConfirmed(Exception):
@@ -137,9 +137,12 @@ def resize(  # noqa: PLR0913 - each argument is an option
 
     async def work(queue: "Administration", _settings: EventsSettings) -> None:
         from service.events.queue.administration import is_replicated, replica_states
+        from service.events.queue.overview import describe_states
 
         await queue.resize(changes)
-        progress = _Progress(lambda info: str(replica_states(info)))
+        progress = _Progress(
+            lambda info: f"replicas: {describe_states(replica_states(info))}"
+        )
         await _in_time(queue.until(is_replicated, progress.show), timeout)
 
     _run(config, work)

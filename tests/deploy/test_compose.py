@@ -118,6 +118,13 @@ def test_prometheus_scrapes_the_service() -> None:
 
     targets = job["static_configs"][0]["targets"]
     assert targets == [f"copilot-usage:{port.rpartition(':')[2]}"]
+    (writers,) = job["dns_sd_configs"]
+    (name,) = writers["names"]
+    queue = read_yaml("compose.queue.yaml")["services"]
+    assert queue[name]["command"][0] == "writer"
+    assert writers["port"] == load().settings.server.port
+    networks = services()["prometheus"]["networks"]
+    assert set(networks) <= set(queue[name]["networks"])
     assert f'job="{job["job_name"]}"' in (DEPLOY / "prometheus" / rules).read_text()
 
 

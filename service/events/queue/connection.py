@@ -1,9 +1,9 @@
 """The connection to the NATS servers, which is opened again whenever it is lost.
 
-The client library is told not to reconnect: after an error of the server it closes for
-good, and after a partition it waits for a socket that never takes its bytes. So each
-loss is followed by a new client of the library. Its users begin anew, too: they wait
-for `connected`, use the client, and stop when it raises `QueueUnavailable`.
+The client library does not reconnect: after an error of the server it closes for good,
+and after a partition it waits for a socket that never takes its bytes. So each loss is
+followed by a new client of the library. Its users begin anew, too: they wait for
+`connected`, use the client, and stop when it raises `QueueUnavailable`.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 
 The stream of a work queue has just the messages that are not acknowledged. A consumer
 that is created anew therefore begins at the first message that may not be stored. So
-whatever happens to messages on their way is answered in one way: the consumer numbers
-its deliveries, a number that is missing ends the session, and the next one begins anew.
+one rule covers all faults of the delivery: the consumer numbers its deliveries, and a
+missing number ends the session. The next one begins anew.
 """
 
 import asyncio

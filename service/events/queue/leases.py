@@ -40,7 +40,7 @@ class Lease(Struct):
 
 
 class Look(Struct, frozen=True):
-    """What the bucket has: the ids of the writers, and the partitions with a lease."""
+    """Content of the bucket: ids of the writers, and partitions with a lease."""
 
     writers: frozenset[str]
     partitions: frozenset[int]

@@ -107,10 +107,15 @@ def oldest_in(info: StreamInfo) -> int | None:
     return read_instant(info.state.first_ts)
 
 
+def describe_states(states: dict[str, int]) -> str:
+    """Return the replicas by state, without zeros: `2 current, 1 offline`."""
+    return ", ".join(f"{n} {state}" for state, n in states.items() if n)
+
+
 def summary_rows(overview: Overview) -> list[tuple[str, str]]:
     """Return the rows of the summary: name and value."""
     used = share_of(overview.bytes, overview.max_bytes)
-    states = (f"{n} {state}" for state, n in overview.replica_states.items() if n)
+    states = describe_states(overview.replica_states)
     rows = [
         ("stream", overview.stream),
         ("server", f"NATS {overview.server_version}"),
@@ -118,7 +123,7 @@ def summary_rows(overview: Overview) -> list[tuple[str, str]]:
         ("size", f"{in_bytes(overview.bytes)} of {_maximum(overview.max_bytes)}{used}"),
         ("oldest message", _age(overview)),
         ("maximum age", _or_none(overview.max_age_s, "s")),
-        ("replicas", f"{overview.replicas}: {', '.join(states)}"),
+        ("replicas", f"{overview.replicas}: {states}"),
         ("storage of the account", _account(overview)),
     ]
     return rows + [("differs", each) for each in overview.differences]

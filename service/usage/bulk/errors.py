@@ -6,7 +6,7 @@ BulkError
 ├── OtherRun          the work folder belongs to a run with other input or options
 ├── RunInProgress     another process works on this output
 ├── BadReports        the file of reports breaks its contract
-├── NoEngine          the engine is not installed, or its cluster is of no use
+├── NoEngine          the engine is not installed, or its cluster cannot be used
 └── RunFailed         the run cannot go on; what it has done is kept
 UnreadablePiece       a part of the input cannot be read
 """
@@ -37,7 +37,7 @@ class BadReports(BulkError):
 
 
 class NoEngine(BulkError):
-    """The engine is not installed, or its cluster is of no use."""
+    """The engine is not installed, or its cluster cannot be used."""
 
 
 class RunFailed(BulkError):

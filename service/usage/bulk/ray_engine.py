@@ -94,7 +94,7 @@ def explain(error: Exception) -> str:
 
 
 def run_task(work: Callable[[Job, Task], Record], job: Job, task: Task) -> Record:
-    """Run a task in a worker of the cluster; raises `RunFailed` if it is no use."""
+    """Run a task in a worker; raises `RunFailed` if the worker lacks something."""
     _prepare(job.workspace, job.software)
     return work(job, task)
 

@@ -28,6 +28,7 @@ from tests.nats_servers import NatsServer
 STREAM: Final = "commands"
 PARTITIONS: Final = 4
 APPLICATION: Final = "shop"
+TERMINAL_CHARS: Final = 80
 PARTITION: Final = partition_of(APPLICATION, PARTITIONS)
 
 
@@ -265,7 +266,8 @@ def test_messages_are_listed_and_copied_without_being_taken(
     """The copy has the events as they would be stored."""
     command.publish(message, b"\x00 no message", message)
 
-    rows = [line.split() for line in command.succeed("messages").splitlines()]
+    table = command.succeed("messages").splitlines()
+    rows = [line.split() for line in table]
     lines = command.succeed("messages", "--json", "--limit", "0").splitlines()
     copies = list(map(json.loads, lines))
 
@@ -274,7 +276,7 @@ def test_messages_are_listed_and_copied_without_being_taken(
         ("1", str(PARTITION), APPLICATION, "2"),
         ("3", str(PARTITION), APPLICATION, "2"),
     ]
-    assert rows[1][-1] == "r-1"
+    assert len(table[1].rstrip()) <= TERMINAL_CHARS
     first, broken, last = copies
     assert [each["id"] for each in first["events"]] == ["a"]
     assert [json.loads(each)["id"] for each in first["failed"]] == ["b"]
