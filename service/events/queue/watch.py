@@ -19,6 +19,9 @@ from service.instants import US_PER_S
 INTERVAL_S: Final = (8.0, 12.0)
 """Pause between two requests; a range, so that many processes do not ask at once."""
 
+RETRY_S: Final = 1.0
+"""Pause while the stream cannot be used, as during an election."""
+
 _chance: Final = random.SystemRandom()
 
 
@@ -34,7 +37,8 @@ class StreamWatch:
         """Read the stream until this is cancelled."""
         while True:
             await self.read()
-            await asyncio.sleep(_chance.uniform(*INTERVAL_S))
+            pause_s = RETRY_S if self.problem else _chance.uniform(*INTERVAL_S)
+            await asyncio.sleep(pause_s)
 
     async def read(self) -> None:
         """Read the stream once, and set the metrics."""
@@ -43,13 +47,18 @@ class StreamWatch:
         except QueueUnavailable as error:
             self.problem = str(error)
         else:
-            self.problem = None if has_quorum(info) else "most replicas are offline"
+            self.problem = (
+                None if has_quorum(info) else "no leader, or most replicas are offline"
+            )
             measure(info)
         metrics.stream_available(is_available=self.problem is None)
 
 
 def has_quorum(info: StreamInfo) -> bool:
-    """Return whether the replicas that are not offline can acknowledge messages."""
+    """Return whether a leader and enough replicas can acknowledge messages."""
+    # A server that has lost the others does not know that they are offline.
+    if info.cluster is not None and not info.cluster.leader:
+        return False
     states = replica_states(info)
     absent = states["offline"] + states["missing"]
     return 2 * absent < sum(states.values())
