@@ -266,8 +266,7 @@ def test_messages_are_listed_and_copied_without_being_taken(
     """The copy has the events as they would be stored."""
     command.publish(message, b"\x00 no message", message)
 
-    table = command.succeed("messages").splitlines()
-    rows = [line.split() for line in table]
+    rows = [line.split() for line in command.succeed("messages").splitlines()]
     lines = command.succeed("messages", "--json", "--limit", "0").splitlines()
     copies = list(map(json.loads, lines))
 
@@ -276,7 +275,6 @@ def test_messages_are_listed_and_copied_without_being_taken(
         ("1", str(PARTITION), APPLICATION, "2"),
         ("3", str(PARTITION), APPLICATION, "2"),
     ]
-    assert len(table[1].rstrip()) <= TERMINAL_CHARS
     first, broken, last = copies
     assert [each["id"] for each in first["events"]] == ["a"]
     assert [json.loads(each)["id"] for each in first["failed"]] == ["b"]
@@ -295,6 +293,7 @@ def test_messages_of_one_partition(command: Command, message: bytes) -> None:
     own = command.succeed("messages", "--partition", str(PARTITION), "--limit", "2")
 
     assert len(own.splitlines()) == 3
+    assert max(len(line.rstrip()) for line in own.splitlines()) <= TERMINAL_CHARS
     assert len(command.succeed("messages", "--partition", str(other)).splitlines()) == 1
     assert command.fail("messages", "--partition", "4") == (
         2,
