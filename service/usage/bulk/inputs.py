@@ -51,7 +51,8 @@ def list_files(
 
 
 def _find(name: str, chosen: InputFormat | None) -> Iterator[InputFile]:
-    if "://" not in name and has_magic(name):
+    # Browsers name a second download `messages[1].csv`.
+    if "://" not in name and has_magic(name) and not os.path.lexists(name):
         for path in glob(name, recursive=True):  # noqa: PTH207
             yield from _find_path(path, chosen, is_named=False)
         return

@@ -1,6 +1,7 @@
 """Writing of the output's parts: priced messages of one day, as Parquet."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
@@ -39,6 +40,8 @@ _SOURCES: Final = pa.array(["text", "report"])
 MAX_OPEN_UNITS: Final = 64
 """Files of units that a task has open at once."""
 HASHED_BYTES: Final = 1024 * 1024
+PART_PATH: Final = re.compile(r"/day=[0-9]+-[0-9]{2}-[0-9]{2}/part-[0-9]+\.parquet$")
+"""Matches paths of parts, and of no other file that a user may have there."""
 
 
 def plan_tasks(records: Sequence[UnitRecord], repeated: RepeatedIds) -> list[PartTask]:

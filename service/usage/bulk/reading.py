@@ -1,6 +1,7 @@
 """Reading of pieces of the input as batches of messages, in each format."""
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -43,6 +44,9 @@ DELIMITERS: Final = (",", ";", "\t", "|")
 NONE_REJECTED: Final[Sequence[Any]] = ([], [], [])
 MANDATORY: Final = ("id", "text", "timestamp")
 REPORT_ID: Final = "report_id"
+MAX_ID: Final = pa.scalar(2**63 - 1, pa.uint64())
+ID: Final = re.compile(rb"-?[0-9]{1,19}")
+"""An id in CSV, of at most as many digits as an integer of 64 bits has."""
 _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _decoder: Final = msgspec.json.Decoder(Message)
@@ -131,6 +135,11 @@ def _check_columns(schema: Any) -> list[str]:
         if not (pa.types.is_integer(kind) if name == "id" else _is_text(kind)):
             raise UnreadablePiece(f"column {name} has the type {kind}")
     has_reports = schema.get_field_index(REPORT_ID) >= 0
+    if has_reports:
+        kind = _plain(schema.field(REPORT_ID).type)
+        # Ids as decimals, as pandas stores them with gaps, would name no report.
+        if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise UnreadablePiece(f"column {REPORT_ID} has the type {kind}")
     return [*MANDATORY, REPORT_ID] if has_reports else [*MANDATORY]
 
 
@@ -154,12 +163,19 @@ def _from_columns(batch: Any, rows: int) -> ReadBatch:
     reports = batch[REPORT_ID] if has_reports else pa.nulls(count)
     columns = [
         pa.array(np.arange(rows, rows + count)),
-        batch["id"].cast(pa.int64(), safe=False),
+        _to_ids(batch["id"]),
         _to_binary(batch["text"]),
         _to_binary(batch["timestamp"]),
         to_report_keys(reports),
     ]
     return _batch(columns, NONE_REJECTED, rows + count)
+
+
+def _to_ids(column: Any) -> Any:
+    """Return ids as integers of 64 bits; null stands for larger ones."""
+    if pa.types.is_uint64(column.type):
+        column = pc.if_else(pc.less_equal(column, MAX_ID), column, None)
+    return column.cast(pa.int64())
 
 
 def _decode_dictionaries(batch: Any) -> Any:
@@ -181,11 +197,26 @@ def to_report_keys(column: Any) -> Any:
         return column.cast(pa.string())
     if not _is_text(column.type):
         return pa.nulls(len(column), pa.string())
-    keys = column.cast(pa.string())
+    keys = _to_valid(_to_binary(column))
     lengths = pc.utf8_length(keys)
     usable = pc.and_(pc.greater(lengths, 0), pc.less_equal(lengths, MAX_KEY_CHARACTERS))
     dots = pc.is_in(keys, value_set=pa.array(sorted(DOT_SEGMENTS)))
     return pc.if_else(pc.and_not(usable, dots), keys, None)
+
+
+def _to_valid(column: Any) -> Any:
+    """Return a binary column as texts; null stands for those that are not UTF-8."""
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array(map(_decode, column.to_pylist()), pa.string())
+
+
+def _decode(raw: bytes | None) -> str | None:
+    try:
+        return None if raw is None else raw.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 # --- NDJSON ---------------------------------------------------------------------------
@@ -311,7 +342,8 @@ def _read_csv(file: InputFile) -> Iterator[ReadBatch]:
             for name in MANDATORY:
                 if batch.schema.get_field_index(name) < 0:
                     raise UnreadablePiece(f"no column {name}, or several of them")
-            ids = pa.array(map(_to_id, batch["id"].to_pylist()), pa.int64())
+            raw = _to_binary(batch["id"]).to_pylist()
+            ids = pa.array(map(_to_id, raw), pa.int64())
             at = batch.schema.get_field_index("id")
             with_ids = batch.set_column(at, "id", ids)
             yield _from_columns(with_ids, rows)
@@ -329,9 +361,9 @@ def _find_delimiter(file: InputFile) -> str | None:
     return max(DELIMITERS, key=names.count)
 
 
-def _to_id(text: str) -> int | None:
-    try:
-        number = int(text)
-    except ValueError:
+def _to_id(text: bytes) -> int | None:
+    # Python's `int` takes `1_000` and `+1` too.
+    if not ID.fullmatch(text):
         return None
+    number = int(text)
     return number if -(2**63) <= number < 2**63 else None

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
+from service.upstream import lenient_json
 from service.usage.bulk.errors import BadReports
 from service.usage.bulk.report_table import ReportTable
 from service.usage.bulk.workspace import Workspace, first_line, locate
@@ -28,16 +29,19 @@ def read_reports(name: str) -> dict[str, ReportPrice]:
     reports: dict[str, ReportPrice] = {}
     try:
         rows = _read_rows(name)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise BadReports(f"{name}: {first_line(error)}") from error
     for number, row in enumerate(rows, start=1):
         try:
             report = msgspec.convert(row, Report, strict=False)
         except msgspec.ValidationError as error:
             raise BadReports(f"{name}: report {number}: {error}") from error
-        key = report_key(report.id)
+        # The conversion makes a number of "007", which is another id than "7".
+        key = report_key(row["id"] if isinstance(row["id"], str) else report.id)
         if key is None:
             raise BadReports(f"{name}: report {number}: the id is not usable")
+        if lenient_json.has_surrogate(report.name):
+            raise BadReports(f"{name}: report {number}: the name is not usable")
         price = ReportPrice(report.name, round(report.credit_cost * 100))
         if reports.setdefault(key, price) != price:
             raise BadReports(f"{name}: report {number}: the id {key} has two prices")

@@ -16,7 +16,13 @@ import msgspec
 from msgspec import Struct
 
 from service.usage.bulk.engines import Engine, OpenEngine
-from service.usage.bulk.errors import OtherRun, OutputExists, RunFailed, RunInProgress
+from service.usage.bulk.errors import (
+    BadInput,
+    OtherRun,
+    OutputExists,
+    RunFailed,
+    RunInProgress,
+)
 from service.usage.bulk.inputs import divide, list_files
 from service.usage.bulk.model import (
     InputFile,
@@ -28,6 +34,8 @@ from service.usage.bulk.model import (
 )
 from service.usage.bulk.output import (
     FORMAT_VERSION,
+    REJECTED_FILE,
+    TOTALS,
     FirstRows,
     Manifest,
     ManifestInput,
@@ -38,7 +46,7 @@ from service.usage.bulk.output import (
     write_rejected,
     write_totals,
 )
-from service.usage.bulk.parts import plan_tasks, write_parts
+from service.usage.bulk.parts import PART_PATH, plan_tasks, write_parts
 from service.usage.bulk.repeats import compare_ids, join_repeated, plan_ranges
 from service.usage.bulk.report_files import (
     digest_of_reports,
@@ -48,7 +56,7 @@ from service.usage.bulk.report_files import (
 )
 from service.usage.bulk.report_keys import KEYS, Resolve, list_keys, resolve_keys
 from service.usage.bulk.units import RECORD, Job, price_unit
-from service.usage.bulk.workspace import MANIFEST, RUN_FILE, Workspace
+from service.usage.bulk.workspace import MANIFEST, MESSAGES_FOLDER, RUN_FILE, Workspace
 
 LOCK_FILE: Final = "lock"
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -116,6 +124,8 @@ def price_files(
     _check_target(space, request)
     files = _list_files(space, request)
     with _work_folder(space):
+        # Another run may have published this output since.
+        _check_target(space, request)
         job = Job(space, files, request.plan_id, request.software)
         _begin(job, request)
         with open_engine() as engine:
@@ -130,12 +140,20 @@ def price_files(
 def _list_files(space: Workspace, request: Request) -> tuple[InputFile, ...]:
     """Return the files of the input, without those of an output inside of it."""
     own = f"{space.target}/"
-    files = list_files(request.inputs, request.format)
-    return tuple(each for each in files if not each.path.startswith(own))
+    found = list_files(request.inputs, request.format)
+    files = tuple(each for each in found if not each.path.startswith(own))
+    if not files:
+        raise BadInput(f"{request.output}: the output has all files of the input")
+    return files
 
 
 def _check_target(space: Workspace, request: Request) -> None:
-    """Raise `OutputExists`, unless output of this command is to be replaced."""
+    """Raise `OutputExists`, unless output of this command is to be replaced.
+
+    Raises `BadInput` where no work folder can be beside the output.
+    """
+    if "/" not in space.target:
+        raise BadInput(f"{request.output}: expected a folder, and no root or bucket")
     has_manifest = space.exists(space.in_target(MANIFEST))
     # Without a manifest, the output of an object store is one that is not complete.
     if not has_manifest and not (space.is_local and space.exists(space.target)):
@@ -176,17 +194,29 @@ def _begin(job: Job, request: Request) -> None:
     stored = space.load(space.in_work(RUN_FILE), _Begun)
     if stored == begun:
         return
-    if stored is not None:
-        if stored.identity != begun.identity and not request.is_forced:
-            raise OtherRun(
-                f"{space.work} has an unfinished run with other input or options; "
-                "--force discards it"
-            )
-        for name in ("units", "parts", "output"):
-            space.remove(space.in_work(name))
-        space.prepare()
+    if stored and stored.identity != begun.identity and not request.is_forced:
+        raise OtherRun(
+            f"{space.work} has an unfinished run with other input or options; "
+            "--force discards it"
+        )
+    # Also without a run: its file is removed before all others, or may be damaged.
+    _clear(space)
     store_reports(space, reports)
     space.store(space.in_work(RUN_FILE), begun)
+
+
+def _clear(space: Workspace) -> None:
+    """Remove the work of another run, and what this command has written to a store."""
+    for name in ("units", "parts", "output"):
+        space.remove(space.in_work(name))
+    if not space.is_local:
+        # The manifest is first: without it, the output counts as incomplete.
+        for name in (MANIFEST, TOTALS, REJECTED_FILE):
+            space.remove_file(space.in_target(name))
+        for path in space.list_files(space.in_target(MESSAGES_FOLDER)):
+            if PART_PATH.search(path):
+                space.remove_file(path)
+    space.prepare()
 
 
 def _boot_id() -> str:
@@ -287,6 +317,8 @@ def _summarize(
 
 def _publish(space: Workspace) -> None:
     """Let the complete output appear under its name, and remove the work."""
+    # First, because the other files of the work are of no use without each other.
+    space.remove_file(space.in_work(RUN_FILE))
     if space.is_local:
         old = Path(space.in_work("replaced"))
         if space.exists(space.target):

@@ -28,6 +28,8 @@ RUN_FILE: Final = "run"
 
 def locate(name: str) -> tuple[Any, str]:
     """Return the file system and the path of a URL or a path; raises `BadInput`."""
+    if not name:  # which would be the current folder
+        raise BadInput("a path is empty")
     try:
         if "://" in name:
             system, path = fs.FileSystem.from_uri(name)
@@ -153,3 +155,14 @@ class Workspace(Struct, frozen=True):
         """Remove a folder, if it exists."""
         if self.exists(path):
             self.system.delete_dir(path)
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file, if it exists."""
+        if self.exists(path):
+            self.system.delete_file(path)
+
+    def list_files(self, folder: str) -> list[str]:
+        """Return the paths of all files below a folder, which need not exist."""
+        below = fs.FileSelector(folder, recursive=True, allow_not_found=True)
+        found = self.system.get_file_info(below)
+        return [each.path for each in found if each.type == fs.FileType.File]

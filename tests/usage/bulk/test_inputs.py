@@ -14,7 +14,8 @@ import zstandard
 from service.usage.bulk.errors import BadInput, RunFailed
 from service.usage.bulk.inputs import list_files
 from service.usage.bulk.output import Manifest
-from tests.usage.bulk.conftest import price, read_output
+from service.usage.bulk.run import Request, price_files
+from tests.usage.bulk.conftest import open_inline, price, read_output
 
 TIMESTAMP: Final = "2024-04-29T03:25:03.613Z"
 
@@ -97,6 +98,11 @@ UNREADABLE: Final[dict[str, tuple[str, Callable[[Path], object], str]]] = {
     "text of numbers": ("a.parquet", write_parquet(text=[1]), "text has the type int"),
     "nested text": ("a.parquet", write_parquet(text=[["a"]]), "text has the type list"),
     "ids of texts": ("a.parquet", write_parquet(id=["2"]), "id has the type string"),
+    "decimal report ids": (
+        "a.parquet",
+        write_parquet(report_id=[7.0]),
+        "report_id has the type double",
+    ),
     "no gzip": ("a.ndjson.gz", lambda p: p.write_bytes(line(2)), ""),
     "truncated gzip": (
         "a.ndjson.gz",
@@ -190,3 +196,52 @@ def test_input_without_files_is_refused(tmp_path: Path) -> None:
             list_files([str(tmp_path / name)])
     with pytest.raises(BadInput, match="nosuch"):
         list_files(["nosuch://bucket/a.parquet"])
+
+
+@pytest.mark.parametrize("message_id", [b"1_0", b"+5", b" 5", b"\xe9", b"9" * 30])
+def test_a_bad_id_of_csv_is_rejected(folder: Path, message_id: bytes) -> None:
+    """The next row is priced."""
+    rows = b"id,text,timestamp,report_id\n%b,a,%b,\xe9\n3,a,%b,\xe9\n"
+    time = TIMESTAMP.encode()
+    (folder / "a.csv").write_bytes(rows % (message_id, time, time))
+
+    manifest, ids = run(folder)
+
+    assert (manifest.rejected, ids) == (1, {1, 3})
+
+
+def test_an_id_of_more_than_64_bits_is_rejected(folder: Path) -> None:
+    """It is not taken for a negative one."""
+    table = pa.table(
+        {
+            "id": pa.array([2**63, 3], pa.uint64()),
+            "text": ["a", "a"],
+            "timestamp": [TIMESTAMP, TIMESTAMP],
+        }
+    )
+    pq.write_table(table, folder / "a.parquet")
+
+    manifest, ids = run(folder)
+
+    assert (manifest.rejected, ids) == (1, {1, 3})
+
+
+def test_a_name_with_brackets_is_no_pattern_if_the_file_exists(folder: Path) -> None:
+    """Browsers give such names."""
+    name = folder / "a[1].ndjson"
+    name.write_bytes(line(2))
+
+    _, ids = run(name)
+
+    assert ids == {2}
+
+
+@pytest.mark.parametrize("output", ["", "/"])
+def test_output_without_a_name_is_refused(folder: Path, output: str) -> None:
+    """No work folder appears in the current one."""
+    with pytest.raises(BadInput):
+        price_files(
+            Request((str(folder),), output, "text-rules/1"),
+            open_inline,
+            lambda *_: None,
+        )

@@ -114,6 +114,14 @@ def test_an_object_store_has_the_same_output_as_a_folder(
     assert store.get_file_info("bucket/.out.work").type == fs.FileType.NotFound
     assert run(port, *arguments)[0] == 2
 
+    # Parts of earlier output would be read with those of this one.
+    stale = ("bucket/out/messages/day=2020-01-01/part-00000.parquet", "bucket/out/note")
+    for path in stale:
+        with store.open_output_stream(path) as sink:
+            sink.write(b"")
+    assert run(port, *arguments, "--force")[0] == 0
+    assert contents(store, "bucket/out") == {**local, "/note": b""}
+
 
 @needs_ray
 def test_a_bucket_that_does_not_exist_is_one_line(port: int, store: Any) -> None:

@@ -23,6 +23,7 @@ from service.usage.bulk.errors import (
     RunInProgress,
 )
 from service.usage.bulk.model import FENCE_IDS
+from service.usage.bulk.workspace import RUN_FILE, Workspace
 from service.usage.pricing.plans import TEXT_RULES
 from tests.reference import sendable_texts
 from tests.usage.bulk.conftest import price, read_output
@@ -379,3 +380,84 @@ def test_bad_reports(body: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(BadReports, match=reason):
         price(source, output=tmp_path / "out", reports=str(path))
     shutil.rmtree(tmp_path / ".out.work")
+
+
+def test_a_kill_while_the_work_is_removed(tmp_path: Path, monkeypatch: Any) -> None:
+    """A later run does not take the rest of that work for its own."""
+    source = write_messages(tmp_path / "a.ndjson", [message(1)])
+    remove = Workspace.remove
+
+    def fail(space: Workspace, path: str) -> None:
+        if path == space.work:
+            raise KeyboardInterrupt
+        remove(space, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "remove", fail)
+        with pytest.raises(KeyboardInterrupt):
+            price(source, output=tmp_path / "out")
+    assert (tmp_path / ".out.work").exists()
+    price(source, output=tmp_path / "out", is_forced=True)
+
+    assert [row["message_id"] for row in read_output(tmp_path / "out")] == [1]
+
+
+def test_a_damaged_record_of_the_run(tmp_path: Path, monkeypatch: Any) -> None:
+    """Units that it began are not taken for those of other input."""
+    source = write_messages(tmp_path / "a.ndjson", [message(1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_publish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            price(source, output=tmp_path / "out")
+    (tmp_path / ".out.work" / RUN_FILE).write_bytes(b"")
+    write_messages(source, [message(2), message(3)])
+
+    price(source, output=tmp_path / "out")
+
+    assert [row["message_id"] for row in read_output(tmp_path / "out")] == [2, 3]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_output_that_is_the_input_is_kept(tmp_path: Path) -> None:
+    """Without the files of the output, no input would be left."""
+    source = write_messages(tmp_path / "a.ndjson", [message(1)])
+    price(source, output=tmp_path / "out")
+    kept = content_of(tmp_path / "out")
+
+    with pytest.raises(BadInput, match="all files of the input"):
+        price(tmp_path / "out", output=tmp_path / "out", is_forced=True)
+
+    assert content_of(tmp_path / "out") == kept
+
+
+def test_output_of_another_run_that_ended_meanwhile(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """It is not replaced without `--force`."""
+    source = write_messages(tmp_path / "a.ndjson", [message(1)])
+    list_files = inputs.list_files
+
+    def run_another(*arguments: Any) -> Any:
+        monkeypatch.setattr(run, "list_files", list_files)
+        price(source, output=tmp_path / "out")
+        return list_files(*arguments)
+
+    monkeypatch.setattr(run, "list_files", run_another)
+    with pytest.raises(OutputExists):
+        price(source, output=tmp_path / "out")
+
+
+def test_leading_zeros_of_report_ids(tmp_path: Path) -> None:
+    """They are a part of the id: "007" is another report than 7."""
+    reports = tmp_path / "reports.csv"
+    reports.write_text("id,name,credit_cost\n007,Bond,5\n")
+    rows = [message(1, "a", report_id="007"), message(2, "a", report_id=7)]
+    source = write_messages(tmp_path / "a.ndjson", rows)
+
+    price(source, output=tmp_path / "out", reports=str(reports))
+
+    names = [row["report_name"] for row in read_output(tmp_path / "out")]
+    assert names == ["Bond", None]
