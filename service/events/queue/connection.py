@@ -227,13 +227,15 @@ def _identity(settings: EventsSettings) -> dict[str, Any]:
 
 async def discard(client: Client) -> None:
     """Close a client, whatever state it is in."""
-    with suppress(Exception):
-        async with asyncio.timeout(CLOSE_S):
-            await client.close()
-    # A socket that takes no bytes would stay open until the kernel gives up.
-    writer = getattr(client._transport, "_io_writer", None)
-    if writer is not None:
-        writer.transport.abort()
+    try:
+        with suppress(Exception):
+            async with asyncio.timeout(CLOSE_S):
+                await client.close()
+    finally:
+        # A socket that takes no bytes would stay open until the kernel gives up.
+        writer = getattr(client._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
 
 
 @contextmanager
