@@ -12,7 +12,6 @@ from service.settings.types import (
     Seconds,
     WaitSeconds,
     check_origin,
-    is_installed,
 )
 
 EVERY_ORIGIN: Final = "*"
@@ -68,9 +67,6 @@ class EventsSettings(Struct, frozen=True, kw_only=True):
             raise ValueError("queue_url: expected at least one URL, or an empty text")
         for server in self.queue_servers:
             _check_server(server)
-        if self.queue_credentials_file and not is_installed("nkeys"):
-            needs = "needs the Python package nkeys to be installed"
-            raise ValueError(f"queue_credentials_file: {needs}")
         if self.cors_origins != (EVERY_ORIGIN,):
             for each in self.cors_origins:
                 check_origin(each)

@@ -90,17 +90,13 @@ class QueueConnection:
         self._is_stopped = True
 
     async def _open_and_watch(self) -> None:
-        client, closed = None, asyncio.Event()
+        closed = asyncio.Event()
         try:
-            client = await connect(self._settings, self._name, closed)
-            for prepare in self.on_open:
-                await prepare(client)
+            client = await self._open(closed)
         except QueueUnavailable as error:
             if str(error) != self.reason:
                 self.reason = str(error)
                 log.warning("events.queue_unreachable", reason=self.reason)
-            if client is not None:
-                await discard(client)
             await asyncio.sleep(RETRY_S)
             return
         log.info("events.queue_connected", server=_address(client))
@@ -110,6 +106,16 @@ class QueueConnection:
         if not self._is_stopped:
             log.warning("events.queue_lost", reason=self.reason)
         await self._leave()
+
+    async def _open(self, closed: asyncio.Event) -> Client:
+        client = await connect(self._settings, self._name, closed)
+        try:
+            for prepare in self.on_open:
+                await prepare(client)
+        except BaseException:
+            await discard(client)
+            raise
+        return client
 
     async def _loss_of(self, client: Client, closed: asyncio.Event) -> str:
         """Return the reason when the servers do not answer any more."""

@@ -44,13 +44,13 @@ class StreamWatch:
         """Read the stream once, and set the metrics."""
         try:
             info = await read_stream(self._connection.client, self._stream)
-        except QueueUnavailable as error:
+            measure(info)
+        except (QueueUnavailable, ValueError) as error:  # or a format that is not known
             self.problem = str(error)
         else:
             self.problem = (
                 None if has_quorum(info) else "no leader, or most replicas are offline"
             )
-            measure(info)
         metrics.stream_available(is_available=self.problem is None)
 
 

@@ -12,6 +12,7 @@ import pytest
 from aiohttp.test_utils import unused_port
 from msgspec.structs import replace
 from nats import errors as nats_errors
+from nats.aio.client import Client
 from nats.js import errors as js_errors
 from structlog.typing import EventDict
 
@@ -144,6 +145,23 @@ async def test_a_missing_package_for_credentials_is_named(
     settings = settings_for(nats_server.url, queue_credentials_file=str(file))
     with pytest.raises(StreamUnusable, match=r"nats-py\[nkeys\]"):
         await connect(settings, "test")
+
+
+async def test_a_client_that_cannot_be_prepared_is_closed(
+    nats_server: NatsServer,
+) -> None:
+    """Whatever fails, no connection is left behind by each attempt."""
+    clients: list[Client] = []
+
+    async def prepare(client: Client) -> None:
+        clients.append(client)
+        if len(clients) == 1:
+            raise ValueError("a defect")
+
+    async with open_connection(settings_for(nats_server.url), "test") as connection:
+        connection.on_open.append(prepare)
+        assert await connection.connected() is clients[1]
+    assert clients[0].is_closed
 
 
 async def test_a_missing_file_of_authorities_is_named() -> None:
