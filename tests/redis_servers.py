@@ -88,6 +88,9 @@ class PipelineDouble:
         if "pexpire" in script:
             self._commands.append(lambda: self._values.get(names[0]) == rest[0])
             return
+        if "'get', KEYS[1]) or ''" in script:
+            self._commands.append(lambda: self._swap(names[0], *rest))
+            return
         self._commands.append(lambda: self._release(names, *rest))
 
     def _set(self, key: str, value: str | bytes, *, nx: bool) -> bool:
@@ -95,6 +98,11 @@ class PipelineDouble:
             return False
         self._values[key] = value.encode() if isinstance(value, str) else value
         return True
+
+    def _swap(self, name: str, former: bytes, new: bytes, _after_ms: int) -> bool:
+        if self._values.get(name, b"") != former:
+            return False
+        return self._set(name, new, nx=False)
 
     def _release(
         self, names: Sequence[str], token: bytes, mark: bytes, _after_ms: int

@@ -60,6 +60,12 @@ _SHARED_FAILURES: Final[dict[str, type[RefreshFailed]]] = {
     )
 }
 
+_REPLACE: Final = """
+if (redis.call('get', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
+return 1
+"""
+
 log = structlog.get_logger()
 
 
@@ -95,6 +101,8 @@ class SharedState(NamedTuple):
     failure: SharedFailure | None
     now: float
     """In seconds, by the clock of Redis."""
+    sealed: bytes
+    """The manifest as it is in Redis; empty without one."""
 
     @property
     def age_s(self) -> float:
@@ -240,6 +248,7 @@ class SharedCache:
             self._decode(self._manifest_key, manifest, Manifest),
             self._decode(self._failure_key, failure, SharedFailure),
             server_time(now),
+            manifest or b"",
         )
 
     def _decode(self, key: str, sealed: bytes | None, kind: type[Any]) -> Any:
@@ -302,21 +311,29 @@ class SharedCache:
         self, manifest: Manifest, age_s: float
     ) -> Manifest | None:
         """Replace the manifest, unless that of another process is younger."""
-        state = await self._read_state()
-        fetched_at, previous = state.now - age_s, state.manifest
-        # A manifest from the future predates a correction of Redis's clock: replace it.
-        if previous is not None and fetched_at < previous.fetched_at <= state.now:
-            return None
-        manifest = msgspec.structs.replace(manifest, fetched_at=fetched_at)
-        sealed = seal(self._manifest_key, msgspec.msgpack.encode(manifest))
-        expires_ms = int(self._stored_s * 1000)
-        await self._store.run(
-            lambda pipeline: pipeline.set(self._manifest_key, sealed, px=expires_ms)
-        )
+        is_replaced = False
+        # Again, if another process has replaced it since it was read.
+        while not is_replaced:
+            state = await self._read_state()
+            fetched_at, previous = state.now - age_s, state.manifest
+            # One from the future predates a correction of Redis's clock: replace it.
+            if previous is not None and fetched_at < previous.fetched_at <= state.now:
+                return None
+            manifest = msgspec.structs.replace(manifest, fetched_at=fetched_at)
+            is_replaced = await self._swap(state.sealed, manifest)
         if previous is not None:
             # `drop` leaves them for a minute: other processes may be reading them.
             await self._parts.drop(previous.parts - manifest.parts)
         return manifest
+
+    async def _swap(self, former: bytes, manifest: Manifest) -> bool:
+        """Replace a sealed manifest; return False if it is not there any more."""
+        key, expires_ms = self._manifest_key, int(self._stored_s * 1000)
+        sealed = seal(key, msgspec.msgpack.encode(manifest))
+        (is_replaced,) = await self._store.run(
+            lambda pipeline: pipeline.eval(_REPLACE, 1, key, former, sealed, expires_ms)
+        )
+        return bool(is_replaced)
 
     async def _remove(self, manifest: Manifest) -> None:
         try:

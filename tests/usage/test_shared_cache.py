@@ -1,8 +1,9 @@
 """The shared cache: one refresh for all processes, and its lock."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from structlog.typing import EventDict
 
 from service.sandbox.server import RunningSandbox
 from service.storage.redis_lock import RedisLocks
-from service.storage.redis_store import RedisStore
+from service.storage.redis_store import Command, RedisStore
 from service.usage.errors import (
     DeadlineExceeded,
     MessagesUnavailable,
@@ -307,6 +308,49 @@ async def test_a_late_refresh_replaces_nothing(
     other = await serve(shared.url)
     assert messages_of_answer(await bodies(other, "/usage")) == len(MORE)
     assert current_of(other).manifest == newest
+
+
+class Interrupted(RedisStore):
+    """A store of a process that is stopped for a while after it has read the state."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def run(self, *commands: Command) -> list[Any]:
+        """Run commands, and what others do before this process goes on."""
+        results = await super().run(*commands)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None and len(commands) == 3:
+            await meanwhile()
+        else:
+            self.meanwhile = meanwhile
+        return results
+
+
+async def test_a_refresh_that_publishes_at_the_same_time_replaces_nothing(
+    shared: SharedRedis, serve: Serve, period: RunningSandbox, until: Until
+) -> None:
+    """The older snapshot does not replace one that was published in between."""
+    one = await serve(shared.url)
+    await one.get("/usage")
+    await published(one, until)
+    old = current_of(one).snapshot
+    period.sandbox.set_messages(MORE)
+    shared.forget()
+    two = await serve(shared.url)
+    await two.get("/usage")
+    newest = await published(two, until)
+    young = current_of(two).snapshot
+    shared.forget()
+
+    settings = serve.settings(shared.url)
+    store = Interrupted(shared.url, namespace_of(settings))
+    late, quick = SharedCache(settings, store), SharedCache(settings, store)
+    store.meanwhile = partial(quick.publish, young, age_s=0.0, shared_as=None)
+    assert await late.publish(old, age_s=1.0, shared_as=None) is None
+    found = await late.find_newer(KnownSnapshot())
+    await store.close()
+    assert found is not None
+    assert found.manifest.revision == newest.revision
 
 
 async def test_waiting_for_the_lock_is_bounded(
