@@ -21,14 +21,15 @@ SETTINGS: Final = {
     "limits__queue_wait_s": 60.0,
     "logging__access": "false",
     "health__require_snapshot": "true",
-    # Many times what the balancer needs to notice, on a slow machine too.
-    "server__drain_s": 1.0,
+    # Three times what the balancer needs to notice; its retries cover a slow machine.
+    "server__drain_s": 0.5,
     "server__shutdown_grace_s": 60.0,
     "storage__timeout_s": 60.0,
     "upstream__timeout_s": 60.0,
     "upstream__deadline_s": 300.0,
     "webhooks__allow_private": "true",
     "vehicles__requests_per_s": 0.0,
+    "vehicles__deadline_s": 60.0,
 }
 
 AHEAD_S: Final = (-2.5, 0.0, 2.5)

@@ -17,6 +17,8 @@ from tests.running import LOOK_AGAIN_S, until
 pytestmark = pytest.mark.services
 
 WORKERS: Final = (1, 2, 2)
+FEW: Final = {"usage": 1, "page": 1, "vehicle": 1, "new": 1, "send": 2, "poll": 2}
+"""Clients of the short test: more of them only delay the starts of the machines."""
 ANSWERS: Final = 100
 """Answers between two changes, so that the load is steady."""
 
@@ -76,7 +78,7 @@ async def test_no_request_fails_in_a_rolling_restart(
     """
     site = make_site(*WORKERS)
     await site.start()
-    async with mixed_load(site.balancer.port, key) as load:
+    async with mixed_load(site.balancer.port, key, FEW) as load:
         await restart_all(site, load)
         await kill(site, site.machines[-1], load)
     print(load)  # noqa: T201 - for the output of the test
