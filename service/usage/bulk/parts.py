@@ -48,11 +48,14 @@ def plan_tasks(records: Sequence[UnitRecord], repeated: RepeatedIds) -> list[Par
     """Return the tasks that write the output, by day and in the order of the input."""
     tasks: list[PartTask] = []
     pending: list[Part] = []
+    count = 0
     for part in _plan_parts(records):
-        if pending and sum(each.rows for each in pending) + part.rows > TASK_ROWS:
+        rows = part.rows
+        if pending and count + rows > TASK_ROWS:
             tasks.append(_to_task(len(tasks), pending, repeated))
-            pending = []
+            pending, count = [], 0
         pending.append(part)
+        count += rows
     if pending:
         tasks.append(_to_task(len(tasks), pending, repeated))
     return tasks
@@ -190,11 +193,13 @@ def _write(
 def _group(batches: Iterable[Any]) -> Iterator[list[Any]]:
     """Yield the batches of each group of rows, which is in memory as a whole."""
     group: list[Any] = []
+    count = 0
     for batch in batches:
         group.append(batch)
-        if sum(each.num_rows for each in group) >= GROUP_ROWS:
+        count += batch.num_rows
+        if count >= GROUP_ROWS:
             yield group
-            group = []
+            group, count = [], 0
     if group:
         yield group
 

@@ -55,7 +55,7 @@ from service.usage.bulk.report_files import (
     stored_reports,
 )
 from service.usage.bulk.report_keys import KEYS, Resolve, list_keys, resolve_keys
-from service.usage.bulk.units import RECORD, Job, price_unit
+from service.usage.bulk.units import RECORD, DayBounds, Job, price_unit
 from service.usage.bulk.workspace import MANIFEST, MESSAGES_FOLDER, RUN_FILE, Workspace
 
 LOCK_FILE: Final = "lock"
@@ -239,14 +239,23 @@ class _Phases:
         job: Job,
         tasks: Sequence[Task],
         known: Iterable[Record | None] = (),
+        check: Callable[[Record], object] = lambda _: None,
     ) -> list[Record]:
-        """Return the records of all tasks, in their order; known ones are not run."""
-        records = {each.number: each for each in known if each is not None}
+        """Return the records of all tasks, in their order; known ones are not run.
+
+        `check` is called with each record, and ends the phase by an error.
+        """
+        records = {}
+        for each in known:
+            if each is not None:
+                check(each)
+                records[each.number] = each
         missing = [each for each in tasks if each.number not in records]
         if not tasks:
             return []
         self._watch(work.__name__, len(records), len(tasks))
         for each in self._engine.run(work, job, missing):
+            check(each)
             records[each.number] = each
             self._watch(work.__name__, len(records), len(tasks))
         return [records[each.number] for each in tasks]
@@ -259,7 +268,10 @@ def _compute(phases: _Phases, job: Job, resolve: Resolve | None) -> Manifest:
         resolve_keys(job, phases.run(list_keys, job, units, listed), resolve)
     job = msgspec.structs.replace(job, reports=digest_of_reports(stored_reports(space)))
     priced = (space.load(space.of_unit(u.number, RECORD), UnitRecord) for u in units)
-    records = phases.run(price_unit, job, units, priced)
+    bounds = DayBounds()
+    records = phases.run(
+        price_unit, job, units, priced, lambda each: bounds.add(each.segments)
+    )
     ranges = phases.run(compare_ids, job, plan_ranges(records))
     tasks = plan_tasks(records, join_repeated(records, ranges))
     written = (space.load(space.of_task(t.number), PartRecord) for t in tasks)

@@ -4,7 +4,7 @@ The record is written last. So a run that was interrupted has for each unit eith
 record and complete files, or no record.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from service.usage.bulk.batches import REJECTED, PricedBatch, price_batch, priced_schema
-from service.usage.bulk.errors import UnreadablePiece
+from service.usage.bulk.errors import RunFailed, UnreadablePiece
 from service.usage.bulk.model import (
     FENCE_IDS,
     InputFile,
@@ -36,6 +36,10 @@ IDS: Final = "ids"
 REJECTS: Final = "rejected"
 RECORD: Final = "record"
 """Suffixes of a unit's files."""
+MAX_DAYS: Final = 20_000
+"""Upper bound of different days: each is a folder of the output."""
+MAX_SEGMENTS: Final = 4_000_000
+"""Upper bound of days in batches, which bounds the memory of the process that plans."""
 
 
 class Job(Struct, frozen=True):
@@ -89,6 +93,29 @@ def _price_piece(
     return PieceRecord(piece, rows)
 
 
+class DayBounds:
+    """Counts the days of messages, so that no input needs memory without bound."""
+
+    def __init__(self) -> None:
+        self._days: set[int] = set()
+        self._segments = 0
+
+    def add(self, segments: Sequence[Segment]) -> None:
+        """Count the days of a batch or a unit; raises `RunFailed` beyond a bound."""
+        self._days.update(each.day for each in segments)
+        self._segments += len(segments)
+        if len(self._days) > MAX_DAYS:
+            raise RunFailed(
+                f"the messages have more than {MAX_DAYS:,} days; "
+                "price them in several runs, by year"
+            )
+        if self._segments > MAX_SEGMENTS:
+            raise RunFailed(
+                "too many days follow each other in no order; "
+                "order the messages by timestamp, or price them in several runs"
+            )
+
+
 class _UnitWriter:
     """Writes the messages of a unit, and collects what its record has."""
 
@@ -96,6 +123,7 @@ class _UnitWriter:
         self._space, self._number = job.workspace, number
         self._schema = priced_schema(job.plan).append(pa.field("piece", pa.int32()))
         self._segments: list[Segment] = []
+        self._bounds = DayBounds()
         self._ids: list[NDArray[np.int64]] = []
         self._places: list[tuple[int, NDArray[np.int64]]] = []
         self._rejected: list[Any] = []
@@ -135,7 +163,9 @@ class _UnitWriter:
             return
         own = np.full(messages.num_rows, piece, np.int32)
         self._writer.write_batch(messages.append_column("piece", pa.array(own)))
-        self._segments.extend(_segments(priced.days, self._batches))
+        segments = list(_segments(priced.days, self._batches))
+        self._bounds.add(segments)
+        self._segments += segments
         self._batches += 1
         self._ids.append(messages["message_id"].to_numpy())
         self._places.append((piece, messages["row"].to_numpy()))

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.usage.pricing.text import MAX_BATCH, Measure, Texts
+from service.usage.pricing.text import MAX_BATCH, Texts
 
 Hundredths = NDArray[np.int64]
 """Amounts in hundredths of a credit: integers, so that sums are exact."""
@@ -37,11 +37,10 @@ Totals and amounts: `(n_texts,)` int64, hundredths of a credit.
 
 
 class PlanStep(NamedTuple):
-    """One named step, and the measures of a text that it reads."""
+    """One named step."""
 
     name: str
     amount: Amount
-    measures: tuple[Measure, ...]
     rate: int | None = None
     """Hundredths of a credit for each unit, if the amount is a multiple of it."""
     unit: str | None = None
@@ -130,12 +129,8 @@ def minimum(texts: Texts, totals: Hundredths) -> Hundredths:
     return np.maximum(0, MIN_HUNDREDTHS - totals)
 
 
-def _step(amount: Amount, *measures: Measure) -> PlanStep:
-    return PlanStep(amount.__name__, amount, measures)
-
-
-def _step_by_unit(amount: Amount, measure: Measure, rate: int, unit: str) -> PlanStep:
-    return PlanStep(amount.__name__, amount, (measure,), rate, unit)
+def _step(amount: Amount, rate: int | None = None, unit: str | None = None) -> PlanStep:
+    return PlanStep(amount.__name__, amount, rate, unit)
 
 
 TEXT_RULES: Final = Plan(
@@ -143,18 +138,18 @@ TEXT_RULES: Final = Plan(
     1,
     (
         _step(base),
-        _step_by_unit(characters, "characters", CHARACTER_RATE, "character"),
-        _step_by_unit(words, "word_points", WORD_POINT_RATE, "word point"),
-        _step_by_unit(third_vowels, "third_vowels", VOWEL_RATE, "vowel"),
-        _step(length_penalty, "characters"),
-        _step(unique_words, "all_words_differ"),
-        _step(palindrome, "is_palindrome"),
+        _step(characters, CHARACTER_RATE, "character"),
+        _step(words, WORD_POINT_RATE, "word point"),
+        _step(third_vowels, VOWEL_RATE, "vowel"),
+        _step(length_penalty),
+        _step(unique_words),
+        _step(palindrome),
     ),
 )
 TOKEN_ESTIMATE: Final = Plan(
     "token-estimate",
     1,
-    (_step_by_unit(tokens, "characters", TOKEN_RATE, "token"), _step(minimum)),
+    (_step(tokens, TOKEN_RATE, "token"), _step(minimum)),
 )
 
 PLANS: Final[Mapping[str, Plan]] = {

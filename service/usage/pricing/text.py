@@ -9,7 +9,7 @@ letters, apostrophes and hyphens.
 import secrets
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,6 @@ Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Indexes = NDArray[np.intp]
 Buffer = bytes | memoryview
-
-Measure = Literal[
-    "characters", "word_points", "third_vowels", "all_words_differ", "is_palindrome"
-]
-"""The name of a column of `Texts` that a plan may read."""
 
 WORD_LENGTHS: Final = (1, 4, 8)
 """Code points at which a word reaches one, two and three points."""

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -58,7 +59,7 @@ def kill_at_random(source: Path, output: Path, whole_s: float) -> None:
     arguments = [str(source), "--output", str(output), "--workers", str(WORKERS)]
     for _ in range(KILLS):
         with subprocess.Popen(  # noqa: S603
-            [*COMMAND, *arguments], stderr=subprocess.DEVNULL
+            [sys.executable, *COMMAND, *arguments], stderr=subprocess.DEVNULL
         ) as process:
             try:
                 process.wait(chance.uniform(0, whole_s / KILLS))
