@@ -132,7 +132,7 @@ def test_any_number_of_texts_is_priced_in_order(plan: Plan, count: int) -> None:
 
 def test_plan_of_a_new_step_is_priced() -> None:
     """A plan is only its list of steps; its amounts may exceed 32 bits."""
-    huge = PlanStep("huge", lambda texts, totals: totals + 2**40, ("characters",))
+    huge = PlanStep("huge", lambda texts, totals: totals + 2**40)
     plan = Plan("huge", 3, (huge, huge))
     assert plan.id == "huge/3"
     assert plan.amounts([""]).tolist() == [[2**40], [2**41]]
