@@ -41,6 +41,8 @@ BEGIN_WRITING: Final = "BEGIN IMMEDIATE"
 SCHEMA: Final = "schema"
 """Parameter of a URL of PostgreSQL that SQLAlchemy does not know: `?schema=usage`."""
 APPLICATION: Final = "copilot-usage"
+MS_PER_S: Final = 1_000
+IDLE_LIMIT: Final = "idle_in_transaction_session_timeout"
 ON_DISK: Final = (
     # Only "off" returns before the disk is synced; other values also wait for replicas.
     "SELECT set_config('synchronous_commit', 'on', false) "
@@ -106,9 +108,15 @@ def postgresql_engines(
     engines = {}
     for use, size in sizes.items():
         limit_s = None if use in TIMED_BY_CALLER else statement_s
+        options = _connect_args(url, settings, limit_s)
+        if use is Use.EVENTS:
+            # A process that stalls, or a machine that is lost, would keep the keys of
+            # its events locked, and another one could not store the same events.
+            limit_ms = int(settings.timeout_s * MS_PER_S)
+            options["server_settings"][IDLE_LIMIT] = str(limit_ms)
         engines[use] = _postgresql_engine(
             url,
-            _connect_args(url, settings, limit_s),
+            options,
             pool_size=size,
             max_overflow=0,
             pool_timeout=settings.lock_timeout_s,

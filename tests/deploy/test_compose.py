@@ -17,6 +17,7 @@ from aiohttp.test_utils import unused_port
 
 from service.settings import load
 from tests.deploy.files import DEPLOY, read_yaml, seconds
+from tests.nats_servers import PROGRAM
 from tests.patience import GIVE_UP_S
 
 COMPOSE: Final = shutil.which("docker-compose")
@@ -58,10 +59,9 @@ def test_compose_adds_the_queue_to_the_file_for_production() -> None:
     }
 
 
-@pytest.mark.skipif(not shutil.which("nats-server"), reason="needs nats-server")
 def test_nats_accepts_its_configuration() -> None:
     """The oldest version that the service works with understands each line."""
-    command = ["nats-server", "-t", "-c", str(DEPLOY / "nats" / "nats.conf")]
+    command = [PROGRAM, "-t", "-c", str(DEPLOY / "nats" / "nats.conf")]
     environment = {**os.environ, "NAME": "n1", "NATS_PASSWORD": "a"}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False

@@ -4,7 +4,6 @@ Each server has its own folder, and its own network namespace where that is poss
 """
 
 import asyncio
-import os
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -18,11 +17,10 @@ from aiohttp import ClientError, ClientSession
 from nats.js.api import StreamInfo
 
 from tests.events.queue.networks import Network, Place, network_of, small_disk
+from tests.nats_servers import PROGRAM
 from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S
 
-PROGRAM: Final = os.environ.get("NATS_SERVER", "nats-server")
-"""The server; of another version than the installed one, if a run is to compare."""
 SERVERS: Final = 3
 DISK_MB: Final = 512
 CHUNK: Final = bytes(1024 * 1024)
@@ -50,7 +48,9 @@ cluster {{
 class Node:
     """One server, which can be killed, cut off, and left without space."""
 
-    def __init__(self, number: int, network: Network, folder: Path) -> None:
+    def __init__(
+        self, number: int, network: Network, folder: Path, program: str
+    ) -> None:
         self.number = number
         self.place = network.place(number)
         self.name = f"node{number}"
@@ -60,6 +60,7 @@ class Node:
         self.has_small_disk = False
         self._configuration = folder / f"{self.name}.conf"
         self._network = network
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, places: Sequence[Place]) -> None:
@@ -78,7 +79,7 @@ class Node:
 
     def start(self) -> None:
         """Start the process; it is ready some time later."""
-        command = [*self.place.command, PROGRAM, "-c", str(self._configuration)]
+        command = [*self.place.command, self._program, "-c", str(self._configuration)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603
                 command, stdout=log, stderr=log
@@ -122,8 +123,6 @@ class NatsCluster:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
-        # A replica of version 2.9 may stay different, and be called current.
-        self.stays_equal = not _version().startswith("2.9.")
 
     @property
     def url(self) -> str:
@@ -177,22 +176,16 @@ class NatsCluster:
         return len(others) == len(self.nodes) - 1
 
 
-def _version() -> str:
-    """Return the version of the server, such as 2.9.10."""
-    shown = subprocess.run(  # noqa: S603
-        [PROGRAM, "--version"], capture_output=True, check=True, text=True
-    )
-    return shown.stdout.rpartition("v")[2].strip()
-
-
 @asynccontextmanager
 async def nats_cluster(
-    folder: Path, servers: int = SERVERS
+    folder: Path, program: str = PROGRAM
 ) -> AsyncIterator[NatsCluster]:
     """Run a cluster; its last server has a small disk, where that is possible."""
     with ExitStack() as stack:
-        network = stack.enter_context(network_of(servers))
-        nodes = [Node(number, network, folder) for number in range(1, servers + 1)]
+        network = stack.enter_context(network_of(SERVERS))
+        nodes = [
+            Node(number, network, folder, program) for number in range(1, SERVERS + 1)
+        ]
         for node in nodes:
             node.configure([each.place for each in nodes])
         last = nodes[-1]
