@@ -78,7 +78,10 @@ class Node:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process; it is ready some time later."""
+        """Start the process, unless it runs; it is ready some time later."""
+        if self.is_running:
+            # Another fault of the same round has been healed by a restart.
+            return
         command = [*self.place.command, self._program, "-c", str(self._configuration)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603
