@@ -33,6 +33,13 @@ PROGRAM: Final = _installed() or CURRENT
 LOOK_AGAIN_S: Final = 0.01
 
 
+def version() -> str:
+    """Return the version of the server, such as 2.9.10."""
+    command = [PROGRAM, "--version"]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603
+    return done.stdout.rpartition("v")[2].strip()
+
+
 class NatsServer:
     """A server on a free port, with JetStream in a folder that survives a kill."""
 

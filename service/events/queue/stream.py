@@ -24,6 +24,11 @@ from service.events.queue.stream_api import (
 from service.settings import EventsSettings
 
 OLDEST_SERVER: Final = (2, 9)
+SAFE_SERVER: Final = (2, 12, 3)
+"""The first release without known faults that lose events when servers fail.
+
+`docs/decisions/event-queue.md` names its sources.
+"""
 NS_PER_S: Final = 1_000_000_000
 PARTITIONS: Final = "partitions="
 """Begin of the stream's description, which has the number of partitions."""
@@ -109,15 +114,20 @@ async def create_stream(client: Client, settings: EventsSettings) -> StreamInfo:
 def check_server(client: Client) -> None:
     """Raise `StreamUnusable` for a server that is too old, or takes small messages."""
     version = client.connected_server_version
-    if (version.major, version.minor) < OLDEST_SERVER:
+    number = version.major, version.minor, version.patch
+    actual = ".".join(map(str, number))
+    if number[:2] < OLDEST_SERVER:
         oldest = ".".join(map(str, OLDEST_SERVER))
-        actual = f"{version.major}.{version.minor}.{version.patch}"
         raise StreamUnusable(f"the NATS server is {actual}; {oldest} is the oldest")
     if client.max_payload < MIN_PAYLOAD_BYTES:
         raise StreamUnusable(
             f"max_payload of the NATS server is {client.max_payload}; "
             f"at least {MIN_PAYLOAD_BYTES} bytes are needed"
         )
+    if number < SAFE_SERVER and actual not in _old_servers:
+        _old_servers.add(actual)
+        safe = ".".join(map(str, SAFE_SERVER))
+        log.warning("events.queue_server_old", version=actual, safe_version=safe)
 
 
 def report(info: StreamInfo, settings: EventsSettings) -> None:
@@ -215,3 +225,5 @@ SETTINGS: Final = {
 IN_NS: Final = frozenset({"max_age", "duplicate_window"})
 
 _logged: Final[dict[str, tuple[Difference, ...]]] = {}
+_old_servers: Final[set[str]] = set()
+"""Versions that were logged in this process."""

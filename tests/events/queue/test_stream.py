@@ -35,6 +35,7 @@ from tests.conftest import MakeSettings
 from tests.nats_servers import NatsServer
 
 NAME: Final = "qo"
+OLD_SERVER: Final = "events.queue_server_old"
 OLD: Final = (
     b'INFO {"server_id":"a","server_name":"a","version":"2.8.4","proto":1,'
     b'"headers":true,"max_payload":1048576,"jetstream":true}\r\n'
@@ -58,6 +59,7 @@ def queue(settings: MakeSettings) -> MakeQueue:
 def nothing_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the differences that other tests have logged."""
     monkeypatch.setattr(stream_module, "_logged", {})
+    monkeypatch.setattr(stream_module, "_old_servers", set())
 
 
 @asynccontextmanager
@@ -96,7 +98,8 @@ async def test_a_stream_is_created_with_the_limits_of_the_settings(
     assert (config.max_bytes, config.max_age) == (1_000_000, 0)
     assert config.description == "partitions=4"
     assert again.config == made.config
-    assert log_entries == [
+    created = [each for each in log_entries if each["event"] != OLD_SERVER]
+    assert created == [
         {
             "event": "events.queue_stream_created",
             "stream": NAME,
@@ -331,6 +334,35 @@ async def test_newer_servers_are_used(queue: MakeQueue, version: str) -> None:
     greeting = OLD.replace(b"2.8.4", version.encode())
     async with serving(greeting) as url, connected(queue(url)) as client:
         check_server(client)
+
+
+@pytest.mark.parametrize(
+    "version, is_old",
+    [
+        ("2.9.10", True),
+        ("2.11.8", True),
+        ("2.12.2", True),
+        ("2.12.3", False),
+        ("2.15.1", False),
+        ("3.0.0", False),
+    ],
+)
+async def test_a_server_that_may_lose_events_is_logged_once(
+    queue: MakeQueue, log_entries: list[EventDict], version: str, is_old: bool
+) -> None:
+    """It is used nevertheless."""
+    greeting = OLD.replace(b"2.8.4", version.encode())
+    async with serving(greeting) as url, connected(queue(url)) as client:
+        check_server(client)
+        check_server(client)
+
+    expected = {
+        "event": OLD_SERVER,
+        "version": version,
+        "safe_version": "2.12.3",
+        "log_level": "warning",
+    }
+    assert log_entries == [expected] * is_old
 
 
 async def test_a_server_for_small_messages_is_refused(
