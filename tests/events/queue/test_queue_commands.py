@@ -23,7 +23,7 @@ from service.events.queue.message import (
 from service.events.queue.stream_api import read_stream
 from service.settings import load
 from tests.events.conftest import event
-from tests.nats_servers import NatsServer
+from tests.nats_servers import NatsServer, version
 
 STREAM: Final = "commands"
 PARTITIONS: Final = 4

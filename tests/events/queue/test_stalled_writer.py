@@ -1,4 +1,4 @@
-"""A writer that is stopped while it stores, and goes on when another one has taken over."""
+"""A writer that is stopped while it stores, and goes on after another took over."""
 
 import asyncio
 import signal
@@ -47,11 +47,11 @@ class TableLock:
     async def until_waited_for(self) -> None:
         """Wait until a transaction waits for the lock."""
         query = (
-            "SELECT count(*) FROM pg_locks WHERE NOT granted "
-            f"AND relation = '{self._table}'::regclass"
+            "SELECT count(*) FROM pg_locks "
+            "WHERE NOT granted AND relation = $1::text::regclass"
         )
         async with asyncio.timeout(GIVE_UP_S):
-            while not await self._connection.fetchval(query):  # noqa: ASYNC110
+            while not await self._connection.fetchval(query, self._table):  # noqa: ASYNC110
                 await asyncio.sleep(LOOK_AGAIN_S)
 
     async def release(self) -> None:
