@@ -142,15 +142,20 @@ def divide(files: Sequence[InputFile]) -> list[Unit]:
     units: list[Unit] = []
     pending: list[Piece] = []
     size = 0
+
+    def finish() -> None:
+        own = tuple(files[each.file] for each in pending)
+        units.append(Unit(len(units), tuple(pending), own))
+
     for index, file in enumerate(files):
         for piece, piece_size in _divide_file(index, file):
             if pending and size + piece_size > UNIT_BYTES:
-                units.append(Unit(len(units), tuple(pending)))
+                finish()
                 pending, size = [], 0
             pending.append(piece)
             size += piece_size
     if pending:
-        units.append(Unit(len(units), tuple(pending)))
+        finish()
     return units
 
 

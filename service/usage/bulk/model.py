@@ -47,6 +47,8 @@ class Unit(Struct, frozen=True):
 
     number: int
     pieces: tuple[Piece, ...]
+    files: tuple[InputFile, ...]
+    """The file of each piece: a worker needs no list of all files."""
 
 
 class PieceRecord(Struct, frozen=True):

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from service.usage.bulk.batches import REJECTED
 from service.usage.bulk.model import (
+    InputFile,
     PartRecord,
     RepeatedRow,
     UnitRecord,
@@ -75,10 +76,13 @@ class Manifest(Struct, frozen=True):
     outputs: tuple[WrittenFile, ...]
 
 
-class FirstRows:
-    """The number of the first row of each piece in its file, from 1."""
+class Places:
+    """The files of the input, and the first row of each piece in its file, from 1."""
 
-    def __init__(self, records: Sequence[UnitRecord]) -> None:
+    def __init__(
+        self, files: Sequence[InputFile], records: Sequence[UnitRecord]
+    ) -> None:
+        self.files = files
         self._before: dict[tuple[int, int], int] = {}
         self.rows: dict[int, int] = {}
         for record in records:
@@ -87,7 +91,7 @@ class FirstRows:
                 self._before[record.number, index] = self.rows.get(file, 0) + 1
                 self.rows[file] = self.rows.get(file, 0) + each.rows
 
-    def of(self, unit: int, piece: int) -> int:
+    def first_row(self, unit: int, piece: int) -> int:
         """Return the number of a piece's first row."""
         return self._before[unit, piece]
 
@@ -120,7 +124,7 @@ def write_rejected(
     job: Job,
     units: Sequence[UnitRecord],
     repeated: Sequence[RepeatedRow],
-    first_rows: FirstRows,
+    places: Places,
 ) -> WrittenFile | None:
     """Write the rows that are not priced; None if there are none."""
     if not repeated and not any(each.rejected for each in units):
@@ -133,7 +137,7 @@ def write_rejected(
         ) as writer,
     ):
         count = 0
-        for table in _rejected_rows(job, units, repeated, first_rows):
+        for table in _rejected_rows(job, units, repeated, places):
             writer.write_table(table)
             count += table.num_rows
     return describe(job, REJECTED_FILE, count)
@@ -143,7 +147,7 @@ def _rejected_rows(
     job: Job,
     units: Sequence[UnitRecord],
     repeated: Sequence[RepeatedRow],
-    first_rows: FirstRows,
+    places: Places,
 ) -> Iterator[Any]:
     by_number = {each.number: each for each in units}
     for unit in units:
@@ -151,15 +155,15 @@ def _rejected_rows(
             space = job.workspace
             with space.reading(space.of_unit(unit.number, REJECTS)) as source:
                 rows = pa.ipc.open_file(source).read_all()
-            yield _locate(job, unit, rows, first_rows)
+            yield _locate(unit, rows, places)
     ordered = sorted(repeated, key=lambda r: (r.unit, r.piece, r.row))
     for begin in range(0, len(ordered), FOLDED_AT_ONCE):
         some = ordered[begin : begin + FOLDED_AT_ONCE]
         files = [by_number[r.unit].pieces[r.piece].piece.file for r in some]
         yield pa.table(
             [
-                [job.files[file].path for file in files],
-                [first_rows.of(r.unit, r.piece) + r.row for r in some],
+                [places.files[file].path for file in files],
+                [places.first_row(r.unit, r.piece) + r.row for r in some],
                 [REPEATED] * len(some),
                 [json.dumps({"id": r.id}) for r in some],
             ],
@@ -167,11 +171,11 @@ def _rejected_rows(
         )
 
 
-def _locate(job: Job, unit: UnitRecord, rows: Any, first_rows: FirstRows) -> Any:
+def _locate(unit: UnitRecord, rows: Any, places: Places) -> Any:
     pieces = rows["piece"].to_numpy()
     used = range(len(unit.pieces))
-    paths = pa.array([job.files[each.piece.file].path for each in unit.pieces])
-    firsts = np.array([first_rows.of(unit.number, each) for each in used], np.int64)
+    paths = pa.array([places.files[each.piece.file].path for each in unit.pieces])
+    firsts = np.array([places.first_row(unit.number, i) for i in used], np.int64)
     return pa.table(
         [
             paths.take(pa.array(pieces)),

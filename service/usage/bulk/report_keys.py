@@ -28,10 +28,10 @@ Resolve = Callable[[Sequence[str]], dict[str, ReportPrice | None]]
 def list_keys(job: Job, unit: Unit) -> KeysRecord:
     """Return the report ids of a unit, and store them."""
     keys: set[str] = set()
-    for piece in unit.pieces:
+    for file, piece in zip(unit.files, unit.pieces, strict=True):
         # A piece that cannot be read is reported when it is priced.
         with suppress(UnreadablePiece):
-            for batch in read_report_keys(job.files[piece.file], piece):
+            for batch in read_report_keys(file, piece):
                 keys.update(pc.unique(batch.drop_null()).to_pylist())
                 _check_count(keys)
     record = KeysRecord(unit.number, tuple(sorted(keys)))

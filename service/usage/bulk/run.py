@@ -36,9 +36,9 @@ from service.usage.bulk.output import (
     FORMAT_VERSION,
     REJECTED_FILE,
     TOTALS,
-    FirstRows,
     Manifest,
     ManifestInput,
+    Places,
     UnreadableFile,
     digest_of,
     to_text,
@@ -126,10 +126,10 @@ def price_files(
     with _work_folder(space):
         # Another run may have published this output since.
         _check_target(space, request)
-        job = Job(space, files, request.plan_id, request.software)
-        _begin(job, request)
+        job = Job(space, request.plan_id, request.software)
+        _begin(job, files, request)
         with open_engine() as engine:
-            manifest = _compute(_Phases(engine, watch), job, resolve)
+            manifest = _compute(_Phases(engine, watch), job, files, resolve)
         if _list_files(space, request) != files:
             raise RunFailed("the input has changed while it was read; nothing is kept")
         write_manifest(job, manifest)
@@ -181,13 +181,13 @@ def _work_folder(space: Workspace) -> Iterator[None]:
         yield
 
 
-def _begin(job: Job, request: Request) -> None:
+def _begin(job: Job, files: tuple[InputFile, ...], request: Request) -> None:
     """Continue the run of the work folder, or begin one; raises `OtherRun`."""
     space = job.workspace
     reports = read_reports(request.reports) if request.reports else {}
     source = request.upstream or digest_of_reports(reports)
     begun = _Begun(
-        _Identity(job.software, FORMAT_VERSION, job.plan_id, source, job.files),
+        _Identity(job.software, FORMAT_VERSION, job.plan_id, source, files),
         # After a crash of the machine, files that were not synced may be damaged.
         _boot_id() if space.is_local else "",
     )
@@ -261,8 +261,10 @@ class _Phases:
         return [records[each.number] for each in tasks]
 
 
-def _compute(phases: _Phases, job: Job, resolve: Resolve | None) -> Manifest:
-    space, units = job.workspace, divide(job.files)
+def _compute(
+    phases: _Phases, job: Job, inputs: Sequence[InputFile], resolve: Resolve | None
+) -> Manifest:
+    space, units = job.workspace, divide(inputs)
     if resolve is not None:
         listed = (space.load(space.of_unit(u.number, KEYS), KeysRecord) for u in units)
         resolve_keys(job, phases.run(list_keys, job, units, listed), resolve)
@@ -276,14 +278,14 @@ def _compute(phases: _Phases, job: Job, resolve: Resolve | None) -> Manifest:
     tasks = plan_tasks(records, join_repeated(records, ranges))
     written = (space.load(space.of_task(t.number), PartRecord) for t in tasks)
     parts = phases.run(write_parts, job, tasks, written)
-    first_rows = FirstRows(records)
+    places = Places(inputs, records)
     removed = [row for part in parts for row in part.repeated]
     files = [each for part in parts for each in part.files]
     files.append(write_totals(job, parts))
-    rejected = write_rejected(job, records, removed, first_rows)
+    rejected = write_rejected(job, records, removed, places)
     if rejected is not None:
         files.append(rejected)
-    return _summarize(job, records, parts, files, first_rows)
+    return _summarize(job, records, parts, files, places)
 
 
 def _summarize(
@@ -291,12 +293,12 @@ def _summarize(
     units: Sequence[UnitRecord],
     records: Sequence[PartRecord],
     files: Sequence[WrittenFile],
-    first_rows: FirstRows,
+    places: Places,
 ) -> Manifest:
     totals = [each for record in records for each in record.totals]
     repeated = sum(len(record.repeated) for record in records)
     unreadable = tuple(
-        UnreadableFile(job.files[each.piece.file].path, each.error)
+        UnreadableFile(places.files[each.piece.file].path, each.error)
         for unit in units
         for each in unit.pieces
         if each.error
@@ -307,9 +309,9 @@ def _summarize(
             each.format.value,
             each.size_bytes,
             each.version,
-            first_rows.rows.get(index, 0),
+            places.rows.get(index, 0),
         )
-        for index, each in enumerate(job.files)
+        for index, each in enumerate(places.files)
     )
     return Manifest(
         format_version=FORMAT_VERSION,

@@ -17,8 +17,6 @@ from service.usage.bulk.batches import REJECTED, PricedBatch, price_batch, price
 from service.usage.bulk.errors import RunFailed, UnreadablePiece
 from service.usage.bulk.model import (
     FENCE_IDS,
-    InputFile,
-    Piece,
     PieceRecord,
     Repeated,
     Segment,
@@ -43,10 +41,12 @@ MAX_SEGMENTS: Final = 4_000_000
 
 
 class Job(Struct, frozen=True):
-    """All that workers need to know of a run, beside their tasks."""
+    """All that workers need to know of a run, beside their tasks.
+
+    It is small, because each task is sent with it and looks up reports by it.
+    """
 
     workspace: Workspace
-    files: tuple[InputFile, ...]
     plan_id: str
     software: str
     reports: str = ""
@@ -68,8 +68,7 @@ def price_unit(job: Job, unit: Unit) -> UnitRecord:
     """Price a unit, and return its record, which is stored too."""
     with _UnitWriter(job, unit.number) as writer:
         pieces = tuple(
-            _price_piece(job, index, piece, writer)
-            for index, piece in enumerate(unit.pieces)
+            _price_piece(job, unit, index, writer) for index in range(len(unit.pieces))
         )
     record = writer.finish(pieces)
     job.workspace.store(job.workspace.of_unit(unit.number, RECORD), record)
@@ -77,13 +76,13 @@ def price_unit(job: Job, unit: Unit) -> UnitRecord:
 
 
 def _price_piece(
-    job: Job, index: int, piece: Piece, writer: "_UnitWriter"
+    job: Job, unit: Unit, index: int, writer: "_UnitWriter"
 ) -> PieceRecord:
     """Price a piece; none of its messages count if a part of it is unreadable."""
-    mark, rows = writer.mark(), 0
+    piece, mark, rows = unit.pieces[index], writer.mark(), 0
     reports = reports_of(job)
     try:
-        for batch in read_piece(job.files[piece.file], piece):
+        for batch in read_piece(unit.files[index], piece):
             priced = price_batch(batch.messages, job.plan, reports)
             writer.add(index, batch, priced)
             rows = batch.rows

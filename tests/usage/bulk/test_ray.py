@@ -162,7 +162,7 @@ def test_a_worker_of_no_use_refuses_its_tasks(
     software: str, reason: str, tmp_path: Path
 ) -> None:
     """Another version could write other bytes, and a folder of its own is lost."""
-    job = Job(Workspace(str(tmp_path / "out")), (), "text-rules/1", software)
+    job = Job(Workspace(str(tmp_path / "out")), "text-rules/1", software)
 
     with pytest.raises(RunFailed, match=reason):
         run_task(lambda _job, task: task, job, 1)
