@@ -14,7 +14,7 @@ import typer
 from service.cli.terminal import ConfigFile
 from service.settings import Settings, load
 from service.usage.bulk.errors import RunFailed
-from service.usage.bulk.model import InputFormat
+from service.usage.bulk.model import REJECTED_FILE, InputFormat
 from service.usage.parameters import find_plan
 from service.usage.pricing.plans import TEXT_RULES
 
@@ -121,7 +121,7 @@ def price(  # noqa: PLR0913 - one for each option
         raise RunFailed(
             f"{error.strerror or error}; the same command continues the run"
         ) from error
-    _show(manifest)
+    _show(manifest, output)
     if manifest.rejected or manifest.unreadable:
         raise typer.Exit(1)
 
@@ -150,12 +150,15 @@ def _choose(
     return partial(open_local, workers or len(os.sched_getaffinity(0)))
 
 
-def _show(manifest: "Manifest") -> None:
+def _show(manifest: "Manifest", output: str) -> None:
+    rejected = str(manifest.rejected)
+    if manifest.rejected:
+        rejected += f", in {output.rstrip('/')}/{REJECTED_FILE}"
     for each in manifest.unreadable:
         _report(f"unreadable: {each.path}: {each.reason}")
     _report(
         f"plan: {manifest.plan}; messages: {manifest.messages}; "
-        f"credits: {manifest.credits}; rejected: {manifest.rejected}; "
+        f"credits: {manifest.credits}; rejected: {rejected}; "
         f"unreadable: {len(manifest.unreadable)}"
     )
 

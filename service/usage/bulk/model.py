@@ -7,6 +7,8 @@ from msgspec import Struct
 
 WHOLE: Final = -1
 """The end of a piece that is a whole file."""
+REJECTED_FILE: Final = "rejected.parquet"
+"""The rows that are not priced, in the output."""
 FENCE_IDS: Final = 4_096
 """Ids of a unit between two that its record has."""
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from service.usage.bulk.batches import REJECTED
 from service.usage.bulk.model import (
+    REJECTED_FILE,
     InputFile,
     PartRecord,
     RepeatedRow,
@@ -27,7 +28,6 @@ from service.usage.bulk.units import REJECTS, Job, reports_of
 from service.usage.bulk.workspace import MANIFEST
 
 TOTALS: Final = "totals.csv"
-REJECTED_FILE: Final = "rejected.parquet"
 TOTALS_HEADER: Final = ("day", "report_name", "messages", "credits")
 REPEATED: Final = "id: an earlier message has it too"
 FORMAT_VERSION: Final = 1

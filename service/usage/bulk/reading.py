@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 from msgspec import UNSET
+from numpy.typing import NDArray
 
 from service.upstream import lenient_json
 from service.usage.bulk.batches import (
@@ -20,6 +21,12 @@ from service.usage.bulk.batches import (
     REJECTED,
 )
 from service.usage.bulk.binary_columns import is_utf8
+from service.usage.bulk.csv_rows import (
+    BOM,
+    UnevenRows,
+    find_delimiter,
+    silent_callbacks,
+)
 from service.usage.bulk.errors import UnreadablePiece
 from service.usage.bulk.inputs import is_compressed, open_file
 from service.usage.bulk.model import WHOLE, InputFile, InputFormat, Piece
@@ -38,9 +45,6 @@ READ_BYTES: Final = 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """Upper bound of a line in memory; longer ones are rejected."""
 LF: Final = b"\n"
-BOM: Final = b"\xef\xbb\xbf"
-HEADER_BYTES: Final = 64 * 1024
-DELIMITERS: Final = (",", ";", "\t", "|")
 NONE_REJECTED: Final[Sequence[Any]] = ([], [], [])
 MANDATORY: Final = ("id", "text", "timestamp")
 REPORT_ID: Final = "report_id"
@@ -122,8 +126,9 @@ def _read_parquet(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
             columns=names,
             use_threads=False,
         ):
-            yield _from_columns(batch, rows)
+            places = np.arange(rows, rows + batch.num_rows)
             rows += batch.num_rows
+            yield _from_columns(batch, places, NONE_REJECTED, rows)
 
 
 def _check_columns(schema: Any) -> list[str]:
@@ -156,19 +161,20 @@ def _is_text(kind: Any) -> bool:
     )
 
 
-def _from_columns(batch: Any, rows: int) -> ReadBatch:
+def _from_columns(
+    batch: Any, places: NDArray[np.int64], rejected: Sequence[Any], rows: int
+) -> ReadBatch:
     batch = _decode_dictionaries(batch)
-    count = batch.num_rows
     has_reports = batch.schema.get_field_index(REPORT_ID) >= 0
-    reports = batch[REPORT_ID] if has_reports else pa.nulls(count)
+    reports = batch[REPORT_ID] if has_reports else pa.nulls(len(places))
     columns = [
-        pa.array(np.arange(rows, rows + count)),
+        pa.array(places),
         _to_ids(batch["id"]),
         _to_binary(batch["text"]),
         _to_binary(batch["timestamp"]),
         to_report_keys(reports),
     ]
-    return _batch(columns, NONE_REJECTED, rows + count)
+    return _batch(columns, rejected, rows)
 
 
 def _to_ids(column: Any) -> Any:
@@ -322,43 +328,49 @@ def explain(error: Exception, line: bytes) -> str:
 
 def _read_csv(file: InputFile) -> Iterator[ReadBatch]:
     system, path = locate(file.path)
-    delimiter = _find_delimiter(file)
+    delimiter = find_delimiter(file)
     if delimiter is None:
         return
     with system.open_input_stream(path, compression="detect") as source:
-        text = {name: pa.string() for name in (*MANDATORY, REPORT_ID)}
-        reader = pc_csv.open_csv(
-            source,
-            read_options=pc_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
-            parse_options=pc_csv.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True
-            ),
-            convert_options=pc_csv.ConvertOptions(
-                check_utf8=False, column_types=text, strings_can_be_null=False
-            ),
-        )
-        rows = 0
-        for batch in reader:
-            for name in MANDATORY:
-                if batch.schema.get_field_index(name) < 0:
-                    raise UnreadablePiece(f"no column {name}, or several of them")
-            raw = _to_binary(batch["id"]).to_pylist()
-            ids = pa.array(map(_to_id, raw), pa.int64())
-            at = batch.schema.get_field_index("id")
-            with_ids = batch.set_column(at, "id", ids)
-            yield _from_columns(with_ids, rows)
-            rows += batch.num_rows
+        uneven = UnevenRows()
+        try:
+            with silent_callbacks():
+                yield from _parse_csv(source, delimiter, uneven)
+        except pa.ArrowInvalid as error:
+            if not uneven.too_many:
+                raise
+            raise UnreadablePiece(uneven.too_many) from error
 
 
-def _find_delimiter(file: InputFile) -> str | None:
-    """Return what separates the columns in the first line; None for an empty file."""
-    system, path = locate(file.path)
-    with system.open_input_stream(path, compression="detect") as source:
-        header = source.read(HEADER_BYTES).removeprefix(BOM).splitlines()
-    if not header:
-        return None
-    names = header[0].decode("utf-8", "replace")
-    return max(DELIMITERS, key=names.count)
+def _parse_csv(source: Any, delimiter: str, uneven: UnevenRows) -> Iterator[ReadBatch]:
+    text = {name: pa.string() for name in (*MANDATORY, REPORT_ID)}
+    reader = pc_csv.open_csv(
+        source,
+        read_options=pc_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
+        parse_options=pc_csv.ParseOptions(
+            delimiter=delimiter,
+            newlines_in_values=True,
+            invalid_row_handler=uneven.skip,
+        ),
+        convert_options=pc_csv.ConvertOptions(
+            check_utf8=False, column_types=text, strings_can_be_null=False
+        ),
+    )
+    for name in MANDATORY:
+        if reader.schema.get_field_index(name) < 0:
+            raise UnreadablePiece(f"no column {name}, or several of them")
+    rows = 0
+    for batch in reader:
+        raw = _to_binary(batch["id"]).to_pylist()
+        ids = pa.array(map(_to_id, raw), pa.int64())
+        at = batch.schema.get_field_index("id")
+        with_ids = batch.set_column(at, "id", ids)
+        places = uneven.place(rows, batch.num_rows)
+        rows = int(places[-1]) + 1 if len(places) else rows
+        yield _from_columns(with_ids, places, uneven.take(rows), rows)
+    if rows < uneven.end:
+        rows = uneven.end
+        yield _batch([[]] * len(MESSAGES), uneven.take(rows), rows)
 
 
 def _to_id(text: bytes) -> int | None:

@@ -25,6 +25,7 @@ from service.usage.bulk.errors import (
 )
 from service.usage.bulk.inputs import divide, list_files
 from service.usage.bulk.model import (
+    REJECTED_FILE,
     InputFile,
     InputFormat,
     KeysRecord,
@@ -34,7 +35,6 @@ from service.usage.bulk.model import (
 )
 from service.usage.bulk.output import (
     FORMAT_VERSION,
-    REJECTED_FILE,
     TOTALS,
     Manifest,
     ManifestInput,

@@ -97,7 +97,8 @@ def test_three_workers(source: Path, expected: dict[str, str], tmp_path: Path) -
     status, lines = price(source, "-o", tmp_path / "out", "--workers", 3)
     assert without_versions(content_of(tmp_path / "out")) == expected
     assert status == 1  # 100 ids are repeated
-    summary = SUMMARY.format("text-rules/1", 5_900, "[0-9.]+", 100)
+    rejected = f"100, in {tmp_path}/out/rejected.parquet"
+    summary = SUMMARY.format("text-rules/1", 5_900, "[0-9.]+", rejected)
     assert re.fullmatch(summary, lines[-1])
 
 

@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from service.usage.bulk import csv_rows, reading
 from service.usage.bulk.errors import BadInput, RunFailed
 from service.usage.bulk.inputs import list_files
 from service.usage.bulk.output import Manifest
 from service.usage.bulk.run import Request, price_files
 from tests.usage.bulk.conftest import open_inline, price, read_output
+from tests.usage.bulk.files import rejected_rows
 
 TIMESTAMP: Final = "2024-04-29T03:25:03.613Z"
 
@@ -110,10 +112,20 @@ UNREADABLE: Final[dict[str, tuple[str, Callable[[Path], object], str]]] = {
         "",
     ),
     "no columns": ("a.csv", lambda p: p.write_text("a,b\n1,2\n"), "no column id"),
-    "uneven rows": (
+    "an uneven row that is not UTF-8": (
         "a.csv",
-        lambda p: p.write_text(f"id,text,timestamp\n2,a,{TIMESTAMP}\n3\n"),
+        lambda p: p.write_bytes(b"id,text,timestamp\n2,\xe9\n"),
         "Expected 3 columns",
+    ),
+    "UTF-16": (
+        "a.csv",
+        lambda p: p.write_text("id,text,timestamp\n", "utf-16"),
+        "not UTF-8",
+    ),
+    "UTF-16 without its mark": (
+        "a.csv",
+        lambda p: p.write_text("id,text,timestamp\n", "utf-16-le"),
+        "not UTF-8",
     ),
     "a loop of links": ("a.ndjson", lambda p: p.symlink_to(p), ""),
     "a link to nothing": ("a.ndjson", lambda p: p.symlink_to(p / "none"), ""),
@@ -245,3 +257,43 @@ def test_output_without_a_name_is_refused(folder: Path, output: str) -> None:
             open_inline,
             lambda *_: None,
         )
+
+
+@pytest.mark.parametrize("block_bytes", [256, reading.BATCH_BYTES])
+def test_an_uneven_row_of_csv_is_rejected(
+    folder: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other rows are priced, and all rows keep their numbers."""
+    monkeypatch.setattr(reading, "BATCH_BYTES", block_bytes)
+    rows = [f'{number},"a\nb",{TIMESTAMP}' for number in range(2, 30)]
+    uneven = {1: "3", 2: "4,a", 9: "11,a,b,c", 20: "é", 28: "5,a,,", 31: "7"}
+    late = {15: "x,a,b", 30: f"30,a,{TIMESTAMP}"}
+    for number, row in sorted((uneven | late).items()):
+        rows.insert(number - 1, row)
+    (folder / "a.csv").write_text("\n".join(["id,text,timestamp", *rows]))
+
+    manifest, ids = run(folder)
+
+    found = {
+        each["row"]: (each["reason"], each["content"])
+        for each in rejected_rows(folder.parent / "out")
+    }
+    assert found.pop(15)[0].startswith("id: ")
+    assert {row: content for row, (_, content) in found.items()} == uneven
+    assert found[9][0] == "4 columns, and the header has 3"
+    assert (ids, manifest.unreadable) == ({1, *range(2, 31)}, ())
+    assert [each.rows for each in manifest.inputs] == [len(rows), 1]
+
+
+def test_a_csv_file_with_too_many_uneven_rows_is_unreadable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header is not that of its rows, and the memory is bounded."""
+    monkeypatch.setattr(csv_rows, "MAX_UNEVEN_ROWS", 2)
+    (folder / "a.csv").write_text("id,text,timestamp\n" + "2\n" * 3)
+
+    manifest, ids = run(folder)
+
+    (found,) = manifest.unreadable
+    assert found.reason.startswith("more than 2 rows have other columns")
+    assert (ids, manifest.rejected) == ({1}, 0)

@@ -1,7 +1,9 @@
 """Runs of bulk pricing, from files to a folder of Parquet."""
 
 import json
+import pickle
 import shutil
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +28,7 @@ from service.usage.bulk.model import FENCE_IDS
 from service.usage.bulk.workspace import RUN_FILE, Workspace
 from service.usage.pricing.plans import TEXT_RULES
 from tests.reference import sendable_texts
-from tests.usage.bulk.conftest import price, read_output
+from tests.usage.bulk.conftest import InlineEngine, price, read_output
 from tests.usage.bulk.files import (
     FORMATS,
     content_of,
@@ -461,3 +463,29 @@ def test_leading_zeros_of_report_ids(tmp_path: Path) -> None:
 
     names = [row["report_name"] for row in read_output(tmp_path / "out")]
     assert names == ["Bond", None]
+
+
+def test_a_task_is_as_large_with_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent with its own files only, so many files cost no more each."""
+    monkeypatch.setattr(inputs, "UNIT_BYTES", 1)
+    sent: list[int] = []
+
+    class Measuring(InlineEngine):
+        def run(self, work: Any, job: Any, tasks: Any) -> Any:
+            sent.extend(len(pickle.dumps((job, task))) for task in tasks)
+            return super().run(work, job, tasks)
+
+    largest = []
+    for count in (2, 100):
+        folder = tmp_path / f"{count:03}"
+        folder.mkdir()
+        for number in range(count):
+            write_messages(folder / f"{number:03}.ndjson", [message(number)])
+        request = run.Request((str(folder),), f"{folder}.out", TEXT_RULES.id)
+        opening = contextmanager(lambda: iter([Measuring()]))
+        run.price_files(request, opening, lambda *_: None)
+        largest.append(max(sent[:count]))
+        sent.clear()
+    assert largest[1] - largest[0] < 32
