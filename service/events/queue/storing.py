@@ -17,9 +17,15 @@ from typing import Final
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from service.events.arrivals import Arrivals
-from service.events.model import Event, EventError, EventFailure
+from service.events.model import (
+    MAX_NAME_CHARS,
+    Event,
+    EventError,
+    EventFailure,
+)
 from service.events.queue import metrics
 from service.events.queue.deliveries import Delivery
 from service.events.queue.message import (
@@ -51,6 +57,10 @@ log = structlog.get_logger()
 
 class Stopped(Exception):
     """The writer ends before the messages are stored."""
+
+
+class Defect(ValueRefused):
+    """A defect of the program shows each time that these events are stored."""
 
 
 class QueueStore:
@@ -139,7 +149,7 @@ class QueueStore:
                 log.error("events.queue_store_failed", exc_info=error)
                 defects += 1
                 if defects == MAX_DEFECTS:
-                    raise ValueRefused(f"{type(error).__name__}: {error}") from error
+                    raise Defect(f"{type(error).__name__}: {error}") from error
             else:
                 self._logged.clear()
                 return stored
@@ -148,25 +158,54 @@ class QueueStore:
     async def _store_refused(
         self, received: ReceivedEvent, error: ValueRefused
     ) -> Stored:
-        """Store an event, whose values the database refuses, as a failed event."""
+        """Store an event, whose values the database refuses, as a failed event.
+
+        If that is refused too, as much is stored as can be: at last, nothing.
+        """
         item = received.item
         content = msgspec.msgpack.encode(item, enc_hook=_nothing)
         failure = _failure(content, item.application, VALUE_REFUSED, str(error))
-        log.error(
-            "events.queue_event_refused",
-            application=item.application,
-            failed_id=failure.id,
-            partition=self._partition,
-            reason=str(error),
-            **self._ids_of(item),
-        )
+        self._log_refused(item, failure, str(error))
         if isinstance(item, Event):
             # As it was sent, so that it can be replayed, unless that is refused, too.
             text, errors = item.read_text(), failure.errors
             readable = failure_of(text, item.application, errors, origin=item.origin)
             with suppress(ValueRefused):
                 return await self._store_failure(readable, received.received_at)
-        return await self._store_failure(failure, received.received_at)
+        with suppress(ValueRefused):
+            return await self._store_failure(failure, received.received_at)
+        # The name of the application is all that another program has chosen in it.
+        anonymous = replace(failure, application=UNKNOWN)
+        try:
+            return await self._store_failure(anonymous, received.received_at)
+        except Defect:
+            # It would lose every event. A newer version may store them.
+            raise
+        except ValueRefused as last:
+            self._log_lost(item, len(content), str(last))
+            return NEW._replace(is_new=False, conflict=anonymous)
+
+    def _log_refused(
+        self, item: Event | EventFailure, failure: EventFailure, reason: str
+    ) -> None:
+        log.error(
+            "events.queue_event_refused",
+            application=item.application[:MAX_NAME_CHARS],
+            failed_id=failure.id,
+            partition=self._partition,
+            reason=reason,
+            **self._ids_of(item),
+        )
+
+    def _log_lost(self, item: Event | EventFailure, size: int, reason: str) -> None:
+        log.error(
+            "events.queue_event_lost",
+            application=item.application[:MAX_NAME_CHARS],
+            bytes=size,
+            partition=self._partition,
+            reason=reason,
+            **self._ids_of(item),
+        )
 
     def _ids_of(self, item: Event | EventFailure) -> dict[str, str]:
         """Return the ids that log lines of an event's request have."""

@@ -166,7 +166,7 @@ class QueueWriter:
             except QueueUnavailable as error:
                 if str(error) != self._reason:
                     self._reason = str(error)
-                    log.info("events.queue_leases_unknown", reason=self._reason)
+                    log.warning("events.queue_leases_unknown", reason=self._reason)
             except Exception as error:  # a defect must not end the writer
                 log.error("events.queue_leases_failed", exc_info=error)
             self._stop_lost()

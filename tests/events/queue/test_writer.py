@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import random
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from sqlalchemy import select
 from structlog.typing import EventDict
 
+from service.events.model import EventFailure
 from service.events.parsing import EventParser
 from service.events.queue.connection import connect
 from service.events.queue.deliveries import consumer_of
@@ -21,13 +24,14 @@ from service.events.store import EventStore, ReceivedEvent, Stored
 from service.events.tables import events, failed_events
 from service.settings import EventsSettings
 from service.storage.database import Database
-from service.storage.errors import StorageUnavailable
+from service.storage.errors import StorageUnavailable, ValueRefused
 from tests.events.conftest import event, on_sqlite
 from tests.events.queue.publishing import Publisher, publishing, with_time
 from tests.nats_servers import NatsServer
 from tests.running import LOOK_AGAIN_S, until
 
 MakeQueue = Callable[..., EventsSettings]
+on_postgresql: Final = pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
 
 
 def sent(event_id: str, **more: Any) -> bytes:
@@ -197,6 +201,78 @@ async def test_an_event_that_the_database_refuses_is_kept_as_a_failed_event(
     names = ("request_id", "trace_id", "span_id")
     assert [line[each] for each in names] == ["request", "a" * 32, "b" * 16]
     assert await ids_in_feed(database) == ["a", "c"]
+
+
+LONG: Final = random.Random(1).randbytes(5_000).hex()
+"""More than an index of PostgreSQL takes, also compressed."""
+
+
+@pytest.mark.parametrize(
+    "application", [pytest.param(LONG, id="long"), pytest.param("a\0b", id="NUL")]
+)
+@pytest.mark.parametrize("is_readable", [True, False])
+@on_postgresql
+async def test_an_application_that_the_database_refuses_blocks_no_partition(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    application: str,
+    is_readable: bool,
+    log_entries: list[EventDict],
+) -> None:
+    """Another program may publish anything: what can be kept is a failed event."""
+    async with publishing(queue_settings(), parser) as publisher:
+        text = sent("a") if is_readable else b"{"
+        items = publisher.items(text, application=application)
+        message = encode(QueuedRequest(application, items, "request"))
+        await publisher.publish_bytes(message)
+        await publisher.publish(publisher.items(sent("behind")))
+        async with open_writer(queue_settings(), database):
+            await until_stored(publisher)
+
+    (kept,) = await failed(database)
+    assert (kept.application, kept.codes) == ("unknown", "value_refused")
+    assert application[:50].encode() in b64decode(kept.event)
+    refused = "events.queue_event_refused"
+    (line,) = [each for each in log_entries if each["event"] == refused]
+    assert (line["request_id"], line["application"]) == ("request", application[:200])
+    assert await ids_in_feed(database) == ["behind"]
+
+
+class NoFailures(EventStore):
+    """A store that takes events, and refuses all failed events."""
+
+    refusal: Exception = ValueRefused("not this one")
+
+    async def store(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
+        """Raise the refusal if there is a failed event."""
+        if any(isinstance(each.item, EventFailure) for each in received):
+            raise self.refusal
+        return await super().store(received)
+
+
+@on_sqlite
+async def test_a_failed_event_that_is_always_refused_is_logged_and_acknowledged(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    log_entries: list[EventDict],
+) -> None:
+    """It blocks its partition no more."""
+    monkeypatch.setattr("service.events.queue.writer.EventStore", NoFailures)
+    async with publishing(queue_settings(), parser) as publisher:
+        items = publisher.items(b"{")
+        await publisher.publish_bytes(encode(QueuedRequest("shop", items, "request")))
+        await publisher.publish(publisher.items(sent("behind")))
+        async with open_writer(queue_settings(), database):
+            await until_stored(publisher)
+
+    lost = "events.queue_event_lost"
+    (line,) = [each for each in log_entries if each["event"] == lost]
+    assert (line["request_id"], line["reason"]) == ("request", "not this one")
+    assert await failed(database) == []
+    assert await ids_in_feed(database) == ["behind"]
 
 
 def test_shares_are_even_and_add_up() -> None:
