@@ -62,9 +62,6 @@ class Watch(Protocol):
 class Acceptor(Protocol):
     """The way of events from requests to the database, or to a queue."""
 
-    failure: str | None
-    """The reason why no events are accepted any more."""
-
     @property
     def backlog(self) -> tuple[int, int]:
         """The events that wait, and the bytes of bodies."""
@@ -96,6 +93,8 @@ class Way(NamedTuple):
     """Returns a context to wait for storage after acceptance, which a queue needs."""
     end_waits: Callable[[], None] = lambda: None
     """Ends all such waits, and further ones at once."""
+    failure: Callable[[], str | None] = lambda: None
+    """Returns why no events are accepted any more, until the process has ended."""
 
 
 class Collector:
@@ -122,7 +121,7 @@ class Collector:
     @property
     def failure(self) -> str | None:
         """The reason why no events are stored any more; None while they are."""
-        return self._ingest.failure
+        return self._way.failure()
 
     @property
     def backlog(self) -> tuple[int, int]:
@@ -257,7 +256,11 @@ async def _open_way(
         store = EventStore(database)
         ingest = running_ingest(settings, store, wait_s, arrivals, overlaps=True)
         async with ingest as running:
-            yield Way(running, partial(_check_database, database))
+            yield Way(
+                running,
+                partial(_check_database, database),
+                failure=lambda: running.failure,
+            )
         return
     from service.events.queue.publisher import open_publisher
     from service.events.queue.writer import open_writer

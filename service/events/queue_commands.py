@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 import typer
+from msgspec.structs import replace
 
 from service.cli import terminal
 from service.cli.terminal import ConfigFile
+from service.events.errors import QueueUnavailable
 from service.settings import EventsSettings, load
 
 if TYPE_CHECKING:
@@ -61,11 +63,20 @@ class NotConfirmed(Exception):
 
 @cli.command()
 def show(config: ConfigFile = None, *, as_json: JsonOption = False) -> None:
-    """Show size and age of the backlog, the limits, the replicas and the partitions."""
+    """Show size and age of the backlog, the limits, the replicas and the partitions.
+
+    The status is 1 if the stream acknowledges nothing, for want of a leader.
+    """
     overview = _run(config, _overview)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(overview), indent=2))
-        return
+    else:
+        _print(overview)
+    if overview.problem:
+        raise QueueUnavailable(overview.problem)
+
+
+def _print(overview: "Overview") -> None:
     from service.events.queue import overview as shown
 
     terminal.print_table(("name", "value"), shown.summary_rows(overview))
@@ -94,8 +105,8 @@ def create(config: ConfigFile = None) -> None:
 
     made = config_in(info)
     typer.echo(
-        f"The stream {made.name} has {made.num_replicas} replicas, "
-        f"at most {made.max_bytes:,} bytes, and {info.state.messages:,} messages."
+        f"Stream {made.name}: replicas {made.num_replicas}, "
+        f"maximum size {made.max_bytes:,} bytes, messages {info.state.messages:,}"
     )
 
 
@@ -136,14 +147,14 @@ def resize(  # noqa: PLR0913 - each argument is an option
         _confirm(config, f"Events older than {max_age:g} s will be lost.", yes=yes)
 
     async def work(queue: "Administration", _settings: EventsSettings) -> None:
-        from service.events.queue.administration import is_replicated, replica_states
+        from service.events.queue.administration import replica_states
         from service.events.queue.overview import describe_states
 
         await queue.resize(changes)
         progress = _Progress(
             lambda info: f"replicas: {describe_states(replica_states(info))}"
         )
-        await _in_time(queue.until(is_replicated, progress.show), timeout)
+        await _in_time(queue.until_replicated(progress.show), timeout)
 
     _run(config, work)
     typer.echo("Resized. Change the settings of all services in the same way.")
@@ -250,7 +261,7 @@ def delete(
         return await queue.delete(with_events=with_events)
 
     info = _run(config, work)
-    typer.echo(f"The stream is deleted; it had {info.state.messages:,} messages.")
+    typer.echo(f"Deleted the stream. Messages in it: {info.state.messages:,}")
 
 
 class _Progress:
@@ -277,11 +288,19 @@ async def _in_time(work: Coroutine[Any, Any, T], timeout_s: float) -> T:
 
 
 async def _overview(queue: "Administration", settings: EventsSettings) -> "Overview":
+    from service.events.queue.administration import problem_of
     from service.events.queue.overview import overview_of, version_of
 
     version = version_of(queue.client.connected_server_version)
-    info, consumers = await queue.read(), await queue.consumers()
-    return overview_of(info, consumers, await queue.account(), version, settings)
+    info = await queue.read()
+    try:
+        consumers, account = await queue.consumers(), await queue.account()
+        problems = await queue.lease_problems(info)
+    except QueueUnavailable as error:
+        # Without a leader, the servers leave some requests without an answer.
+        raise QueueUnavailable(problem_of(info) or str(error)) from error
+    shown = overview_of(info, consumers, account, version, settings)
+    return replace(shown, differences=(*shown.differences, *problems))
 
 
 def _run(config: ConfigFile, work: Work[T]) -> T:

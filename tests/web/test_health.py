@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 from aiohttp.test_utils import unused_port
 
+from service.events.ingest import Ingest
 from service.events.receiving import COLLECTOR
 from service.keys.handlers import DATABASE
 from service.sandbox.options import Faults, SandboxOptions
@@ -185,6 +186,7 @@ async def test_each_domain_has_its_own_readiness(
             async with circuit.guard():
                 raise Unreachable("away")
     assert "vPIC" in (await reason(service, by_vehicles) or "")
+    assert isinstance(collector._ingest, Ingest)
     collector._ingest.failure = "the writer of events has ended"
     assert "writer" in (await reason(service) or "")
     assert "writer" not in (await reason(service, BY_USAGE) or "")

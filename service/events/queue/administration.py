@@ -16,6 +16,7 @@ from nats.aio.client import Client
 
 from service.events.errors import QueueUnavailable, StreamUnusable
 from service.events.queue.connection import connect, discard
+from service.events.queue.leases import bucket_of
 from service.events.queue.stream_api import (
     SINGLE,
     Account,
@@ -91,6 +92,7 @@ class Administration:
         self.client = client
         self._settings = settings
         self._name = settings.queue_stream
+        self._bucket = f"KV_{bucket_of(self._name)}"
 
     async def read(self) -> StreamInfo:
         """Return what the servers know of the stream, with messages by subject.
@@ -133,22 +135,61 @@ class Administration:
             )
         if changes.get("num_replicas", 1) > 1 and info.cluster is None:
             raise StreamUnusable(SINGLE)
+        resized = await self._update(info, changes)
+        if "num_replicas" in changes and (leases := await self._leases()):
+            # With fewer replicas than the stream, one server would stop all writers.
+            await self._update(leases, {"num_replicas": changes["num_replicas"]})
+        return resized
+
+    async def until_replicated(self, shown: Callable[[StreamInfo], object]) -> None:
+        """Wait until all replicas of the stream and of the leases are current."""
+        await self.until(is_replicated, shown)
+        if await self._leases():
+            await self.until(is_replicated, shown, self._bucket)
+
+    async def lease_problems(self, info: StreamInfo) -> list[str]:
+        """Return in what the bucket of leases differs from the stream."""
+        try:
+            leases = await self._leases()
+        except QueueUnavailable as error:
+            return [f"the leases of writers cannot be read: {error}"]
+        if leases is None:
+            return []
+        if problem := problem_of(leases):
+            return [f"the leases of writers have {problem}"]
+        actual, expected = (config_in(each).num_replicas for each in (leases, info))
+        if actual == expected:
+            return []
+        return [f"replicas of {self._bucket} is {actual} and not {expected}"]
+
+    async def _leases(self) -> StreamInfo | None:
+        """Return what the servers know of the leases; None before the first writer."""
+        try:
+            return await read_stream(self.client, self._bucket)
+        except StreamNotFound:
+            return None
+
+    async def _update(self, info: StreamInfo, changes: dict[str, Any]) -> StreamInfo:
         config: dict[str, Any] = msgspec.json.decode(info.config)
-        body = config | changes
-        return await call(self.client, f"STREAM.UPDATE.{self._name}", StreamInfo, body)
+        subject = f"STREAM.UPDATE.{config['name']}"
+        return await call(self.client, subject, StreamInfo, config | changes)
 
     async def until(
-        self, holds: Callable[[StreamInfo], bool], shown: Callable[[StreamInfo], object]
+        self,
+        holds: Callable[[StreamInfo], bool],
+        shown: Callable[[StreamInfo], object],
+        name: str | None = None,
     ) -> StreamInfo:
-        """Read the stream until something holds, and pass each state to `shown`.
+        """Read a stream until something holds, and pass each state to `shown`.
 
-        A request that fails is repeated for `RETRY_S`.
+        A request that fails is repeated for `RETRY_S`. Without a name, the stream is
+        that of the settings.
         """
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + RETRY_S
         while True:
             try:
-                info = await read_stream(self.client, self._name)
+                info = await read_stream(self.client, name or self._name)
                 give_up_at = loop.time() + RETRY_S
             except StreamNotFound:
                 raise
@@ -205,6 +246,18 @@ class Administration:
 def _address(url: str) -> str:
     """Return host and port of a URL, without user and password."""
     return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def problem_of(info: StreamInfo) -> str | None:
+    """Return why a stream acknowledges nothing; None if it does."""
+    # A server that has lost the others does not know that they are offline.
+    if info.cluster is not None and not info.cluster.leader:
+        return "no leader: nothing is acknowledged"
+    states = replica_states(info)
+    absent = states["offline"] + states["missing"]
+    if 2 * absent < sum(states.values()):
+        return None
+    return "most replicas offline: nothing is acknowledged"
 
 
 def is_replicated(info: StreamInfo) -> bool:

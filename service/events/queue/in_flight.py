@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from service.events.backlog import Waiting
 from service.events.model import Receipt
+from service.events.queue.stream_api import Answer, ApiError
 
 MAX_IN_FLIGHT: Final = 256
 MAX_IN_FLIGHT_BYTES: Final = 8 * 1024 * 1024
@@ -18,19 +19,6 @@ TOO_LARGE: Final = 10054
 """Error code of a stream that does not accept messages of this size."""
 
 End = Callable[[Receipt | Exception], None]
-
-
-class Refusal(Struct):
-    """The error of a stream that does not accept a message."""
-
-    err_code: int = 0
-    description: str = ""
-
-
-class _Ack(Struct):
-    """The answer of a stream to a message."""
-
-    error: Refusal | None = None
 
 
 class Publication(Waiting, eq=False):
@@ -112,9 +100,9 @@ class InFlight:
                 self.remove(message_id)
 
 
-def error_in(answer: bytes) -> Refusal | None:
+def error_in(answer: bytes) -> ApiError | None:
     """Return the error of an answer; None for an acknowledgement."""
     return _acks.decode(answer).error
 
 
-_acks: Final = msgspec.json.Decoder(_Ack)
+_acks: Final = msgspec.json.Decoder(Answer)

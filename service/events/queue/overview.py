@@ -6,7 +6,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from service.events.queue.administration import Consumer, replica_states
+from service.events.queue.administration import (
+    Consumer,
+    problem_of,
+    replica_states,
+)
 from service.events.queue.message import subject_of
 from service.events.queue.stream import NS_PER_S, differences, partitions_of
 from service.events.queue.stream_api import (
@@ -66,7 +70,9 @@ class Overview(Struct, frozen=True):
     account_bytes: int
     account_max_bytes: int | None
     differences: tuple[str, ...]
-    """Values that are not those of the settings."""
+    """Values that are not those of the settings, and problems of the leases."""
+    problem: str | None
+    """Why the stream acknowledges nothing."""
 
 
 def overview_of(
@@ -97,6 +103,7 @@ def overview_of(
         account_bytes=account.storage,
         account_max_bytes=_limit(account.limits.max_storage),
         differences=tuple(map(str, differences(config, settings))),
+        problem=problem_of(info),
     )
 
 
@@ -126,7 +133,8 @@ def summary_rows(overview: Overview) -> list[tuple[str, str]]:
         ("replicas", f"{overview.replicas}: {states}"),
         ("storage of the account", _account(overview)),
     ]
-    return rows + [("differs", each) for each in overview.differences]
+    rows += [("differs", each) for each in overview.differences]
+    return rows + ([("problem", overview.problem)] if overview.problem else [])
 
 
 def server_rows(overview: Overview) -> Iterator[tuple[str, ...]]:

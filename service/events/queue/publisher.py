@@ -81,8 +81,6 @@ class QueuePublisher:
         watch: StreamWatch,
         queue_wait_s: float,
     ) -> None:
-        self.failure: str | None = None
-        """Never set: whatever fails, the next request may succeed."""
         name = f"_INBOX.{secrets.token_hex(8)}"
         self.outcomes = Outcomes(f"{name}.outcome")
         self._settings = settings

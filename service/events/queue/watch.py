@@ -9,7 +9,7 @@ from typing import Final
 
 from service.events.errors import QueueUnavailable
 from service.events.queue import metrics
-from service.events.queue.administration import replica_states
+from service.events.queue.administration import problem_of, replica_states
 from service.events.queue.connection import QueueConnection
 from service.events.queue.overview import oldest_in
 from service.events.queue.stream import partitions_of
@@ -48,20 +48,8 @@ class StreamWatch:
         except (QueueUnavailable, ValueError) as error:  # or a format that is not known
             self.problem = str(error)
         else:
-            self.problem = (
-                None if has_quorum(info) else "no leader, or most replicas are offline"
-            )
+            self.problem = problem_of(info)
         metrics.stream_available(is_available=self.problem is None)
-
-
-def has_quorum(info: StreamInfo) -> bool:
-    """Return whether a leader and enough replicas can acknowledge messages."""
-    # A server that has lost the others does not know that they are offline.
-    if info.cluster is not None and not info.cluster.leader:
-        return False
-    states = replica_states(info)
-    absent = states["offline"] + states["missing"]
-    return 2 * absent < sum(states.values())
 
 
 def measure(info: StreamInfo) -> None:

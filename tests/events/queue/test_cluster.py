@@ -13,8 +13,10 @@ from service.events.queue.administration import (
     is_replicated,
     open_administration,
 )
+from service.events.queue.leases import Leases, bucket_of
 from service.events.queue.overview import overview_of
 from service.events.queue.stream import ensure_stream
+from service.events.queue.stream_api import config_in, read_stream
 from service.settings import EventsSettings, load
 from tests.events.queue.cluster import NatsCluster, nats_cluster
 
@@ -57,10 +59,30 @@ async def test_replicas_are_added_and_shown(
         with pytest.raises(StreamUnusable, match="queue_replicas is 1 and not 3"):
             await on(three, lambda queue: ensure_stream(queue.client, three))
 
+        await on(one, lambda queue: Leases(one).open(queue.client))
         await on(three, lambda queue: queue.resize({"num_replicas": 3}))
-        await on(three, lambda queue: queue.until(is_replicated, lambda _: None))
+        await on(three, lambda queue: queue.until_replicated(lambda _: None))
         await on(three, lambda queue: ensure_stream(queue.client, three))
         await check_overview(three, {"node1", "node2", "node3"})
+
+
+async def test_leases_with_fewer_replicas_than_the_stream_are_shown(
+    tmp_path: Path,
+) -> None:
+    """The loss of their one server would stop all writers."""
+    async with nats_cluster(tmp_path) as cluster:
+        one, three = settings_of(cluster, 1), settings_of(cluster, 3)
+        await on(three, lambda queue: ensure_stream(queue.client, three))
+        await on(three, lambda queue: Leases(one).open(queue.client))
+
+        problems = await on(three, problems_of)
+
+        assert problems == [f"replicas of KV_{NAME}_writers is 1 and not 3"]
+
+
+async def problems_of(queue: Administration) -> list[str]:
+    """Return what an operator sees of the leases."""
+    return await queue.lease_problems(await queue.read())
 
 
 async def check_overview(settings: EventsSettings, servers: set[str]) -> None:
@@ -72,5 +94,9 @@ async def check_overview(settings: EventsSettings, servers: set[str]) -> None:
         assert {each.server for each in shown.servers} == servers
         assert [each.role for each in shown.servers] == ["leader", "replica", "replica"]
         assert shown.differences == ()
+        assert await queue.lease_problems(info) == []
+        bucket = await read_stream(queue.client, f"KV_{bucket_of(NAME)}")
+        assert is_replicated(bucket)
+        assert config_in(bucket).num_replicas == 3
 
     await on(settings, work)

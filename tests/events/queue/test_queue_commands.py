@@ -7,6 +7,7 @@ from typing import Any, Final
 from unittest.mock import Mock
 
 import pytest
+from msgspec.structs import replace
 from nats.aio.client import Client
 
 from service.command_line import main
@@ -20,7 +21,7 @@ from service.events.queue.message import (
     partition_of,
     subject_of,
 )
-from service.events.queue.stream_api import read_stream
+from service.events.queue.stream_api import Cluster, Peer, StreamInfo, read_stream
 from service.settings import load
 from tests.events.conftest import event
 from tests.nats_servers import NatsServer, version
@@ -163,6 +164,23 @@ def test_show_names_what_differs_from_the_settings(command: Command) -> None:
     assert "differs" in command.succeed("show")
 
 
+def test_show_fails_without_a_leader(command: Command) -> None:
+    """The stream answers, and acknowledges nothing."""
+
+    async def leaderless(*arguments: Any, **options: Any) -> StreamInfo:
+        info = await read_stream(*arguments, **options)
+        return replace(info, cluster=Cluster(replicas=(Peer("a"), Peer("b"))))
+
+    command.monkeypatch.setattr(administration, "read_stream", leaderless)
+    problem = "no leader: nothing is acknowledged"
+
+    status, out, err = command.run("show")
+    assert (status, err) == (1, f"copilot-usage: {problem}\n")
+    assert out.count(problem) == 1
+    status, out, _ = command.run("show", "--json")
+    assert (status, json.loads(out)["problem"]) == (1, problem)
+
+
 def test_create_changes_no_stream_that_exists(command: Command, message: bytes) -> None:
     """It tells what the stream has."""
     command.publish(message)
@@ -171,8 +189,7 @@ def test_create_changes_no_stream_that_exists(command: Command, message: bytes) 
     out = command.succeed("create")
 
     assert out.splitlines()[-1] == (
-        f"The stream {STREAM} has 1 replicas, at most 10,737,418,240 bytes, "
-        "and 1 messages."
+        f"Stream {STREAM}: replicas 1, maximum size 10,737,418,240 bytes, messages 1"
     )
 
 
@@ -343,7 +360,7 @@ def test_delete_keeps_a_stream_with_events(command: Command, message: bytes) -> 
     status, reason = command.fail("delete", "--yes")
 
     assert (status, reason.endswith("drain it first")) == (1, True)
-    assert command.succeed("delete", "--yes", "--with-events").endswith("1 messages.\n")
+    assert command.succeed("delete", "--yes", "--with-events").endswith("it: 1\n")
     status, reason = command.fail("show")
     assert status == 1
     assert reason.startswith(

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
+from service.events.queue.administration import problem_of
 from service.events.queue.stream_api import StreamInfo
-from service.events.queue.watch import has_quorum
 
 CURRENT = {"name": "n", "current": True}
 BEHIND = {"name": "n", "current": False}
@@ -36,4 +36,4 @@ def test_a_stream_needs_a_leader_and_most_replicas(
         answer["cluster"] = {"leader": leader, "replicas": list(replicas)}
     info = msgspec.json.decode(msgspec.json.encode(answer), type=StreamInfo)
 
-    assert has_quorum(info) is expected
+    assert (problem_of(info) is None) is expected

@@ -208,21 +208,25 @@ LONG: Final = random.Random(1).randbytes(5_000).hex()
 
 
 @pytest.mark.parametrize(
-    "application", [pytest.param(LONG, id="long"), pytest.param("a\0b", id="NUL")]
+    "application, text",
+    [
+        pytest.param(LONG, sent("a"), id="long"),
+        pytest.param("a\0b", sent("a"), id="NUL"),
+        pytest.param(LONG, b"{", id="a long one of a failed event"),
+    ],
 )
-@pytest.mark.parametrize("is_readable", [True, False])
 @on_postgresql
 async def test_an_application_that_the_database_refuses_blocks_no_partition(
     queue_settings: MakeQueue,
     parser: EventParser,
     database: Database,
-    application: str,
-    is_readable: bool,
     log_entries: list[EventDict],
+    *,
+    application: str,
+    text: bytes,
 ) -> None:
     """Another program may publish anything: what can be kept is a failed event."""
     async with publishing(queue_settings(), parser) as publisher:
-        text = sent("a") if is_readable else b"{"
         items = publisher.items(text, application=application)
         message = encode(QueuedRequest(application, items, "request"))
         await publisher.publish_bytes(message)
