@@ -6,6 +6,7 @@ is down, all packets of the server are dropped in silence, as in a partition.
 
 import os
 import random
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from tests.leftovers import processes
 CLIENT_PORT: Final = 4222
 ROUTE_PORT: Final = 6222
 MONITOR_PORT: Final = 8222
+SPACE: Final = re.compile(r"cu([0-9a-f]+)x[0-9a-f]{3}n\d")
+LINK: Final = re.compile(r"cu([0-9a-f]+)x[0-9a-f]{3}(?:v\d)?")
+MOUNT: Final = "copilot-usage-test-"
 
 
 class Place(NamedTuple):
@@ -53,9 +57,9 @@ class Namespaces:
     """Network namespaces behind a bridge, which has the first address."""
 
     def __init__(self, servers: int) -> None:
-        mark = f"{os.getpid() % 0xFFFF:x}{random.SystemRandom().randrange(0xFFF):x}"
-        self._name = f"cu{mark}"
         chance = random.SystemRandom()
+        # At most 13 characters, of the 15 that a name may have.
+        self._name = f"cu{os.getpid():x}x{chance.randrange(0xFFF):03x}"
         self._net = f"10.{chance.randint(200, 250)}.{chance.randint(1, 250)}"
         self._numbers = range(1, servers + 1)
 
@@ -133,6 +137,7 @@ def network_of(servers: int) -> Iterator[Network]:
     if not can_isolate():
         yield Loopback()
         return
+    remove_leftovers()
     spaces = Namespaces(servers)
     try:
         spaces.open()
@@ -149,12 +154,37 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[bool]:
         yield False
         return
     size = f"size={megabytes}m"
-    _run("mount", "-t", "tmpfs", "-o", size, "copilot-usage-test", str(folder))
+    source = f"{MOUNT}{os.getpid():x}"
+    _run("mount", "-t", "tmpfs", "-o", size, source, str(folder))
     try:
         yield True
     finally:
         # A process that has just been killed may still have a file open.
         _run("umount", "--lazy", str(folder))
+
+
+def remove_leftovers() -> None:
+    """Remove what runs have left that were killed: their names have their process."""
+    for name in _names("/run/netns"):
+        if _is_left(SPACE.fullmatch(name)):
+            _ip("netns", "del", name, check=False)
+    for name in _names("/sys/class/net"):
+        if _is_left(LINK.fullmatch(name)):
+            _ip("link", "del", name, check=False)
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        source, folder, *_ = line.split()
+        if _is_left(re.fullmatch(rf"{MOUNT}([0-9a-f]+)", source)):
+            _run("umount", "--lazy", folder, check=False)
+
+
+def _names(folder: str) -> list[str]:
+    found = Path(folder)
+    return [each.name for each in found.iterdir()] if found.is_dir() else []
+
+
+def _is_left(found: re.Match[str] | None) -> bool:
+    """Return whether a name has a process that has ended."""
+    return found is not None and not Path(f"/proc/{int(found[1], 16)}").exists()
 
 
 @cache
