@@ -154,8 +154,11 @@ def _rejected_rows(
         if unit.rejected:
             space = job.workspace
             with space.reading(space.of_unit(unit.number, REJECTS)) as source:
-                rows = pa.ipc.open_file(source).read_all()
-            yield _locate(unit, rows, places)
+                stored = pa.ipc.open_file(source)
+                for index in range(stored.num_record_batches):
+                    rows = _locate(unit, stored.get_batch(index), places)
+                    if rows.num_rows:
+                        yield rows
     ordered = sorted(repeated, key=lambda r: (r.unit, r.piece, r.row))
     for begin in range(0, len(ordered), FOLDED_AT_ONCE):
         some = ordered[begin : begin + FOLDED_AT_ONCE]
@@ -172,6 +175,11 @@ def _rejected_rows(
 
 
 def _locate(unit: UnitRecord, rows: Any, places: Places) -> Any:
+    """Return the output for rows of a unit, without those of unreadable pieces."""
+    unreadable = [index for index, each in enumerate(unit.pieces) if each.error]
+    if unreadable:
+        kept = np.isin(rows["piece"].to_numpy(), unreadable, invert=True)
+        rows = rows.filter(pa.array(kept))
     pieces = rows["piece"].to_numpy()
     used = range(len(unit.pieces))
     paths = pa.array([places.files[each.piece.file].path for each in unit.pieces])

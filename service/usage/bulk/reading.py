@@ -271,9 +271,13 @@ def _lines_of(source: Any, size: int) -> Iterator[list[bytes]]:
         read += len(block)
         if not block:
             break
-        *lines, rest = (rest + block).split(LF)
-        if lines:
-            yield lines
+        rest += block
+        has_more = True
+        while has_more:
+            *lines, rest = rest.split(LF, BATCH_ROWS)
+            if lines:
+                yield lines
+            has_more = len(lines) == BATCH_ROWS
         # Of a line that is too long, one byte more than the bound shows it.
         rest = rest[: MAX_LINE_BYTES + 1]
     if rest and size != WHOLE:

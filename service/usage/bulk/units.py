@@ -5,6 +5,7 @@ record and complete files, or no record.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from service.usage.bulk.batches import REJECTED, PricedBatch, price_batch, priced_schema
+from service.usage.bulk.batches import PricedBatch, price_batch, priced_schema
 from service.usage.bulk.errors import RunFailed, UnreadablePiece
 from service.usage.bulk.model import (
     FENCE_IDS,
@@ -34,6 +35,9 @@ IDS: Final = "ids"
 REJECTS: Final = "rejected"
 RECORD: Final = "record"
 """Suffixes of a unit's files."""
+REJECTED_AT_ONCE: Final = 64 * 1024
+"""Rejected rows that are written together, at most about."""
+REJECTED_BYTES: Final = 16 * 1024 * 1024
 MAX_DAYS: Final = 20_000
 """Upper bound of different days: each is a folder of the output."""
 MAX_SEGMENTS: Final = 4_000_000
@@ -125,38 +129,37 @@ class _UnitWriter:
         self._bounds = DayBounds()
         self._ids: list[NDArray[np.int64]] = []
         self._places: list[tuple[int, NDArray[np.int64]]] = []
-        self._rejected: list[Any] = []
+        self._rejected = 0
         self._batches = 0
 
     def __enter__(self) -> "_UnitWriter":
-        path = self._space.of_unit(self._number, PRICED)
-        self._opened = self._space.writing(path)
-        self._writer = pa.ipc.new_file(self._opened.__enter__(), self._schema)
+        with ExitStack() as files:
+            path = self._space.of_unit(self._number, PRICED)
+            sink = files.enter_context(self._space.writing(path))
+            self._writer = files.enter_context(pa.ipc.new_file(sink, self._schema))
+            path = self._space.of_unit(self._number, REJECTS)
+            self._rejects = files.enter_context(_RejectedWriter(self._space, path))
+            self._files = files.pop_all()
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        try:
-            if raised[0] is None:
-                self._writer.close()
-        finally:
-            self._opened.__exit__(*raised)
+        self._files.__exit__(*raised)
 
     def mark(self) -> tuple[int, int, int]:
         """Return what is collected so far."""
-        return len(self._segments), len(self._ids), len(self._rejected)
+        return len(self._segments), len(self._ids), self._rejected
 
     def forget(self, mark: tuple[int, int, int]) -> None:
-        """Go back to a mark; batches stay in the file, but no segment names them."""
-        segments, ids, rejected = mark
+        """Go back to a mark; the files keep rows that the record does not count."""
+        segments, ids, self._rejected = mark
         del self._segments[segments:], self._ids[ids:], self._places[ids:]
-        del self._rejected[rejected:]
 
     def add(self, piece: int, read: ReadBatch, priced: PricedBatch) -> None:
         """Write the messages of a batch."""
-        for rejected in (read.rejected, priced.rejected):
-            if rejected.num_rows:
-                own = np.full(rejected.num_rows, piece, np.int32)
-                self._rejected.append(rejected.append_column("piece", pa.array(own)))
+        rejected = pa.Table.from_batches([read.rejected, priced.rejected])
+        if rejected.num_rows:
+            self._rejects.add(rejected.sort_by("row"), piece)
+            self._rejected += rejected.num_rows
         messages = priced.messages
         if not messages.num_rows:
             return
@@ -170,14 +173,13 @@ class _UnitWriter:
         self._places.append((piece, messages["row"].to_numpy()))
 
     def finish(self, pieces: tuple[PieceRecord, ...]) -> UnitRecord:
-        """Write the ids and the rejected rows, and return the record."""
+        """Write the ids, and return the record."""
         ids = np.concatenate([*self._ids, np.zeros(0, np.int64)])
         repeated: tuple[Repeated, ...] = ()
         if not (np.diff(ids) > 0).all():
             repeated, ids = self._find_repeated(ids), np.unique(ids)
         with self._space.writing(self._space.of_unit(self._number, IDS)) as sink:
             sink.write(ids.tobytes())
-        rejected = self._write_rejected()
         first, last = (int(ids[0]), int(ids[-1])) if len(ids) else (0, 0)
         return UnitRecord(
             number=self._number,
@@ -188,7 +190,7 @@ class _UnitWriter:
             last_id=last,
             fences=tuple(ids[::FENCE_IDS].tolist()),
             repeated=repeated,
-            rejected=rejected,
+            rejected=self._rejected,
         )
 
     def _find_repeated(self, ids: NDArray[np.int64]) -> tuple[Repeated, ...]:
@@ -205,19 +207,50 @@ class _UnitWriter:
             for each, piece, row in zip(*columns, strict=True)
         )
 
-    def _write_rejected(self) -> int:
-        path = self._space.of_unit(self._number, REJECTS)
-        schema = REJECTED.append(pa.field("piece", pa.int32()))
-        rows = pa.Table.from_batches(self._rejected, schema=schema)
-        rows = rows.sort_by([("piece", "ascending"), ("row", "ascending")])
-        if rows.num_rows:
-            with (
-                self._space.writing(path) as sink,
-                pa.ipc.new_file(sink, schema) as writer,
-            ):
-                writer.write_table(rows)
-        count: int = rows.num_rows
-        return count
+
+class _RejectedWriter:
+    """Writes rejected rows as they come, into a file that exists if there are any.
+
+    A piece that is unreadable later keeps its rows there; readers leave them out.
+    """
+
+    def __init__(self, space: Workspace, path: str) -> None:
+        self._space, self._path = space, path
+        self._files = ExitStack()
+        self._writer: Any = None
+        self._waiting: list[Any] = []
+        self._rows = self._bytes = 0
+
+    def __enter__(self) -> "_RejectedWriter":
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        if raised[0] is not None:
+            self._files.__exit__(*raised)
+            return
+        with self._files:
+            self._write()
+
+    def add(self, rows: Any, piece: int) -> None:
+        """Add rows of a piece, in their order."""
+        own = pa.array(np.full(rows.num_rows, piece, np.int32))
+        self._waiting.append(rows.append_column("piece", own))
+        self._rows += rows.num_rows
+        self._bytes += rows.nbytes
+        if self._rows >= REJECTED_AT_ONCE or self._bytes >= REJECTED_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        rows = pa.concat_tables(self._waiting).combine_chunks()
+        self._waiting.clear()
+        self._rows = self._bytes = 0
+        if self._writer is None:
+            sink = self._files.enter_context(self._space.writing(self._path))
+            writer = pa.ipc.new_file(sink, rows.schema)
+            self._writer = self._files.enter_context(writer)
+        self._writer.write_table(rows)
 
 
 def _segments(days: NDArray[np.int64], batch: int) -> Iterator[Segment]:

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from service.usage.bulk import csv_rows, reading
+from service.usage.bulk import csv_rows, reading, units
 from service.usage.bulk.errors import BadInput, RunFailed
 from service.usage.bulk.inputs import list_files
+from service.usage.bulk.model import Piece
 from service.usage.bulk.output import Manifest
 from service.usage.bulk.run import Request, price_files
 from tests.usage.bulk.conftest import open_inline, price, read_output
@@ -297,3 +298,44 @@ def test_a_csv_file_with_too_many_uneven_rows_is_unreadable(
     (found,) = manifest.unreadable
     assert found.reason.startswith("more than 2 rows have other columns")
     assert (ids, manifest.rejected) == ({1}, 0)
+
+
+def test_batches_of_many_short_lines_are_bounded(folder: Path) -> None:
+    """A block of short lines would be millions of Python objects at once."""
+    count = 2 * reading.BATCH_ROWS + 5
+    path = folder / "a.ndjson"
+    path.write_bytes(b"{}\n" * count + line(2).rstrip())
+    (file,) = list_files([str(path)])
+
+    batches = list(reading.read_piece(file, Piece(0)))
+
+    assert max(each.rejected.num_rows for each in batches) == reading.BATCH_ROWS
+    rows = [row for each in batches for row in each.rejected["row"].to_pylist()]
+    assert rows == list(range(count))
+    (message,) = (each.messages for each in batches if each.messages.num_rows)
+    assert (message["row"].to_pylist(), message["id"].to_pylist()) == ([count], [2])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1_000])
+def test_rejected_rows_of_a_damaged_file_are_not_listed(
+    folder: Path, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the files around it are, however many are written at once."""
+    monkeypatch.setattr(units, "REJECTED_AT_ONCE", rows)
+    monkeypatch.setattr(reading, "BATCH_BYTES", 1_000)
+    bad = b"".join(b"%x\n" % (number**20) for number in range(2_000))
+    (folder / "a.ndjson").write_bytes(b"a\n" + line(2) + b"\nb\n")
+    (folder / "b.ndjson.gz").write_bytes(gzip.compress(bad)[:-100])
+    (folder / "c.ndjson").write_bytes(line(3) + b"{\n" + line(4, "") + b"{}\n")
+
+    manifest, ids = run(folder)
+
+    found = rejected_rows(folder.parent / "out")
+    assert [(Path(each["file"]).name, each["row"]) for each in found] == [
+        ("a.ndjson", 1),
+        ("a.ndjson", 4),
+        ("c.ndjson", 2),
+        ("c.ndjson", 4),
+    ]
+    assert (manifest.rejected, len(manifest.unreadable)) == (4, 1)
+    assert ids == {1, 2, 3, 4}
