@@ -35,7 +35,8 @@ from tests.events.conftest import event
 ROOT: Final = Path(__file__).parent.parent
 COMMAND: Final = (sys.executable, "-m", "service")
 PLAIN_COMMANDS: Final = "serve writer sandbox rate price config migrate backup".split()
-COMMANDS: Final = [*PLAIN_COMMANDS, "keys", "budgets", "periods", "vehicles"]
+GROUPS: Final = "keys budgets periods queue vehicles".split()
+COMMANDS: Final = [*PLAIN_COMMANDS, *GROUPS]
 GIVE_UP_S: Final = 30
 SCHEMA: Final = revisions()[-1]
 

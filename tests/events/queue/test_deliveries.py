@@ -1,6 +1,8 @@
 """Deliveries of a partition's messages on a real stream."""
 
+import asyncio
 from collections.abc import Callable
+from typing import Final
 
 import pytest
 
@@ -10,11 +12,20 @@ from service.events.queue.connection import connect, discard
 from service.events.queue.deliveries import Deliveries
 from service.events.queue.message import partition_of
 from service.settings import EventsSettings
-from tests.events.queue.publishing import publishing
+from tests.events.queue.publishing import Publisher, publishing
 from tests.events.queue.test_writer import sent
+from tests.patience import GIVE_UP_S
 from tests.running import until
 
 MakeQueue = Callable[..., EventsSettings]
+LOOK_AGAIN_S: Final = 0.01
+
+
+async def until_left(publisher: Publisher, messages: int) -> None:
+    """Wait until the servers have removed what was acknowledged."""
+    async with asyncio.timeout(GIVE_UP_S):
+        while await publisher.left() != messages:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_AGAIN_S)
 
 
 async def test_a_batch_is_bounded_by_its_size_in_memory(
@@ -58,8 +69,11 @@ async def test_a_message_that_comes_again_is_acknowledged_after_it_was_stored(
             others = await session.take()
             await client.flush()
             assert [each.sequence for each in first + others] == [1, 2, 3]
+            await until_left(publisher, 2)
+            # Further acknowledgements would have arrived by now.
+            await client.flush()
             assert await publisher.left() == 2
             await session.acknowledge(others)
             await client.flush()
-            assert await publisher.left() == 0
+            await until_left(publisher, 0)
     await discard(client)
