@@ -7,11 +7,13 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import redis
 from aiohttp import ClientSession
 
+from tests.conftest import message
 from tests.launcher import Launcher, forked
-from tests.machines.upstream import SlowUpstream
+from tests.machines.upstream import SlowUpstream, slow_upstream
 from tests.redis_sentinels import ReplicatedRedis
 from tests.redis_servers import RedisServer
 from tests.running import Running
@@ -27,6 +29,25 @@ SETTINGS: Final[dict[str, Any]] = {
     "limits__burst": 10,
     "auth__session_secret": "the same on all machines, and long enough",
 }
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[SlowUpstream]:
+    """Return an upstream with some messages, which counts its calls."""
+    async with slow_upstream() as made:
+        made.set_messages([message(number) for number in range(1, 30)])
+        yield made
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[ReplicatedRedis]:
+    """Return a master with two replicas and three Sentinels."""
+    made = ReplicatedRedis(tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
 
 
 class Seen:

@@ -6,7 +6,7 @@ SOAK_FAILOVERS rounds, of the seed SOAK_SEED. The services have their real time 
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -14,37 +14,26 @@ from typing import Final
 import pytest
 import redis
 
-from tests.conftest import message
-from tests.isolation.failover import SETTINGS, forget_snapshot, has_manifest, loading
-from tests.machines.upstream import SlowUpstream, slow_upstream
+from tests.isolation.failover import (
+    SETTINGS,
+    forget_snapshot,
+    has_manifest,
+    loading,
+    servers,
+    upstream,
+)
+from tests.machines.upstream import SlowUpstream
 from tests.redis_sentinels import NAME, ReplicatedRedis
 from tests.redis_servers import RedisServer
 from tests.running import Running, running, until
+
+__all__ = ["servers", "upstream"]
 
 pytestmark = pytest.mark.services
 
 ROUNDS: Final = int(os.environ.get("SOAK_FAILOVERS", "20"))
 SEED: Final = int(os.environ.get("SOAK_SEED", str(random.randrange(1_000_000))))
 SERVICES: Final = 2
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[SlowUpstream]:
-    """Return an upstream with some messages."""
-    async with slow_upstream() as made:
-        made.set_messages([message(number) for number in range(1, 30)])
-        yield made
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[ReplicatedRedis]:
-    """Return a master with two replicas and three Sentinels."""
-    made = ReplicatedRedis(tmp_path)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.kill()
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """The master of Redis is killed while services share through it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 
-from tests.conftest import message
 from tests.isolation.failover import (
     Seen,
     ask,
@@ -15,34 +14,19 @@ from tests.isolation.failover import (
     has_lock,
     has_manifest,
     loading,
+    servers,
     services_of,
+    upstream,
 )
 from tests.launcher import Launcher
-from tests.machines.upstream import SlowUpstream, slow_upstream
+from tests.machines.upstream import SlowUpstream
 from tests.redis_sentinels import ReplicatedRedis
 from tests.redis_servers import RedisServer
 from tests.running import Running, until
 
+__all__ = ["servers", "upstream"]
+
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[SlowUpstream]:
-    """Return an upstream with some messages, which counts its calls."""
-    async with slow_upstream() as made:
-        made.set_messages([message(number) for number in range(1, 30)])
-        yield made
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[ReplicatedRedis]:
-    """Return a master with two replicas and three Sentinels."""
-    made = ReplicatedRedis(tmp_path)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.kill()
 
 
 @pytest.fixture

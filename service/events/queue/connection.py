@@ -83,7 +83,7 @@ class QueueConnection:
                     log.error("events.queue_connection_failed", exc_info=error)
                     await asyncio.sleep(RETRY_S)
         finally:
-            await self._leave()
+            await self._drop_client()
 
     def stop(self) -> None:
         """End `run`, which the library may keep from being cancelled."""
@@ -105,7 +105,7 @@ class QueueConnection:
         self.reason = await self._loss_of(client, closed)
         if not self._is_stopped:
             log.warning("events.queue_lost", reason=self.reason)
-        await self._leave()
+        await self._drop_client()
 
     async def _open(self, closed: asyncio.Event) -> Client:
         client = await connect(self._settings, self._name, closed)
@@ -131,7 +131,7 @@ class QueueConnection:
                 return str(error) if last is None else describe(last)
         return "the service has stopped"
 
-    async def _leave(self) -> None:
+    async def _drop_client(self) -> None:
         client, self._client = self._client, None
         self._opened.clear()
         for each in self.on_loss:

@@ -120,7 +120,7 @@ class Leases:
             # Only this revision: another writer may have the lease by now.
             await self._remove(client, lease.revision)
 
-    async def leave(self, client: Client) -> None:
+    async def sign_off(self, client: Client) -> None:
         """Remove our own value, so that no partition is left for us."""
         manager = client.jetstream(timeout=REQUEST_S)
         with translated():

@@ -7,7 +7,7 @@ commit.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -23,11 +23,11 @@ from service.events.queue.connection import (
 )
 from service.events.queue.deliveries import Deliveries
 from service.events.queue.leases import Leases, Look, share_of
-from service.events.queue.message import encode_outcome
+from service.events.queue.message import QueuedRequest, encode_outcome
 from service.events.queue.storing import QueueStore, Stopped
 from service.events.queue.stream import ensure_stream
 from service.events.queue.tasks import until_cancelled
-from service.events.store import EventStore
+from service.events.store import EventStore, Stored
 from service.settings import EventsSettings
 from service.storage.breaker import PROBE_INTERVAL_S
 from service.storage.database import Database
@@ -115,11 +115,9 @@ class PartitionWriter:
                 finally:
                     self._is_storing = False
                 self._reason = ""
-                with translated():
-                    for request, outcome in stored:
-                        if request.reply_to:
-                            answer = encode_outcome(request.items, outcome)
-                            await client.publish(request.reply_to, answer)
+                for request, outcome in stored:
+                    if request.reply_to:
+                        await _answer(client, request, outcome)
 
     def _log_end(self, reason: str) -> None:
         metrics.session_ended()
@@ -188,12 +186,12 @@ class QueueWriter:
             client = self._connection.client
             with translated():
                 async with asyncio.timeout(LEAVE_S):
-                    await self._leave(client)
+                    await self._give_all_back(client)
 
-    async def _leave(self, client: Client) -> None:
+    async def _give_all_back(self, client: Client) -> None:
         for partition in list(self._leases.owned):
             await self._leases.release(client, partition)
-        await self._leases.leave(client)
+        await self._leases.sign_off(client)
 
     async def _look(self, client: Client) -> None:
         """Renew the leases, and take or give back as many as is fair."""
@@ -256,6 +254,15 @@ class QueueWriter:
     def _lose_connection(self) -> None:
         for each in self._partitions.values():
             each.lose_connection()
+
+
+async def _answer(
+    client: Client, request: QueuedRequest, outcome: Sequence[Stored]
+) -> None:
+    """Send the outcome of a request's events to its collector, which waits for it."""
+    with translated():
+        answer = encode_outcome(request.items, outcome)
+        await client.publish(request.reply_to, answer)
 
 
 @asynccontextmanager

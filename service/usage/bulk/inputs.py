@@ -7,6 +7,7 @@ import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
+from itertools import chain
 from typing import Any, Final
 
 import pyarrow as pa
@@ -66,9 +67,10 @@ def _find_path(
     try:
         info = system.get_file_info(path)
         if info.type == fs.FileType.Directory:
-            for each in _list(system, path):
-                if not _is_hidden(each.path, path):
-                    yield from _to_file(name, path, each, chosen)
+            listed = (e for e in _list(system, path) if not _is_hidden(e.path, path))
+            yield from chain.from_iterable(
+                _to_file(name, path, each, chosen) for each in listed
+            )
         elif info.type == fs.FileType.Unknown:
             raise BadInput(f"{name}: neither a file nor a folder")
         elif info.type != fs.FileType.NotFound:

@@ -25,7 +25,7 @@ from service.usage.bulk.model import (
 )
 from service.usage.bulk.parts import describe
 from service.usage.bulk.units import REJECTS, Job, reports_of
-from service.usage.bulk.workspace import MANIFEST
+from service.usage.bulk.workspace import MANIFEST, Workspace
 
 TOTALS: Final = "totals.csv"
 TOTALS_HEADER: Final = ("day", "report_name", "messages", "credits")
@@ -149,16 +149,10 @@ def _rejected_rows(
     repeated: Sequence[RepeatedRow],
     places: Places,
 ) -> Iterator[Any]:
-    by_number = {each.number: each for each in units}
     for unit in units:
         if unit.rejected:
-            space = job.workspace
-            with space.reading(space.of_unit(unit.number, REJECTS)) as source:
-                stored = pa.ipc.open_file(source)
-                for index in range(stored.num_record_batches):
-                    rows = _locate(unit, stored.get_batch(index), places)
-                    if rows.num_rows:
-                        yield rows
+            yield from _stored_rejects(job.workspace, unit, places)
+    by_number = {each.number: each for each in units}
     ordered = sorted(repeated, key=lambda r: (r.unit, r.piece, r.row))
     for begin in range(0, len(ordered), FOLDED_AT_ONCE):
         some = ordered[begin : begin + FOLDED_AT_ONCE]
@@ -172,6 +166,17 @@ def _rejected_rows(
             ],
             schema=REJECTED_ROWS,
         )
+
+
+def _stored_rejects(
+    space: Workspace, unit: UnitRecord, places: Places
+) -> Iterator[Any]:
+    with space.reading(space.of_unit(unit.number, REJECTS)) as source:
+        stored = pa.ipc.open_file(source)
+        for index in range(stored.num_record_batches):
+            rows = _locate(unit, stored.get_batch(index), places)
+            if rows.num_rows:
+                yield rows
 
 
 def _locate(unit: UnitRecord, rows: Any, places: Places) -> Any:

@@ -331,7 +331,7 @@ def _summarize(
 
 def _publish(space: Workspace) -> None:
     """Let the complete output appear under its name, and remove the work."""
-    # First, because the other files of the work are of no use without each other.
+    # First: the files of a work folder are complete only together.
     space.remove_file(space.in_work(RUN_FILE))
     if space.is_local:
         old = Path(space.in_work("replaced"))
