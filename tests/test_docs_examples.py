@@ -40,8 +40,8 @@ PAGES: Final = (
 """In the order in which a reader meets them; one service answers all of them."""
 CLIENT_PAGES: Final = ("docs/collect-events.md", "clients/python/README.md")
 """Pages with examples in Python; each block sends an event."""
-RUN_ELSEWHERE: Final = {"docs/backup.md"}
-"""Pages whose commands `tests/deploy` runs."""
+RUN_ELSEWHERE: Final = {"docs/backup.md", "docs/price-files.md"}
+"""Pages whose commands `tests/deploy` and `tests/usage/bulk` run."""
 SERVER_COMMANDS: Final = ("make run", ".venv/bin/copilot-usage serve")
 GIVE_UP_S: Final = 60
 LOOK_AGAIN_S: Final = 0.01

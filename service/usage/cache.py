@@ -147,10 +147,15 @@ class SnapshotCache:
         """True while a snapshot is cached that may be served if refreshes fail."""
         return self.current is not None and self._covers_failure(self.current)
 
-    @property
-    def lists_earlier(self) -> bool:
-        """True if the upstream lists messages of earlier months too."""
-        return self.current is not None and self.current.snapshot.earlier > 0
+    def may_list(self, month: Span) -> bool:
+        """Return whether the upstream may list messages of a month that has ended.
+
+        Only a snapshot of a later month, without earlier messages, shows that it
+        does not.
+        """
+        if self.current is None or (span := self.current.snapshot.span) is None:
+            return True
+        return span.begin < month.end or self.current.snapshot.earlier > 0
 
     @property
     def is_shared(self) -> bool:

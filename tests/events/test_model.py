@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from service.events import splitting
+from service.events.queue import storing
 
 ROOT: Final = Path(__file__).parents[2]
 SECTION: Final = "## Errors of events\n"
@@ -19,5 +20,6 @@ def test_every_code_is_documented() -> None:
     sources = (ROOT / "service" / "events").rglob("*.py")
     found = [each for file in sources for each in CODE.findall(file.read_text("utf-8"))]
     used = {code or getattr(splitting, constant) for code, constant in found}
+    used |= {storing.BAD_MESSAGE, storing.VALUE_REFUSED}
 
     assert sorted(documented) == sorted(used)

@@ -24,7 +24,7 @@ TIGHT: Final = {
     "events__key_rate_per_s": 1_000_000,
 }
 """Bounds that a single request of another kind would reach."""
-WAITERS: Final = 40
+WAITERS: Final = 12
 
 Answer = tuple[int, list[Any], str]
 

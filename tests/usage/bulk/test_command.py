@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -207,9 +208,41 @@ def test_exit_statuses(tmp_path: Path) -> None:
     )
 
 
+def test_the_example_of_the_page(tmp_path: Path) -> None:
+    """Its commands, in the order of the page, print what it shows below them."""
+    page = (ROOT / "docs" / "price-files.md").read_text("utf-8")
+    (block,) = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
+    for part in filter(None, re.split(r"^\$ ", block, flags=re.MULTILINE)):
+        command, _, output = part.partition("\n")
+        program, *arguments = shlex.split(command)
+        if program == "copilot-usage":
+            assert outputs_of(arguments, tmp_path) == output
+            continue
+        assert program == "cat"
+        file = tmp_path / arguments[0]
+        if not file.exists():
+            file.write_text(output, "utf-8")  # the page shows its input first
+        assert file.read_text("utf-8") == output
+
+
+def outputs_of(arguments: list[str], folder: Path) -> str:
+    """Run the command in a folder; return both of its outputs."""
+    return subprocess.run(  # noqa: S603
+        [*COMMAND[:-1], *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+        cwd=folder,
+        timeout=GIVE_UP_S,
+    ).stdout
+
+
 def test_file_that_cannot_grow(source: Path, tmp_path: Path) -> None:
     """A failed write ends the command with one line."""
-    limited = ("prlimit", "--fsize=10000", "--", *COMMAND)
+    # The file of measured coverage would not grow either.
+    limits = ("env", "--unset=COVERAGE_PROCESS_CONFIG", "prlimit", "--fsize=10000")
+    limited = (*limits, *COMMAND)
     with pricing(source, "-o", tmp_path / "out", command=limited) as process:
         _, errors = process.communicate(timeout=GIVE_UP_S)
     assert process.returncode == 1

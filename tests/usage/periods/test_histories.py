@@ -258,7 +258,7 @@ async def keep_months(
     upstream, now, sent = Upstream(), START_US, list[Sent]()
     chosen = load(options={"periods": periods}).settings
     schedule = Schedule(chosen, clock=lambda: now)
-    source = MonthSource(upstream, upstream.refresher, lambda: True)
+    source = MonthSource(upstream, upstream.refresher, lambda _: True)
     refresher = upstream.refresher(source=upstream)
     async with copied(empty_file) as database:
         kept = Kept(database)

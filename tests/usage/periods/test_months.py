@@ -326,6 +326,18 @@ async def test_open_months_end_when_the_upstream_decides_again(
     }
 
 
+async def test_a_month_that_no_request_follows_is_read_before_it_closes(
+    monthly: Client, now: Now, steps: Steps
+) -> None:
+    """The snapshot in use is of that month, and does not show what came last."""
+    await steps.refresh(monthly, *APRIL)
+    await steps.logged("usage.period_opened", period="2024-04-01")
+    steps.sandbox.set_messages([*APRIL, LATE])
+    now.move("2024-05-04T00:00:01")
+    closed = await steps.logged("usage.period_closed", period="2024-04-01")
+    assert closed["messages"] == 3
+
+
 async def test_a_degraded_month_waits_for_its_reports(
     storage: StorageSettings, client: MakeClient, now: Now, steps: Steps
 ) -> None:

@@ -44,12 +44,12 @@ class MonthSource:
         self,
         source: MessageSource,
         refreshers: MakeRefresher,
-        lists_earlier: Callable[[], bool],
+        may_list: Callable[[Span], bool],
     ) -> None:
-        """`lists_earlier` returns whether the source lists earlier months now."""
+        """`may_list` returns whether the source may list messages of a month now."""
         self._source = source
         self._refreshers = refreshers
-        self._lists_earlier = lists_earlier
+        self._may_list = may_list
         self._etags: dict[Span, str | None] = {}
 
     @property
@@ -63,7 +63,7 @@ class MonthSource:
         Return False if it was of no use. Raises `UpstreamError`, `RefreshFailed` and
         `StorageError`.
         """
-        if not self._source.has_all_spans and not self._lists_earlier():
+        if not self._source.has_all_spans and not self._may_list(span):
             return True
         fetched_at = now_us()
         response = await self._source.fetch(self._etags.get(span), span)
