@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -45,6 +45,7 @@ from tests.clock import LoopTime, passing_loop_time
 from tests.launcher import Launcher
 from tests.metric_samples import Read, growth
 from tests.patience import GIVE_UP_S as GIVE_UP_S  # noqa: PLC0414 - for all tests
+from tests.schemas import drop_schema, fill_schema
 
 SERVICES_REQUIRED: Final = os.environ.get("SERVICES") == "required"
 POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432/test"
@@ -253,22 +254,11 @@ async def storage(
     try:
         url = POSTGRESQL.replace("postgresql", "postgresql+asyncpg")
         settings = storage_at(f"{url}?schema={schema}")
-        await migrate(settings)
+        await fill_schema(connection, schema, settings)
         yield settings
     finally:
         await drop_schema(connection, schema)
         await connection.close()
-
-
-async def drop_schema(connection: asyncpg.Connection, schema: str) -> None:
-    """Remove a schema, also while the server ends the last statement of a service."""
-    async with asyncio.timeout(GIVE_UP_S):
-        while True:
-            # The server ends a statement later than its client. A deadlock with it
-            # rolls the removal back; that statement then runs to its end.
-            with suppress(asyncpg.DeadlockDetectedError):
-                await connection.execute(f"DROP SCHEMA {schema} CASCADE")
-                return
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Migrations: each step up, down and up again, and the models at their end."""
 
 import asyncio
+import secrets
 import sqlite3
 from contextlib import closing
 from typing import Final
 
+import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -26,13 +28,22 @@ from service.storage.errors import Collided, StorageUnusable, UnknownRevision
 from service.storage.free_space import is_shrinkable
 from service.storage.migrations import downgrade, is_current, revisions, upgrade
 from service.storage.tables import metadata
+from tests.conftest import POSTGRESQL, storage_at
 from tests.patience import GIVE_UP_S
+from tests.schemas import fill_schema
 
 HOUR_US: Final = 3_600_000_000
 STEPS = revisions()
 LATER_COLUMNS: Final = {"position", "sent_at", "sent_timestamp", "context"}
 OF_ROWS: Final = {"0014"}
 """Steps that change rows, and no table."""
+TRIGGERS: Final = text(
+    "SELECT tgname, pg_get_functiondef(tgfoid) FROM pg_trigger "
+    "JOIN pg_class ON pg_class.oid = tgrelid "
+    "WHERE relnamespace = current_schema()::regnamespace AND NOT tgisinternal "
+    "ORDER BY tgname"
+)
+"""Triggers of the schema in use, with their functions, which name it."""
 EXPRESSIONS: Final = {"ux_events_sent", "ix_events_position"}
 """Indexes of expressions, which SQLAlchemy does not read from SQLite."""
 pytestmark = [
@@ -126,6 +137,36 @@ STRANGE: Final = (
     '{"id": "e", "v": %s}' % ("[" * 20_000 + "]" * 20_000),
 )
 """Texts that not every reader accepts, so that their ids may be found or not."""
+
+
+@pytest.mark.services
+async def test_schemas_of_the_tests_are_as_migrations_make_them() -> None:
+    """Statements that are repeated leave what the migrations themselves leave."""
+    connection = await asyncpg.connect(POSTGRESQL)
+    url = POSTGRESQL.replace("postgresql", "postgresql+asyncpg")
+    names = [f"test_{secrets.token_hex(8)}" for _ in range(3)]
+    found = []
+    try:
+        for name in names:
+            await connection.execute(f"CREATE SCHEMA {name}")
+            storage = storage_at(f"{url}?schema={name}")
+            if name == names[0]:
+                await migrate(storage)
+            else:
+                # The first call may run the migrations; the second one does not.
+                await fill_schema(connection, name, storage)
+            async with open_database(storage) as opened, opened.reading() as reading:
+                rows = (await reading.execute(TRIGGERS)).all()
+                triggers = str([tuple(each) for each in rows])
+                found.append(
+                    (await reading.run_sync(shape), triggers.replace(name, ""))
+                )
+    finally:
+        for name in names:
+            await connection.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+        await connection.close()
+    assert found[0] == found[2]
+    assert "events" in found[0][1]
 
 
 @pytest.mark.parametrize("is_built", [True, False])

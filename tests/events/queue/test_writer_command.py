@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 from service.events.parsing import EventParser
 from service.keys.store import SANDBOX_KEY
 from service.settings import EventsSettings, StorageSettings
-from tests.conftest import POSTGRESQL, drop_schema
+from tests.conftest import POSTGRESQL
 from tests.events.conftest import event, on_sqlite
 from tests.events.faults.senders import all_events, calling
 from tests.events.queue.proof import WriterService
@@ -22,6 +22,7 @@ from tests.isolation.reading import until_sample
 from tests.launcher import Launcher, Service
 from tests.nats_servers import NatsServer
 from tests.running import until_ready
+from tests.schemas import drop_schema
 
 PARTITIONS = "copilot_usage_queue_partitions"
 Environment = Callable[..., dict[str, object]]
