@@ -1,17 +1,28 @@
 """Commands that have a time limit."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from scripts.within import TIME_IS_OVER, run_within
+from scripts.within import ENDING, TIME_IS_OVER, run_within
 
 GIVE_UP_S: Final = 60
 SCRIPT: Final = Path(__file__).parents[2] / "scripts" / "within.py"
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Give pytest its handlers of signals back."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("status", [0, 3])
@@ -47,3 +58,21 @@ def test_ctrl_c_ends_the_command() -> None:
         process.terminate()
         assert process.stdout.read() == ""
         assert process.wait(GIVE_UP_S) == 143
+
+
+def test_a_signal_during_the_start_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends what the start has just made, and not only this process."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[call-overload]
+            started.append(self)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(SystemExit, match="143"):
+        run_within(GIVE_UP_S, ["sleep", "600"])
+    assert started[0].returncode == -signal.SIGKILL

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -123,7 +123,12 @@ def kill_all(folder: Path, mark: str = "") -> int:
 def wait_for_records(output: Path, count: int) -> None:
     """Wait until a run has finished so many units."""
     units = output.parent / f".{output.name}.work" / "units"
+    wait_until(lambda: len(list(units.glob("*.record"))) >= count)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds, while a run goes on."""
     end = time.monotonic() + GIVE_UP_S
-    while len(list(units.glob("*.record"))) < count:
+    while not holds():
         assert time.monotonic() < end, "the run does not go on"
         time.sleep(LOOK_AGAIN_S)

@@ -25,6 +25,7 @@ from tests.usage.bulk.ray_clusters import (
     short_folder,
     start_price,
     wait_for_records,
+    wait_until,
 )
 
 MESSAGES: Final = 60_000
@@ -94,7 +95,8 @@ def test_a_run_survives_its_workers_and_continues_after_its_cluster(
     with running_head(folder) as address:
         command = start_price(folder, *arguments, address, unit_bytes=UNIT_BYTES)
         wait_for_records(output, 1)
-        assert kill_all(folder, "ray::run_task") > 0
+        # Between two tasks, no process has this name.
+        wait_until(lambda: kill_all(folder, "ray::run_task") > 0)
         wait_for_records(output, 8)
         assert kill_all(folder, "/ray/") > 0
         status, printed = finish(command)
