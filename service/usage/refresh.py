@@ -313,6 +313,7 @@ class Refresher:
             has_texts=True,
             span=run.span,
             earlier=loaded.earlier,
+            quarter_sums=priced.quarter_sums,
         )
 
     def _since(self, started: float) -> float:

@@ -16,6 +16,7 @@ from service.storage.lru_cache import LruCache
 from service.usage.pricing.plans import Plan
 from service.usage.reports import Resolved
 from service.usage.snapshots.columns import Summary
+from service.usage.snapshots.quarter_sums import QuarterSums
 from service.usage.snapshots.spans import Span
 from service.usage.snapshots.worker import PricingWorker
 from service.web.http_cache.encodings import Answer
@@ -176,6 +177,8 @@ class Snapshot:
     """The billing month that it has; None where the upstream decides."""
     earlier: int = 0
     """Messages that the upstream listed of earlier months."""
+    quarter_sums: QuarterSums | None = None
+    """Under the default plan; None where only the worker can compute them."""
     derived: DerivedAnswers = field(default_factory=DerivedAnswers)
     log_values: dict[str, str] = field(init=False)
     """The ids by which an answer's log lines refer to those of its refresh."""

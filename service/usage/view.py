@@ -13,7 +13,12 @@ from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.formats import JSON
 from service.usage.snapshots.item_rows import ItemRows
 from service.usage.snapshots.selection import Selection
-from service.usage.snapshots.store import Explained, Extract, SnapshotStore
+from service.usage.snapshots.store import (
+    Explained,
+    Extract,
+    SnapshotStore,
+    encode_daily,
+)
 from service.web.http_cache.encodings import Answer
 from service.web.http_cache.freshness import Freshness
 
@@ -79,12 +84,19 @@ class SnapshotView(NamedTuple):
 
     async def daily(self, zone: str | None) -> bytes:
         """Return the usage of each day in a time zone, as JSON."""
-        worker, number = self.snapshot.worker, self.snapshot.number
-        return await self.snapshot.derived.body(
-            ("daily", self.plan.id, zone),
-            lambda: worker.query(SnapshotStore.daily, number, self.plan.id, zone),
-            self.slot,
-        )
+        snapshot, plan = self.snapshot, self.plan
+
+        async def compute() -> bytes:
+            # Here, because the worker may be pricing the next snapshot.
+            if plan is snapshot.plan and snapshot.quarter_sums is not None:
+                body = encode_daily(snapshot.quarter_sums, zone)
+                if body is not None:
+                    return body
+            call = snapshot.number, plan.id, zone
+            return await snapshot.worker.query(SnapshotStore.daily, *call)
+
+        key = "daily", plan.id, zone
+        return await snapshot.derived.body(key, compute, self.slot)
 
     async def by_report(self) -> bytes:
         """Return the usage of each report, as JSON."""

@@ -145,8 +145,8 @@ async def test_time_zones_are_computed_on_demand(
 ) -> None:
     """A refresh computes no zone, however many were requested before."""
     zones = [f"Etc/GMT{hours:+d}" for hours in range(-14, 13)]
-    computed = Mock(side_effect=queries.daily_usage)
-    monkeypatch.setattr(queries, "daily_usage", computed)
+    computed = Mock(side_effect=queries.daily_usage_of)
+    monkeypatch.setattr(queries, "daily_usage_of", computed)
     serve_messages(sandbox, OLD)
     service = await client(cache=CACHE)
     for zone in [*zones, *zones]:

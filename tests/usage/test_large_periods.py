@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from service.sandbox.server import RunningSandbox
+from service.usage.snapshots import logged_prices
 from service.usage.snapshots import process_worker as worker
 from service.usage.snapshots.child import PricingChild
 from tests.clock import Clock, LoopTime
@@ -194,6 +195,38 @@ async def test_a_child_that_stopped_is_replaced(
     assert {(await Response.by(large, each)).status for each in QUERIES} == {200}
     await assert_serves_what_is_cached(large)
     assert the_child() != stopped
+
+
+DAYS: Final = "/usage/daily?tz=Europe/London"
+
+
+async def test_days_do_not_wait_for_the_child(
+    stopped: int, large: Client, client: MakeClient
+) -> None:
+    """The sums of quarters of an hour are enough for them, and are kept here."""
+    small = await client(cache=HOLDING, upstream=ONE_TRY)
+    expected = await Response.by(small, DAYS)
+    assert expected.status == 200
+    assert (await Response.by(large, DAYS)).body == expected.body
+    os.kill(stopped, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 16_000])
+async def test_days_of_many_quarters_come_from_the_child(
+    client: MakeClient,
+    sandbox: RunningSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    quarters: int,
+) -> None:
+    """Too many sums are not sent, and the answer is the same."""
+    sandbox.sandbox.set_report(7, LEASE)
+    sandbox.sandbox.set_messages(OLD)
+    usage = {"own_process_bytes": 10**9}
+    service = await client(cache=HOLDING, upstream=ONE_TRY, usage=usage)
+    expected = await Response.by(service, DAYS)
+    monkeypatch.setattr(logged_prices, "MAX_QUARTERS", quarters)
+    service = await client(cache=HOLDING, upstream=ONE_TRY, usage=usage)
+    assert await Response.by(service, DAYS) == expected
 
 
 async def test_a_refresh_of_a_child_that_stopped_is_bounded(

@@ -1,6 +1,6 @@
-"""The prices of one build that the serving process logs, and the period's totals."""
+"""The prices of one build that the serving process logs, and the period's sums."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from service.usage.snapshots.answers import PriceSource, StepTaken
 from service.usage.snapshots.build import Built
@@ -11,6 +11,10 @@ from service.usage.snapshots.columns import (
     to_credits,
 )
 from service.usage.snapshots.messages import ReportKey
+from service.usage.snapshots.quarter_sums import QuarterSums
+
+MAX_QUARTERS: Final = 16_000
+"""Those of 166 days, of which the serving process makes days in some milliseconds."""
 
 
 class PriceLogging(NamedTuple):
@@ -31,7 +35,7 @@ class LoggedPrice(NamedTuple):
 
 
 class Priced(NamedTuple):
-    """The totals of a period under a plan, and the messages priced now."""
+    """The sums of a period under a plan, and the messages priced now."""
 
     summary: Summary
     reused: int
@@ -41,11 +45,14 @@ class Priced(NamedTuple):
     """The number of other messages priced now."""
     answer_digest: str | None
     """`PricedMessages.answer_digest`."""
+    quarter_sums: QuarterSums | None
+    """None if they are more than `MAX_QUARTERS`."""
 
 
 def describe(built: Built, max_logged: int) -> Priced:
-    """Return the totals, and the first `max_logged` messages priced now."""
+    """Return the sums, and the first `max_logged` messages priced now."""
     priced, new = built
+    sums = priced.quarter_sums
     logged = _logged_prices(priced, new[:max_logged])
     return Priced(
         summary=priced.summary,
@@ -53,6 +60,7 @@ def describe(built: Built, max_logged: int) -> Priced:
         logged=logged,
         omitted=len(new) - len(logged),
         answer_digest=priced.answer_digest,
+        quarter_sums=sums if len(sums.quarters) <= MAX_QUARTERS else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -29,6 +30,9 @@ SPANS_S: Final = (S_PER_DAY, QUARTER_S)
 No zone has ever changed its offset twice in a day, and nearly all of them change it at
 a whole quarter of an hour of UTC.
 """
+MAX_OFFSETS: Final = 8_192
+"""Cached offsets of zones. A period of four months takes some 500 of each zone, and the
+next snapshot the same."""
 MAX_FILLED_DAYS: Final = 3_700
 """Ten years. A message with a wrong year would fill hundreds of thousands of days."""
 
@@ -65,8 +69,6 @@ def daily_usage(priced: PricedMessages, zone: ZoneInfo | None = None) -> DailyUs
     Days without messages are included, unless the period has more than
     `MAX_FILLED_DAYS` days.
     """
-    if not len(priced):
-        return DailyUsage([])
     found = daily_usage_of(*priced.quarter_sums, zone)
     if found is not None:
         return found
@@ -85,6 +87,8 @@ def daily_usage_of(
     All columns have the shape `(n_quarters,)`. None if a day of the zone begins within
     one of the quarters.
     """
+    if not len(quarters):
+        return DailyUsage([])
     begins = quarters * QUARTER_S
     local_days = _local_days(begins, zone)
     if not np.array_equal(local_days, _local_days(begins + QUARTER_S - 1, zone)):
@@ -162,6 +166,7 @@ def _look_up(zone: ZoneInfo, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.fromiter((_offset_s(zone, at) for at in within), np.int64, len(within))
 
 
+@lru_cache(MAX_OFFSETS)
 def _offset_s(zone: ZoneInfo, second: int) -> int:
     offset = (_EPOCH + timedelta(seconds=second)).astimezone(zone).utcoffset()
     return 0 if offset is None else int(offset.total_seconds())

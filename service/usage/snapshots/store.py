@@ -37,6 +37,7 @@ from service.usage.snapshots.messages import (
     ReportKey,
 )
 from service.usage.snapshots.outline import encode_outline, make_outline
+from service.usage.snapshots.quarter_sums import QuarterSums
 from service.usage.snapshots.selection import Selection, select
 from service.usage.snapshots.shrink import KnownMessages, Shrink, find_shrink
 from service.usage.snapshots.spans import Span, count_earlier, within
@@ -319,8 +320,7 @@ class SnapshotStore:
 
     def daily(self, number: int, plan: PlanId, zone: str | None) -> bytes:
         """Encode the usage of each day in a time zone, UTC for None."""
-        found = ZoneInfo(zone) if zone is not None else None
-        return _encode(queries.daily_usage(self.priced(number, plan), found))
+        return _encode(queries.daily_usage(self.priced(number, plan), _zone(zone)))
 
     def by_report(self, number: int, plan: PlanId) -> bytes:
         """Encode the usage of each report."""
@@ -338,6 +338,19 @@ class SnapshotStore:
             return self._snapshots[number]
         except KeyError:
             raise RevisionGone(f"snapshot {number} is not in this process") from None
+
+
+def encode_daily(sums: QuarterSums, zone: str | None) -> bytes | None:
+    """Encode the usage of each day in a time zone, UTC for None.
+
+    None if a day of the zone begins within a quarter of an hour.
+    """
+    found = queries.daily_usage_of(*sums, _zone(zone))
+    return None if found is None else _encode(found)
+
+
+def _zone(name: str | None) -> ZoneInfo | None:
+    return None if name is None else ZoneInfo(name)
 
 
 def _read(
