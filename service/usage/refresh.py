@@ -116,6 +116,8 @@ class Refresher:
             answer=answer,
             worker=self.workers.choose(manifest.columns_bytes),
             has_texts=False,
+            span=manifest.span,
+            earlier=manifest.earlier,
         )
 
     async def close(self) -> None:

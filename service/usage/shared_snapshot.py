@@ -23,6 +23,7 @@ from service.usage.snapshot import Snapshot, answer_headers
 from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.formats import JSON
 from service.usage.snapshots.messages import ReportKey
+from service.usage.snapshots.spans import Span
 from service.web.http_cache.encodings import Answer, Coding
 
 
@@ -41,6 +42,9 @@ class Manifest(Struct, frozen=True):
     columns: Blob
     columns_bytes: int
     """The size of the columns before compression."""
+    # Below are fields that the manifests of an older version lack.
+    span: Span | None = None
+    earlier: int = 0
 
     @property
     def parts(self) -> set[Blob]:
@@ -94,6 +98,8 @@ class PackedSnapshot(NamedTuple):
             reports=self.reports.blob,
             columns=self.columns.blob,
             columns_bytes=self.columns_bytes,
+            span=snapshot.span,
+            earlier=snapshot.earlier,
         )
 
 

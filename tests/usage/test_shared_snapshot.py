@@ -14,6 +14,7 @@ from service.sandbox.server import RunningSandbox
 from service.storage.redis_blobs import BlobContent, Blobs
 from service.storage.redis_store import RedisStore, seal
 from service.usage import shared_snapshot
+from service.usage.handlers import SNAPSHOTS
 from service.usage.shared_store import namespace_of
 from tests.redis_servers import RedisDouble, RedisServer, SharedRedis
 from tests.usage.conftest import (
@@ -117,6 +118,26 @@ async def test_a_period_too_large_is_not_shared(
     await until(lambda: len(logged(log_entries, "refused")) == 1)
 
     assert not [key for key in double.values if "part" in key]
+
+
+async def test_a_month_is_known_in_every_process(
+    shared: SharedRedis, serve: Serve, period: RunningSandbox, until: Until
+) -> None:
+    """So each knows whether the upstream lists messages of earlier months."""
+    snapshots = []
+    for _ in range(2):
+        service = await serve(shared.url, periods={"boundary": "calendar"})
+        assert (await service.get("/usage")).status == 200
+        await published(service, until)
+        cached = service.app[SNAPSHOTS].current
+        assert cached is not None
+        snapshots.append(cached.snapshot)
+    first, adopted = snapshots
+    assert period.sandbox.calls[MESSAGES] == 1
+    assert first.span is not None
+    # All messages are of a year that is over.
+    assert first.earlier > 0
+    assert (adopted.span, adopted.earlier) == (first.span, first.earlier)
 
 
 async def test_answers_come_in_every_coding(
