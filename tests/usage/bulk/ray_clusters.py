@@ -95,8 +95,10 @@ def running_head(folder: Path, version: str = "") -> Iterator[str]:
         capture_output=True,
         timeout=GIVE_UP_S,
     )
-    yield (folder / "ray_current_cluster").read_text().strip()
-    kill_all(folder)
+    try:
+        yield (folder / "ray_current_cluster").read_text().strip()
+    finally:
+        kill_all(folder)
 
 
 def processes(folder: Path, mark: str = "") -> list[int]:
