@@ -1,8 +1,9 @@
 """Install every lock with an old and a new pip, and check that nothing is missing.
 
 pip before 23.3 resolves what it installs by hash, and later ones read more metadata, so
-a lock has to be complete for both. Each installation has a fresh environment and ends
-with `pip check` and check_environment.py. The first failure ends the run with status 1.
+a lock has to be complete for both, which install at the same time. Each installation
+has a fresh environment and ends with `pip check` and check_environment.py. After a
+failure the status is 1.
 """
 
 import subprocess
@@ -10,6 +11,9 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -71,16 +75,21 @@ def check_lock(pip: tuple[str | Path, ...], lock: Path, folder: Path) -> None:
     run(sys.executable, checker, "--path", site_packages, *ROOTS[lock.name])
 
 
+def check_locks(locks: Sequence[Path], version: str) -> None:
+    """Install all locks with a version of pip; raises `IncompleteLockError`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        pip = install_pip(version, Path(scratch, "pip"))
+        for lock in locks:
+            check_lock(pip, lock, Path(scratch, "environment"))
+
+
 def main() -> None:
     """Check all locks with all versions of pip, and say in one line how it went."""
     began_s = time.monotonic()
     locks = sorted({*ROOT.glob("requirements*.lock")} - {ROOT / CHECKED_BY_SET_UP})
     try:
-        for version in PIPS:
-            with tempfile.TemporaryDirectory() as scratch:
-                pip = install_pip(version, Path(scratch, "pip"))
-                for lock in locks:
-                    check_lock(pip, lock, Path(scratch, "environment"))
+        with ThreadPoolExecutor(len(PIPS)) as pool:
+            list(pool.map(partial(check_locks, locks), PIPS))
     except (IncompleteLockError, OSError, subprocess.TimeoutExpired) as error:
         sys.exit(f"Locks: {error}")
     took_s = time.monotonic() - began_s
