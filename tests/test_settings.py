@@ -368,6 +368,41 @@ def test_errors_contain_no_secrets() -> None:
 
 
 @pytest.mark.parametrize(
+    "password", ["pa55/1", "pa55[1", "pa55]1", "℀pa55", "[::pa55]"]
+)
+@pytest.mark.parametrize(
+    "setting, scheme",
+    [
+        ("upstream.base_url", "http"),
+        ("vehicles.base_url", "https"),
+        ("server.public_url", "https"),
+        ("cache.redis_url", "redis"),
+        ("telemetry.otlp_endpoint", "http"),
+        ("events.queue_url", "nats"),
+    ],
+)
+def test_an_error_of_a_url_does_not_quote_it(
+    setting: str, scheme: str, password: str
+) -> None:
+    """Characters that end the host early make no part of a password public."""
+    section, key = setting.split(".")
+    options = {section: {key: f"{scheme}://me:{password}@up.test:80"}}
+    with pytest.raises(SettingsError, match=rf"^{setting}: ") as raised:
+        load(options=options)
+    assert "pa55" not in str(raised.value)
+
+
+def test_a_comma_ends_a_url_of_the_queue() -> None:
+    """Also within a password, of which the error shows nothing."""
+    options = {"events": {"queue_url": "nats://me:pa55,1@up.test"}}
+    with pytest.raises(
+        SettingsError, match="a password cannot have any of ,"
+    ) as raised:
+        load(options=options)
+    assert "pa55" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     "options, reason",
     [
         (

@@ -18,6 +18,7 @@ from service.cli import terminal
 from service.cli.terminal import ConfigFile
 from service.events.errors import QueueUnavailable
 from service.settings import EventsSettings, load
+from service.settings.events import MIN_AGE_S
 
 if TYPE_CHECKING:
     from service.events.queue.administration import Administration
@@ -29,6 +30,9 @@ T = TypeVar("T")
 SERVER_COLUMNS: Final = ("server", "role", "state", "lag", "heard")
 PARTITION_COLUMNS: Final = ("partition", "messages", "delivered", "redelivered")
 MESSAGES: Final = 10
+MAX_BYTES: Final = 2**63 - 1
+MAX_AGE_S: Final = 31_536_000
+"""As of the setting."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 YesOption = Annotated[
@@ -115,12 +119,14 @@ def resize(  # noqa: PLR0913 - each argument is an option
     config: ConfigFile = None,
     *,
     max_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Maximum size of the stream.")
+        int | None,
+        typer.Option(min=1, max=MAX_BYTES, help="Maximum size of the stream."),
     ] = None,
     max_age: Annotated[
         float | None,
         typer.Option(
             min=0.0,
+            max=MAX_AGE_S,
             metavar="SECONDS",
             help="Age at which events are discarded, stored or not; 0 for none.",
         ),
@@ -140,6 +146,8 @@ def resize(  # noqa: PLR0913 - each argument is an option
     Ends when all replicas are current. A maximum size below the present size is
     refused, because the stream would discard the oldest events.
     """
+    if max_age is not None and not (max_age == 0 or max_age >= MIN_AGE_S):
+        raise typer.BadParameter(f"--max-age is 0, or at least {MIN_AGE_S:g}")
     changes = _changes(max_bytes, max_age, replicas, partitions)
     if not changes:
         raise typer.BadParameter("name at least one value that is to be changed")

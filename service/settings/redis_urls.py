@@ -2,9 +2,8 @@
 
 import re
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
-from service.settings.types import MAX_PORT
+from service.settings.types import MAX_PORT, split_url
 
 SCHEMES: Final = ("redis", "rediss", "unix")
 SENTINEL: Final = "+sentinel"
@@ -48,7 +47,7 @@ def check_redis_url(url: str) -> None:
     if scheme in SENTINEL_SCHEMES:
         parse_sentinel_url(url)
         return
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme not in SCHEMES:
         raise ValueError(
             "expected a redis, rediss, unix, redis+sentinel or rediss+sentinel URL, "
@@ -58,7 +57,6 @@ def check_redis_url(url: str) -> None:
         raise ValueError("expected a URL with a host, or with a path for unix")
     if parts.query or parts.fragment:
         raise ValueError("expected a URL without options")
-    _ = parts.port  # raises for an invalid port
 
 
 def parse_sentinel_url(url: str) -> SentinelUrl:

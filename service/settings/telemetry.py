@@ -1,11 +1,10 @@
 """Settings of the section `telemetry`."""
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
-from service.settings.types import Share, is_installed
+from service.settings.types import Share, is_installed, split_url
 
 
 class TelemetrySettings(Struct, frozen=True, kw_only=True):
@@ -17,7 +16,10 @@ class TelemetrySettings(Struct, frozen=True, kw_only=True):
     sample_rate: Share
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.otlp_endpoint)
+        try:
+            parts = split_url(self.otlp_endpoint)
+        except ValueError as error:
+            raise ValueError(f"otlp_endpoint: {error}") from None
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("otlp_endpoint: expected an http or https URL with a host")
         if self.traces and not is_installed("opentelemetry.sdk"):

@@ -3,7 +3,7 @@
 import importlib.util
 import re
 from typing import Annotated, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Meta
 
@@ -19,6 +19,12 @@ Threshold = Annotated[float, Meta(gt=0, le=1)]
 Bytes = Annotated[int, Meta(ge=1)]
 HeaderBytes = Annotated[int, Meta(ge=256, le=1_048_576)]
 
+WRONG_PORT: Final = "Port out of range"
+"""Begin of an error of `urllib`."""
+NOT_A_URL: Final = (
+    "not a URL with a valid host and port; in a password, characters such as / @ [ ] "
+    "are percent-encoded"
+)
 OWN_ORIGIN: Final = "self"
 """The origin of the service, in the list of origins that may embed its page."""
 MAX_PORT: Final = 65_535
@@ -32,14 +38,26 @@ ORIGIN: Final = re.compile(
 )
 
 
+def split_url(url: str) -> SplitResult:
+    """Return the parts of a URL with a valid port; raise `ValueError` without one."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        if str(error).startswith(WRONG_PORT):
+            raise
+        # Other errors quote a part of the URL, which may be one of a password.
+        raise ValueError(NOT_A_URL) from None
+    return parts
+
+
 def check_base_url(url: str) -> None:
     """Raise `ValueError` for a URL to which no path can be appended."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("expected an http or https URL with a host")
     if parts.query or parts.fragment:
         raise ValueError("expected a URL to which paths can be appended")
-    _ = parts.port  # raises for an invalid port
 
 
 def check_origin(text: str) -> None:

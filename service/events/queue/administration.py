@@ -6,17 +6,19 @@ discard events: a maximum size below the present one removes the oldest messages
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from nats.aio.client import Client
 
 from service.events.errors import QueueUnavailable, StreamUnusable
 from service.events.queue.connection import connect, discard
 from service.events.queue.leases import bucket_of
+from service.events.queue.stream import NS_PER_S, duplicate_window_ns
 from service.events.queue.stream_api import (
     SINGLE,
     Account,
@@ -40,6 +42,10 @@ RETRY_S: Final = 30.0
 
 class WouldDiscard(StreamUnusable):
     """The change would discard events that no writer has stored."""
+
+
+class NoMessage(QueueUnavailable):
+    """The stream does not have the message."""
 
 
 class Message(Struct, frozen=True):
@@ -135,6 +141,11 @@ class Administration:
             )
         if changes.get("num_replicas", 1) > 1 and info.cluster is None:
             raise StreamUnusable(SINGLE)
+        if "max_age" in changes:
+            # The servers accept no duplicate window above the maximum age.
+            max_age_s = changes["max_age"] / NS_PER_S
+            aged = replace(self._settings, queue_max_age_s=max_age_s)
+            changes = {**changes, "duplicate_window": duplicate_window_ns(aged)}
         resized = await self._update(info, changes)
         if "num_replicas" in changes and (leases := await self._leases()):
             # With fewer replicas than the stream, one server would stop all writers.
@@ -227,12 +238,19 @@ class Administration:
         ).purged
 
     async def discard_message(self, seq: int) -> None:
-        """Discard one message."""
+        """Discard one message; raises `NoMessage` if it is not in the stream."""
         body = {"seq": seq}
+        try:
+            await call(self.client, f"STREAM.MSG.GET.{self._name}", _Stored, body)
+        except StreamNotFound as error:
+            await read_stream(self.client, self._name)
+            raise NoMessage(
+                f"there is no message {seq}: a writer has stored it, or it is discarded"
+            ) from error
         await call(self.client, f"STREAM.MSG.DELETE.{self._name}", Done, body)
 
     async def delete(self, *, with_events: bool = False) -> StreamInfo:
-        """Delete the stream; raises `WouldDiscard` if it has messages."""
+        """Delete the stream and the leases; raises `WouldDiscard` for messages."""
         info = await read_stream(self.client, self._name)
         if info.state.messages and not with_events:
             raise WouldDiscard(
@@ -240,6 +258,9 @@ class Administration:
                 "stored: drain it first"
             )
         await call(self.client, f"STREAM.DELETE.{self._name}", Done)
+        # Otherwise a new stream of this name would keep their replicas and duration.
+        with suppress(StreamNotFound):
+            await call(self.client, f"STREAM.DELETE.{self._bucket}", Done)
         return info
 
 

@@ -49,7 +49,9 @@ def content_of(message: Message) -> Content:
 
 def as_json(message: Message) -> str:
     """Return the content of a message as one line of JSON."""
-    return msgspec.json.encode(content_of(message)).decode()
+    # Bodies are as clients sent them, and may have line feeds between their values.
+    content = msgspec.json.encode(content_of(message))
+    return msgspec.json.format(content, indent=-1).decode()
 
 
 def row_of(message: Message) -> tuple[str, ...]:

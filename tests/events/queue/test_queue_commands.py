@@ -15,6 +15,7 @@ from service.events.model import Event, EventFailure
 from service.events.parsing import EventParser
 from service.events.queue import administration
 from service.events.queue.connection import connect, discard
+from service.events.queue.leases import bucket_of
 from service.events.queue.message import (
     QueuedRequest,
     encode,
@@ -90,6 +91,25 @@ class Command:
                 await discard(client)
 
         asyncio.run(run())
+
+    def streams(self) -> list[str]:
+        """Return the names of all streams, that of the leases among them."""
+        found: list[str] = []
+
+        async def work(client: Client) -> None:
+            infos = await client.jetstream().streams_info()
+            found.extend(str(each.config.name) for each in infos)
+
+        self.with_client(work)
+        return found
+
+    def make_leases(self) -> None:
+        """Make the bucket of leases, as the first writer does."""
+
+        async def work(client: Client) -> None:
+            await client.jetstream().create_key_value(bucket=bucket_of(STREAM))
+
+        self.with_client(work)
 
     def publish(self, *messages: bytes) -> None:
         """Publish messages of an application, as a collector does."""
@@ -208,6 +228,34 @@ def test_resize_keeps_what_it_is_not_told_to_change(command: Command) -> None:
     assert len(after["partitions"]) == 8
 
 
+def test_the_duplicate_window_is_within_the_maximum_age(command: Command) -> None:
+    """The server refuses a longer one, and a shorter one is no difference for ever."""
+    window_s = command.state()["duplicate_window_s"]
+    command.succeed("resize", "--max-age", "60", "--yes")
+    assert command.state()["duplicate_window_s"] == 60
+
+    command.succeed("resize", "--max-age", "0")
+    assert command.state()["duplicate_window_s"] == window_s
+    assert command.state()["differences"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("--max-age", each) for each in ("inf", "nan", "1e11", "-1", "0.01")),
+        ("--max-bytes", str(2**63)),
+    ],
+)
+def test_a_limit_that_nats_cannot_have_is_refused(
+    command: Command, arguments: tuple[str, ...]
+) -> None:
+    """Before anything is sent, with the name of the option."""
+    status, out, err = command.run("resize", *arguments, "--yes")
+    assert (status, out) == (2, "")
+    assert arguments[0] in err
+    assert "Traceback" not in err
+
+
 def test_resize_discards_no_events(command: Command, message: bytes) -> None:
     """The server would drop the oldest messages of a stream that is made smaller."""
     command.publish(message, message)
@@ -302,6 +350,24 @@ def test_messages_are_listed_and_copied_without_being_taken(
     assert command.state()["messages"] == 3
 
 
+def test_a_copy_has_a_line_for_each_message(
+    command: Command, parser: EventParser
+) -> None:
+    """Also of a client that sends JSON with line feeds, whose numbers stay exact."""
+    body = json.dumps(event(id="a"), indent=2).replace(
+        '"data": {', '"data": {"n": 1.10,'
+    )
+    items: list[Event | EventFailure] = parser.parse_body(
+        body.encode(), "application/json", 10, APPLICATION
+    )
+    command.publish(encode(QueuedRequest(APPLICATION, items, request_id="r-1")))
+
+    (line,) = command.succeed("messages", "--json").splitlines()
+
+    assert json.loads(line)["events"][0]["id"] == "a"
+    assert '"n":1.10' in line
+
+
 def test_messages_of_one_partition(command: Command, message: bytes) -> None:
     """Others are left out; a partition that does not exist is an error."""
     command.publish(message, message, message)
@@ -344,7 +410,10 @@ def test_one_message_is_discarded_or_all_of_a_partition(
     assert command.succeed("discard", "--sequence", "2", "--yes") == (
         "Messages discarded: 1\n"
     )
-    assert command.fail("discard", "--sequence", "2", "--yes")[0] == 1
+    assert command.fail("discard", "--sequence", "2", "--yes") == (
+        1,
+        "there is no message 2: a writer has stored it, or it is discarded",
+    )
     rows = command.succeed("messages").splitlines()[1:]
     assert [row.split()[0] for row in rows] == ["1", "3"]
     partition = ("--partition", str(PARTITION), "--yes")
@@ -360,7 +429,10 @@ def test_delete_keeps_a_stream_with_events(command: Command, message: bytes) -> 
     status, reason = command.fail("delete", "--yes")
 
     assert (status, reason.endswith("drain it first")) == (1, True)
+    command.make_leases()
+    assert len(command.streams()) == 2
     assert command.succeed("delete", "--yes", "--with-events").endswith("it: 1\n")
+    assert command.streams() == []
     status, reason = command.fail("show")
     assert status == 1
     assert reason.startswith(
