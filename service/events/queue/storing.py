@@ -9,6 +9,7 @@ import asyncio
 import base64
 import hashlib
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,6 +43,13 @@ PAUSE_S: Final = 1.0
 """Pause after the database has not stored messages."""
 MAX_DEFECTS: Final = 3
 """Unexpected failures of the same messages, after which they are stored one by one."""
+MIN_EVENTS: Final = 1_000
+"""Events of one transaction at first, and again after each failure of the database."""
+QUICK_S: Final = 0.5
+"""Time of a transaction below which the next one may have twice as many events.
+
+It is far below `storage.timeout_s`, so that those take less than that, too.
+"""
 MAX_KEPT_BYTES: Final = 64 * 1024
 """Bytes of a message that are kept in a failed event."""
 UNKNOWN: Final = "unknown"
@@ -57,6 +65,10 @@ log = structlog.get_logger()
 
 class Stopped(Exception):
     """The writer ends before the messages are stored."""
+
+
+class TooMany(Exception):
+    """Fewer of these events are to be stored at once, since the database has failed."""
 
 
 class Defect(ValueRefused):
@@ -81,6 +93,8 @@ class QueueStore:
         self._turns = turns
         self._stopped = stopped
         self._arrivals = Arrivals()
+        self._max_events = MIN_EVENTS
+        """Events of one transaction: more while the database stores them quickly."""
         self._logged: set[str] = set()
         self._requests: list[QueuedRequest] = []
         """Those of the messages that are being stored."""
@@ -97,7 +111,8 @@ class QueueStore:
         for request, delivery in zip(requests, batch, strict=True):
             received += self._arrivals.stamp(request.items, delivery.arrived_at)
         outcomes = await self._store_all(received)
-        metrics.events_stored(_count(received, outcomes))
+        # On its own, so that no failure of it leaves the messages unacknowledged.
+        asyncio.get_running_loop().call_soon(_count, received, outcomes)
         stored = iter(outcomes)
         return [(each, list(islice(stored, len(each.items)))) for each in requests]
 
@@ -117,11 +132,13 @@ class QueueStore:
             return QueuedRequest(application, [failure])
 
     async def _store_all(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
-        """Store events by halves, if the database refuses them together."""
+        """Store events by halves, if they are too many or are refused together."""
         if not received:
             return []
         try:
             return await self._store_when_possible(received)
+        except TooMany:
+            pass
         except ValueRefused as error:
             if len(received) == 1:
                 return [await self._store_refused(received[0], error)]
@@ -134,26 +151,44 @@ class QueueStore:
     ) -> list[Stored]:
         """Store events, however long the database is away.
 
-        Raises `ValueRefused`, also for a defect that shows each time, and `Stopped`.
+        Raises `TooMany`, `Stopped`, and `ValueRefused`, also for a defect that shows
+        each time.
         """
         defects = 0
-        while True:
+        while len(received) <= self._max_events:
+            if self._stopped.is_set():
+                raise Stopped
             try:
-                async with self._turns:
-                    stored = await self._store.store(received)
+                return await self._store_once(received)
             except ValueRefused:
                 raise
             except StorageError as error:
                 self._log_failure(error, len(received))
+                # They may have been too many. After an outage, all batches are large,
+                # and the caches of the database are cold.
+                self._max_events = MIN_EVENTS
             except Exception as error:  # a defect must not end the writer
                 log.error("events.queue_store_failed", exc_info=error)
                 defects += 1
                 if defects == MAX_DEFECTS:
                     raise Defect(f"{type(error).__name__}: {error}") from error
-            else:
-                self._logged.clear()
-                return stored
             await self._pause()
+        raise TooMany
+
+    async def _store_once(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
+        """Store events in one transaction; if it is quick, the next one may be larger.
+
+        Raises what `EventStore.store` raises.
+        """
+        async with self._turns:
+            started = time.monotonic()
+            stored = await self._store.store(received)
+            duration_s = time.monotonic() - started
+        self._logged.clear()
+        # A small transaction tells nothing about a large one.
+        if len(received) > self._max_events // 2 and duration_s < QUICK_S:
+            self._max_events *= 2
+        return stored
 
     async def _store_refused(
         self, received: ReceivedEvent, error: ValueRefused
@@ -166,10 +201,8 @@ class QueueStore:
         content = msgspec.msgpack.encode(item, enc_hook=_nothing)
         failure = _failure(content, item.application, VALUE_REFUSED, str(error))
         self._log_refused(item, failure, str(error))
-        if isinstance(item, Event):
-            # As it was sent, so that it can be replayed, unless that is refused, too.
-            text, errors = item.read_text(), failure.errors
-            readable = failure_of(text, item.application, errors, origin=item.origin)
+        # As it was sent, so that it can be replayed, unless that is refused, too.
+        if (readable := _readable(item, failure.errors)) is not None:
             with suppress(ValueRefused):
                 return await self._store_failure(readable, received.received_at)
         with suppress(ValueRefused):
@@ -224,8 +257,6 @@ class QueueStore:
         with suppress(TimeoutError):
             async with asyncio.timeout(PAUSE_S):
                 await self._stopped.wait()
-        if self._stopped.is_set():
-            raise Stopped
 
     def _log_failure(self, error: StorageError, events: int) -> None:
         # Each reason once until the next success; the open circuit was logged before.
@@ -256,19 +287,32 @@ def _failure(content: bytes, application: str, code: str, reason: str) -> EventF
     )
 
 
-def _count(
-    received: Sequence[ReceivedEvent], outcomes: Sequence[Stored]
-) -> Counter[str]:
-    """Count events by the result of their storage."""
-    failed = sum(isinstance(each.item, EventFailure) for each in received)
-    new = sum(each.is_new for each in outcomes)
-    conflicts = sum(each.conflict is not None for each in outcomes)
-    return Counter(
-        accepted=new - failed,
-        duplicate=len(outcomes) - new - conflicts,
-        conflict=conflicts,
-        failed=failed,
-    )
+def _readable(
+    item: Event | EventFailure, errors: tuple[EventError, ...]
+) -> EventFailure | None:
+    """Return an event as a failed one with its text, if it has a text."""
+    # Another program may have published fields of which no text can be made.
+    with suppress(Exception):
+        if isinstance(item, Event):
+            text, origin = item.read_text(), item.origin
+            return failure_of(text, item.application, errors, origin=origin)
+    return None
+
+
+def _count(received: Sequence[ReceivedEvent], outcomes: Sequence[Stored]) -> None:
+    """Count events by the result of their storage, as a receipt does."""
+    pairs = zip(received, outcomes, strict=True)
+    metrics.events_stored(Counter(_result(each.item, stored) for each, stored in pairs))
+
+
+def _result(item: Event | EventFailure, stored: Stored) -> str:
+    """Return the label of an event's result."""
+    # A failed event that is refused stays one, though another one is kept for it.
+    if isinstance(item, EventFailure):
+        return "failed"
+    if stored.conflict is not None:
+        return "conflict"
+    return "accepted" if stored.is_new else "duplicate"
 
 
 def _application_of(message: bytes) -> str:

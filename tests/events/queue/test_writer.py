@@ -28,6 +28,7 @@ from service.storage.errors import StorageUnavailable, ValueRefused
 from tests.events.conftest import event, on_sqlite
 from tests.events.queue.publishing import Publisher, publishing, with_time
 from tests.nats_servers import NatsServer
+from tests.patience import GIVE_UP_S
 from tests.running import LOOK_AGAIN_S, until
 
 MakeQueue = Callable[..., EventsSettings]
@@ -41,8 +42,9 @@ def sent(event_id: str, **more: Any) -> bytes:
 
 async def until_stored(publisher: Publisher) -> None:
     """Wait until the stream has no message any more."""
-    while await publisher.left():  # noqa: ASYNC110 - another process does it
-        await asyncio.sleep(LOOK_AGAIN_S)
+    async with asyncio.timeout(GIVE_UP_S):
+        while await publisher.left():  # noqa: ASYNC110 - another process does it
+            await asyncio.sleep(LOOK_AGAIN_S)
 
 
 async def ids_in_feed(database: Database) -> list[str]:
@@ -165,8 +167,10 @@ async def test_a_message_that_cannot_be_decoded_is_kept_as_a_failed_event(
     settings = queue_settings()
     async with publishing(settings, parser) as publisher:
         await publisher.publish_bytes(message)
-        await publisher.publish(publisher.items(sent("behind")))
         async with open_writer(settings, database):
+            # Alone in its batch, of which nothing else is new.
+            await until_stored(publisher)
+            await publisher.publish(publisher.items(sent("behind")))
             await until_stored(publisher)
 
     (kept,) = await failed(database)
@@ -230,8 +234,10 @@ async def test_an_application_that_the_database_refuses_blocks_no_partition(
         items = publisher.items(text, application=application)
         message = encode(QueuedRequest(application, items, "request"))
         await publisher.publish_bytes(message)
-        await publisher.publish(publisher.items(sent("behind")))
         async with open_writer(queue_settings(), database):
+            # Alone in its batch, of which nothing else is new.
+            await until_stored(publisher)
+            await publisher.publish(publisher.items(sent("behind")))
             await until_stored(publisher)
 
     (kept,) = await failed(database)
@@ -268,8 +274,10 @@ async def test_a_failed_event_that_is_always_refused_is_logged_and_acknowledged(
     async with publishing(queue_settings(), parser) as publisher:
         items = publisher.items(b"{")
         await publisher.publish_bytes(encode(QueuedRequest("shop", items, "request")))
-        await publisher.publish(publisher.items(sent("behind")))
         async with open_writer(queue_settings(), database):
+            # Alone in its batch, of which nothing else is new.
+            await until_stored(publisher)
+            await publisher.publish(publisher.items(sent("behind")))
             await until_stored(publisher)
 
     lost = "events.queue_event_lost"
