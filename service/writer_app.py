@@ -50,6 +50,7 @@ def create_writer_app(settings: Settings) -> web.Application:
 async def _open_resources(
     app: web.Application, *, settings: Settings
 ) -> AsyncIterator[None]:
+    from service.events.queue.tasks import until_cancelled
     from service.events.queue.writer import open_writer
 
     limits = UseLimits(settings.limits.queue_wait_s, settings.events.max_queries)
@@ -64,5 +65,7 @@ async def _open_resources(
         stack.push_async_callback(rates.close)
         app[AUTHENTICATOR] = Authenticator(settings, keys, app[LIMITS].clients, rates)
         writer = await stack.enter_async_context(open_writer(settings.events, database))
+        # In a worker of the service, the publisher measures the stream.
+        await stack.enter_async_context(until_cancelled(writer.stream.run()))
         app[health.TRAFFIC].checks.append(writer.check_ready)
         yield

@@ -10,7 +10,8 @@ harm.
 import asyncio
 import secrets
 import time
-from typing import Final
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final
 
 from msgspec import Struct
 from nats.aio.client import Client
@@ -72,14 +73,15 @@ class Leases:
     async def renew(self, client: Client) -> None:
         """Renew all leases and our own value; forget the leases that have ended."""
         context = client.jetstream(timeout=REQUEST_S)
-        ended = await asyncio.gather(
+        await _all_of(
             self._put(context, f"{WRITER}.{self.writer}"),
             *(self._renew(context, each) for each in list(self.owned)),
-            return_exceptions=True,
         )
-        for each in ended:
-            if isinstance(each, BaseException):
-                raise each
+
+    def has(self, partition: int) -> bool:
+        """Return whether the lease of a partition is ours, and has not ended."""
+        lease = self.owned.get(partition)
+        return lease is not None and time.monotonic() < lease.ends_at
 
     def forget_ended(self) -> None:
         """Forget the leases that have ended, because they could not be renewed."""
@@ -113,12 +115,16 @@ class Leases:
         self.owned[partition] = Lease(revision, ends_at)
         return True
 
-    async def release(self, client: Client, partition: int) -> None:
-        """Give a lease back, so that another writer can take it at once."""
-        lease = self.owned.pop(partition, None)
-        if lease is not None:
-            # Only this revision: another writer may have the lease by now.
-            await self._remove(client, lease.revision)
+    async def release(self, client: Client, partitions: Iterable[int]) -> None:
+        """Give leases back, so that other writers can take them at once.
+
+        Raises `QueueUnavailable`. The leases that could not be given back end by
+        themselves: none of them is ours any more, so none is renewed.
+        """
+        leases = [self.owned.pop(each, None) for each in partitions]
+        # Only these revisions: another writer may have a lease by now.
+        revisions = [each.revision for each in leases if each is not None]
+        await _all_of(*(self._remove(client, each) for each in revisions))
 
     async def sign_off(self, client: Client) -> None:
         """Remove our own value, so that no partition is left for us."""
@@ -182,6 +188,13 @@ class Leases:
             allow_rollup_hdrs=True,
             allow_direct=True,
         )
+
+
+async def _all_of(*requests: Coroutine[Any, Any, object]) -> None:
+    """Wait for the end of all requests, then raise the failure of one."""
+    for each in await asyncio.gather(*requests, return_exceptions=True):
+        if isinstance(each, BaseException):
+            raise each
 
 
 def bucket_of(stream: str) -> str:

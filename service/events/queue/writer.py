@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from nats.aio.client import Client
@@ -27,6 +27,7 @@ from service.events.queue.message import QueuedRequest, encode_outcome
 from service.events.queue.storing import QueueStore, Stopped
 from service.events.queue.stream import ensure_stream
 from service.events.queue.tasks import until_cancelled
+from service.events.queue.watch import StreamWatch
 from service.events.store import EventStore, Stored
 from service.settings import EventsSettings
 from service.storage.breaker import PROBE_INTERVAL_S
@@ -49,22 +50,26 @@ LEAVE_S: Final = 2.0
 log = structlog.get_logger()
 
 
+class Shared(NamedTuple):
+    """What all partitions of a writer use; `turns` bounds their transactions."""
+
+    settings: EventsSettings
+    connection: QueueConnection
+    store: EventStore
+    leases: Leases
+    turns: asyncio.Semaphore
+
+
 class PartitionWriter:
     """Stores the messages of one partition until it is stopped."""
 
-    def __init__(
-        self,
-        settings: EventsSettings,
-        connection: QueueConnection,
-        store: EventStore,
-        partition: int,
-        turns: asyncio.Semaphore,
-    ) -> None:
-        self._settings = settings
-        self._connection = connection
+    def __init__(self, shared: Shared, partition: int) -> None:
+        self._settings = shared.settings
+        self._connection = shared.connection
+        self._leases = shared.leases
         self._partition = partition
         self._stopped = asyncio.Event()
-        self._store = QueueStore(store, partition, turns, self._stopped)
+        self._store = QueueStore(shared.store, partition, shared.turns, self._stopped)
         self._deliveries: Deliveries | None = None
         self._is_storing = False
         self._reason = ""
@@ -88,7 +93,10 @@ class PartitionWriter:
         while not self._stopped.is_set():
             client = await self._connection.connected()
             try:
-                await self._have_session(client)
+                # The lease may have ended without a connection. A session would then
+                # end that of the new owner.
+                if self._leases.has(self._partition):
+                    await self._have_session(client)
             except QueueUnavailable as error:
                 if not self._stopped.is_set():
                     self._log_end(str(error))
@@ -134,12 +142,19 @@ class QueueWriter:
     def __init__(
         self, settings: EventsSettings, connection: QueueConnection, database: Database
     ) -> None:
+        self.stream = StreamWatch(connection, settings.queue_stream)
+        """Its `run` measures the stream. One watch is enough for a process."""
         self._settings = settings
         self._connection = connection
-        self._store = EventStore(database, keeps_order=True)
         self._breaker = database.breaker
         self._leases = Leases(settings)
-        self._turns = asyncio.Semaphore(EVENT_CONNECTIONS)
+        self._shared = Shared(
+            settings,
+            connection,
+            EventStore(database, keeps_order=True),
+            self._leases,
+            asyncio.Semaphore(EVENT_CONNECTIONS),
+        )
         self._partitions: dict[int, PartitionWriter] = {}
         self._reason = ""
         """Why the leases were unknown the last time; empty when they are known."""
@@ -153,7 +168,7 @@ class QueueWriter:
     async def run(self) -> None:
         """Take part in the sharing of partitions until this is cancelled."""
         while True:
-            client = await self._connection.connected()
+            client = await self._connected()
             try:
                 await ensure_stream(client, self._settings)
                 await self._leases.open(client)
@@ -189,9 +204,16 @@ class QueueWriter:
                     await self._give_all_back(client)
 
     async def _give_all_back(self, client: Client) -> None:
-        for partition in list(self._leases.owned):
-            await self._leases.release(client, partition)
+        await self._leases.release(client, list(self._leases.owned))
         await self._leases.sign_off(client)
+
+    async def _connected(self) -> Client:
+        """Wait for a connection; meanwhile, stop the partitions whose leases end."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._leases.length_s / LOOKS):
+                    return await self._connection.connected()
+            self._stop_lost()
 
     async def _look(self, client: Client) -> None:
         """Renew the leases, and take or give back as many as is fair."""
@@ -212,8 +234,7 @@ class QueueWriter:
 
     async def _give_back(self, client: Client, partitions: list[int]) -> None:
         await self._stop(partitions)
-        for each in partitions:
-            await self._leases.release(client, each)
+        await self._leases.release(client, partitions)
         log.info("events.queue_partitions_released", partitions=sorted(partitions))
 
     async def _take(self, client: Client, look: Look, number: int) -> None:
@@ -223,9 +244,7 @@ class QueueWriter:
         for each in random.sample(free, min(number, len(free))):
             if await self._leases.acquire(client, each):
                 taken.append(each)
-                self._partitions[each] = PartitionWriter(
-                    self._settings, self._connection, self._store, each, self._turns
-                )
+                self._partitions[each] = PartitionWriter(self._shared, each)
         if taken:
             log.info("events.queue_partitions_taken", partitions=sorted(taken))
 

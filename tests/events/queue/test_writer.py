@@ -2,24 +2,32 @@
 
 import asyncio
 import json
+import math
 import random
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Final
+from typing import Any, Final, Never
 
 import pytest
+from nats.js.manager import JetStreamManager
 from sqlalchemy import select
 from structlog.typing import EventDict
 
+from service.events.errors import QueueUnavailable
 from service.events.model import EventFailure
 from service.events.parsing import EventParser
-from service.events.queue.connection import connect
+from service.events.queue.connection import connect, open_connection
 from service.events.queue.deliveries import consumer_of
-from service.events.queue.leases import Leases, share_of
+from service.events.queue.leases import Lease, Leases, share_of
 from service.events.queue.message import QueuedRequest, encode
 from service.events.queue.storing import PAUSE_S
-from service.events.queue.writer import QueueWriter, open_writer
+from service.events.queue.writer import (
+    PartitionWriter,
+    QueueWriter,
+    Shared,
+    open_writer,
+)
 from service.events.store import EventStore, ReceivedEvent, Stored
 from service.events.tables import events, failed_events
 from service.settings import EventsSettings
@@ -323,6 +331,29 @@ async def test_writers_share_the_partitions(
 
 
 @on_sqlite
+async def test_a_lease_that_cannot_be_given_back_keeps_no_partition(
+    queue_settings: MakeQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends by itself; the others are given back, and nobody renews any of them."""
+    settings = queue_settings(queue_partitions=8)
+    every = frozenset(range(8))
+    remove, failures = JetStreamManager.delete_msg, iter([TimeoutError()])
+
+    async def fail_once(manager: JetStreamManager, *arguments: Any) -> bool:
+        for failure in failures:
+            raise failure
+        return await remove(manager, *arguments)
+
+    monkeypatch.setattr(JetStreamManager, "delete_msg", fail_once)
+    async with open_writer(settings, database) as first:
+        await until(lambda: first.partitions == every)
+        async with open_writer(settings, database) as second:
+            await until(lambda: len(second.partitions) == 4)
+            await until(lambda: first.partitions | second.partitions == every)
+    assert list(failures) == []
+
+
+@on_sqlite
 async def test_deliveries_that_another_one_took_are_delivered_again(
     queue_settings: MakeQueue, parser: EventParser, database: Database
 ) -> None:
@@ -364,7 +395,7 @@ async def test_a_lost_lease_is_noticed(
         await stalled.renew(client)
         assert stalled.owned == {}
         stalled.owned[3] = lease
-        await stalled.release(client, 3)
+        await stalled.release(client, [3])
         assert "partition.3" in await publisher.leases()
         await client.close()
 
@@ -389,3 +420,54 @@ async def test_a_server_that_restarts(
             await until_stored(publisher)
 
     assert await ids_in_feed(database) == ["before", "after"]
+
+
+@on_sqlite
+async def test_no_session_begins_with_a_lease_that_has_ended(
+    queue_settings: MakeQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would delete the consumer of the new owner, and end the owner's session."""
+    settings = queue_settings(queue_partitions=1)
+    leases, began = Leases(settings), list[float]()
+
+    def begin(*_: object) -> Never:
+        began.append(leases.owned[0].ends_at)
+        raise QueueUnavailable("this test has no consumer")
+
+    monkeypatch.setattr("service.events.queue.writer.PAUSE_S", LOOK_AGAIN_S)
+    monkeypatch.setattr("service.events.queue.writer.Deliveries", begin)
+    leases.owned[0] = Lease(revision=1, ends_at=0.0)
+    async with open_connection(settings, "test") as connection:
+        store = EventStore(database, keeps_order=True)
+        shared = Shared(settings, connection, store, leases, asyncio.Semaphore())
+        writer = PartitionWriter(shared, 0)
+        await connection.connected()
+        await asyncio.sleep(10 * LOOK_AGAIN_S)
+        # A renewal on its way may come in time after all.
+        leases.owned[0].ends_at = math.inf
+        await until(lambda: bool(began))
+        writer.stop()
+        await asyncio.wait([writer.task])
+    assert set(began) == {math.inf}
+
+
+@on_sqlite
+async def test_leases_end_while_no_server_answers(
+    queue_settings: MakeQueue,
+    database: Database,
+    log_entries: list[EventDict],
+    nats_server: NatsServer,
+) -> None:
+    """A writer that is cut off knows that others may have its partitions by now."""
+    settings = queue_settings()
+    every = frozenset(range(4))
+    async with open_writer(settings, database) as writer:
+        await until(lambda: writer.partitions == every)
+        nats_server.kill()
+        await until(lambda: not writer.partitions)
+        nats_server.start()
+        await until(lambda: writer.partitions == every)
+
+    lost = "events.queue_partitions_lost"
+    (line,) = [each for each in log_entries if each["event"] == lost]
+    assert line["partitions"] == sorted(every)

@@ -18,13 +18,14 @@ from tests.events.faults.senders import all_events, calling
 from tests.events.queue.proof import WriterService
 from tests.events.queue.publishing import publishing
 from tests.events.queue.test_writer import MakeQueue, sent, until_stored
-from tests.isolation.reading import until_sample
+from tests.isolation.reading import lines, until_sample
 from tests.launcher import Launcher, Service
 from tests.nats_servers import NatsServer
 from tests.running import until_ready
 from tests.schemas import drop_schema
 
 PARTITIONS = "copilot_usage_queue_partitions"
+UNAVAILABLE = "copilot_usage_queue_unavailable"
 Environment = Callable[..., dict[str, object]]
 
 
@@ -68,6 +69,29 @@ async def test_a_writer_stores_until_it_is_told_to_end(
         assert await publisher.leases() == set()
         await publisher.publish(publisher.items(sent("b")))
         assert await publisher.left() == 1
+
+
+@on_sqlite
+async def test_a_writer_that_is_cut_off_says_so(
+    launcher: Launcher,
+    tmp_path: Path,
+    environment: Environment,
+    nats_server: NatsServer,
+    storage: StorageSettings,
+) -> None:
+    """Its metrics show that it stores nothing, though no service tells of it."""
+    writer = WriterService(launcher, tmp_path / "log", **environment(storage.url))
+    writer.start()
+    await writer.until_up()
+    await until_ready(writer.port)
+    async with ClientSession(f"http://127.0.0.1:{writer.port}") as session:
+        await until_sample(session, 4, PARTITIONS)
+        await until_sample(session, 4, "copilot_usage_queue_stream_partitions")
+        await until_sample(session, 0, UNAVAILABLE)
+        nats_server.kill()
+        await until_sample(session, 0, PARTITIONS)
+        await until_sample(session, 1, UNAVAILABLE)
+    assert lines(writer, "events.queue_partitions_lost")
 
 
 async def test_a_writer_needs_a_queue(launcher: Launcher, tmp_path: Path) -> None:
