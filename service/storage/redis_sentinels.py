@@ -47,12 +47,13 @@ class Sentinels:
         answers = await asyncio.gather(*(self._ask(*each) for each in asked))
         states = [each for each in answers if isinstance(each, dict)]
         self._note(answers, is_silent=not states)
-        named = [each for each in states if _is_usable(each)]
-        if not named:
+        named = [each for each in states if each["is_master"]]
+        # One that is down counts too: a former master must not win while it is.
+        newest = max(named, key=_by_epoch, default=None)
+        if newest is None or not _is_usable(newest):
             reasons = ", ".join(map(_reason, answers))
             name = self._url.service
             raise RedisConnectionError(f"no Sentinel knows a master {name}: {reasons}")
-        newest = max(named, key=lambda state: int(state["config-epoch"]))
         return self._url.url_of(newest["ip"], newest["port"])
 
     async def close(self) -> None:
@@ -91,7 +92,12 @@ class Sentinels:
 
 
 def _is_usable(state: dict[str, Any]) -> bool:
-    return bool(state["is_master"]) and not (state["is_sdown"] or state["is_odown"])
+    return not (state["is_sdown"] or state["is_odown"])
+
+
+def _by_epoch(state: dict[str, Any]) -> tuple[int, bool]:
+    """Return by what states compare: the epoch, then whether the master is reached."""
+    return int(state["config-epoch"]), _is_usable(state)
 
 
 def _reason(answer: dict[str, Any] | str) -> str:

@@ -42,7 +42,10 @@ def test_compose_adds_the_queue_to_the_file_for_production() -> None:
     names = ("compose.production.yaml", "compose.queue.yaml")
     files = [each for name in names for each in ("--file", str(DEPLOY / name))]
     command = [str(COMPOSE), *files, "config"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "NATS_PASSWORD": "12345"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     merged = yaml.safe_load(done.stdout)["services"]
@@ -53,21 +56,42 @@ def test_compose_adds_the_queue_to_the_file_for_production() -> None:
         assert merged[name]["mem_limit"]
     grace_s = load().settings.server.shutdown_grace_s
     assert seconds(merged["writer"]["stop_grace_period"]) > grace_s
+    for name in ("n1", "n2", "n3"):
+        given = merged[name]["environment"]["NATS_PASSWORD"]
+        assert check_nats({"NATS_PASSWORD": given}) == (0, "")
     # Only the file for production has the command of the service.
     assert merged["copilot-usage"]["environment"] == {
         "COPILOT_USAGE_EVENTS__QUEUE_WRITER": "false"
     }
 
 
-def test_nats_accepts_its_configuration() -> None:
-    """The oldest version that the service works with understands each line."""
-    command = [PROGRAM, "-t", "-c", str(DEPLOY / "nats" / "nats.conf")]
-    environment = {**os.environ, "NAME": "n1", "NATS_PASSWORD": "a"}
+@needs_compose
+def test_the_servers_of_the_queue_need_a_password() -> None:
+    """Without one, they would let everybody in."""
+    command = [str(COMPOSE), "--file", str(DEPLOY / "compose.queue.yaml"), "config"]
+    environment = {k: v for k, v in os.environ.items() if k != "NATS_PASSWORD"}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False
     )
 
-    assert done.returncode == 0, done.stderr
+    assert done.returncode != 0
+    assert "NATS_PASSWORD" in done.stderr
+
+
+@pytest.mark.parametrize("password", ["a", "12345", "5m", "7e3c2f91d0b4", "true"])
+def test_nats_accepts_its_configuration(password: str) -> None:
+    """The oldest version that the service works with understands each line."""
+    assert check_nats({"NATS_PASSWORD": f'"{password}"'}) == (0, "")
+
+
+def check_nats(variables: dict[str, str]) -> tuple[int, str]:
+    """Let the server read its file; return the status, and the output of a failure."""
+    command = [PROGRAM, "-t", "-c", str(DEPLOY / "nats" / "nats.conf")]
+    environment = {**os.environ, "NAME": "n1", **variables}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stderr if done.returncode else ""
 
 
 @needs_compose

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import redis
 from aiohttp.test_utils import unused_port
+from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.typing import EventDict
 
+from service.settings.redis_urls import parse_sentinel_url
 from service.storage import redis_sentinels, redis_store
-from service.storage.redis_sentinels import Login
+from service.storage.redis_sentinels import Login, Sentinels
 from service.storage.redis_store import RedisStore, RedisUnavailable
 from tests.metric_samples import Read, value
 from tests.patience import GIVE_UP_S
@@ -56,6 +58,12 @@ class Pair:
         """Return a value of one of the servers."""
         with redis.Redis.from_url(self.servers[number].url) as client:
             return client.get(key)
+
+    def knows_an_end(self, number: int) -> bool:
+        """Return whether a Sentinel knows that its server does not answer."""
+        with redis.Redis(port=self.sentinels[number].port) as client:
+            state = client.sentinel_master(NAME)
+            return bool(state["is_sdown"])
 
 
 @pytest.fixture
@@ -161,7 +169,7 @@ async def test_the_known_master_is_used_while_no_sentinel_answers(
 async def test_a_master_that_is_down_is_not_used(
     pair: Pair, until: Until, log_entries: list[EventDict]
 ) -> None:
-    """Its Sentinel is believed no more as soon as it knows."""
+    """Nor is a former one, which a Sentinel that missed the failover still names."""
     store = RedisStore(pair.url, "test")
     pair.sentinels[1].start()
     await until_written(store, until, "one")
@@ -171,10 +179,49 @@ async def test_a_master_that_is_down_is_not_used(
     with pytest.raises(RedisUnavailable):
         await put(store, "two")
     assert logged(log_entries) == ["cache.shared.lost"]
-    # The other Sentinel knows another master, which is the newest that is up.
+    # Its own Sentinel knows, too, but knows of no other master.
+    await until(lambda: pair.knows_an_end(1))
+    with pytest.raises(RedisUnavailable):
+        await put(store, "two")
+
+    pair.servers[1].start()
     await until_written(store, until, "three")
-    assert pair.value(0, "test:a") == b"three"
+    assert pair.value(1, "test:a") == b"three"
+    assert pair.value(0, "test:a") is None
     await store.close()
+
+
+@pytest.mark.parametrize(
+    "states, expected",
+    [
+        ([("a", 4, False), ("b", 5, False)], "b"),
+        ([("a", 4, False), ("b", 5, True)], None),
+        ([("b", 5, True), ("b", 5, False), ("a", 4, False)], "b"),
+        ([("b", 5, False), ("b", 5, True)], "b"),
+    ],
+)
+async def test_the_newest_state_decides(
+    monkeypatch: pytest.MonkeyPatch,
+    states: list[tuple[str, int, bool]],
+    expected: str | None,
+) -> None:
+    """Of equal ones, that of a Sentinel that reaches the master."""
+    answers = iter(states)
+
+    async def ask(*_: object) -> dict[str, Any]:
+        host, epoch, is_down = next(answers)
+        known = {"ip": host, "port": 6_379, "config-epoch": str(epoch), "flags": ""}
+        return {**known, "is_master": True, "is_sdown": is_down, "is_odown": False}
+
+    monkeypatch.setattr(Sentinels, "_ask", ask)
+    hosts = ",".join(f"s{number}:26379" for number in range(len(states)))
+    sentinels = Sentinels(parse_sentinel_url(f"redis+sentinel://{hosts}/m"), Login())
+    if expected is None:
+        with pytest.raises(RedisConnectionError, match="no Sentinel knows a master m"):
+            await sentinels.master_url()
+    else:
+        assert f"//{expected}:6379" in await sentinels.master_url()
+    await sentinels.close()
 
 
 async def test_an_unknown_name_is_an_outage(
