@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from service.usage.bulk.errors import BadInput
 from service.usage.bulk.model import WHOLE, InputFile, InputFormat, Piece, Unit
-from service.usage.bulk.workspace import first_line, locate
+from service.usage.bulk.workspace import first_line, locate, refuse
 
 UNIT_BYTES: Final = 32 * 1024 * 1024
 """Size of a unit: several small files, or a part of a large one."""
@@ -89,7 +89,7 @@ def _list(system: Any, folder: str) -> Iterator[Any]:
         inside = system.get_file_info(fs.FileSelector(folder, recursive=True))
         yield from (each for each in inside if each.type == fs.FileType.File)
         return
-    for parent, _, names in os.walk(folder, onerror=_refuse):
+    for parent, _, names in os.walk(folder, onerror=refuse):
         for name in names:
             path = os.path.join(parent, name)  # noqa: PTH118 - also of an URL elsewhere
             try:
@@ -101,11 +101,6 @@ def _list(system: Any, folder: str) -> Iterator[Any]:
                 yield fs.FileInfo(
                     path, size=found.size or 0, mtime_ns=found.mtime_ns or 0
                 )
-
-
-def _refuse(error: OSError) -> None:
-    """Raise the error of a folder: without it, the output would lack messages."""
-    raise error
 
 
 def _is_hidden(path: str, folder: str) -> bool:

@@ -4,6 +4,8 @@ import csv
 import hashlib
 import io
 import json
+import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -13,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
+from pyarrow import fs
 
 from service.usage.bulk.batches import REJECTED
 from service.usage.bulk.model import (
@@ -25,7 +28,7 @@ from service.usage.bulk.model import (
 )
 from service.usage.bulk.parts import describe
 from service.usage.bulk.units import REJECTS, Job, reports_of
-from service.usage.bulk.workspace import MANIFEST, Workspace
+from service.usage.bulk.workspace import MANIFEST, Workspace, refuse
 
 TOTALS: Final = "totals.csv"
 TOTALS_HEADER: Final = ("day", "report_name", "messages", "credits")
@@ -212,3 +215,37 @@ def write_manifest(job: Job, manifest: Manifest) -> None:
     path = job.workspace.in_output(MANIFEST)
     with job.workspace.writing(path, is_synced=True) as sink:
         sink.write(body + b"\n")
+
+
+def read_manifest(space: Workspace) -> Manifest | None:
+    """Return the manifest of complete output; None where the folder has none.
+
+    Other programs write a `manifest.json` too.
+    """
+    path = space.in_target(MANIFEST)
+    if space.system.get_file_info(path).type != fs.FileType.File:
+        return None
+    with space.system.open_input_stream(path) as source:
+        body = source.read()
+    try:
+        manifest = msgspec.json.decode(body, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return manifest if manifest.format_version == FORMAT_VERSION else None
+
+
+def find_other_file(space: Workspace, manifest: Manifest) -> str | None:
+    """Return a file or link of a local output that its manifest does not list."""
+    own = {MANIFEST, *(each.path for each in manifest.outputs)}
+    for parent, folders, files in os.walk(space.target, onerror=refuse):
+        below = os.path.relpath(parent, space.target)
+        links = (
+            each
+            for each in folders
+            if os.path.islink(os.path.join(parent, each))  # noqa: PTH114, PTH118
+        )
+        for name in (*files, *links):
+            path = posixpath.normpath(posixpath.join(below, name))
+            if path not in own:
+                return path
+    return None

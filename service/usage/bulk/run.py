@@ -41,6 +41,8 @@ from service.usage.bulk.output import (
     Places,
     UnreadableFile,
     digest_of,
+    find_other_file,
+    read_manifest,
     to_text,
     write_manifest,
     write_rejected,
@@ -132,6 +134,8 @@ def price_files(
             manifest = _compute(_Phases(engine, watch), job, files, resolve)
         if _list_files(space, request) != files:
             raise RunFailed("the input has changed while it was read; nothing is kept")
+        # Someone may have put files there meanwhile.
+        _check_target(space, request)
         write_manifest(job, manifest)
         _publish(space)
     return manifest
@@ -150,16 +154,26 @@ def _list_files(space: Workspace, request: Request) -> tuple[InputFile, ...]:
 def _check_target(space: Workspace, request: Request) -> None:
     """Raise `OutputExists`, unless output of this command is to be replaced.
 
+    All of a folder is removed then, so it may have no files of others. In an object
+    store, only the files of this command are removed.
+
     Raises `BadInput` where no work folder can be beside the output.
     """
     if "/" not in space.target:
         raise BadInput(f"{request.output}: expected a folder, and no root or bucket")
-    has_manifest = space.exists(space.in_target(MANIFEST))
+    if space.is_local and os.path.islink(space.target):  # noqa: PTH114
+        raise OutputExists(f"{request.output} is a link; expected a folder, or none")
     # Without a manifest, the output of an object store is one that is not complete.
-    if not has_manifest and not (space.is_local and space.exists(space.target)):
+    sign = space.target if space.is_local else space.in_target(MANIFEST)
+    if not space.exists(sign):
         return
-    if not has_manifest:
+    manifest = read_manifest(space)
+    if manifest is None:
         reason = "exists, and is no output of this command"
+        raise OutputExists(f"{request.output} {reason}")
+    other = find_other_file(space, manifest) if space.is_local else None
+    if other is not None:
+        reason = f"has a file that is not of this command: {other}"
         raise OutputExists(f"{request.output} {reason}")
     if not request.is_forced:
         raise OutputExists(f"{request.output} exists; --force replaces it")

@@ -45,6 +45,11 @@ def first_line(error: Exception) -> str:
     return text.partition(" Detail: ")[0] or type(error).__name__
 
 
+def refuse(error: OSError) -> None:
+    """Raise the error of a folder in `os.walk`, which would leave out its files."""
+    raise error
+
+
 class Workspace(Struct, frozen=True):
     """Paths of a run, and how files are written there; it is passed to workers."""
 

@@ -1,8 +1,29 @@
 """Files of a run's work folder, which workers of several machines write."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from service.usage.bulk import run
+from service.usage.bulk.errors import OutputExists
 from service.usage.bulk.workspace import Workspace
+from tests.usage.bulk.conftest import price
+from tests.usage.bulk.files import content_of, message, write_messages
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_messages(tmp_path / "in.ndjson", [message(1)])
+
+
+@pytest.fixture
+def output(tmp_path: Path, source: Path) -> Path:
+    """The output of an earlier run."""
+    price(source, output=tmp_path / "out")
+    return tmp_path / "out"
 
 
 def test_two_writers_of_a_file_do_not_meet(tmp_path: Path) -> None:
@@ -13,3 +34,133 @@ def test_two_writers_of_a_file_do_not_meet(tmp_path: Path) -> None:
         second.write(b"the whole unit")
     assert [each.name for each in tmp_path.iterdir()] == ["unit"]
     assert path.read_bytes() == b"the whole unit"
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"name": "Site"}', b"", b"[" * 100_000, b'{"plan": "\xff"}']
+)
+def test_a_folder_with_another_manifest_is_kept(
+    tmp_path: Path, source: Path, body: bytes, *, is_forced: bool
+) -> None:
+    """Web applications have a `manifest.json` too."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "manifest.json").write_bytes(body)
+    (site / "index.html").write_text("precious")
+    before = content_of(site)
+
+    with pytest.raises(OutputExists, match="no output of this command"):
+        price(source, output=site, is_forced=is_forced)
+
+    assert content_of(site) == before
+
+
+@pytest.mark.parametrize("change", [{"format_version": 999}, {"outputs": None}])
+def test_a_manifest_of_another_form_is_kept(
+    source: Path, output: Path, change: dict[str, Any]
+) -> None:
+    """It may name files that this version does not know."""
+    manifest = output / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_bytes()) | change))
+    before = content_of(output)
+
+    with pytest.raises(OutputExists, match="no output of this command"):
+        price(source, output=output, is_forced=True)
+
+    assert content_of(output) == before
+
+
+def test_a_folder_named_as_a_manifest_is_kept(tmp_path: Path, source: Path) -> None:
+    """It is read as a file of no output."""
+    (tmp_path / "site" / "manifest.json").mkdir(parents=True)
+
+    with pytest.raises(OutputExists, match="no output of this command"):
+        price(source, output=tmp_path / "site", is_forced=True)
+
+
+OTHER_FILES = (
+    "thesis.txt",
+    "manifest.json.bak",
+    "messages/day=2024-04-29/notes.txt",
+    "messages/day=2024-04-29/part-99999.parquet",
+    "notes/thesis.txt",
+)
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_output_with_files_of_others_is_kept(
+    source: Path, output: Path, name: str
+) -> None:
+    """Only files that the manifest lists are removed; the message names another."""
+    (output / name).parent.mkdir(exist_ok=True)
+    (output / name).write_text("precious")
+    before = content_of(output)
+
+    with pytest.raises(OutputExists, match=name):
+        price(source, output=output, is_forced=True)
+
+    assert content_of(output) == before
+
+
+def test_a_link_to_a_folder_in_the_output_is_kept(
+    tmp_path: Path, source: Path, output: Path
+) -> None:
+    """Neither the link nor its folder is of this command."""
+    (tmp_path / "mine").mkdir()
+    (output / "messages" / "mine").symlink_to(tmp_path / "mine")
+
+    with pytest.raises(OutputExists, match="messages/mine"):
+        price(source, output=output, is_forced=True)
+
+    assert (output / "messages" / "mine").is_symlink()
+
+
+def test_files_that_come_during_the_run_are_kept(
+    source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may take hours."""
+    write_totals = run.write_totals
+
+    def add(*args: Any) -> Any:
+        (output / "thesis.txt").write_text("precious")
+        return write_totals(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_totals", add)
+        with pytest.raises(OutputExists, match=r"thesis\.txt"):
+            price(source, output=output, is_forced=True)
+    assert (output / "thesis.txt").read_text() == "precious"
+
+    (output / "thesis.txt").unlink()
+    assert price(source, output=output, is_forced=True).messages == 1
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+@pytest.mark.parametrize("has_target", [False, True])
+def test_a_link_is_no_output(
+    tmp_path: Path, source: Path, output: Path, *, has_target: bool, is_forced: bool
+) -> None:
+    """It is neither replaced nor followed: what it names stays, and its neighbours."""
+    (tmp_path / "link").symlink_to(output)
+    before = content_of(output)
+    if not has_target:
+        shutil.rmtree(output)
+
+    with pytest.raises(OutputExists, match="link"):
+        price(source, output=tmp_path / "link", is_forced=is_forced)
+
+    assert (tmp_path / "link").is_symlink()
+    assert not has_target or content_of(output) == before
+
+
+def test_output_without_all_of_its_files_is_replaced(
+    source: Path, output: Path
+) -> None:
+    """Someone may have removed a part."""
+    before = content_of(output)
+    shutil.rmtree(output / "messages")
+
+    price(source, output=output, is_forced=True)
+
+    assert content_of(output) == before
