@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from service.usage.bulk.errors import BadInput
 from service.usage.bulk.model import WHOLE, InputFile, InputFormat, Piece, Unit
-from service.usage.bulk.workspace import first_line, locate, refuse
+from service.usage.bulk.workspace import first_line, locate, name_of, refuse
 
 UNIT_BYTES: Final = 32 * 1024 * 1024
 """Size of a unit: several small files, or a part of a large one."""
@@ -69,12 +69,12 @@ def _find_path(
         if info.type == fs.FileType.Directory:
             listed = (e for e in _list(system, path) if not _is_hidden(e.path, path))
             yield from chain.from_iterable(
-                _to_file(name, path, each, chosen) for each in listed
+                _to_file(name, each, chosen) for each in listed
             )
         elif info.type == fs.FileType.Unknown:
             raise BadInput(f"{name}: neither a file nor a folder")
         elif info.type != fs.FileType.NotFound:
-            found = list(_to_file(name, path, info, chosen))
+            found = list(_to_file(name, info, chosen))
             if is_named and not found:
                 reason = "unknown format; --input-format names it"
                 raise BadInput(f"{name}: {reason}")
@@ -108,16 +108,11 @@ def _is_hidden(path: str, folder: str) -> bool:
     return any(part.startswith((".", "_")) for part in below.split("/"))
 
 
-def _to_file(
-    name: str, root: str, info: Any, chosen: InputFormat | None
-) -> Iterator[InputFile]:
+def _to_file(name: str, info: Any, chosen: InputFormat | None) -> Iterator[InputFile]:
     form = chosen or format_of(info.path)
     if form is None:
         return
-    prefix = name.partition("://")[0] + "://" if "://" in name else ""
-    path = prefix + info.path if prefix else info.path
-    if prefix == "file://":
-        path = info.path
+    path = name_of(name, info.path)
     yield InputFile(path, form, info.size, str(info.mtime_ns or ""))
 
 

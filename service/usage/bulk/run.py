@@ -58,7 +58,13 @@ from service.usage.bulk.report_files import (
 )
 from service.usage.bulk.report_keys import KEYS, Resolve, list_keys, resolve_keys
 from service.usage.bulk.units import RECORD, DayBounds, Job, price_unit
-from service.usage.bulk.workspace import MANIFEST, MESSAGES_FOLDER, RUN_FILE, Workspace
+from service.usage.bulk.workspace import (
+    MANIFEST,
+    MESSAGES_FOLDER,
+    RUN_FILE,
+    Workspace,
+    name_of,
+)
 
 LOCK_FILE: Final = "lock"
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -143,7 +149,7 @@ def price_files(
 
 def _list_files(space: Workspace, request: Request) -> tuple[InputFile, ...]:
     """Return the files of the input, without those of an output inside of it."""
-    own = f"{space.target}/"
+    own = name_of(request.output, f"{space.target}/")
     found = list_files(request.inputs, request.format)
     files = tuple(each for each in found if not each.path.startswith(own))
     if not files:

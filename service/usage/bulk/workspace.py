@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import msgspec
 import pyarrow as pa
@@ -24,6 +25,8 @@ T = TypeVar("T", bound=Struct)
 MESSAGES_FOLDER: Final = "messages"
 MANIFEST: Final = "manifest.json"
 RUN_FILE: Final = "run"
+READABLE: Final = "/=:"
+"""Characters of names such as `day=2024-04-29/` that no URL needs to escape."""
 
 
 def locate(name: str) -> tuple[Any, str]:
@@ -37,6 +40,17 @@ def locate(name: str) -> tuple[Any, str]:
         return fs.LocalFileSystem(), os.path.abspath(name)  # noqa: PTH100 - also globs
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{name}: {first_line(error)}") from error
+
+
+def name_of(root: str, path: str) -> str:
+    """Return the name of a path in the file system of a root: `locate` gives the path.
+
+    Keys of object stores may have any characters, and `locate` decodes those of a URL.
+    """
+    scheme, separator, _ = root.partition("://")
+    if not separator or scheme == "file":
+        return path
+    return f"{scheme}://{quote(path, safe=READABLE)}"
 
 
 def first_line(error: Exception) -> str:

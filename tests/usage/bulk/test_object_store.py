@@ -1,5 +1,7 @@
 """Input from an object store and output to one: moto's server speaks the API of S3."""
 
+import gzip
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 import pytest
 from aiohttp.test_utils import unused_port
@@ -132,3 +135,86 @@ def test_a_bucket_that_does_not_exist_is_one_line(port: int, store: Any) -> None
     (line,) = printed.splitlines()
     assert status == 2
     assert "s3://nothing/in" in line
+
+
+NAMES: Final = (
+    "plain.ndjson",
+    "day=2024-04-29/h=00:00.ndjson",
+    "h=00%3A00.ndjson",
+    "h=00:00.ndjson",  # what the name before it is when it is decoded
+    "a#b.ndjson",
+    "a",
+    "a?b.ndjson",
+    "a?region=eu-west-1",
+    "a b.ndjson",
+    "a+b.ndjson",
+    "a&b;c[1].csv.ndjson",
+    "50%.ndjson",
+    "\u00e9\u4e2d.ndjson",
+    "x y.ndjson.gz",
+)
+
+
+def fill(store: Any, folder: str) -> None:
+    """Write an object for each of the names, with the message of its number."""
+    for number, name in enumerate(NAMES):
+        message = {"id": number, "text": "Rent?", "timestamp": TIMESTAMP}
+        body = json.dumps(message).encode()
+        if name.endswith(".gz"):
+            body = gzip.compress(body)
+        with store.open_output_stream(f"{folder}/{name}", compression=None) as sink:
+            sink.write(body)
+
+
+@needs_ray
+@pytest.mark.parametrize("folder", ["in", "in put%2F#1"])
+def test_names_of_objects_are_not_decoded_again(
+    port: int, store: Any, folder: str
+) -> None:
+    """Each object is read, and no other one with its decoded name."""
+    fill(store, f"bucket/{folder}")
+    url, output = f"s3://bucket/{quote(folder)}", "s3://bucket/out"
+
+    printed = run(port, url, "--output", output, "--input-format", "ndjson")
+
+    assert printed[0] == 0, printed
+    manifest = json.loads(store.open_input_stream("bucket/out/manifest.json").read())
+    found = {each["path"]: each["rows"] for each in manifest["inputs"]}
+    assert {unquote(each) for each in found} == {
+        f"s3://bucket/{folder}/{name}" for name in NAMES
+    }
+    assert set(found.values()) == {1}
+    assert manifest["messages"] == len(NAMES)
+    assert f"{url}/day=2024-04-29/h=00:00.ndjson" in found
+
+
+@needs_ray
+@pytest.mark.parametrize("output", ["in/priced", "in/my%20priced%23"])
+def test_output_in_a_folder_of_the_input(port: int, store: Any, output: str) -> None:
+    """It is no input: neither while it is written, nor when it is replaced."""
+    with store.open_output_stream("bucket/in/a.ndjson") as sink:
+        sink.write(CONTENT)
+    arguments = ("s3://bucket/in", "--output", f"s3://bucket/{output}")
+
+    for options in ((), ("--force",)):
+        status, printed = run(port, *arguments, *options)
+        assert status == 0, printed
+        assert "messages: 1000;" in printed
+
+
+@needs_ray
+@pytest.mark.parametrize("body", [b"{}", b'{"name": "Site"}'])
+def test_a_manifest_of_others_in_a_store_is_kept(
+    port: int, store: Any, body: bytes
+) -> None:
+    """Also with `--force`."""
+    for name, content in (("in/a.ndjson", CONTENT), ("site/manifest.json", body)):
+        with store.open_output_stream(f"bucket/{name}") as sink:
+            sink.write(content)
+    arguments = ("s3://bucket/in", "--output", "s3://bucket/site", "--force")
+
+    status, printed = run(port, *arguments)
+
+    assert (status, "no output of this command" in printed) == (2, True)
+    assert contents(store, "bucket/site") == {}
+    assert store.open_input_stream("bucket/site/manifest.json").read() == body
