@@ -9,6 +9,7 @@ import pytest
 
 from service.usage.bulk import run
 from service.usage.bulk.errors import OutputExists
+from service.usage.bulk.output import write_totals
 from service.usage.bulk.workspace import Workspace
 from tests.usage.bulk.conftest import price
 from tests.usage.bulk.files import content_of, message, write_messages
@@ -120,7 +121,6 @@ def test_files_that_come_during_the_run_are_kept(
     source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run may take hours."""
-    write_totals = run.write_totals
 
     def add(*args: Any) -> Any:
         (output / "thesis.txt").write_text("precious")
