@@ -96,7 +96,7 @@ def read_report_keys(file: InputFile, piece: Piece) -> Iterator[Any]:
                 columns=[REPORT_ID],
                 use_threads=False,
             ):
-                yield to_report_keys(batch[REPORT_ID])
+                yield to_report_keys(_decode_dictionaries(batch)[REPORT_ID])
     except (pa.ArrowException, OSError) as error:
         raise UnreadablePiece(first_line(error)) from error
 

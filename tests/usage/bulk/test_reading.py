@@ -1,0 +1,62 @@
+"""Reading of pieces: columns, quotes, dictionaries and compression."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from service.usage.bulk.errors import UnreadablePiece
+from service.usage.bulk.inputs import format_of
+from service.usage.bulk.model import WHOLE, InputFile, Piece
+from service.usage.bulk.reading import ReadBatch, read_piece, read_report_keys
+
+TIMESTAMP: Final = "2024-04-29T03:25:03.613Z"
+ALL: Final = Piece(0, 0, WHOLE)
+
+
+def file_of(path: Path) -> InputFile:
+    form = format_of(str(path))
+    assert form is not None
+    return InputFile(str(path), form, path.stat().st_size, "")
+
+
+def read(path: Path) -> list[ReadBatch]:
+    return list(read_piece(file_of(path), ALL))
+
+
+def messages_of(path: Path) -> list[tuple[Any, ...]]:
+    """Return the messages of a file: id, text, report id."""
+    rows = [row for batch in read(path) for row in batch.messages.to_pylist()]
+    return [(row["id"], row["text"].decode(), row["report_key"]) for row in rows]
+
+
+def keys_of(path: Path) -> list[str | None]:
+    batches = read_report_keys(file_of(path), ALL)
+    return [key for batch in batches for key in batch.to_pylist()]
+
+
+def table(count: int = 1, **columns: Any) -> pa.Table:
+    known = {
+        "id": list(range(count)),
+        "text": ["Rent?"] * count,
+        "timestamp": [TIMESTAMP] * count,
+    }
+    return pa.table(known | columns)
+
+
+@pytest.mark.parametrize(
+    "ids, keys",
+    [(["7", None, "a/b", "7"], ["7", None, "a/b", "7"]), ([7, 8, 7, 7], list("7877"))],
+    ids=["texts", "integers"],
+)
+def test_report_ids_with_a_dictionary(
+    ids: list[Any], keys: list[Any], tmp_path: Path
+) -> None:
+    """The keys that are fetched are those that price the messages."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(table(4, report_id=pa.array(ids).dictionary_encode()), path)
+
+    assert keys_of(path) == keys
+    assert [each[2] for each in messages_of(path)] == keys
