@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -85,9 +86,8 @@ def read_report_keys(file: InputFile, piece: Piece) -> Iterator[Any]:
             yield batch.messages["report_key"]
         return
     try:
-        with open_file(file) as source:
-            parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BYTES)
-            if parquet.schema_arrow.get_field_index(REPORT_ID) < 0:
+        with _open_parquet(file) as parquet:
+            if not _has_reports(parquet.schema_arrow.names):
                 return
             end = parquet.num_row_groups if piece.end == WHOLE else piece.end
             for batch in parquet.iter_batches(
@@ -111,8 +111,7 @@ def _batch(columns: Sequence[Any], rejected: Sequence[Any], rows: int) -> ReadBa
 
 
 def _read_parquet(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
-    with open_file(file) as source:
-        parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BYTES)
+    with _open_parquet(file) as parquet:
         names = _check_columns(parquet.schema_arrow)
         end = parquet.num_row_groups if piece.end == WHOLE else piece.end
         groups = range(piece.begin, end)
@@ -131,21 +130,44 @@ def _read_parquet(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
             yield _from_columns(batch, places, NONE_REJECTED, rows)
 
 
+@contextmanager
+def _open_parquet(file: InputFile) -> Iterator[Any]:
+    """Open a file whose columns have names; raises `UnreadablePiece`."""
+    with open_file(file) as source:
+        try:
+            parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BYTES)
+        except UnicodeDecodeError as error:
+            raise UnreadablePiece("the name of a column is not UTF-8") from error
+        yield parquet
+
+
 def _check_columns(schema: Any) -> list[str]:
     """Return the columns to read; raises `UnreadablePiece` without one, or its type."""
+    has_reports = _check_names(schema.names)
     for name in MANDATORY:
-        if schema.get_field_index(name) < 0:
-            raise UnreadablePiece(f"no column {name}, or several of them")
         kind = _plain(schema.field(name).type)
         if not (pa.types.is_integer(kind) if name == "id" else _is_text(kind)):
             raise UnreadablePiece(f"column {name} has the type {kind}")
-    has_reports = schema.get_field_index(REPORT_ID) >= 0
     if has_reports:
         kind = _plain(schema.field(REPORT_ID).type)
         # Ids as decimals, as pandas stores them with gaps, would name no report.
         if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
             raise UnreadablePiece(f"column {REPORT_ID} has the type {kind}")
     return [*MANDATORY, REPORT_ID] if has_reports else [*MANDATORY]
+
+
+def _check_names(names: Sequence[str]) -> bool:
+    """Return whether there are report ids; raises `UnreadablePiece` without messages."""
+    for name in MANDATORY:
+        if names.count(name) != 1:
+            raise UnreadablePiece(f"no column {name}, or several of them")
+    return _has_reports(names)
+
+
+def _has_reports(names: Sequence[str]) -> bool:
+    if names.count(REPORT_ID) > 1:
+        raise UnreadablePiece(f"several columns {REPORT_ID}")
+    return REPORT_ID in names
 
 
 def _plain(kind: Any) -> Any:
@@ -360,9 +382,7 @@ def _parse_csv(source: Any, delimiter: str, uneven: UnevenRows) -> Iterator[Read
             check_utf8=False, column_types=text, strings_can_be_null=False
         ),
     )
-    for name in MANDATORY:
-        if reader.schema.get_field_index(name) < 0:
-            raise UnreadablePiece(f"no column {name}, or several of them")
+    _check_names(reader.schema.names)
     rows = 0
     for batch in reader:
         raw = _to_binary(batch["id"]).to_pylist()

@@ -60,3 +60,38 @@ def test_report_ids_with_a_dictionary(
 
     assert keys_of(path) == keys
     assert [each[2] for each in messages_of(path)] == keys
+
+
+def write_two_report_columns(path: Path) -> None:
+    names = ["id", "text", "timestamp", "report_id", "report_id"]
+    if path.suffix == ".csv":
+        path.write_text(f"{','.join(names)}\n1,Rent?,{TIMESTAMP},7,7\n")
+        return
+    columns = [[1], ["Rent?"], [TIMESTAMP], ["7"], ["7"]]
+    arrays = [pa.array(each) for each in columns]
+    pq.write_table(pa.Table.from_arrays(arrays, names), path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_several_columns_of_report_ids(suffix: str, tmp_path: Path) -> None:
+    """Neither of them is chosen, and neither is ignored."""
+    path = tmp_path / f"a.{suffix}"
+    write_two_report_columns(path)
+
+    with pytest.raises(UnreadablePiece, match="several columns report_id"):
+        read(path)
+    with pytest.raises(UnreadablePiece, match="several columns report_id"):
+        keys_of(path)
+
+
+def test_a_name_of_a_column_that_is_not_utf8(tmp_path: Path) -> None:
+    """The file is unreadable, and the run goes on."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(table(other=[1]), path, store_schema=False)
+    assert messages_of(path) == [(0, "Rent?", None)]
+    path.write_bytes(path.read_bytes().replace(b"other", b"\xffther"))
+
+    with pytest.raises(UnreadablePiece, match="name of a column is not UTF-8"):
+        read(path)
+    with pytest.raises(UnreadablePiece, match="name of a column is not UTF-8"):
+        keys_of(path)
