@@ -1,8 +1,12 @@
-"""The header of a CSV file, and the rows that have another number of columns."""
+"""The header and the quotes of a CSV file, and rows with other columns."""
 
+import csv
+import io
+import posixpath
+import re
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -16,29 +20,108 @@ from service.usage.bulk.workspace import locate
 
 BOM: Final = b"\xef\xbb\xbf"
 UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
-HEADER_BYTES: Final = 64 * 1024
+HEADER_BYTES: Final = 256 * 1024
 DELIMITERS: Final = (",", ";", "\t", "|")
+COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 MAX_UNEVEN_ROWS: Final = 250_000
 """Upper bound in a file, which bounds the memory: Arrow parses whole blocks."""
 _FIRST: Final = 2
 """Arrow's number of the first row after the header."""
 
 
-def find_delimiter(file: InputFile) -> str | None:
-    """Return what separates the columns in the first line; None for an empty file.
+class Header(NamedTuple):
+    """The first line of a file that is not empty."""
+
+    delimiter: str
+    names: Sequence[str]
+
+
+def read_header(file: InputFile) -> Header | None:
+    """Return the columns of a file, and what separates them; None without any.
 
     Raises `UnreadablePiece` if the line shows another encoding than UTF-8.
     """
-    system, path = locate(file.path)
-    with system.open_input_stream(path, compression="detect") as source:
+    with open_text(file) as source:
         begin = source.read(HEADER_BYTES)
-    header = begin.removeprefix(BOM).splitlines()
-    if not header:
+    text = begin.removeprefix(BOM).lstrip(b"\r\n")
+    if not text:
         return None
-    if begin.startswith(UTF_16) or b"\0" in header[0]:
+    line = text.splitlines()[0]
+    if begin.startswith(UTF_16) or b"\0" in line:
         raise UnreadablePiece("not UTF-8, but probably UTF-16")
-    names = header[0].decode("utf-8", "replace")
-    return max(DELIMITERS, key=names.count)
+    delimiter = max(DELIMITERS, key=line.decode("utf-8", "replace").count)
+    lines = io.StringIO(text.decode("utf-8", "replace"), newline="")
+    try:
+        return Header(delimiter, next(csv.reader(lines, delimiter=delimiter)))
+    except csv.Error as error:
+        raise UnreadablePiece(f"the header: {error}") from error
+
+
+def open_text(file: InputFile) -> Any:
+    """Open a file of text, and decompress it as its suffix says."""
+    system, path = locate(file.path)
+    suffix = posixpath.splitext(path.lower())[1]
+    # Arrow's own detection knows only some suffixes, in lower case.
+    compression = COMPRESSIONS.get(suffix, "detect")
+    return system.open_input_stream(path, compression=compression)
+
+
+class QuotedSource:
+    """A file for Arrow that raises `UnreadablePiece` if a quoted value does not end.
+
+    Arrow takes the end of the file for its end, and text after a closing quote for a
+    part of the value: it would read the rows up to there as one message.
+    """
+
+    closed = False
+
+    def __init__(self, source: Any, delimiter: str) -> None:
+        self._source = source
+        own = re.escape(delimiter.encode())
+        # Only a quote at the begin of a value opens a quoted one.
+        opened = rb'(?<=[%b\r\n])"[^"]*+(?:""[^"]*+)*+"' % own
+        literal = rb'(?<![%b\r\n])"' % own
+        ended = rb"(?=[%b\r\n])" % own
+        self._valid = re.compile(rb'(?:[^"]++|%b|%b%b)*+' % (literal, opened, ended))
+        self._wrong = re.compile(rb"%b(?=[^%b\r\n])" % (opened, own))
+        self._rest = b"\n"
+        """A byte that is checked, and then a quoted value that is not complete."""
+        self._lines = 1
+        self._is_begin, self._is_end = True, False
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, and a line end after the last ones."""
+        if self._is_end:
+            return b""
+        block = self._fill(size)
+        self._is_end = len(block) < size
+        if self._is_end:
+            # Without it, Arrow does not read a header that is alone.
+            block += b"\n"
+        self._check(block.removeprefix(BOM) if self._is_begin else block)
+        self._is_begin = False
+        if self._is_end and len(self._rest) > 1:
+            raise UnreadablePiece(f"line {self._lines}: a quoted value does not end")
+        return block
+
+    def _fill(self, size: int) -> bytes:
+        """Return as many bytes as wanted; fewer only at the end of the file."""
+        block: bytes = self._source.read(size)
+        while len(block) < size and (more := self._source.read(size - len(block))):
+            block += more
+        return block
+
+    def _check(self, block: bytes) -> None:
+        text = self._rest + block
+        found = self._valid.match(text, 1)
+        end = found.end() if found else 1
+        self._lines += text.count(b"\n", 1, end)
+        if self._wrong.match(text, end):
+            raise UnreadablePiece(f"line {self._lines}: text follows a quoted value")
+        self._rest = text[end - 1 :]
+
+    def close(self) -> None:
+        """Leave the file to the one who has opened it."""
 
 
 class _Uneven(NamedTuple):

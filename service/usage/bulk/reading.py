@@ -24,8 +24,10 @@ from service.usage.bulk.batches import (
 from service.usage.bulk.binary_columns import is_utf8
 from service.usage.bulk.csv_rows import (
     BOM,
+    QuotedSource,
     UnevenRows,
-    find_delimiter,
+    open_text,
+    read_header,
     silent_callbacks,
 )
 from service.usage.bulk.errors import UnreadablePiece
@@ -157,7 +159,7 @@ def _check_columns(schema: Any) -> list[str]:
 
 
 def _check_names(names: Sequence[str]) -> bool:
-    """Return whether there are report ids; raises `UnreadablePiece` without messages."""
+    """Return whether there are report ids; raises `UnreadablePiece`."""
     for name in MANDATORY:
         if names.count(name) != 1:
             raise UnreadablePiece(f"no column {name}, or several of them")
@@ -259,11 +261,11 @@ def _read_ndjson(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
 
 def _read_lines(file: InputFile, piece: Piece) -> Iterator[list[bytes]]:
     """Yield the lines that begin in a piece, in batches."""
-    system, path = locate(file.path)
     if is_compressed(file.path):
-        with system.open_input_stream(path, compression="detect") as source:
+        with open_text(file) as source:
             yield from _lines_of(source, WHOLE)
         return
+    system, path = locate(file.path)
     with io.BufferedReader(system.open_input_file(path)) as source:
         at = piece.begin
         if at:
@@ -353,36 +355,41 @@ def explain(error: Exception, line: bytes) -> str:
 
 
 def _read_csv(file: InputFile) -> Iterator[ReadBatch]:
-    system, path = locate(file.path)
-    delimiter = find_delimiter(file)
-    if delimiter is None:
+    header = read_header(file)
+    if header is None:
         return
-    with system.open_input_stream(path, compression="detect") as source:
+    has_reports = _check_names(header.names)
+    names = [*MANDATORY, REPORT_ID] if has_reports else [*MANDATORY]
+    with open_text(file) as source:
         uneven = UnevenRows()
         try:
             with silent_callbacks():
-                yield from _parse_csv(source, delimiter, uneven)
+                yield from _parse_csv(source, header.delimiter, names, uneven)
         except pa.ArrowInvalid as error:
             if not uneven.too_many:
                 raise
             raise UnreadablePiece(uneven.too_many) from error
 
 
-def _parse_csv(source: Any, delimiter: str, uneven: UnevenRows) -> Iterator[ReadBatch]:
-    text = {name: pa.string() for name in (*MANDATORY, REPORT_ID)}
+def _parse_csv(
+    source: Any, delimiter: str, names: Sequence[str], uneven: UnevenRows
+) -> Iterator[ReadBatch]:
     reader = pc_csv.open_csv(
-        source,
+        pa.PythonFile(QuotedSource(source, delimiter), "r"),
         read_options=pc_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
         parse_options=pc_csv.ParseOptions(
             delimiter=delimiter,
             newlines_in_values=True,
             invalid_row_handler=uneven.skip,
         ),
+        # Other columns have any values: Arrow would expect the type of the first ones.
         convert_options=pc_csv.ConvertOptions(
-            check_utf8=False, column_types=text, strings_can_be_null=False
+            check_utf8=False,
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=names,
+            strings_can_be_null=False,
         ),
     )
-    _check_names(reader.schema.names)
     rows = 0
     for batch in reader:
         raw = _to_binary(batch["id"]).to_pylist()

@@ -1,11 +1,14 @@
 """Reading of pieces: columns, quotes, dictionaries and compression."""
 
+import gzip
+import json
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from service.usage.bulk.errors import UnreadablePiece
 from service.usage.bulk.inputs import format_of
@@ -95,3 +98,119 @@ def test_a_name_of_a_column_that_is_not_utf8(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(UnreadablePiece, match="name of a column is not UTF-8"):
         keys_of(path)
+
+
+HEADER: Final = "id,timestamp,text\n"
+MIB: Final = 1024 * 1024
+
+
+def row(number: int, text: str) -> str:
+    return f"{number},{TIMESTAMP},{text}\n"
+
+
+def write_csv(folder: Path, *rows: str, header: str = HEADER) -> Path:
+    path = folder / "a.csv"
+    path.write_bytes((header + "".join(rows)).encode())
+    return path
+
+
+UNCLOSED: Final = {
+    "to the end": (2, row(1, '"Hi'), row(2, "Yo")),
+    "to the end, with doubled quotes": (2, row(1, '"Hi ""'), row(2, '""')),
+    "in the last row": (3, row(1, "Hi"), row(2, '"Yo')),
+    "to another quote": (2, row(1, '"Hi'), row(2, "Yo"), row(3, '"Hey"')),
+    "and text after it": (3, row(1, '"a"'), row(2, '"Hi" there')),
+    "after a large block": (4, row(1, f'"{"a" * 10 * MIB}"') * 2, row(2, '"Hi')),
+}
+
+
+@pytest.mark.parametrize(
+    "line, rows", [(n, r) for n, *r in UNCLOSED.values()], ids=UNCLOSED
+)
+def test_a_quoted_value_that_does_not_end(
+    line: int, rows: list[str], tmp_path: Path
+) -> None:
+    """It would be one message with the following rows in its text."""
+    path = write_csv(tmp_path, *rows)
+    with pytest.raises(UnreadablePiece, match=f"^line {line}: .*quoted value"):
+        read(path)
+
+
+LEGAL: Final = {
+    '"Hi"': "Hi",
+    '""': "",
+    '"a\nb\r\nc"': "a\nb\r\nc",
+    '"say ""Hi"""': 'say "Hi"',
+    '""""': '"',
+    '5" disk': '5" disk',
+    'a"b"': 'a"b"',
+    '"a,b"': "a,b",
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_quotes_that_are_legal(mark: str, end: str, tmp_path: Path) -> None:
+    """Line ends, doubled quotes, quotes in other values, no final line end."""
+    for cut in range(len(LEGAL)):
+        texts = [*LEGAL][cut:]
+        rows = [row(number, text) for number, text in enumerate(texts)]
+        rows[-1] = rows[-1].removesuffix("\n") + end
+        path = write_csv(tmp_path, *rows, header=mark + '"id",timestamp,text\n')
+        expected = [(i, LEGAL[text], None) for i, text in enumerate(texts)]
+        assert messages_of(path) == expected
+
+
+def test_quoted_values_across_blocks(tmp_path: Path) -> None:
+    """A value may begin in one block of reading, and end in the next one."""
+    text = 'a, ""b""\n' * 100_000
+    path = write_csv(tmp_path, *(row(number, f'"{text}"') for number in range(50)))
+    expected = text.replace('""', '"')
+    assert messages_of(path) == [(number, expected, None) for number in range(50)]
+
+
+@pytest.mark.parametrize(
+    "name, value", [("comment", "late"), ("n\xe9", "late"), ("a date", "2024-04-29")]
+)
+def test_other_columns_of_csv_have_any_values(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    """They are ignored, also if the values of later blocks have another type."""
+    text = "a" * MIB
+    rows = [f"{number},{TIMESTAMP},{text},\n" for number in range(20)]
+    path = tmp_path / "a.csv"
+    header = f"id,timestamp,text,{name}\n".encode("latin-1")
+    last = f"20,{TIMESTAMP},Rent?,{value}\n"
+    path.write_bytes(header + ("".join(rows) + last).encode())
+
+    assert [each[0] for each in messages_of(path)] == list(range(21))
+
+
+@pytest.mark.parametrize("blank", ["", "\n", "\r\n\n"])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_header_of_csv_alone(blank: str, end: str, tmp_path: Path) -> None:
+    """A file of a header has no messages, with a final line end or without."""
+    header = f"{blank}id;timestamp;text;report_id{end}"
+    assert messages_of(write_csv(tmp_path, header=header)) == []
+
+
+def test_blank_lines_before_the_header(tmp_path: Path) -> None:
+    """The header is the first line that is not empty."""
+    rows = row(1, "Rent?").replace(",", ";")
+    path = write_csv(tmp_path, rows, header="\n\n" + HEADER.replace(",", ";"))
+    assert messages_of(path) == [(1, "Rent?", None)]
+
+
+@pytest.mark.parametrize(
+    "suffix", ["GZ", "gz", "zst", "ZST", "zstd", "Zstd"], ids=lambda name: name
+)
+@pytest.mark.parametrize("form", ["ndjson", "CSV"])
+def test_compression_by_suffix(form: str, suffix: str, tmp_path: Path) -> None:
+    """Suffixes of compressed files are read in upper case too."""
+    line = json.dumps({"id": 1, "text": "Rent?", "timestamp": TIMESTAMP})
+    body = (line if form == "ndjson" else HEADER + row(1, "Rent?")).encode()
+    is_gzip = suffix.lower() == "gz"
+    path = tmp_path / f"a.{form}.{suffix}"
+    path.write_bytes(gzip.compress(body) if is_gzip else zstandard.compress(body))
+
+    assert messages_of(path) == [(1, "Rent?", None)]
