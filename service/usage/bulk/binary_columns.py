@@ -3,6 +3,7 @@
 A column is an array of the type `binary`, with offsets of 32 bits.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,39 @@ def lengths_of(values: Any) -> NDArray[np.int32]:
     """Return the bytes of each value: `(n_values,)` int32."""
     lengths: NDArray[np.int32] = np.diff(offsets_of(values))
     return lengths
+
+
+def decoded_lengths(column: Any) -> NDArray[np.int64]:
+    """Return the bytes of each text, 0 for nulls; the column may have a dictionary."""
+    if pa.types.is_dictionary(column.type):
+        lengths = _lengths_of_texts(column.dictionary).take(column.indices)
+    else:
+        lengths = _lengths_of_texts(column)
+    decoded: NDArray[np.int64] = lengths.fill_null(0).to_numpy()
+    return decoded
+
+
+def longest_word(column: Any) -> int:
+    """Return the bytes of the longest text in a dictionary; 0 without one."""
+    if not pa.types.is_dictionary(column.type):
+        return 0
+    return pc.max(_lengths_of_texts(column.dictionary)).as_py() or 0
+
+
+def _lengths_of_texts(texts: Any) -> Any:
+    # Arrow has no lengths of views.
+    return pc.binary_length(texts.cast(pa.large_string())).cast(pa.int64())
+
+
+def cut(lengths: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
+    """Yield bounds of values with at most so many bytes together, or of one value."""
+    ends = np.cumsum(lengths)
+    begin = before = 0
+    while begin < len(ends):
+        fitting = int(np.searchsorted(ends, before + limit, "right"))
+        end = max(fitting, begin + 1)
+        yield begin, end
+        begin, before = end, int(ends[end - 1])
 
 
 def bytes_of(values: Any) -> NDArray[np.uint8]:

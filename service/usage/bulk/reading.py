@@ -21,7 +21,12 @@ from service.usage.bulk.batches import (
     MESSAGES,
     REJECTED,
 )
-from service.usage.bulk.binary_columns import is_utf8
+from service.usage.bulk.binary_columns import (
+    cut,
+    decoded_lengths,
+    is_utf8,
+    longest_word,
+)
 from service.usage.bulk.csv_rows import (
     BOM,
     QuotedSource,
@@ -43,6 +48,8 @@ from service.usage.snapshots.messages import (
 
 BATCH_ROWS: Final = 64 * 1024
 BATCH_BYTES: Final = 16 * 1024 * 1024
+DECODED_BYTES: Final = 64 * 1024 * 1024
+"""Upper bound of a column in a batch whose texts a dictionary may repeat."""
 READ_BYTES: Final = 1024 * 1024
 """Size of a read of Parquet: a column is never in memory as a whole."""
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
@@ -91,13 +98,7 @@ def read_report_keys(file: InputFile, piece: Piece) -> Iterator[Any]:
         with _open_parquet(file) as parquet:
             if not _has_reports(parquet.schema_arrow.names):
                 return
-            end = parquet.num_row_groups if piece.end == WHOLE else piece.end
-            for batch in parquet.iter_batches(
-                BATCH_ROWS,
-                row_groups=range(piece.begin, end),
-                columns=[REPORT_ID],
-                use_threads=False,
-            ):
+            for batch in _batches_of(file, piece, parquet, [REPORT_ID]):
                 yield to_report_keys(_decode_dictionaries(batch)[REPORT_ID])
     except (pa.ArrowException, OSError) as error:
         raise UnreadablePiece(first_line(error)) from error
@@ -115,29 +116,76 @@ def _batch(columns: Sequence[Any], rejected: Sequence[Any], rows: int) -> ReadBa
 def _read_parquet(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
     with _open_parquet(file) as parquet:
         names = _check_columns(parquet.schema_arrow)
-        end = parquet.num_row_groups if piece.end == WHOLE else piece.end
-        groups = range(piece.begin, end)
-        size = sum(parquet.metadata.row_group(g).total_byte_size for g in groups)
-        count = sum(parquet.metadata.row_group(g).num_rows for g in groups)
-        fitting = max(1, BATCH_BYTES * count // max(size, 1))
         rows = 0
-        for batch in parquet.iter_batches(
-            min(BATCH_ROWS, fitting),
-            row_groups=groups,
-            columns=names,
-            use_threads=False,
-        ):
+        for batch in _batches_of(file, piece, parquet, names):
             places = np.arange(rows, rows + batch.num_rows)
             rows += batch.num_rows
             yield _from_columns(batch, places, NONE_REJECTED, rows)
 
 
+def _batches_of(
+    file: InputFile, piece: Piece, parquet: Any, names: Sequence[str]
+) -> Iterator[Any]:
+    """Yield the columns of a piece in batches of bounded rows and bytes."""
+    end = parquet.num_row_groups if piece.end == WHOLE else piece.end
+    groups = range(piece.begin, end)
+    size = sum(parquet.metadata.row_group(g).total_byte_size for g in groups)
+    count = sum(parquet.metadata.row_group(g).num_rows for g in groups)
+    rows = min(BATCH_ROWS, max(1, BATCH_BYTES * count // max(size, 1)))
+    texts = [each for each in names if _is_text(_plain_of(parquet, each))]
+    options = {"columns": list(names), "use_threads": False}
+    if not any(_may_have_long_words(parquet, g, texts, rows) for g in groups):
+        yield from parquet.iter_batches(rows, row_groups=groups, **options)
+        return
+    # The sizes above count a repeated text once.
+    with _open_parquet(file, texts) as encoded:
+        if not any(_has_long_words(encoded, g, texts, rows) for g in groups):
+            yield from parquet.iter_batches(rows, row_groups=groups, **options)
+            return
+        for batch in encoded.iter_batches(rows, row_groups=groups, **options):
+            lengths = np.sum([decoded_lengths(batch[each]) for each in texts], axis=0)
+            for first, last in cut(lengths, BATCH_BYTES):
+                yield batch.slice(first, last - first)
+
+
+def _may_have_long_words(
+    parquet: Any, group: int, texts: Sequence[str], rows: int
+) -> bool:
+    """Return whether a dictionary has so many bytes that one word may be long."""
+    metadata = parquet.metadata.row_group(group)
+    columns = map(metadata.column, range(metadata.num_columns))
+    return any(
+        each.path_in_schema in texts
+        and any("DICTIONARY" in encoding for encoding in each.encodings)
+        and each.total_uncompressed_size * min(rows, metadata.num_rows) > DECODED_BYTES
+        for each in columns
+    )
+
+
+def _has_long_words(encoded: Any, group: int, texts: Sequence[str], rows: int) -> bool:
+    """Return whether a batch of the longest words of a dictionary would be large."""
+    # One row comes with the whole dictionary of its row group.
+    one = encoded.iter_batches(
+        1, row_groups=[group], columns=list(texts), use_threads=False
+    )
+    first = next(one, None)
+    if first is None:
+        return False
+    rows = min(rows, encoded.metadata.row_group(group).num_rows)
+    return any(longest_word(each) * rows > DECODED_BYTES for each in first.columns)
+
+
 @contextmanager
-def _open_parquet(file: InputFile) -> Iterator[Any]:
-    """Open a file whose columns have names; raises `UnreadablePiece`."""
+def _open_parquet(file: InputFile, encoded: Sequence[str] = ()) -> Iterator[Any]:
+    """Open a file, with dictionaries of these columns; raises `UnreadablePiece`."""
     with open_file(file) as source:
         try:
-            parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BYTES)
+            parquet = pq.ParquetFile(
+                source,
+                pre_buffer=False,
+                buffer_size=READ_BYTES,
+                read_dictionary=list(encoded),
+            )
         except UnicodeDecodeError as error:
             raise UnreadablePiece("the name of a column is not UTF-8") from error
         yield parquet
@@ -175,6 +223,10 @@ def _has_reports(names: Sequence[str]) -> bool:
 def _plain(kind: Any) -> Any:
     """Return the type of the values; that of a dictionary is the type of its words."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _plain_of(parquet: Any, name: str) -> Any:
+    return _plain(parquet.schema_arrow.field(name).type)
 
 
 def _is_text(kind: Any) -> bool:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from service.usage.bulk import reading
 from service.usage.bulk.errors import UnreadablePiece
 from service.usage.bulk.inputs import format_of
 from service.usage.bulk.model import WHOLE, InputFile, Piece
@@ -214,3 +215,54 @@ def test_compression_by_suffix(form: str, suffix: str, tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(body) if is_gzip else zstandard.compress(body))
 
     assert messages_of(path) == [(1, "Rent?", None)]
+
+
+def write_repeated(path: Path, name: str, words: list[str], kind: str) -> None:
+    """Write rows of which one column repeats words, short ones first."""
+    column = pa.array(sorted(words, key=len))
+    if kind == "category":
+        column = column.dictionary_encode()
+    known = table(len(words)).to_pydict()
+    pq.write_table(pa.table(known | {name: column}), path)
+
+
+@pytest.mark.parametrize("kind", ["category", "texts"])
+@pytest.mark.parametrize("name", ["text", "timestamp", "report_id"])
+def test_long_texts_that_a_dictionary_repeats(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    """Batches have bounded bytes, however few the file has."""
+    path = tmp_path / "a.parquet"
+    words = ["a" * 20_000, "bc"] * 5_000
+    write_repeated(path, name, words, kind)
+
+    column = "report_key" if name == "report_id" else name
+    sizes = [batch.messages[column].nbytes for batch in read(path)]
+    assert max(sizes) < reading.BATCH_BYTES + MIB
+    rows = [row for batch in read(path) for row in batch.messages.to_pylist()]
+    assert [each["row"] for each in rows] == list(range(len(words)))
+    if name == "report_id":
+        assert keys_of(path) == ["bc"] * 5_000 + [None] * 5_000
+        batches = read_report_keys(file_of(path), ALL)
+        assert len(list(batches)) > 1
+    else:
+        assert [len(each[name]) for each in rows] == sorted(map(len, words))
+
+
+@pytest.mark.parametrize("kind", ["category", "texts"])
+def test_short_texts_are_read_in_large_batches(kind: str, tmp_path: Path) -> None:
+    """The bound of bytes does not make batches of usual messages smaller."""
+    path = tmp_path / "a.parquet"
+    words = [f"What is the rent of {number % 5_000}?" for number in range(70_000)]
+    write_repeated(path, "text", words, kind)
+    assert [batch.rows for batch in read(path)] == [reading.BATCH_ROWS, len(words)]
+
+
+def test_gaps_in_a_column_with_a_dictionary(tmp_path: Path) -> None:
+    """A null has no bytes, and stays one."""
+    path = tmp_path / "a.parquet"
+    texts = [None, "a" * 20_000, None, "b"] * 2_000
+    pq.write_table(table(len(texts), text=texts), path)
+    rows = [row for batch in read(path) for row in batch.messages.to_pylist()]
+    expected = [each and len(each) for each in texts]
+    assert [row["text"] and len(row["text"]) for row in rows] == expected
