@@ -6,8 +6,9 @@ Units depend on the input only, and not on the engine or the number of workers.
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from glob import glob, has_magic
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,7 +17,13 @@ from pyarrow import fs
 
 from service.usage.bulk.errors import BadInput
 from service.usage.bulk.model import WHOLE, InputFile, InputFormat, Piece, Unit
-from service.usage.bulk.workspace import first_line, locate, name_of, refuse
+from service.usage.bulk.workspace import (
+    first_line,
+    locate,
+    name_of,
+    printable,
+    refuse,
+)
 
 UNIT_BYTES: Final = 32 * 1024 * 1024
 """Size of a unit: several small files, or a part of a large one."""
@@ -55,9 +62,43 @@ def _find(name: str, chosen: InputFormat | None) -> Iterator[InputFile]:
     # Browsers name a second download `messages[1].csv`.
     if "://" not in name and has_magic(name) and not os.path.lexists(name):
         for path in glob(name, recursive=True):  # noqa: PTH207
-            yield from _find_path(path, chosen, is_named=False)
+            if not _is_left_out(path, name):
+                full = os.path.abspath(path)  # noqa: PTH100
+                yield from _find_match(full, chosen)
         return
     yield from _find_path(name, chosen, is_named=True)
+
+
+def _is_left_out(path: str, pattern: str) -> bool:
+    """Return whether a wildcard stands for an underscore that a name begins with.
+
+    `glob` itself leaves out names that begin with a point.
+    """
+    parts, given = _parts_of(path), _parts_of(pattern)
+    fixed = len(list(takewhile(lambda part: not has_magic(part), given)))
+    named = [part for part in given[fixed:] if part.startswith("_")]
+    return any(
+        part.startswith("_") and not any(fnmatchcase(part, each) for each in named)
+        for part in parts[fixed:]
+    )
+
+
+def _parts_of(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
+
+
+def _find_match(path: str, chosen: InputFormat | None) -> Iterator[InputFile]:
+    """Find the files of a match of a pattern."""
+    if _is_utf_8(path):
+        yield from _find_path(path, chosen, is_named=False)
+    elif os.path.isdir(path):  # noqa: PTH112
+        yield from chain.from_iterable(
+            _to_file(path, each, chosen)
+            for each in _list(fs.LocalFileSystem(), path)
+            if not _is_hidden(each.path, printable(path))
+        )
+    else:
+        yield from _to_file(path, _unreadable(path), chosen)
 
 
 def _find_path(
@@ -92,6 +133,9 @@ def _list(system: Any, folder: str) -> Iterator[Any]:
     for parent, _, names in os.walk(folder, onerror=refuse):
         for name in names:
             path = os.path.join(parent, name)  # noqa: PTH118 - also of an URL elsewhere
+            if not _is_utf_8(path):
+                yield _unreadable(path)
+                continue
             try:
                 found = system.get_file_info(path)
             except OSError:  # a loop of links
@@ -101,6 +145,25 @@ def _list(system: Any, folder: str) -> Iterator[Any]:
                 yield fs.FileInfo(
                     path, size=found.size or 0, mtime_ns=found.mtime_ns or 0
                 )
+
+
+def _is_utf_8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeError:
+        return False
+    return True
+
+
+def _unreadable(path: str) -> Any:
+    """Return a file that does not exist, for one whose name no output can have.
+
+    The unit that reads it reports it. Raises `BadInput` where the other file exists.
+    """
+    name = printable(path)
+    if os.path.lexists(name):
+        raise BadInput(f"{name}: another file has this name, which is not UTF-8")
+    return fs.FileInfo(name, size=0)
 
 
 def _is_hidden(path: str, folder: str) -> bool:
@@ -168,7 +231,7 @@ def _divide_parquet(index: int, file: InputFile) -> Iterator[tuple[Piece, int]]:
     try:
         with open_file(file) as source:
             metadata = pq.ParquetFile(source).metadata
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeError):
         yield Piece(index, 0, WHOLE), 0  # the unit that reads it reports the error
         return
     begin = size = 0

@@ -139,7 +139,9 @@ def price_files(
         with open_engine() as engine:
             manifest = _compute(_Phases(engine, watch), job, files, resolve)
         if _list_files(space, request) != files:
-            raise RunFailed("the input has changed while it was read; nothing is kept")
+            # Also if the same files come back, units may have rows of the others.
+            _clear(space)
+            raise RunFailed("the input has changed; --force begins anew")
         # Someone may have put files there meanwhile.
         _check_target(space, request)
         write_manifest(job, manifest)

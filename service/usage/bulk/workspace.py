@@ -37,9 +37,18 @@ def locate(name: str) -> tuple[Any, str]:
         if "://" in name:
             system, path = fs.FileSystem.from_uri(name)
             return system, path
-        return fs.LocalFileSystem(), os.path.abspath(name)  # noqa: PTH100 - also globs
+        path = os.path.abspath(name)  # noqa: PTH100 - also globs
+        path.encode()
+        return fs.LocalFileSystem(), path
+    except UnicodeError as error:
+        raise BadInput(f"{printable(name)}: the name is not UTF-8") from error
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{name}: {first_line(error)}") from error
+
+
+def printable(name: str) -> str:
+    r"""Return a name in UTF-8: a byte that is not is written as `\xff`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def name_of(root: str, path: str) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,8 @@ import zstandard
 
 from service.usage.bulk import csv_rows, reading, units
 from service.usage.bulk.errors import BadInput, RunFailed
-from service.usage.bulk.inputs import list_files
-from service.usage.bulk.model import Piece
+from service.usage.bulk.inputs import divide, list_files
+from service.usage.bulk.model import WHOLE, Piece
 from service.usage.bulk.output import Manifest
 from service.usage.bulk.run import Request, price_files
 from tests.usage.bulk.conftest import open_inline, price, read_output
@@ -86,6 +87,11 @@ def write_damaged_parquet(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[100:200] = bytes(100)
     path.write_bytes(content)
+
+
+def write_column_that_is_not_utf_8(path: Path) -> None:
+    write_parquet(other=[1])(path)
+    path.write_bytes(path.read_bytes().replace(b"other", b"\xff\xfeher"))
 
 
 def write_parquet(**columns: Any) -> Callable[[Path], None]:
@@ -200,6 +206,45 @@ def test_a_file_that_changes_during_the_run_ends_it(
         run(folder)
 
     assert not (folder.parent / "out").exists()
+
+
+def test_no_work_is_kept_of_input_that_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if the same file comes back: the work may have rows of the other."""
+    path, kept = folder / "b.ndjson", folder.parent / "kept"
+    path.write_bytes(line(2))
+
+    def alter(*_: object) -> dict[str, Any]:
+        path.rename(kept)
+        path.write_bytes(line(3))
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.usage.bulk.run.store_reports", alter)
+        with pytest.raises(RunFailed, match="--force begins anew"):
+            run(folder)
+    assert not list((folder.parent / ".out.work" / "units").iterdir())
+    kept.rename(path)
+
+    assert run(folder)[1] == {1, 2}
+
+
+def test_a_run_of_input_that_has_changed_begins_anew_with_force(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the message says."""
+
+    def alter(*_: object) -> dict[str, Any]:
+        (folder / "good.ndjson").write_bytes(line(2) + line(3))
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.usage.bulk.run.store_reports", alter)
+        with pytest.raises(RunFailed, match="--force begins anew"):
+            run(folder)
+
+    assert price(folder, output=folder.parent / "out", is_forced=True).messages == 2
 
 
 def test_input_without_files_is_refused(tmp_path: Path) -> None:
@@ -339,3 +384,120 @@ def test_rejected_rows_of_a_damaged_file_are_not_listed(
     ]
     assert (manifest.rejected, len(manifest.unreadable)) == (4, 1)
     assert ids == {1, 2, 3, 4}
+
+
+def test_a_column_whose_name_is_not_utf_8_does_not_end_the_division(
+    folder: Path,
+) -> None:
+    """The unit that reads the file reports it."""
+    write_column_that_is_not_utf_8(folder / "a.parquet")
+
+    (unit,) = divide(list_files([str(folder)]))
+
+    assert unit.pieces == (Piece(0, 0, WHOLE), Piece(1, 0, len(line(1))))
+
+
+PATTERNS: Final = {
+    "*.ndjson": {"good.ndjson"},
+    "*": {"good.ndjson", "a/b.ndjson"},
+    "**": {"good.ndjson", "a/b.ndjson"},
+    "**/*.ndjson": {"good.ndjson", "a/b.ndjson"},
+    "**/b.ndjson": {"a/b.ndjson"},
+    "*/b.ndjson": {"a/b.ndjson"},
+    "[_a]/b.ndjson": {"a/b.ndjson"},
+    "_*.ndjson": {"_old.ndjson"},
+    "_old.ndjso?": {"_old.ndjson"},
+    "*/_c.ndjson": {"a/_c.ndjson"},
+    "**/_c.ndjson": {"a/_c.ndjson"},
+    "_temporary/*": {"_temporary/b.ndjson"},
+    "_temporary": {"_temporary/b.ndjson"},
+    "_old.ndjson": {"_old.ndjson"},
+    "_temporary/**/*.ndjson": {"_temporary/b.ndjson"},
+}
+
+
+@pytest.mark.parametrize("pattern, expected", PATTERNS.items(), ids=PATTERNS)
+@pytest.mark.parametrize("root", ["", "/", "_in/"], ids=["here", "full", "below"])
+def test_a_pattern_leaves_out_names_that_begin_with_an_underscore(
+    folder: Path,
+    pattern: str,
+    expected: set[str],
+    root: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Programs write temporary files there; a name that is given is accepted."""
+    monkeypatch.chdir(folder)
+    start = folder / root if root == "_in/" else folder
+    names = (
+        "good",
+        "_old",
+        ".hidden",
+        "a/b",
+        "a/_c",
+        "_temporary/b",
+        "a/_d/_temporary/b",
+    )
+    for name in names:
+        path = start / f"{name}.ndjson"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(line(1))
+    given = f"{start}/{pattern}" if root == "/" else f"{root}{pattern}"
+
+    found = list_files([given])
+
+    assert {str(Path(each.path).relative_to(start)) for each in found} == expected
+
+
+NOT_UTF_8: Final = os.fsdecode(b"\xff.ndjson")
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "*.ndjson", "**/*.ndjson"])
+def test_a_file_whose_name_is_not_utf_8_is_unreadable(
+    folder: Path, pattern: str
+) -> None:
+    """The other files are priced, and the output has a name that it can have."""
+    (folder / NOT_UTF_8).write_bytes(line(2))
+    (folder / os.fsdecode(b"\xff.txt")).write_bytes(line(2))
+
+    manifest, ids = run(folder, folder / pattern)
+
+    (found,) = manifest.unreadable
+    assert (found.path, ids) == (f"{folder}/\\xff.ndjson", {1})
+
+
+def test_a_file_with_the_name_that_stands_for_another_is_not_mixed_up(
+    folder: Path,
+) -> None:
+    """One of the two would be left out."""
+    for name in (NOT_UTF_8, r"\xff.ndjson"):
+        (folder / name).write_bytes(line(2))
+
+    with pytest.raises(BadInput, match="not UTF-8"):
+        list_files([str(folder)])
+
+
+@pytest.mark.parametrize("pattern", ["", "*"])
+def test_files_of_a_folder_whose_name_is_not_utf_8_are_unreadable(
+    folder: Path, pattern: str
+) -> None:
+    """The other files are priced."""
+    other = folder / os.fsdecode(b"\xff")
+    other.mkdir()
+    (other / "a.ndjson").write_bytes(line(2))
+
+    manifest, ids = run(folder, folder / pattern)
+
+    assert [each.path for each in manifest.unreadable] == [f"{folder}/\\xff/a.ndjson"]
+    assert ids == {1}
+
+
+def test_a_name_that_is_not_utf_8_is_refused_in_one_line(folder: Path) -> None:
+    """It names the file or folder, also that of the output."""
+    bad = folder / NOT_UTF_8
+    bad.write_bytes(line(2))
+
+    for name in (str(bad), str(folder / os.fsdecode(b"\xfe")), "s3://a/\udcff"):
+        with pytest.raises(BadInput, match=r"\\xf[ef].*: the name is not UTF-8|udcff"):
+            list_files([name])
+    with pytest.raises(BadInput, match=r"\\xff\.ndjson: the name is not UTF-8"):
+        price(folder / "good.ndjson", output=bad)
