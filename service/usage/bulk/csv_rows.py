@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from service.usage.bulk.batches import MAX_CONTENT_CHARACTERS
 from service.usage.bulk.errors import UnreadablePiece
-from service.usage.bulk.model import InputFile
 from service.usage.bulk.workspace import locate
 
 BOM: Final = b"\xef\xbb\xbf"
@@ -36,12 +35,12 @@ class Header(NamedTuple):
     names: Sequence[str]
 
 
-def read_header(file: InputFile) -> Header | None:
+def read_header(name: str) -> Header | None:
     """Return the columns of a file, and what separates them; None without any.
 
     Raises `UnreadablePiece` if the line shows another encoding than UTF-8.
     """
-    with open_text(file) as source:
+    with open_text(name) as source:
         begin = source.read(HEADER_BYTES)
     text = begin.removeprefix(BOM).lstrip(b"\r\n")
     if not text:
@@ -57,9 +56,9 @@ def read_header(file: InputFile) -> Header | None:
         raise UnreadablePiece(f"the header: {error}") from error
 
 
-def open_text(file: InputFile) -> Any:
+def open_text(name: str) -> Any:
     """Open a file of text, and decompress it as its suffix says."""
-    system, path = locate(file.path)
+    system, path = locate(name)
     suffix = posixpath.splitext(path.lower())[1]
     # Arrow's own detection knows only some suffixes, in lower case.
     compression = COMPRESSIONS.get(suffix, "detect")

@@ -314,7 +314,7 @@ def _read_ndjson(file: InputFile, piece: Piece) -> Iterator[ReadBatch]:
 def _read_lines(file: InputFile, piece: Piece) -> Iterator[list[bytes]]:
     """Yield the lines that begin in a piece, in batches."""
     if is_compressed(file.path):
-        with open_text(file) as source:
+        with open_text(file.path) as source:
             yield from _lines_of(source, WHOLE)
         return
     system, path = locate(file.path)
@@ -407,12 +407,12 @@ def explain(error: Exception, line: bytes) -> str:
 
 
 def _read_csv(file: InputFile) -> Iterator[ReadBatch]:
-    header = read_header(file)
+    header = read_header(file.path)
     if header is None:
         return
     has_reports = _check_names(header.names)
     names = [*MANDATORY, REPORT_ID] if has_reports else [*MANDATORY]
-    with open_text(file) as source:
+    with open_text(file.path) as source:
         uneven = UnevenRows()
         try:
             with silent_callbacks():

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +12,13 @@ import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
 from service.upstream import lenient_json
-from service.usage.bulk.errors import BadReports
+from service.usage.bulk.csv_rows import (
+    COMPRESSIONS,
+    QuotedSource,
+    open_text,
+    read_header,
+)
+from service.usage.bulk.errors import BadReports, UnreadablePiece
 from service.usage.bulk.report_table import ReportTable
 from service.usage.bulk.workspace import Workspace, first_line, locate
 from service.usage.reports import Report
@@ -20,6 +26,15 @@ from service.usage.snapshots.build import ReportPrice
 from service.usage.snapshots.messages import report_key
 
 REPORTS_FILE: Final = "reports.json"
+COLUMNS: Final = ("id", "name", "credit_cost")
+SUFFIXES: Final = "the suffix .ndjson, .jsonl, .csv, .parquet or .pq"
+_UNREADABLE: Final = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    RecursionError,
+    UnreadablePiece,
+)
 
 _decoder: Final = msgspec.json.Decoder(dict[str, tuple[str, int] | None])
 
@@ -29,7 +44,7 @@ def read_reports(name: str) -> dict[str, ReportPrice]:
     reports: dict[str, ReportPrice] = {}
     try:
         rows = _read_rows(name)
-    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise BadReports(f"{name}: {first_line(error)}") from error
     for number, row in enumerate(rows, start=1):
         try:
@@ -49,25 +64,64 @@ def read_reports(name: str) -> dict[str, ReportPrice]:
 
 
 def _read_rows(name: str) -> list[Any]:
-    system, path = locate(name)
-    suffix = posixpath.splitext(path.lower())[1]
-    if suffix == ".parquet":
-        with system.open_input_file(path) as source:
-            return list(pq.read_table(source).to_pylist())
-    with system.open_input_stream(path) as source:
-        if suffix == ".csv":
-            options = pc_csv.ConvertOptions(
-                column_types={"id": pa.string(), "name": pa.string()}
-            )
-            table: Any = pc_csv.read_csv(source, convert_options=options)
-            return list(table.to_pylist())
+    stem, suffix = posixpath.splitext(name.lower())
+    if suffix in COMPRESSIONS:
+        suffix = posixpath.splitext(stem)[1]
+    if suffix in {".parquet", ".pq"}:
+        return _read_parquet(name)
+    if suffix == ".csv":
+        return _read_csv(name)
+    with open_text(name) as source:
         body = source.read()
     if suffix in {".ndjson", ".jsonl"}:
         return [json.loads(line) for line in body.splitlines() if line.strip()]
-    decoded = json.loads(body)
+    return _decode_list(body, suffix)
+
+
+def _decode_list(body: bytes, suffix: str) -> list[Any]:
+    try:
+        decoded = json.loads(body)
+    except ValueError as error:
+        if suffix == ".json":
+            raise
+        raise ValueError(f"expected JSON; other formats have {SUFFIXES}") from error
     if not isinstance(decoded, list):
         raise ValueError("expected a list of reports")
     return decoded
+
+
+def _read_parquet(name: str) -> list[Any]:
+    system, path = locate(name)
+    with system.open_input_file(path) as source:
+        table = pq.ParquetFile(source).read()
+    _check_columns(table.column_names)
+    return list(table.to_pylist())
+
+
+def _read_csv(name: str) -> list[Any]:
+    header = read_header(name)
+    if header is None:
+        raise ValueError("the file is empty")
+    _check_columns(header.names)
+    with open_text(name) as source:
+        table: Any = pc_csv.read_csv(
+            pa.PythonFile(QuotedSource(source, header.delimiter), "r"),
+            read_options=pc_csv.ReadOptions(use_threads=False),
+            parse_options=pc_csv.ParseOptions(
+                delimiter=header.delimiter, newlines_in_values=True
+            ),
+            convert_options=pc_csv.ConvertOptions(
+                column_types={"id": pa.string(), "name": pa.string()},
+                include_columns=[each for each in COLUMNS if each in header.names],
+            ),
+        )
+    return list(table.to_pylist())
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    for name in COLUMNS:
+        if names.count(name) > 1:
+            raise ValueError(f"several columns {name}")
 
 
 def store_reports(space: Workspace, reports: Mapping[str, ReportPrice | None]) -> None:

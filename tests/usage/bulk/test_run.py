@@ -1,5 +1,6 @@
 """Runs of bulk pricing, from files to a folder of Parquet."""
 
+import gzip
 import json
 import pickle
 import shutil
@@ -25,6 +26,7 @@ from service.usage.bulk.errors import (
     RunInProgress,
 )
 from service.usage.bulk.model import FENCE_IDS
+from service.usage.bulk.report_files import read_reports
 from service.usage.bulk.workspace import RUN_FILE, Workspace
 from service.usage.pricing.plans import TEXT_RULES
 from tests.reference import sendable_texts
@@ -344,19 +346,68 @@ def test_two_runs_at_once(tmp_path: Path, monkeypatch: Any) -> None:
 REPORTS = [{"id": 7, "name": "Short Lease", "credit_cost": 61.25}]
 
 
-@pytest.mark.parametrize("form", ["json", "ndjson", "csv", "parquet"])
-def test_formats_of_reports(form: str, tmp_path: Path) -> None:
-    """Reports are read from each format; the ids 7 and "7" are the same."""
-    path = tmp_path / f"reports.{form}"
-    if form == "parquet":
+CSV_OF_REPORTS = "id,name,credit_cost,other\n7,Short Lease,61.25,\n"
+
+
+def write_reports(path: Path) -> None:
+    """Write the reports in the format of the suffixes, compressed or not."""
+    name, is_zipped = (
+        path.name.lower().removesuffix(".gz"),
+        path.suffix.lower() == ".gz",
+    )
+    if name.endswith((".parquet", ".pq")):
         pq.write_table(pa.Table.from_pylist(REPORTS), path)
-    elif form == "csv":
-        path.write_text("id,name,credit_cost\n7,Short Lease,61.25\n")
+        return
+    if name.endswith(".csv"):
+        delimiter = ";" if "semicolons" in name else ","
+        body = CSV_OF_REPORTS.replace(",", delimiter)
     else:
-        path.write_text(json.dumps(REPORTS if form == "json" else REPORTS[0]))
+        body = json.dumps(REPORTS if ".json" in name else REPORTS[0])
+    path.write_bytes(gzip.compress(body.encode()) if is_zipped else body.encode())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.json",
+        "a.ndjson",
+        "a.csv",
+        "a.parquet",
+        "a.PQ",
+        "a.json.gz",
+        "a.ndjson.GZ",
+        "a.csv.gz",
+        "semicolons.csv",
+    ],
+)
+def test_formats_of_reports(name: str, tmp_path: Path) -> None:
+    """Reports are read from each format; the ids 7 and "7" are the same."""
+    path = tmp_path / name
+    write_reports(path)
     source = write_messages(tmp_path / "in.ndjson", [message(1, report_id="7")])
     manifest = price(source, output=tmp_path / "out", reports=str(path))
     assert (manifest.credits, manifest.priced_by_report) == ("61.25", 1)
+
+
+@pytest.mark.parametrize(
+    "name, body, reason",
+    [
+        ("a.csv", CSV_OF_REPORTS + '8,"Long,3,\n9,Other,4,\n', "does not end"),
+        ("a.csv", "id,id,name,credit_cost\n7,8,a,3\n", "several columns id"),
+        ("a.csv", "id,name\n7,a\n", "report 1: .*credit_cost"),
+        ("a.csv", "", "empty"),
+        ("a.csv.gz", CSV_OF_REPORTS, "gzip|inflate"),
+        ("a.txt", CSV_OF_REPORTS, "expected JSON; .*[.]csv"),
+    ],
+)
+def test_bad_files_of_reports(
+    name: str, body: str, reason: str, tmp_path: Path
+) -> None:
+    """The reason says what is wrong with a file, or which suffixes are known."""
+    path = tmp_path / name
+    path.write_text(body)
+    with pytest.raises(BadReports, match=reason):
+        read_reports(str(path))
 
 
 @pytest.mark.parametrize(
