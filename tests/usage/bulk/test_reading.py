@@ -1,6 +1,7 @@
 """Reading of pieces: columns, quotes, dictionaries and compression."""
 
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -9,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
-from service.usage.bulk import reading
+from service.usage.bulk import csv_rows, reading
 from service.usage.bulk.errors import UnreadablePiece
 from service.usage.bulk.inputs import format_of
 from service.usage.bulk.model import WHOLE, InputFile, Piece
@@ -266,3 +269,35 @@ def test_gaps_in_a_column_with_a_dictionary(tmp_path: Path) -> None:
     rows = [row for batch in read(path) for row in batch.messages.to_pylist()]
     expected = [each and len(each) for each in texts]
     assert [row["text"] and len(row["text"]) for row in rows] == expected
+
+
+def find_wrong(text: str) -> bool:
+    """Return whether a quoted value has no end, or text after it, by the rules."""
+    at, is_begin = 0, True
+    while at < len(text):
+        if is_begin and text[at] == '"':
+            at += 1
+            while text[at : at + 1] != '"' or text[at + 1 : at + 2] == '"':
+                if at >= len(text):
+                    return True
+                at += 2 if text[at] == '"' else 1
+            if text[at + 1 : at + 2] not in {"", ",", "\r", "\n"}:
+                return True
+        is_begin = text[at] in ",\r\n"
+        at += 1
+    return False
+
+
+@given(text=st.text('a",\r\n', max_size=30), size=st.integers(1, 9))
+def test_quotes_are_checked_in_blocks_of_any_size(text: str, size: int) -> None:
+    """The bytes are unchanged, with a line end, or a value is wrong by the rules."""
+    source = csv_rows.QuotedSource(io.BytesIO(text.encode()), ",")
+    passed = b""
+    try:
+        while block := source.read(size):
+            passed += block
+    except UnreadablePiece:
+        assert find_wrong(text)
+    else:
+        assert not find_wrong(text)
+        assert passed.decode() in {text, f"{text}\n"}
