@@ -2,7 +2,7 @@
 
 BulkError
 ├── BadInput          no file is found, or a format or file system is unknown
-├── OutputExists      the output exists already
+├── OutputExists      the output exists already, or others use its name
 ├── OtherRun          the work folder belongs to a run with other input or options
 ├── RunInProgress     another process works on this output
 ├── BadReports        the file of reports breaks its contract
@@ -21,7 +21,7 @@ class BadInput(BulkError):
 
 
 class OutputExists(BulkError):
-    """The output exists already."""
+    """The output exists already, or others use its name."""
 
 
 class OtherRun(BulkError):

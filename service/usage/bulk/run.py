@@ -6,9 +6,11 @@ again, if input and options are the same.
 
 import fcntl
 import os
+import posixpath
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -51,6 +53,7 @@ from service.usage.bulk.output import (
 from service.usage.bulk.parts import PART_PATH, plan_tasks, write_parts
 from service.usage.bulk.repeats import compare_ids, join_repeated, plan_ranges
 from service.usage.bulk.report_files import (
+    REPORTS_FILE,
     digest_of_reports,
     read_reports,
     store_reports,
@@ -62,11 +65,13 @@ from service.usage.bulk.workspace import (
     MANIFEST,
     MESSAGES_FOLDER,
     RUN_FILE,
+    WORK_FOLDERS,
     Workspace,
     name_of,
 )
 
 LOCK_FILE: Final = "lock"
+REPLACED: Final = "replaced"
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -151,12 +156,27 @@ def price_files(
 
 def _list_files(space: Workspace, request: Request) -> tuple[InputFile, ...]:
     """Return the files of the input, without those of an output inside of it."""
-    own = name_of(request.output, f"{space.target}/")
     found = list_files(request.inputs, request.format)
-    files = tuple(each for each in found if not each.path.startswith(own))
+    is_own = _own_paths(space)
+    files = tuple(each for each in found if not is_own(each.path))
     if not files:
         raise BadInput(f"{request.output}: the output has all files of the input")
     return files
+
+
+def _own_paths(space: Workspace) -> Callable[[str], bool]:
+    """Return a function that tells files of the complete output, also through links."""
+    if not space.is_local:
+        own = name_of(space.url, f"{space.target}/")
+        return lambda path: path.startswith(own)
+    real = cache(os.path.realpath)
+    below = f"{real(space.target)}/"
+
+    def is_own(path: str) -> bool:
+        folder = real(posixpath.dirname(path))
+        return "://" not in path and f"{folder}/".startswith(below)
+
+    return is_own
 
 
 def _check_target(space: Workspace, request: Request) -> None:
@@ -189,7 +209,12 @@ def _check_target(space: Workspace, request: Request) -> None:
 
 @contextmanager
 def _work_folder(space: Workspace) -> Iterator[None]:
-    """Create the work folder, which only one process uses at a time."""
+    """Create the work folder, which only one process uses at a time.
+
+    Raises `OutputExists` where others have a folder of this name.
+    """
+    if space.is_local and not _is_own_work(Path(space.work)):
+        raise OutputExists(f"{space.work} exists, and is no work of this command")
     space.prepare()
     if not space.is_local:
         yield
@@ -201,6 +226,18 @@ def _work_folder(space: Workspace) -> Iterator[None]:
             reason = f"another process works on {space.target}"
             raise RunInProgress(reason) from error
         yield
+
+
+def _is_own_work(folder: Path) -> bool:
+    """Return whether a folder has the lock of a run, or no files of others.
+
+    A kill before the lock is made, or while the work is removed, leaves no lock.
+    """
+    if not folder.exists() or (folder / LOCK_FILE).exists():
+        return True
+    own = {*WORK_FOLDERS, REPLACED, RUN_FILE, REPORTS_FILE}
+    names = (each.name for each in folder.iterdir())
+    return all(name in own or name.endswith(".part") for name in names)
 
 
 def _begin(job: Job, files: tuple[InputFile, ...], request: Request) -> None:
@@ -229,7 +266,7 @@ def _begin(job: Job, files: tuple[InputFile, ...], request: Request) -> None:
 
 def _clear(space: Workspace) -> None:
     """Remove the work of another run, and what this command has written to a store."""
-    for name in ("units", "parts", "output"):
+    for name in WORK_FOLDERS:
         space.remove(space.in_work(name))
     if not space.is_local:
         # The manifest is first: without it, the output counts as incomplete.
@@ -356,7 +393,7 @@ def _publish(space: Workspace) -> None:
     # First: the files of a work folder are complete only together.
     space.remove_file(space.in_work(RUN_FILE))
     if space.is_local:
-        old = Path(space.in_work("replaced"))
+        old = Path(space.in_work(REPLACED))
         if space.exists(space.target):
             shutil.rmtree(old, ignore_errors=True)
             os.replace(space.target, old)  # noqa: PTH105

@@ -25,6 +25,7 @@ T = TypeVar("T", bound=Struct)
 MESSAGES_FOLDER: Final = "messages"
 MANIFEST: Final = "manifest.json"
 RUN_FILE: Final = "run"
+WORK_FOLDERS: Final = ("units", "parts", "output")
 READABLE: Final = "/=:"
 """Characters of names such as `day=2024-04-29/` that no URL needs to escape."""
 
@@ -131,7 +132,7 @@ class Workspace(Struct, frozen=True):
 
     def prepare(self) -> None:
         """Create the folders of the work."""
-        for name in ("units", "parts", "output"):
+        for name in WORK_FOLDERS:
             self.system.create_dir(self.in_work(name), recursive=True)
 
     @contextmanager

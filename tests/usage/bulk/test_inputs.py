@@ -14,8 +14,8 @@ import zstandard
 
 from service.usage.bulk import csv_rows, reading, units
 from service.usage.bulk.errors import BadInput, RunFailed
-from service.usage.bulk.inputs import divide, list_files
-from service.usage.bulk.model import WHOLE, Piece
+from service.usage.bulk.inputs import list_files
+from service.usage.bulk.model import Piece
 from service.usage.bulk.output import Manifest
 from service.usage.bulk.run import Request, price_files
 from tests.usage.bulk.conftest import open_inline, price, read_output
@@ -134,6 +134,11 @@ UNREADABLE: Final[dict[str, tuple[str, Callable[[Path], object], str]]] = {
         lambda p: p.write_text("id,text,timestamp\n", "utf-16-le"),
         "not UTF-8",
     ),
+    "a column whose name is not UTF-8": (
+        "a.parquet",
+        write_column_that_is_not_utf_8,
+        "not UTF-8",
+    ),
     "a loop of links": ("a.ndjson", lambda p: p.symlink_to(p), ""),
     "a link to nothing": ("a.ndjson", lambda p: p.symlink_to(p / "none"), ""),
 }
@@ -245,6 +250,19 @@ def test_a_run_of_input_that_has_changed_begins_anew_with_force(
             run(folder)
 
     assert price(folder, output=folder.parent / "out", is_forced=True).messages == 2
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "**/*"])
+def test_own_output_is_no_input_through_a_link(folder: Path, pattern: str) -> None:
+    """The input and the output may name the same folder in two ways."""
+    link, output = folder.parent / "link", folder / "out"
+    link.symlink_to(folder)
+
+    for is_forced in (False, True):
+        manifest = price(link / pattern, output=output, is_forced=is_forced)
+        assert (manifest.messages, len(manifest.inputs)) == (1, 1)
+    manifest = price(folder, output=link / "out", is_forced=True)
+    assert (manifest.messages, len(manifest.inputs)) == (1, 1)
 
 
 def test_input_without_files_is_refused(tmp_path: Path) -> None:
@@ -384,17 +402,6 @@ def test_rejected_rows_of_a_damaged_file_are_not_listed(
     ]
     assert (manifest.rejected, len(manifest.unreadable)) == (4, 1)
     assert ids == {1, 2, 3, 4}
-
-
-def test_a_column_whose_name_is_not_utf_8_does_not_end_the_division(
-    folder: Path,
-) -> None:
-    """The unit that reads the file reports it."""
-    write_column_that_is_not_utf_8(folder / "a.parquet")
-
-    (unit,) = divide(list_files([str(folder)]))
-
-    assert unit.pieces == (Piece(0, 0, WHOLE), Piece(1, 0, len(line(1))))
 
 
 PATTERNS: Final = {

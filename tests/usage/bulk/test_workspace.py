@@ -164,3 +164,38 @@ def test_output_without_all_of_its_files_is_replaced(
     price(source, output=output, is_forced=True)
 
     assert content_of(output) == before
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_a_folder_with_the_name_of_the_work_is_kept(
+    tmp_path: Path, source: Path, *, is_forced: bool
+) -> None:
+    """The work is removed at the end, so it may have no files of others."""
+    work = tmp_path / ".out.work"
+    work.mkdir()
+    (work / "thesis.txt").write_text("precious")
+
+    with pytest.raises(OutputExists, match="no work of this command"):
+        price(source, output=tmp_path / "out", is_forced=is_forced)
+
+    assert [each.name for each in work.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[], ["units"], ["units", "parts", "output"], ["replaced", "reports.json", "run"]],
+)
+def test_work_of_a_run_that_was_killed_without_its_lock_is_used(
+    tmp_path: Path, source: Path, names: list[str]
+) -> None:
+    """It has no lock yet, or no longer."""
+    work = tmp_path / ".out.work"
+    for name in names:
+        (work / name).parent.mkdir(exist_ok=True)
+        if name in {"reports.json", "run"}:
+            (work / name).write_bytes(b"")
+        else:
+            (work / name).mkdir()
+
+    assert price(source, output=tmp_path / "out").messages == 1
+    assert not work.exists()
