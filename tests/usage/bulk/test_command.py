@@ -208,6 +208,34 @@ def test_exit_statuses(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_of_others_is_refused_in_one_line(tmp_path: Path) -> None:
+    """`--force` removes nothing that this command has not written."""
+    source = write_messages(tmp_path / "in.ndjson", [message(1)])
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text("{}")
+
+    assert price(source, "-o", tmp_path / "site", "--force") == (
+        2,
+        [f"copilot-usage: {tmp_path}/site exists, and is no output of this command"],
+    )
+    assert (tmp_path / "site" / "manifest.json").read_text() == "{}"
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+    """It is named by its bytes, and the file among others is unreadable."""
+    write_messages(tmp_path / "in.ndjson", [message(1)])
+    bad = tmp_path / os.fsdecode(b"\xff.ndjson")
+    write_messages(bad, [message(2)])
+
+    status, lines = price(tmp_path, "-o", tmp_path / "out")
+    assert status == 1
+    assert lines[-2].startswith(f"copilot-usage: unreadable: {tmp_path}/\\xff.ndjson: ")
+    assert price(bad, "-o", tmp_path / "new") == (
+        2,
+        [f"copilot-usage: {tmp_path}/\\xff.ndjson: the name is not UTF-8"],
+    )
+
+
 def test_the_example_of_the_page(tmp_path: Path) -> None:
     """Its commands, in the order of the page, print what it shows below them."""
     page = (ROOT / "docs" / "price-files.md").read_text("utf-8")
