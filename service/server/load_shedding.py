@@ -6,6 +6,7 @@ small part of the cost of an answer. `docs/decisions/lanes.md` has the measureme
 """
 
 import math
+import re
 import time
 from typing import Final, NamedTuple
 
@@ -29,6 +30,10 @@ BURST_S: Final = 0.1
 """A burst of this duration is accepted, unless the last overload was just before."""
 CALM_S: Final = 1.0
 SMOOTHING: Final = 0.05
+_MORE_FOLLOWS: Final = re.compile(
+    rb"\n(?:content-length|transfer-encoding|upgrade)", re.IGNORECASE
+)
+"""Fields with which something else may follow the head of a request."""
 
 
 class Refusals:
@@ -148,12 +153,16 @@ class LoopQueue:
 
 
 def _is_sheddable(data: bytes) -> bool:
-    """Return whether the data is one GET of HTTP/1.1, but not for monitoring."""
+    """Return whether the data is one GET of HTTP/1.1, but not for monitoring.
+
+    It has no body, which would be read as the next request of the connection.
+    """
     return (
         data.startswith(GET)
         and not data.startswith(EXEMPT)
-        and HTTP_1_1 in data
+        and data[: data.find(b"\n") + 1].endswith(HTTP_1_1)
         and data.find(b"\r\n\r\n") == len(data) - 4
+        and _MORE_FOLLOWS.search(data) is None
         and not _is_long_poll(data)
     )
 

@@ -189,6 +189,10 @@ class Snapshot:
         # At the end of the process the worker closes, and drops everything.
         weakref.finalize(self, self.worker.drop, self.number).atexit = False
 
+    def renew_etag(self, etag: str | None) -> None:
+        """Take another tag of the upstream for the same messages."""
+        object.__setattr__(self, "etag", etag)
+
     @property
     def is_here(self) -> bool:
         """True while the worker has the columns."""

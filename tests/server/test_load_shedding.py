@@ -152,9 +152,10 @@ async def test_requests_that_would_wait_too_long_are_refused(
         b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n",
         b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n",
         b"GET /vehicles HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"GET /vehicles HTTP/1.0\r\nConnection: keep-alive\r\nA: b HTTP/1.1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n",
     ],
-    ids=["health", "metrics", "HTTP/1.0", "POST"],
+    ids=["health", "metrics", "HTTP/1.0", "HTTP/1.0 with a field", "POST"],
 )
 async def test_other_requests_are_not_refused(
     connections: Connections, request_: bytes
@@ -163,6 +164,25 @@ async def test_other_requests_are_not_refused(
     answers = await overload(connections, request_)
 
     assert {status for status, *_ in answers} == {200}
+
+
+@pytest.mark.usefixtures("no_bursts")
+async def test_a_body_is_never_read_as_a_request(connections: Connections) -> None:
+    """A refusal of its head alone would leave it as the next one of the connection."""
+    hidden = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"
+    head = GET[:-2] + b"Content-Length: %d\r\n\r\n" % len(hidden)
+    last = b"GET /health/live HTTP/1.1\r\nHost: test\r\nX-Request-ID: last\r\n\r\n"
+    await overload(connections)
+    for _, writer in connections:
+        writer.write(head)
+    await asyncio.sleep(10 * WORK_S)  # the server reads the heads alone
+    for _, writer in connections:
+        writer.write(hidden + last)
+    for reader, _ in connections:
+        _, first, _ = await answer_of(reader)
+        _, second, _ = await answer_of(reader)
+        assert b"X-Request-ID: last\r\n" not in first
+        assert b"X-Request-ID: last\r\n" in second
 
 
 @pytest.mark.usefixtures("no_bursts")
@@ -302,3 +322,21 @@ def test_requests_that_wait_are_not_refused_early(
     queue = queue_with(2 * MIN_WAITING, now)
     request = b"GET " + target + b" HTTP/1.1\r\nHost: test\r\n\r\n"
     assert (queue.shed(request) is not None) == bool(refused)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Content-Length: 45",
+        b"content-length:45",
+        b"TRANSFER-ENCODING: chunked",
+        b"Connection: upgrade\r\nUpgrade: h2c",
+    ],
+)
+def test_a_request_that_is_not_over_is_not_refused_early(
+    now: list[float], field: bytes
+) -> None:
+    """What follows its head would be read as the next request."""
+    queue = queue_with(2 * MIN_WAITING, now)
+    assert queue.shed(GET[:-2] + field + b"\r\n\r\n") is None
+    assert queue.shed(GET) is not None

@@ -350,6 +350,26 @@ async def test_unmodified_messages_keep_the_snapshot(
     assert "credits.rated" not in {each["event"] for each in log_entries}
 
 
+async def test_another_tag_of_equal_messages_is_learned(
+    service: Client,
+    sandbox: RunningSandbox,
+    clock: Clock,
+    log_entries: list[EventDict],
+) -> None:
+    """A file that is written again with the same content has one."""
+    fake = sandbox.sandbox._copilot
+    fake._messages = fake._messages._replace(etag="another")
+    for _ in range(2):
+        clock.pass_s(EXPIRED_S)
+        assert (await Response.by(service)).body == OLD_BILL
+    statuses = [
+        each["http.response.status_code"]
+        for each in log_entries
+        if each["event"] == "upstream.request"
+    ]
+    assert statuses[-2:] == [200, 304]
+
+
 @pytest.mark.parametrize(
     "now, bill",
     [
