@@ -203,7 +203,7 @@ class Refresher:
         prices = reports.prices_of(loaded.report_keys)
         same = _find_same(run.previous, loaded, reports)
         if same is not None and same.has_texts and same.is_here:
-            # Equal bytes may have a new tag; with the old one, no refresh would get 304.
+            # Equal bytes may have a new tag. With the old one, nothing would be 304.
             same.renew_etag(messages.etag)
             return same, loaded.messages
         if same is not None:

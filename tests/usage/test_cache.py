@@ -357,6 +357,7 @@ async def test_another_tag_of_equal_messages_is_learned(
     log_entries: list[EventDict],
 ) -> None:
     """A file that is written again with the same content has one."""
+    sandbox.sandbox.set_messages(OLD)
     fake = sandbox.sandbox._copilot
     fake._messages = fake._messages._replace(etag="another")
     for _ in range(2):
