@@ -237,7 +237,7 @@ def _is_own_work(folder: Path) -> bool:
         return True
     own = {*WORK_FOLDERS, REPLACED, RUN_FILE, REPORTS_FILE}
     names = (each.name for each in folder.iterdir())
-    return all(name in own or name.endswith(".part") for name in names)
+    return own.issuperset(names)
 
 
 def _begin(job: Job, files: tuple[InputFile, ...], request: Request) -> None:

@@ -25,7 +25,8 @@ T = TypeVar("T", bound=Struct)
 MESSAGES_FOLDER: Final = "messages"
 MANIFEST: Final = "manifest.json"
 RUN_FILE: Final = "run"
-WORK_FOLDERS: Final = ("units", "parts", "output")
+UNFINISHED: Final = "unfinished"
+WORK_FOLDERS: Final = ("units", "parts", "output", UNFINISHED)
 READABLE: Final = "/=:"
 """Characters of names such as `day=2024-04-29/` that no URL needs to escape."""
 
@@ -142,8 +143,9 @@ class Workspace(Struct, frozen=True):
             with self.system.open_output_stream(path) as sink:
                 yield sink
             return
-        # Two workers may write it at once, also on machines that share the folder.
-        part = f"{path}.{token_hex(8)}.part"
+        # Two workers may write it at once, also on machines that share the folder. What
+        # a killed one leaves is not in the output.
+        part = self.in_work(UNFINISHED, f"{token_hex(8)}.part")
         try:
             with open(part, "wb") as sink:  # noqa: PTH123 - paths are texts in this file
                 yield sink

@@ -10,7 +10,7 @@ import pytest
 from service.usage.bulk import run
 from service.usage.bulk.errors import OutputExists
 from service.usage.bulk.output import write_totals
-from service.usage.bulk.workspace import Workspace
+from service.usage.bulk.workspace import UNFINISHED, Workspace
 from tests.usage.bulk.conftest import price
 from tests.usage.bulk.files import content_of, message, write_messages
 
@@ -30,11 +30,24 @@ def output(tmp_path: Path, source: Path) -> Path:
 def test_two_writers_of_a_file_do_not_meet(tmp_path: Path) -> None:
     """A task may run twice at once; process ids of two machines may be equal."""
     space, path = Workspace(str(tmp_path / "priced")), tmp_path / "unit"
+    space.prepare()
     with space.writing(str(path)) as first, space.writing(str(path)) as second:
         first.write(b"the whole unit")
         second.write(b"the whole unit")
-    assert [each.name for each in tmp_path.iterdir()] == ["unit"]
+    assert {each.name for each in tmp_path.iterdir()} == {"unit", ".priced.work"}
     assert path.read_bytes() == b"the whole unit"
+
+
+def test_what_a_killed_writer_leaves_is_not_in_the_output(tmp_path: Path) -> None:
+    """Its file has no complete name, and the output is renamed as a whole."""
+    space = Workspace(str(tmp_path / "priced"))
+    space.prepare()
+    with space.writing(space.in_output("part")) as sink:
+        sink.write(b"a half")
+        sink.flush()
+        assert space.list_files(space.output) == []
+        assert len(space.list_files(space.in_work(UNFINISHED))) == 1
+    assert len(space.list_files(space.output)) == 1
 
 
 @pytest.mark.parametrize("is_forced", [False, True])
