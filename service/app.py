@@ -296,7 +296,7 @@ async def _keep_periods(
     app[periods.KEPT] = kept = KeptSnapshots(settings, database)
     app[usage.FORECASTS] = forecasts = Forecasts(settings.periods, kept)
     app[periods.LISTING] = PeriodListing(database)
-    months = MonthSource(source, cache.refreshers, cache.may_list)
+    months = MonthSource(source, cache.refreshers, cache.lists)
     async with (
         open_budgets(settings, database, cache, forecasts) as parts,
         running_keeping(

@@ -147,15 +147,15 @@ class SnapshotCache:
         """True while a snapshot is cached that may be served if refreshes fail."""
         return self.current is not None and self._covers_failure(self.current)
 
-    def may_list(self, month: Span) -> bool:
-        """Return whether the upstream may list messages of a month that has ended.
+    def lists(self, month: Span) -> bool | None:
+        """Return whether the upstream lists messages of a month that has ended.
 
-        Only a snapshot of a later month, without earlier messages, shows that it
-        does not.
+        Only a snapshot of a later month shows that; without one, this is None.
         """
-        if self.current is None or (span := self.current.snapshot.span) is None:
-            return True
-        return span.begin < month.end or self.current.snapshot.earlier > 0
+        snapshot = self.current.snapshot if self.current else None
+        if snapshot is None or snapshot.span is None or snapshot.span.begin < month.end:
+            return None
+        return snapshot.earlier > 0
 
     @property
     def is_shared(self) -> bool:

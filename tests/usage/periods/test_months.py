@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from structlog.typing import EventDict
@@ -248,7 +249,7 @@ class NotedReads(closing.MonthSource):
     def __init__(self) -> None:
         self.read_months: list[str] = []
 
-    async def read(self, span: Span, use: object) -> bool:
+    async def read(self, span: Span, use: object, *, if_unknown: bool = False) -> bool:
         """Note a month."""
         self.read_months.append(span.begins_on)
         return True
@@ -336,6 +337,22 @@ async def test_a_month_that_no_request_follows_is_read_before_it_closes(
     now.move("2024-05-04T00:00:01")
     closed = await steps.logged("usage.period_closed", period="2024-04-01")
     assert closed["messages"] == 3
+
+
+@pytest.mark.parametrize(
+    "listed, if_unknown, is_read",
+    [(None, False, 0), (None, True, 1), (False, True, 0), (True, False, 1)],
+)
+async def test_a_month_is_read_where_the_upstream_may_list_it(
+    *, listed: bool | None, is_read: int, if_unknown: bool
+) -> None:
+    """A service without requests does not know that, and reads only to close it."""
+    upstream = Mock(has_all_spans=False, fetch=AsyncMock(return_value=Mock(body=None)))
+    source = closing.MonthSource(upstream, Mock(), lambda _: listed)
+    assert await source.read(
+        Span(0, 1, "1970-01-01"), AsyncMock(), if_unknown=if_unknown
+    )
+    assert upstream.fetch.await_count == is_read
 
 
 async def test_a_degraded_month_waits_for_its_reports(

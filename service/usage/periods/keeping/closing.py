@@ -44,12 +44,12 @@ class MonthSource:
         self,
         source: MessageSource,
         refreshers: MakeRefresher,
-        may_list: Callable[[Span], bool],
+        lists: Callable[[Span], bool | None],
     ) -> None:
-        """`may_list` returns whether the source may list messages of a month now."""
+        """`lists` returns whether the source lists messages of a month, if known."""
         self._source = source
         self._refreshers = refreshers
-        self._may_list = may_list
+        self._lists = lists
         self._etags: dict[Span, str | None] = {}
 
     @property
@@ -57,13 +57,23 @@ class MonthSource:
         """True if a snapshot has the whole month for certain."""
         return self._source.has_all_spans
 
-    async def read(self, span: Span, use: Callable[[Fetched], Awaitable[bool]]) -> bool:
+    async def read(
+        self,
+        span: Span,
+        use: Callable[[Fetched], Awaitable[bool]],
+        *,
+        if_unknown: bool = False,
+    ) -> bool:
         """Let a snapshot of a month be used, if it is not the one used before.
+
+        Nothing is read if the source does not list the month, nor while that is not
+        known, unless `if_unknown`.
 
         Return False if it was of no use. Raises `UpstreamError`, `RefreshFailed` and
         `StorageError`.
         """
-        if not self._source.has_all_spans and not self._may_list(span):
+        listed = self._source.has_all_spans or self._lists(span)
+        if not (if_unknown if listed is None else listed):
             return True
         fetched_at = now_us()
         response = await self._source.fetch(self._etags.get(span), span)
@@ -112,7 +122,9 @@ class Closing:
             if now < over_at and 0 <= now - period.fetched_at < EVERY_S * US_PER_S:
                 continue  # another worker has just read it
             may_be_degraded = now >= over_at + COMPLETE_WAIT_US
-            is_read = await self._read(span_of(period), may_be_degraded=may_be_degraded)
+            is_read = await self._read(
+                span_of(period), may_be_degraded=may_be_degraded, is_open=True
+            )
             if is_read and now >= over_at:
                 await self._close(period)
         if self._is_due():
@@ -146,7 +158,9 @@ class Closing:
         if found is None and is_whole:
             await self._read(span)
 
-    async def _read(self, span: Span, *, may_be_degraded: bool = False) -> bool:
+    async def _read(
+        self, span: Span, *, may_be_degraded: bool = False, is_open: bool = False
+    ) -> bool:
         """Keep what has changed in a month; return whether nothing is left to do."""
 
         async def keep(fetched: Fetched) -> bool:
@@ -158,7 +172,8 @@ class Closing:
             return True
 
         try:
-            return await self._source.read(span, keep)
+            # An open month must not close without its last messages.
+            return await self._source.read(span, keep, if_unknown=is_open)
         except (RefreshFailed, UpstreamError):
             return False  # both are logged
 
