@@ -26,12 +26,14 @@ from service.usage.bulk.model import (
     UnitRecord,
     WrittenFile,
 )
-from service.usage.bulk.parts import describe
+from service.usage.bulk.parts import SOURCES, describe
+from service.usage.bulk.report_table import NO_REPORT
 from service.usage.bulk.units import REJECTS, Job, reports_of
 from service.usage.bulk.workspace import MANIFEST, Workspace, refuse
+from service.web.spreadsheet_cells import escape_formula
 
 TOTALS: Final = "totals.csv"
-TOTALS_HEADER: Final = ("day", "report_name", "messages", "credits")
+TOTALS_HEADER: Final = ("day", "report_name", "source", "messages", "credits")
 REPEATED: Final = "id: an earlier message has it too"
 FORMAT_VERSION: Final = 1
 FOLDED_AT_ONCE: Final = 64 * 1024
@@ -100,19 +102,24 @@ class Places:
 
 
 def write_totals(job: Job, records: Sequence[PartRecord]) -> WrittenFile:
-    """Write the sums by day and report name; the name is empty for texts."""
+    """Write the sums by day, source and report name; texts have no name.
+
+    The name of a report may be empty, too.
+    """
     names = reports_of(job).names
-    sums: dict[tuple[int, str], list[int]] = {}
+    sums: dict[tuple[int, bool, str], list[int]] = {}
     for each in (total for record in records for total in record.totals):
-        name = names[each.report] if each.report >= 0 else ""
-        own = sums.setdefault((each.day, name), [0, 0])
+        has_report = each.report != NO_REPORT
+        name = names[each.report] if has_report else ""
+        own = sums.setdefault((each.day, has_report, name), [0, 0])
         own[0] += each.messages
         own[1] += each.hundredths
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(TOTALS_HEADER)
-    for (day, name), (messages, hundredths) in sorted(sums.items()):
-        writer.writerow((np.datetime64(day, "D"), name, messages, to_text(hundredths)))
+    for (day, has_report, name), (messages, hundredths) in sorted(sums.items()):
+        key = np.datetime64(day, "D"), escape_formula(name), SOURCES[has_report]
+        writer.writerow((*key, messages, to_text(hundredths)))
     with job.workspace.writing(job.workspace.in_output(TOTALS), is_synced=True) as sink:
         sink.write(out.getvalue().encode())
     return describe(job, TOTALS, len(sums))

@@ -36,7 +36,9 @@ PART_ROWS: Final = 1024 * 1024
 TASK_ROWS: Final = 256 * 1024
 """Small parts are written together up to so many rows."""
 GROUP_ROWS: Final = 256 * 1024
-_SOURCES: Final = pa.array(["text", "report"])
+SOURCES: Final = ("text", "report")
+"""Sources of a price: the second one if the message has a report."""
+_SOURCE_NAMES: Final = pa.array(SOURCES)
 MAX_OPEN_UNITS: Final = 64
 """Files of units that a task has open at once."""
 HASHED_BYTES: Final = 1024 * 1024
@@ -252,7 +254,7 @@ def _to_output(rows: Any, schema: Any, names: OutputNames) -> Any:
         rows["timestamp"],
         names.of(report),
         rows["credits_used"],
-        pa.DictionaryArray.from_arrays(pa.array(source), _SOURCES),
+        pa.DictionaryArray.from_arrays(pa.array(source), _SOURCE_NAMES),
         rows["steps"],
     ]
     return pa.record_batch(columns, schema=schema)

@@ -70,12 +70,27 @@ def test_messages_of_a_file_are_priced(tmp_path: Path) -> None:
     days = sorted(each.name for each in (tmp_path / "out" / "messages").iterdir())
     assert days == ["day=2024-04-29", "day=2024-05-01"]
     assert (tmp_path / "out" / "totals.csv").read_text().splitlines() == [
-        "day,report_name,messages,credits",
-        "2024-04-29,,3,5.85",
-        "2024-04-29,Short Lease,1,61.25",
-        "2024-05-01,,1,2.00",
+        "day,report_name,source,messages,credits",
+        "2024-04-29,,text,3,5.85",
+        "2024-04-29,Short Lease,report,1,61.25",
+        "2024-05-01,,text,1,2.00",
     ]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_totals_of_a_report_without_a_name(tmp_path: Path) -> None:
+    """They are not those of texts; and a name is no formula for a spreadsheet."""
+    rows = [message(1), message(2, report_id=7), message(3, report_id=8)]
+    source = write_messages(tmp_path / "messages.ndjson", rows)
+    reports = tmp_path / "reports.csv"
+    reports.write_text("id,name,credit_cost\n7,,61\n8,=1+1,62\n")
+    price(source, output=tmp_path / "out", reports=str(reports))
+    assert (tmp_path / "out" / "totals.csv").read_text().splitlines() == [
+        "day,report_name,source,messages,credits",
+        "2024-04-29,,text,1,1.85",
+        "2024-04-29,,report,1,61.00",
+        "2024-04-29,'=1+1,report,1,62.00",
+    ]
 
 
 @settings(max_examples=25, deadline=None)
