@@ -121,6 +121,8 @@ class _Begun(Struct, frozen=True):
 
     identity: _Identity
     boot: str
+    is_ready: bool = True
+    """False while files of an earlier run may be there."""
 
 
 def price_files(
@@ -191,9 +193,9 @@ def _check_target(space: Workspace, request: Request) -> None:
         raise BadInput(f"{request.output}: expected a folder, and no root or bucket")
     if space.is_local and os.path.islink(space.target):  # noqa: PTH114
         raise OutputExists(f"{request.output} is a link; expected a folder, or none")
-    # Without a manifest, the output of an object store is one that is not complete.
     sign = space.target if space.is_local else space.in_target(MANIFEST)
     if not space.exists(sign):
+        _check_parts(space, request)
         return
     manifest = read_manifest(space)
     if manifest is None:
@@ -205,6 +207,21 @@ def _check_target(space: Workspace, request: Request) -> None:
         raise OutputExists(f"{request.output} {reason}")
     if not request.is_forced:
         raise OutputExists(f"{request.output} exists; --force replaces it")
+
+
+def _check_parts(space: Workspace, request: Request) -> None:
+    """Raise `OutputExists` if a store without a manifest has names of the output.
+
+    They are of the run in the work folder, if there is one: it has begun without them.
+    """
+    if space.is_local or space.has_begun():
+        return
+    names = map(space.in_target, (TOTALS, REJECTED_FILE))
+    found = [each for each in names if space.exists(each)]
+    found += space.list_files(space.in_target(MESSAGES_FOLDER))
+    if found:
+        reason = f"has no {MANIFEST}, but a file that may be of others"
+        raise OutputExists(f"{request.output} {reason}: {found[0]}")
 
 
 @contextmanager
@@ -258,6 +275,8 @@ def _begin(job: Job, files: tuple[InputFile, ...], request: Request) -> None:
             f"{space.work} has an unfinished run with other input or options; "
             "--force discards it"
         )
+    # After a kill, a store may have a part of the earlier output, without its manifest.
+    space.store(space.in_work(RUN_FILE), msgspec.structs.replace(begun, is_ready=False))
     # Also without a run: its file is removed before all others, or may be damaged.
     _clear(space)
     store_reports(space, reports)

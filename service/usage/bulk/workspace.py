@@ -27,6 +27,8 @@ MANIFEST: Final = "manifest.json"
 RUN_FILE: Final = "run"
 UNFINISHED: Final = "unfinished"
 WORK_FOLDERS: Final = ("units", "parts", "output", UNFINISHED)
+SAME_STORE: Final = {"gcs": "gs"}
+"""Schemes, each with another one for the same store, which a run uses instead."""
 READABLE: Final = "/=:"
 """Characters of names such as `day=2024-04-29/` that no URL needs to escape."""
 
@@ -61,7 +63,7 @@ def name_of(root: str, path: str) -> str:
     scheme, separator, _ = root.partition("://")
     if not separator or scheme == "file":
         return path
-    return f"{scheme}://{quote(path, safe=READABLE)}"
+    return f"{SAME_STORE.get(scheme, scheme)}://{quote(path, safe=READABLE)}"
 
 
 def first_line(error: Exception) -> str:

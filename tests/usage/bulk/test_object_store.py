@@ -17,9 +17,13 @@ import pytest
 from aiohttp.test_utils import unused_port
 from pyarrow import fs
 
+from service.usage.bulk.errors import OutputExists
 from service.usage.bulk.ray_engine import NAME
+from service.usage.bulk.run import Request, price_files
+from service.usage.bulk.workspace import Workspace
+from service.usage.pricing.plans import TEXT_RULES
 from tests.patience import GIVE_UP_S
-from tests.usage.bulk.conftest import price
+from tests.usage.bulk.conftest import open_inline, price
 from tests.usage.bulk.ray_clusters import LOOK_AGAIN_S, PYTHON, needs_ray
 
 KEYS: Final = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -218,3 +222,97 @@ def test_a_manifest_of_others_in_a_store_is_kept(
     assert (status, "no output of this command" in printed) == (2, True)
     assert contents(store, "bucket/site") == {}
     assert store.open_input_stream("bucket/site/manifest.json").read() == body
+
+
+@pytest.fixture
+def bucket(port: int, store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The store, with a file of messages, for runs in this process."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    put(store, "in/a.ndjson", CONTENT)
+    return store
+
+
+def put(store: Any, name: str, body: bytes) -> None:
+    with store.open_output_stream(f"bucket/{name}") as sink:
+        sink.write(body)
+
+
+def price_bucket(*, is_forced: bool = False) -> int:
+    """Price the files of the bucket in this process; return how many messages."""
+    request = Request(
+        ("s3://bucket/in",), "s3://bucket/out", TEXT_RULES.id, is_forced=is_forced
+    )
+    return price_files(request, open_inline, lambda *_: None).messages
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    "name",
+    [
+        "totals.csv",
+        "rejected.parquet",
+        "messages/day=2020-01-01/part-00000.parquet",
+        "messages/day=2024-04-29/theirs.parquet",
+    ],
+)
+def test_files_in_a_store_without_a_manifest_are_kept(bucket: Any, name: str) -> None:
+    """They may be of others; readers of the output would take them for a part of it."""
+    put(bucket, f"out/{name}", b"precious")
+
+    for is_forced in (False, True):
+        with pytest.raises(OutputExists, match=f"bucket/out/{name}"):
+            price_bucket(is_forced=is_forced)
+
+    assert contents(bucket, "bucket/out") == {f"/{name}": b"precious"}
+
+
+@needs_ray
+def test_a_kill_while_the_output_of_a_store_is_replaced(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command removes the rest of the earlier output, which is of this one."""
+    # A day that only the earlier output has.
+    put(bucket, "in/a.ndjson", CONTENT.replace(b"2024", b"2020"))
+    assert price_bucket() == len(CONTENT.splitlines())
+    put(bucket, "in/a.ndjson", CONTENT)
+    remove = Workspace.remove_file
+
+    def fail(space: Workspace, path: str) -> None:
+        if path.endswith("totals.csv"):
+            raise KeyboardInterrupt
+        remove(space, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "remove_file", fail)
+        with pytest.raises(KeyboardInterrupt):
+            price_bucket(is_forced=True)
+    assert bucket.get_file_info("bucket/out/totals.csv").type == fs.FileType.File
+    put(bucket, "out/note", b"precious")
+
+    assert price_bucket() == len(CONTENT.splitlines())
+
+    assert sorted(contents(bucket, "bucket/out")) == [
+        "/messages/day=2024-04-29/part-00000.parquet",
+        "/note",
+        "/totals.csv",
+    ]
+
+
+@needs_ray
+def test_a_run_of_a_store_continues_with_its_parts(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts without a manifest are of the run that has a work folder."""
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.usage.bulk.run.write_manifest", fail)
+        with pytest.raises(KeyboardInterrupt):
+            price_bucket()
+    assert len(contents(bucket, "bucket/out")) == 2
+
+    assert price_bucket() == len(CONTENT.splitlines())

@@ -10,7 +10,7 @@ import pytest
 from service.usage.bulk import run
 from service.usage.bulk.errors import OutputExists
 from service.usage.bulk.output import write_totals
-from service.usage.bulk.workspace import UNFINISHED, Workspace
+from service.usage.bulk.workspace import UNFINISHED, Workspace, locate, name_of
 from tests.usage.bulk.conftest import price
 from tests.usage.bulk.files import content_of, message, write_messages
 
@@ -212,3 +212,17 @@ def test_work_of_a_run_that_was_killed_without_its_lock_is_used(
 
     assert price(source, output=tmp_path / "out").messages == 1
     assert not work.exists()
+
+
+GCS = ("gs", "gcs")
+
+
+def test_both_schemes_of_a_store_are_the_same() -> None:
+    """A run that continues has the same input then, and its output is no input."""
+    names = {name_of(f"{each}://bucket/in", "bucket/in/a b.csv") for each in GCS}
+    (name,) = names
+    assert locate(name)[1] == "bucket/in/a b.csv"
+    for scheme in GCS:
+        is_own = run._own_paths(Workspace(f"{scheme}://bucket/in"))
+        assert is_own(name)
+        assert not is_own(name.replace("/in/", "/in2/"))
