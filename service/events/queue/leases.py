@@ -127,7 +127,15 @@ class Leases:
         await _all_of(*(self._remove(client, each) for each in revisions))
 
     async def sign_off(self, client: Client) -> None:
-        """Remove our own value, so that no partition is left for us."""
+        """Give all leases back, and remove our own value.
+
+        So no partition is left for us. Raises `QueueUnavailable`; what could not be
+        removed ends by itself.
+        """
+        # At once: a request without an answer must not take the time of the others.
+        await _all_of(self.release(client, list(self.owned)), self._leave(client))
+
+    async def _leave(self, client: Client) -> None:
         manager = client.jetstream(timeout=REQUEST_S)
         with translated():
             try:

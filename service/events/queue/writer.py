@@ -201,11 +201,7 @@ class QueueWriter:
             client = self._connection.client
             with translated():
                 async with asyncio.timeout(LEAVE_S):
-                    await self._give_all_back(client)
-
-    async def _give_all_back(self, client: Client) -> None:
-        await self._leases.release(client, list(self._leases.owned))
-        await self._leases.sign_off(client)
+                    await self._leases.sign_off(client)
 
     async def _connected(self) -> Client:
         """Wait for a connection; meanwhile, stop the partitions whose leases end."""

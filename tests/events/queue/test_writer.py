@@ -354,6 +354,30 @@ async def test_a_lease_that_cannot_be_given_back_keeps_no_partition(
 
 
 @on_sqlite
+async def test_a_writer_signs_off_although_a_lease_is_not_given_back(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a share of the partitions is kept for it until its value expires."""
+    settings = queue_settings(queue_lease_s=600.0)
+    remove, unanswered = JetStreamManager.delete_msg, [asyncio.Event()]
+
+    async def remove_others(manager: JetStreamManager, *arguments: Any) -> bool:
+        if unanswered:
+            await unanswered.pop().wait()
+        return await remove(manager, *arguments)
+
+    async with publishing(settings, parser) as publisher:
+        async with open_writer(settings, database) as writer:
+            await until(lambda: len(writer.partitions) == 4)
+            monkeypatch.setattr(JetStreamManager, "delete_msg", remove_others)
+        (left,) = await publisher.leases()
+    assert left.startswith("partition.")
+
+
+@on_sqlite
 async def test_deliveries_that_another_one_took_are_delivered_again(
     queue_settings: MakeQueue, parser: EventParser, database: Database
 ) -> None:
