@@ -5,12 +5,12 @@ texts, which would nearly double the size; only those of stock clients have them
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from zlib import crc32
 
 import msgspec
 import zstandard
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from service.events.backlog import Reservation
 from service.events.errors import EventsError, EventTooLarge
@@ -27,6 +27,15 @@ MIN_COMPRESSED_BYTES: Final = 1_024
 MAX_BYTES: Final = 256 * 1024 * 1024
 """Size of a message that is decompressed: several times that of any request."""
 
+Address = Annotated[
+    str, Meta(pattern=r"^(_INBOX(\.[A-Za-z0-9_-]+)+)?\Z", max_length=200)
+]
+"""A subject for an `Outcome`, or no text.
+
+Another program may publish any text. The writer would execute a line feed and what
+follows as commands of its own, and a subject such as one of `$JS.API` as its request.
+"""
+
 
 class QueuedRequest(Struct, frozen=True, array_like=True, tag=VERSION):
     """The events of one request, or a part of them, in the order sent.
@@ -38,7 +47,7 @@ class QueuedRequest(Struct, frozen=True, array_like=True, tag=VERSION):
     items: list[Event | EventFailure]
     request_id: str = ""
     traceparent: str = ""
-    reply_to: str = ""
+    reply_to: Address = ""
     """The subject to which the writer publishes an `Outcome`; empty for none."""
 
 

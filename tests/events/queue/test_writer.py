@@ -186,6 +186,44 @@ async def test_a_message_that_cannot_be_decoded_is_kept_as_a_failed_event(
     assert await ids_in_feed(database) == ["behind"]
 
 
+@pytest.mark.parametrize(
+    "reply_to",
+    [
+        pytest.param("no subject", id="blank"),
+        pytest.param("_INBOX.a\r\nPING\r\nPUB b", id="commands"),
+        pytest.param("_INBOX.a\n", id="line feed"),
+        pytest.param("_INBOX.*", id="wildcard"),
+        pytest.param("_INBOX." + "a" * 5_000, id="long"),
+        pytest.param("$JS.API.STREAM.PURGE.copilot_usage_events", id="API"),
+    ],
+)
+@on_sqlite
+async def test_an_invalid_address_for_the_outcome_disturbs_no_others(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    log_entries: list[EventDict],
+    reply_to: str,
+) -> None:
+    """The server would close the connection, or the writer would do what it says."""
+    settings = queue_settings()
+    async with publishing(settings, parser) as publisher:
+        items = publisher.items(sent("a"))
+        foreign = QueuedRequest("shop", items, reply_to=reply_to)
+        await publisher.publish_bytes(encode(foreign))
+        await publisher.publish(publisher.items(sent("behind")))
+        async with open_writer(settings, database):
+            await until_stored(publisher)
+            await publisher.publish(publisher.items(sent("later")))
+            await until_stored(publisher)
+
+    (kept,) = await failed(database)
+    assert (kept.application, kept.codes) == ("shop", "bad_message")
+    assert await ids_in_feed(database) == ["behind", "later"]
+    logged = {each["event"] for each in log_entries}
+    assert not logged & {"events.queue_session_ended", "events.queue_lost"}
+
+
 async def test_an_event_that_the_database_refuses_is_kept_as_a_failed_event(
     queue_settings: MakeQueue,
     parser: EventParser,
