@@ -37,14 +37,21 @@ from service.events.queue.message import (
 )
 from service.events.store import NEW, EventStore, ReceivedEvent, Stored
 from service.events.validation import failure_of
-from service.storage.errors import CircuitOpen, StorageError, ValueRefused
+from service.storage.errors import (
+    CircuitOpen,
+    StorageError,
+    StorageTimeout,
+    ValueRefused,
+)
 
 PAUSE_S: Final = 1.0
 """Pause after the database has not stored messages."""
 MAX_DEFECTS: Final = 3
 """Unexpected failures of the same messages, after which they are stored one by one."""
-MIN_EVENTS: Final = 1_000
-"""Events of one transaction at first, and again after each failure of the database."""
+FIRST_EVENTS: Final = 1_000
+"""Events of one transaction at first, and at most after a failure of the database."""
+SLOW_GROWTH: Final = 8
+"""Growth by one in so many, after a transaction that was not quick."""
 QUICK_S: Final = 0.5
 """Time of a transaction below which the next one may have twice as many events.
 
@@ -93,9 +100,10 @@ class QueueStore:
         self._turns = turns
         self._stopped = stopped
         self._arrivals = Arrivals()
-        self._max_events = MIN_EVENTS
+        self._max_events = FIRST_EVENTS
         """Events of one transaction: more while the database stores them quickly."""
-        self._logged: set[str] = set()
+        self._logged: set[tuple[str, int]] = set()
+        """Reasons and numbers of events of failures since the last success."""
         self._requests: list[QueuedRequest] = []
         """Those of the messages that are being stored."""
 
@@ -110,10 +118,7 @@ class QueueStore:
         received: list[ReceivedEvent] = []
         for request, delivery in zip(requests, batch, strict=True):
             received += self._arrivals.stamp(request.items, delivery.arrived_at)
-        outcomes = await self._store_all(received)
-        # On its own, so that no failure of it leaves the messages unacknowledged.
-        asyncio.get_running_loop().call_soon(_count, received, outcomes)
-        stored = iter(outcomes)
+        stored = iter(await self._store_all(received))
         return [(each, list(islice(stored, len(each.items)))) for each in requests]
 
     def _decode(self, delivery: Delivery) -> QueuedRequest:
@@ -136,12 +141,13 @@ class QueueStore:
         if not received:
             return []
         try:
-            return await self._store_when_possible(received)
+            return _counted(received, await self._store_when_possible(received))
         except TooMany:
             pass
         except ValueRefused as error:
             if len(received) == 1:
-                return [await self._store_refused(received[0], error)]
+                stored = await self._store_refused(received[0], error)
+                return _counted(received, [stored])
         middle = len(received) // 2
         first = await self._store_all(received[:middle])
         return first + await self._store_all(received[middle:])
@@ -166,7 +172,10 @@ class QueueStore:
                 self._log_failure(error, len(received))
                 # They may have been too many. After an outage, all batches are large,
                 # and the caches of the database are cold.
-                self._max_events = MIN_EVENTS
+                self._max_events = min(self._max_events, FIRST_EVENTS)
+                if isinstance(error, StorageTimeout):
+                    half = max(1, len(received) // 2)
+                    self._max_events = min(self._max_events, half)
             except Exception as error:  # a defect must not end the writer
                 log.error("events.queue_store_failed", exc_info=error)
                 defects += 1
@@ -186,9 +195,17 @@ class QueueStore:
             duration_s = time.monotonic() - started
         self._logged.clear()
         # A small transaction tells nothing about a large one.
-        if len(received) > self._max_events // 2 and duration_s < QUICK_S:
-            self._max_events *= 2
+        if len(received) > self._max_events // 2:
+            self._grow(is_quick=duration_s < QUICK_S)
         return stored
+
+    def _grow(self, *, is_quick: bool) -> None:
+        if is_quick:
+            self._max_events *= 2
+        elif self._max_events < FIRST_EVENTS:
+            # A commit may take its time whatever its size. So the next larger parts
+            # are tried too, rarely enough to cost little if they are too many.
+            self._max_events += 1 + self._max_events // SLOW_GROWTH
 
     async def _store_refused(
         self, received: ReceivedEvent, error: ValueRefused
@@ -259,11 +276,11 @@ class QueueStore:
                 await self._stopped.wait()
 
     def _log_failure(self, error: StorageError, events: int) -> None:
-        # Each reason once until the next success; the open circuit was logged before.
+        # Once until the next success; the open circuit was logged before.
         reason = str(error)
-        if reason in self._logged or isinstance(error, CircuitOpen):
+        if (reason, events) in self._logged or isinstance(error, CircuitOpen):
             return
-        self._logged.add(reason)
+        self._logged.add((reason, events))
         log.warning(
             "events.queue_not_stored",
             events=events,
@@ -297,6 +314,13 @@ def _readable(
             text, origin = item.read_text(), item.origin
             return failure_of(text, item.application, errors, origin=origin)
     return None
+
+
+def _counted(received: Sequence[ReceivedEvent], outcomes: list[Stored]) -> list[Stored]:
+    """Count events of one transaction, and return their outcomes."""
+    # On its own, so that no failure of it leaves the messages unacknowledged.
+    asyncio.get_running_loop().call_soon(_count, received, outcomes)
+    return outcomes
 
 
 def _count(received: Sequence[ReceivedEvent], outcomes: Sequence[Stored]) -> None:

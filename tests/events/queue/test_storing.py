@@ -22,14 +22,14 @@ from tests.events.queue.publishing import Item, with_time
 from tests.events.queue.test_writer import failed, ids_in_feed, sent
 
 pytestmark = on_sqlite
-MIN_EVENTS: Final = 4
+FIRST_EVENTS: Final = 4
 NOT_STORED: Final = "events.queue_not_stored"
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Store few events at once, and try again at once."""
-    monkeypatch.setattr(storing, "MIN_EVENTS", MIN_EVENTS)
+    monkeypatch.setattr(storing, "FIRST_EVENTS", FIRST_EVENTS)
     monkeypatch.setattr(storing, "PAUSE_S", 0.001)
 
 
@@ -78,7 +78,7 @@ async def test_a_batch_that_takes_too_long_is_stored_in_parts(
     store = queue_store(limited)
     await store.store(batch_of(events_of(parser, 0, 60)))
     monkeypatch.setattr(storing, "QUICK_S", 0.0)
-    limited.limit = MIN_EVENTS
+    limited.limit = FIRST_EVENTS
     limited.sizes.clear()
     batch = batch_of(events_of(parser, 60, 5), events_of(parser, 65, 11))
     outcomes = await store.store(batch)
@@ -104,6 +104,36 @@ async def test_a_quick_transaction_lets_the_next_one_be_larger(
     assert limited.sizes == [4, 4, 8, 16, 32, 64]
 
 
+async def test_a_batch_is_halved_until_its_parts_are_stored_in_time(
+    parser: EventParser, database: Database, log_entries: list[EventDict]
+) -> None:
+    """Also below the first size: a database may be slower than anybody expects."""
+    limited = Limited(database, 1)
+    store = queue_store(limited)
+    await store.store(batch_of(events_of(parser, 0, 4)))
+
+    assert limited.sizes[:4] == [4, 2, 1, 1]
+    assert await ids_in_feed(database) == [f"{each:04}" for each in range(4)]
+    lines = [each for each in log_entries if each["event"] == NOT_STORED]
+    # Each size once until the next success.
+    assert [each["events"] for each in lines[:2]] == [4, 2]
+
+
+async def test_transactions_grow_again_when_they_are_slow(
+    parser: EventParser, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take long whatever its size, as a commit to a distant replica does."""
+    monkeypatch.setattr(storing, "QUICK_S", 0.0)
+    limited = Limited(database, 1)
+    store = queue_store(limited)
+    await store.store(batch_of(events_of(parser, 0, 4)))
+    limited.limit = 1_000
+    for first in range(4, 20, 4):
+        await store.store(batch_of(events_of(parser, first, 4)))
+
+    assert limited.sizes[-1] == FIRST_EVENTS
+
+
 async def test_a_part_whose_first_attempt_was_committed_is_a_duplicate(
     parser: EventParser, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +141,7 @@ async def test_a_part_whose_first_attempt_was_committed_is_a_duplicate(
     batch = batch_of(events_of(parser, 0, 10))
     await queue_store(EventStore(database, keeps_order=True)).store(batch)
     monkeypatch.setattr(storing, "QUICK_S", 0.0)
-    limited = Limited(database, MIN_EVENTS)
+    limited = Limited(database, FIRST_EVENTS)
     ((_, stored),) = await queue_store(limited).store(batch)
 
     assert not any(each.is_new or each.conflict for each in stored)
@@ -135,7 +165,7 @@ async def test_a_writer_that_ends_begins_no_further_part(
     store = QueueStore(Stopping(database, 1_000), 0, asyncio.Semaphore(2), stopped)
     with pytest.raises(Stopped):
         await store.store(batch_of(events_of(parser, 0, 8)))
-    assert len(await ids_in_feed(database)) == MIN_EVENTS
+    assert len(await ids_in_feed(database)) == FIRST_EVENTS
 
 
 class NoFailures(EventStore):
@@ -163,8 +193,12 @@ async def test_results_are_counted_as_in_receipts(
     await queue_store(NoFailures(database, keeps_order=True)).store(batch[:1])
     await asyncio.sleep(0)
 
-    every = {"accepted": 3, "duplicate": 1, "conflict": 1, "failed": 1}
-    assert counted == [every, {"failed": 1}]
+    # Each transaction has its own count, so that the metric grows within a large batch.
+    assert counted == [
+        {"accepted": 2, "failed": 1},
+        {"accepted": 1, "duplicate": 1, "conflict": 1},
+        {"failed": 1},
+    ]
 
 
 async def test_a_defect_of_metrics_keeps_no_message_in_the_stream(

@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, Never
 
+import asyncpg
 import pytest
+from msgspec.structs import replace
 from nats.js.manager import JetStreamManager
 from sqlalchemy import select
+from sqlalchemy.engine import make_url
 from structlog.typing import EventDict
 
 from service.events.errors import QueueUnavailable
@@ -30,9 +33,10 @@ from service.events.queue.writer import (
 )
 from service.events.store import EventStore, ReceivedEvent, Stored
 from service.events.tables import events, failed_events
-from service.settings import EventsSettings
-from service.storage.database import Database
+from service.settings import EventsSettings, StorageSettings
+from service.storage.database import Database, open_database
 from service.storage.errors import StorageUnavailable, ValueRefused
+from tests.conftest import POSTGRESQL
 from tests.events.conftest import event, on_sqlite
 from tests.events.queue.publishing import Publisher, publishing, with_time
 from tests.nats_servers import NatsServer
@@ -151,6 +155,42 @@ async def test_a_database_that_is_away_delays_all_and_skips_none(
     ]
     # One line for the whole outage.
     assert [each["reason"] for each in refused] == ["the server is not there"]
+
+
+SLOW: Final = """
+CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END';
+CREATE TRIGGER wait BEFORE INSERT ON {schema}.events
+    FOR EACH ROW EXECUTE FUNCTION {schema}.wait()
+"""
+
+
+@on_postgresql
+async def test_a_database_of_20_rows_a_second_stores_all_events(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    storage: StorageSettings,
+    log_entries: list[EventDict],
+) -> None:
+    """A request needs several transactions, each within `storage.timeout_s`."""
+    connection = await asyncpg.connect(POSTGRESQL)
+    schema = make_url(storage.url).query["schema"]
+    await connection.execute(SLOW.format(schema=schema))
+    await connection.close()
+    settings = queue_settings()
+    ids = [f"{number:04}" for number in range(60)]
+    async with (
+        open_database(replace(storage, timeout_s=1.0)) as database,
+        publishing(settings, parser) as publisher,
+    ):
+        await publisher.publish(publisher.items(*map(sent, ids)))
+        async with open_writer(settings, database):
+            await until_stored(publisher)
+        assert await ids_in_feed(database) == ids
+    (first, *_) = (
+        each for each in log_entries if each["event"] == "events.queue_not_stored"
+    )
+    assert (first["error.type"], first["events"]) == ("StorageTimeout", 60)
 
 
 @pytest.mark.parametrize(
