@@ -10,6 +10,7 @@ import socket
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -323,6 +324,21 @@ async def test_ages_follow_the_clock(peer: Peer, clock: Clock) -> None:
         ages.append(int(age.split(b": ")[1]))
         clock.pass_s(0.5)
     assert ages == [0, 0, 1]
+
+
+@pytest.mark.parametrize("options", [{"cache": {"ttl_s": 2.5}}], ids=["fractional"])
+async def test_both_ways_answer_the_same_at_each_age(
+    service: Repeating, peer: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also within a second, if the time to live has a fraction."""
+    ordinary = await service.connect(is_ordinary=True)
+    # `Date` never changes, so that only the age ends the use of an answer.
+    monkeypatch.setattr(repeats, "time", SimpleNamespace(time=lambda: 0.0))
+    for _ in range(10):
+        repeated = comparable(await peer.ask(GET))
+        assert repeated == comparable(await ordinary.ask(GET))
+        clock.pass_s(0.25)
+    assert len(service.repeated) == 10
 
 
 async def test_an_age_that_changes_meanwhile_is_used_once(

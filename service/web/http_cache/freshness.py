@@ -1,6 +1,5 @@
 """Freshness of cached answers, and the headers that state it (RFC 9111, 5861, 9211)."""
 
-import math
 from typing import Final, Literal, NamedTuple
 
 from service.settings import CacheSettings
@@ -21,7 +20,7 @@ class Freshness(NamedTuple):
     result: CacheResult
     age_s: int
     left_s: int
-    """The rest of its time to live; below 0 once it is stale."""
+    """The rest of its `max-age`; negative once it is older than that."""
     policy: "Policy"
     forward: Forward | None = None
 
@@ -88,7 +87,8 @@ class Policy(NamedTuple):
 
     def judge(self, age_s: float, forward: Forward | None = None) -> Freshness:
         """Return the freshness of an answer of this age."""
-        # Rounded up while the age is rounded down: they add up to the time to live.
-        left_s = math.ceil(self.ttl_s - age_s)
-        result: CacheResult = "miss" if forward else "hit" if left_s > 0 else "stale"
+        is_fresh = age_s < self.ttl_s
+        result: CacheResult = "miss" if forward else "hit" if is_fresh else "stale"
+        # Age and rest add up to `max-age`, and change at the same time.
+        left_s = int(self.ttl_s) - int(age_s)
         return Freshness(result, int(age_s), left_s, self, forward)

@@ -43,3 +43,13 @@ def test_caches_and_we_agree_on_the_end(age_s: float) -> None:
     assert max_age == "max-age=60"
     assert (freshness.age_s < 60) is (freshness.result == "hit") is (age_s < 60)
     assert freshness.age_s + freshness.left_s == POLICY.ttl_s
+
+
+@pytest.mark.parametrize("age_s", [0, 1.4, 1.6, 2, 2.4, 2.6, 3])
+def test_a_fraction_of_the_time_to_live_changes_no_header(age_s: float) -> None:
+    """Headers have whole seconds, so they change with those of the age only."""
+    freshness = Policy(2.5, 0, 600).judge(age_s)
+
+    assert freshness.cache_control.startswith("max-age=2,")
+    assert freshness.age_s + freshness.left_s == 2
+    assert (freshness.result == "hit") is (age_s < 2.5)
