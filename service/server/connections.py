@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import structlog
-from aiohttp import StreamReader, web
+from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from service.observability import http_metrics
@@ -77,7 +77,6 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         "_has_begun",
         "_head",
         "_header_timer",
-        "_last_body",
         "_next_head",
         "_queue",
         "_unsent",
@@ -116,7 +115,6 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         self.client_id: str | bytes = ""
         self._waits_for_loop = False
         self._has_begun = False
-        self._last_body: StreamReader | None = None
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -147,7 +145,6 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         self._parse(data)
         self.received_at = self._loop.time()
         if self.parsed_requests != requests_before:
-            self._last_body = self.last_body
             self._stop_header_timer()
             if was_idle and not self._waits_for_loop:
                 self._waits_for_loop = True
@@ -228,7 +225,7 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         if self._loop.time() - self.received_at > HALF_CLOSE_S:
             return False
         # Without its whole body a request cannot be answered: let aiohttp close.
-        is_whole = self._last_body is not None and self._last_body.is_eof()
+        is_whole = self.last_body is not None and self.last_body.is_eof()
         if self.is_idle or not (is_whole or self.is_answering):
             return False
         self.close_after_received()
@@ -301,8 +298,8 @@ class ClientConnection(RequestProtocol, WatchedConnection, RepeatingConnection):
         if self.transport is not None:
             self._unsent.resume(self.transport)
         super().connection_lost(exc)
-        if self._last_body is not None and not self._last_body.is_eof():
-            self._last_body.feed_eof()
+        if self.last_body is not None and not self.last_body.is_eof():
+            self.last_body.feed_eof()
         self._notify_listeners(is_lost=True)
         if self._waits_for_loop:
             self._waits_for_loop = False

@@ -1,10 +1,11 @@
-"""Rules of HTTP that the parser does not check: version, `Host` and `Expect`."""
+"""Rules of HTTP that the parser does not check: version, body, `Host` and `Expect`."""
 
 import re
 from ipaddress import IPv6Address
 from typing import Final
 
 from aiohttp import HttpVersion, hdrs, web
+from multidict import CIMultiDictProxy
 
 from service.web.header_values import joined, split_list
 from service.web.problems import (
@@ -15,6 +16,9 @@ from service.web.problems import (
 )
 
 CONTINUE: Final = "100-continue"
+CHUNKED: Final = "chunked"
+MAX_LENGTH_DIGITS: Final = 18
+"""The parser takes the largest number of 64 bits for no length at all."""
 MAX_KNOWN_HOSTS: Final = 1_024
 
 # RFC 3986 §3.2.2 and RFC 9110 §7.2: an empty value is allowed, white space is not.
@@ -33,6 +37,12 @@ def find_violation(request: web.BaseRequest) -> RequestProblem | None:
     if version.major != 1:
         supported = "this server supports HTTP/1.1 and HTTP/1.0"
         return RequestProblem(HTTP_VERSION_NOT_SUPPORTED, supported)
+    if request.method == hdrs.METH_CONNECT:
+        # The parser ends it with its head, and would read a body as further requests.
+        return RequestProblem(REQUEST_REFUSED, "this server is no proxy")
+    reason = _body_fault(request.headers, version)
+    if reason is not None:
+        return RequestProblem(REQUEST_REFUSED, reason)
     hosts = request.headers.getall(hdrs.HOST, ())
     if len(hosts) != 1 or hosts[0] not in _known_hosts:
         reason = _host_fault(hosts, version)
@@ -41,6 +51,19 @@ def find_violation(request: web.BaseRequest) -> RequestProblem | None:
     expect = joined(request.headers, hdrs.EXPECT)
     if expect is not None and set(split_list(expect.lower())) - {CONTINUE}:
         return RequestProblem(EXPECTATION_FAILED, f"the only expectation is {CONTINUE}")
+    return None
+
+
+def _body_fault(headers: CIMultiDictProxy[str], version: HttpVersion) -> str | None:
+    """Return why servers may disagree on the end of a body (RFC 9112 §6.1)."""
+    coding = headers.get(hdrs.TRANSFER_ENCODING)
+    if coding is not None and not version.minor:
+        return "HTTP/1.0 has no transfer coding"
+    # The parser decodes no other one, and takes an empty value for none.
+    if coding is not None and coding.lower() != CHUNKED:
+        return f"the only transfer coding is {CHUNKED}"
+    if len(headers.get(hdrs.CONTENT_LENGTH, "")) > MAX_LENGTH_DIGITS:
+        return "the body is too long"
     return None
 
 

@@ -29,6 +29,7 @@ class RequestProtocol(web.RequestHandler):
         "_unread",
         "answered_at",
         "is_answering",
+        "last_body",
         "received_at",
     )
 
@@ -37,6 +38,8 @@ class RequestProtocol(web.RequestHandler):
         self._unparsed_end = b""
         self._unread = 0
         """Bytes of the last request's body that were not received; or `UNKNOWN`."""
+        self.last_body: StreamReader | None = None
+        """The body of the last request that the parser has found."""
         self.is_answering = False
         """A request is in progress that aiohttp has not received."""
         self._held = b""
@@ -132,11 +135,6 @@ class RequestProtocol(web.RequestHandler):
         """Number of requests that the parser has found."""
         return self._request_count
 
-    @property
-    def last_body(self) -> StreamReader:
-        """The body of the request that the parser has just found."""
-        return self._messages[-1][1]
-
     def _process_keepalive(self) -> None:
         """Close an idle connection, unless it was answered in the meantime."""
         idle_since = self._loop.time() if self.is_answering else self.answered_at
@@ -172,16 +170,40 @@ class RequestProtocol(web.RequestHandler):
         # Most reads are the head of one request, after which nothing can be malformed.
         head_end = data.find(HEAD_END)
         if not self._unparsed_end and 0 <= head_end == len(data) - len(HEAD_END):
-            super().data_received(data)
+            self._parse_piece(data)
             return
         # The parser drops all requests of a piece if a later one in it is malformed.
         for piece in _split_after_heads(data, self._unparsed_end):
-            super().data_received(piece)
-            if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            if not self._parse_piece(piece):
                 break
         end = (self._unparsed_end + data)[-len(HEAD_END) :]
         # What follows an empty line can only be the next request, or a body.
         self._unparsed_end = b"" if end == HEAD_END else end[1 - len(HEAD_END) :]
+
+    def _parse_piece(self, piece: bytes) -> bool:
+        """Parse bytes; return False if they are malformed."""
+        before = self._request_count
+        super().data_received(piece)
+        if self._request_count == before:
+            return True
+        message, body = self._messages[-1]
+        if not isinstance(message, _ErrInfo):
+            self.last_body = body
+            return True
+        if self.last_body is not None and not self.last_body.is_eof():
+            self._end_malformed_body(self.last_body)
+        return False
+
+    def _end_malformed_body(self, body: StreamReader) -> None:
+        """Let the request of a body fail, instead of a further one.
+
+        aiohttp would leave its handler waiting for the rest of the body.
+        """
+        self._messages.pop()
+        self._request_count -= 1
+        body.set_exception(web.RequestPayloadError("malformed chunk"))
+        body.feed_eof()
+        self.close_after_received()
 
     def close_after_received(self) -> None:
         """Have the connection close after the requests that were received."""

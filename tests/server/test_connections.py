@@ -187,6 +187,43 @@ async def test_a_malformed_request_gets_a_problem(
     assert entry["http.response.status_code"] == status
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"CONNECT a.test:80 HTTP/1.1\r\nContent-Length: %d", id="tunnel"),
+        pytest.param(
+            b"CONNECT a.test:80 HTTP/1.1\r\nTransfer-Encoding: chunked\r\nA: %d",
+            id="chunked tunnel",
+        ),
+        pytest.param(
+            b"GET /hello HTTP/1.1\r\nTransfer-Encoding:\r\nContent-Length: %d",
+            id="empty coding",
+        ),
+        pytest.param(
+            b"GET /hello HTTP/1.0\r\nConnection: keep-alive\r\n"
+            b"Transfer-Encoding: chunked\r\nA: %d",
+            id="chunked HTTP/1.0",
+        ),
+        pytest.param(
+            b"GET /hello HTTP/1.1\r\nContent-Length: 18446744073709551615\r\nA: %d",
+            id="largest number",
+        ),
+    ],
+)
+async def test_a_body_is_not_read_as_a_request(serve: Serve, head: bytes) -> None:
+    """A request with a body whose end is doubtful gets one answer, and the end."""
+    served = await serve()
+    caller = await served.connect()
+    begin = head % len(REQUEST) + b"\r\nHost: a.test\r\n\r\n"
+
+    received = await caller.send(begin + REQUEST)
+
+    assert received.status == 400
+    assert received.headers["Connection"] == "close"
+    assert json.loads(received.body)["code"] == "request_refused"
+    assert await caller.is_closed()
+
+
 async def test_equal_limits_are_enforced(serve: Serve) -> None:
     """A line or header that is too long is refused, also with equal limits."""
     served = await serve(max_line_bytes=1_000, max_field_bytes=1_000)

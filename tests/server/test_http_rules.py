@@ -10,11 +10,13 @@ from service.server.http_rules import find_violation
 HTTP_1_1 = HttpVersion(1, 1)
 
 
-def code_of(*fields: tuple[str, str], version: HttpVersion = HTTP_1_1) -> str | None:
+def code_of(
+    *fields: tuple[str, str], version: HttpVersion = HTTP_1_1, method: str = "GET"
+) -> str | None:
     """Return the code of the violation of a request with these fields."""
     headers = CIMultiDict(fields)
     found = find_violation(
-        make_mocked_request("GET", "/", headers=headers, version=version)
+        make_mocked_request(method, "/", headers=headers, version=version)
     )
     return found.kind.code if found else None
 
@@ -79,3 +81,29 @@ def test_other_versions_are_refused(version: HttpVersion) -> None:
 def test_expectations(lines: list[str], code: str | None) -> None:
     """All lines of the field count."""
     assert code_of(("Host", "a"), *(("Expect", line) for line in lines)) == code
+
+
+@pytest.mark.parametrize(
+    "value, code",
+    [
+        *[("chunked", None), ("Chunked", None)],
+        *[(each, "request_refused") for each in ("", "gzip, chunked", "x, chunked")],
+    ],
+)
+def test_transfer_codings(value: str, code: str | None) -> None:
+    """RFC 9112 §6.1: no body of another coding is decoded, so it is refused."""
+    fields = ("Host", "a"), ("Transfer-Encoding", value)
+    assert code_of(*fields) == code
+    assert code_of(*fields, version=HttpVersion(1, 0)) == "request_refused"
+
+
+def test_no_body_is_longer_than_the_parser_can_count() -> None:
+    """The largest number of 64 bits means for it that there is no length."""
+    length = "9" * 18
+    assert code_of(("Host", "a"), ("Content-Length", length)) is None
+    assert code_of(("Host", "a"), ("Content-Length", "1" + length)) == "request_refused"
+
+
+def test_a_tunnel_is_refused() -> None:
+    """The parser would read what follows its head as further requests."""
+    assert code_of(("Host", "a"), method="CONNECT") == "request_refused"

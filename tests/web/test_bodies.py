@@ -215,6 +215,45 @@ async def test_a_body_that_is_cut_off_is_refused(
 
 
 @pytest.mark.parametrize(
+    "parts",
+    [
+        (head("Transfer-Encoding: chunked") + b"x\r\n\r\n",),
+        (head("Transfer-Encoding: chunked"), b"x\r\n\r\n"),
+        (head("Transfer-Encoding: chunked"), b"1\r\n{\r\n0x1\r\n"),
+        (head("Transfer-Encoding: chunked"), b"1\r\n{\r\n", b"2\n"),
+    ],
+    ids=["one read", "begins an empty line", "later chunk", "later read"],
+)
+async def test_a_malformed_chunk_ends_the_connection(
+    served: Served, parts: tuple[bytes, ...]
+) -> None:
+    """Its request is refused without a wait for the rest, and is the last one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    async with asyncio.timeout(GIVE_UP_S):
+        for part in parts:
+            writer.write(part)
+            while not served.begun and part is not parts[-1]:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        received = await reader.read()
+    writer.close()
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b'"code":"body_incomplete"' in received
+
+
+async def test_requests_before_a_malformed_body_are_answered(served: Served) -> None:
+    """They were received before it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    malformed = head("Transfer-Encoding: chunked") + b"x\r\n\r\n"
+    writer.write(whole(GOOD) + whole(GOOD) + malformed + whole(GOOD))
+    async with asyncio.timeout(GIVE_UP_S):
+        received = await reader.read()
+    writer.close()
+    statuses = [each[:3] for each in received.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"200", b"200", b"400"]
+
+
+@pytest.mark.parametrize(
     "body, coding",
     [
         (b"no gzip at all", "gzip"),
