@@ -132,6 +132,17 @@ def test_every_command_exists(page: Path) -> None:
     assert named <= commands.keys()
 
 
+def test_every_revision_of_the_schema_is_listed() -> None:
+    """An operator who rolls back finds what each revision has added."""
+    versions = ROOT / "service" / "storage" / "migrations" / "versions"
+    revisions = sorted(file.name[:4] for file in versions.glob("[0-9]*.py"))
+    page = read(ROOT / "docs" / "operate.md")
+    table = page.partition("| revision | of version | adds |")[2].partition("\n\n")[0]
+
+    listed = re.findall(r"`(\d{4})`", table)
+    assert listed == revisions
+
+
 @each_page
 def test_every_setting_exists(page: Path) -> None:
     """A dotted name that begins with a section is a setting, a log event or a file."""

@@ -13,7 +13,12 @@ from msgspec import Struct
 from service.settings import Scope, Settings
 from service.web import auth_metrics
 from service.web.client_identity import ClientIdentifier
-from service.web.credentials import PUBLIC_SCOPE, credential_of, public_key_of
+from service.web.credentials import (
+    API_KEY,
+    PUBLIC_SCOPE,
+    credential_of,
+    public_key_of,
+)
 from service.web.cross_origin import is_cross_origin, is_permitted
 from service.web.key_rates import KeyRates
 from service.web.limits import RateLimited
@@ -227,6 +232,7 @@ class Authenticator:
             raise RateLimited(math.ceil(wait_s))
 
 
+IN_A_HEADER: Final = f"as a bearer token or in {API_KEY}"
 AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
 KEY: Final = web.RequestKey("api_key", ApiKey)
 """The valid key of a request; present where the scope needs a key."""
@@ -258,7 +264,9 @@ def check_scope(key: ApiKey, scope: Scope) -> None:
 def check_is_public(key: ApiKey, scope: Scope) -> None:
     """Raise `RequestProblem` if a key that everybody can see has other scopes."""
     if not key.may_be_public:
-        detail = f"send a key with other scopes than {PUBLIC_SCOPE} in a header"
+        detail = (
+            f"this API key has other scopes than {PUBLIC_SCOPE}: send it {IN_A_HEADER}"
+        )
         raise refused(FORBIDDEN, scope, detail)
 
 
@@ -275,7 +283,7 @@ def application_for(key: ApiKey, requested: str | None) -> str:
 
 def unauthorized(scope: Scope | None = None) -> RequestProblem:
     """Return the problem of a request without a valid key; it never says why."""
-    return refused(UNAUTHORIZED, scope, "send an API key as a bearer token")
+    return refused(UNAUTHORIZED, scope, f"send a valid API key {IN_A_HEADER}")
 
 
 def refused(kind: ProblemKind, scope: Scope | None, detail: str) -> RequestProblem:

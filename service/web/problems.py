@@ -245,6 +245,8 @@ def _detail(error: BaseException, kind: ProblemKind) -> str:
     # Texts of the upstream and of internal errors are never sent to clients.
     if isinstance(error, web.HTTPMethodNotAllowed):
         return f"allowed: {', '.join(sorted(error.allowed_methods))}"
+    if isinstance(error, web.HTTPNotFound):
+        return "/docs lists all paths"
     # The text of such an error may have internals, while its reason is standard.
     if isinstance(error, web.HTTPException):
         return error.reason

@@ -81,8 +81,9 @@ async def test_requests_without_a_valid_key_get_the_same_answer(caller: Caller) 
         answers.add((answer.status, msgspec.json.encode(body)))
     assert len(answers) == 1
     ((status, body),) = answers
-    assert status == 401
-    assert msgspec.json.decode(body)["code"] == "unauthorized"
+    problem = msgspec.json.decode(body)
+    assert (status, problem["code"]) == (401, "unauthorized")
+    assert problem["detail"] == "send a valid API key as a bearer token or in X-API-Key"
 
 
 async def test_a_key_is_accepted_in_either_header(caller: Caller) -> None:

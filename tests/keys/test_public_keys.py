@@ -52,6 +52,27 @@ async def test_a_key_that_only_sends_may_be_public(
 
 
 @on_sqlite
+@pytest.mark.parametrize("way", ["query", "basic"])
+async def test_a_key_that_is_no_public_one_is_told_where_to_go(
+    way: str, serve: Serve, make_key: MakeKey
+) -> None:
+    """Basic authentication is a header too, so the answer names the right ones."""
+    key = await make_key(("events:write", "events:read"))
+    places: dict[str, Any] = {
+        "query": {"params": {"key": key}},
+        "basic": {"headers": as_user(key)},
+    }
+    async with serve() as service:
+        sent = service.post("/events", json=event(), **places[way])
+        async with sent as answer:
+            problem = await answer.json(content_type=None)
+    assert problem["detail"] == (
+        "this API key has other scopes than events:write: send it as a bearer token or "
+        "in X-API-Key"
+    )
+
+
+@on_sqlite
 async def test_a_header_that_only_a_program_sends_comes_first(
     serve: Serve, make_key: MakeKey
 ) -> None:

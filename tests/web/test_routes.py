@@ -108,4 +108,5 @@ async def test_an_unknown_path_gets_404(
 
     assert response.status == problem["status"] == 404
     assert problem["code"] == "not_found"
+    assert problem["detail"] == "/docs lists all paths"
     assert problem["request_id"] == response.headers["X-Request-ID"]
