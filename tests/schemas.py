@@ -17,12 +17,6 @@ from service.storage.database import migrate
 from tests.patience import GIVE_UP_S
 
 ONLY_READ: Final = re.compile(r"\s*(SHOW|SELECT(?! setval))\b")
-END_USERS: Final = (
-    "SELECT pg_terminate_backend(pid) FROM pg_locks "
-    "JOIN pg_class ON pg_class.oid = relation "
-    "JOIN pg_namespace ON pg_namespace.oid = relnamespace "
-    "WHERE nspname = $1 AND pid <> pg_backend_pid()"
-)
 SCHEMA: Final = "name_of_the_schema"
 """Stands for the name of the schema, which functions have in their text."""
 
@@ -72,8 +66,6 @@ async def _migrate(settings: StorageSettings) -> list[Statement]:
 
 async def drop_schema(connection: asyncpg.Connection, schema: str) -> None:
     """Remove a schema, also while the server ends the last statement of a service."""
-    # A statement without an end would block this, and fail the test that is repeated.
-    await connection.execute(END_USERS, schema)
     async with asyncio.timeout(GIVE_UP_S):
         while True:
             # The server ends a statement later than its client. A deadlock with it

@@ -5,15 +5,23 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
 from service.storage.breaker import MAX_TIMEOUTS
 from service.storage.database import Database
-from service.storage.errors import CircuitOpen, StorageTimeout, StorageUnusable
+from service.storage.errors import (
+    CircuitOpen,
+    StorageError,
+    StorageTimeout,
+    StorageUnusable,
+)
 from service.storage.uses import Use
+from tests.conftest import POSTGRESQL
 from tests.metric_samples import Read
 from tests.patience import GIVE_UP_S
+from tests.running import LOOK_AGAIN_S
 
 ENDLESS: Final = (
     "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT 1 - x FROM n) "
@@ -59,6 +67,17 @@ async def write(database: Database) -> None:
         await connection.execute(text(statement))
 
 
+async def until_active(expected: int) -> None:
+    """Wait until this number of endless statements runs in PostgreSQL."""
+    observer = await asyncpg.connect(POSTGRESQL)
+    try:
+        async with asyncio.timeout(GIVE_UP_S):
+            while await observer.fetchval(ACTIVE) != expected:  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_AGAIN_S)
+    finally:
+        await observer.close()
+
+
 @pytest.mark.parametrize("run", [count, stream, write])
 async def test_a_cancelled_task_ends_its_statement(
     database: Database, run: Callable[[Database], Coroutine[Any, Any, None]]
@@ -72,11 +91,25 @@ async def test_a_cancelled_task_ends_its_statement(
         assert task.cancelled()
     async with database.reading(Use.EVENT_QUERIES) as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
-        if not database.is_sqlite:
-            assert await connection.scalar(text(ACTIVE)) == 0
+    if not database.is_sqlite:
+        await until_active(0)
     async with database.writing(Use.EVENTS) as connection:
         # The cancelled writes were rolled back.
         await connection.execute(text("CREATE TABLE never (x INTEGER)"))
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+async def test_a_statement_ends_with_its_connection(database: Database) -> None:
+    """PostgreSQL sees that nobody waits; otherwise it would keep its locks for ever."""
+    task = asyncio.create_task(write(database))
+    await until_active(1)
+    # The circuit opens, which ends the connections without a word to the server.
+    for _ in range(MAX_TIMEOUTS):
+        database.breaker.timed_out()
+    with pytest.raises(StorageError):
+        await task
+    await until_active(0)
 
 
 def write_without_end(connection: sqlite3.Connection) -> None:
