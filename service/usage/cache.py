@@ -9,7 +9,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Final
 
@@ -35,7 +34,7 @@ from service.usage.refresh import Refresher
 from service.usage.shared_cache import KnownSnapshot, SharedCache
 from service.usage.shared_reports import make_resolver
 from service.usage.shared_snapshot import SharedSnapshot
-from service.usage.snapshot import Slot, Snapshot
+from service.usage.snapshot import Slot, Snapshot, no_slot
 from service.usage.snapshots.spans import Span
 from service.usage.snapshots.worker import INLINE_MESSAGES
 from service.usage.sources import MessageSource
@@ -101,7 +100,7 @@ class SnapshotCache:
     async def view(
         self,
         plan_name: str | None = None,
-        slot: Slot = nullcontext,
+        slot: Slot = no_slot,
         *,
         is_query: bool = True,
     ) -> SnapshotView:
@@ -117,7 +116,7 @@ class SnapshotCache:
             cached = await self._prepare(cached, plan)
         snapshot = cached.snapshot
         if snapshot.summary.messages <= INLINE_MESSAGES:
-            slot = nullcontext  # the event loop answers at once
+            slot = no_slot  # the event loop answers at once
         with stage("query"):
             summary = await price(snapshot, plan, self._max_logged, slot)
         freshness = self._policy.judge(self._age(cached), forward)

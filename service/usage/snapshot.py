@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from service.storage.lru_cache import LruCache
@@ -20,10 +20,9 @@ from service.usage.snapshots.quarter_sums import QuarterSums
 from service.usage.snapshots.spans import Span
 from service.usage.snapshots.worker import PricingWorker
 from service.web.http_cache.encodings import Answer
+from service.web.lanes import Keep, keep_nothing
 
 T = TypeVar("T")
-Slot = Callable[[], AbstractAsyncContextManager[None]]
-"""Enters the lane of queries, for the time of a computation."""
 
 MAX_DERIVED_BYTES: Final = 8 * 1024 * 1024
 """Upper bound of the encoded sums that are cached with a snapshot."""
@@ -31,6 +30,18 @@ MAX_DERIVED_BYTES: Final = 8 * 1024 * 1024
 REVISION_HEADER: Final = "Usage-Revision"
 PERIOD_HEADER: Final = "Usage-Period"
 """An interval of ISO 8601: `2024-04-29/..` while the period is open."""
+
+
+class Slot(Protocol):
+    """Enters the lane of queries for a computation, within the limits of a request."""
+
+    def __call__(self, *, is_shared: bool = False) -> AbstractAsyncContextManager[Keep]:
+        """Wait for a slot, unless the computation `is_shared` and has one."""
+
+
+def no_slot(*, is_shared: bool = False) -> AbstractAsyncContextManager[Keep]:
+    """Enter no lane."""
+    return nullcontext(keep_nothing)
 
 
 class Computation(Generic[T]):
@@ -73,7 +84,7 @@ class DerivedAnswers:
         self,
         key: Hashable,
         compute: Callable[[], Awaitable[bytes]],
-        slot: Slot = nullcontext,
+        slot: Slot = no_slot,
     ) -> bytes:
         """Return the encoded body of a key, from the cache or computed now."""
         body = self._bodies.get(key)
@@ -86,7 +97,7 @@ class DerivedAnswers:
         self,
         key: Hashable,
         compute: Callable[[], Awaitable[T]],
-        slot: Slot = nullcontext,
+        slot: Slot = no_slot,
     ) -> T:
         """Return the value of a key, computed once. Use it for few keys only."""
 
@@ -104,7 +115,7 @@ class DerivedAnswers:
         self,
         key: Hashable,
         compute: Callable[[], Awaitable[T]],
-        slot: Slot = nullcontext,
+        slot: Slot = no_slot,
     ) -> T:
         """Return the page of a key: the same object for all requests that need it."""
         page: T | None = self._pages.get(key)
@@ -117,21 +128,24 @@ class DerivedAnswers:
         self,
         key: Hashable,
         compute: Callable[[], Awaitable[T]],
-        slot: Slot = nullcontext,
+        slot: Slot = no_slot,
         *,
         is_cancellable: bool = False,
     ) -> T:
         """Compute a value once for all concurrent requests, without caching it.
 
-        Only the first request needs the slot. The computation continues when a request
-        is cancelled, unless it `is_cancellable` and no other request waits for it.
+        Only the first request needs the slot, which is free when the computation ends.
+        It continues when a request is cancelled, unless it `is_cancellable` and no
+        other request waits for it.
         """
         computation: Computation[T] | None = self._find_computation(key)
-        if computation is not None:
-            return await computation.wait(is_cancellable=is_cancellable)
-        async with slot():
-            # Another request may have begun it during the wait for the lane.
-            computation = self._find_computation(key) or self._start(key, compute())
+        async with slot(is_shared=computation is not None) as keep:
+            if computation is None:
+                # Another request may have begun it during the wait for the lane.
+                computation = self._find_computation(key)
+            if computation is None:
+                computation = self._start(key, compute())
+                keep(computation.task)
             return await computation.wait(is_cancellable=is_cancellable)
 
     def _find_computation(self, key: Hashable) -> Computation[Any] | None:

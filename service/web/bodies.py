@@ -177,7 +177,7 @@ async def _ask_for_body(request: web.Request) -> None:
         writer.output_size = 0  # aiohttp counts the bytes of the final answer
 
 
-def _lane_of(request: web.Request) -> AbstractAsyncContextManager[None]:
+def _lane_of(request: web.Request) -> AbstractAsyncContextManager[object]:
     lane = request.app.get(BODIES)
     return nullcontext() if lane is None else lane.enter(request)
 

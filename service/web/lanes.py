@@ -10,7 +10,8 @@ import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
@@ -34,6 +35,12 @@ SMOOTHING: Final = 0.2
 """Weight of the last request in the mean duration."""
 
 Turn = asyncio.Future[None]
+Keep = Callable[[asyncio.Future[Any]], None]
+"""Keeps a slot until this work has ended, which may outlive the request."""
+
+
+def keep_nothing(_work: asyncio.Future[Any]) -> None:
+    """Keep no slot, where none was taken."""
 
 
 class LaneFull(RequestProblem):
@@ -227,20 +234,44 @@ class Lane:
 
     @asynccontextmanager
     async def enter(
-        self, request: web.BaseRequest, client: Hashable | None = None
-    ) -> AsyncIterator[None]:
+        self,
+        request: web.BaseRequest,
+        client: Hashable | None = None,
+        *,
+        is_shared: bool = False,
+    ) -> AsyncIterator[Keep]:
         """Wait for a slot, and run the body in it, within the limits.
 
         `client` is who takes turns; by default the address of the request. The body is
-        cancelled when the client disconnects. Raises `LaneFull`, `LaneTimeout` and
-        `ClientDisconnected`.
+        cancelled when the client disconnects. It passes work that others may share to
+        the function that this yields: the slot is free when that has ended. A body that
+        waits for such work of another request `is_shared`, and needs no slot. Raises
+        `LaneFull`, `LaneTimeout` and `ClientDisconnected`.
         """
+        if is_shared:
+            async with self._limited(request):
+                yield keep_nothing
+            return
         client = self._identify(request) if client is None else client
         loop = asyncio.get_running_loop()
         arrived = loop.time()
         await self._wait(request, client)
         started = loop.time()
         self._metrics.started(started - arrived, self._queue.running)
+        work: list[asyncio.Future[Any]] = []
+        try:
+            async with self._limited(request):
+                yield work.append
+        finally:
+            release = partial(self._release, client, started)
+            running = next((each for each in work if not each.done()), None)
+            if running is None:
+                release()
+            else:
+                running.add_done_callback(release)
+
+    @asynccontextmanager
+    async def _limited(self, request: web.BaseRequest) -> AsyncIterator[None]:
         try:
             async with while_connected(request, limit_s=self._limits.time_limit_s):
                 yield
@@ -248,8 +279,6 @@ class Lane:
             self._metrics.refused("time_limit")
             detail = f"not finished in {self._limits.time_limit_s:g} s"
             raise LaneTimeout(self._kinds.timeout, detail) from None
-        finally:
-            self._release(client, loop.time() - started)
 
     async def _wait(self, request: web.BaseRequest, client: Hashable) -> None:
         queue = self._queue
@@ -297,7 +326,8 @@ class Lane:
         detail = f"{self.name}: {queue.running} run and {queue.waiting} wait"
         return LaneFull(self._kinds.full, detail, max(1.0, wait_s))
 
-    def _release(self, client: Hashable, duration_s: float) -> None:
+    def _release(self, client: Hashable, started: float, *_: object) -> None:
+        duration_s = asyncio.get_running_loop().time() - started
         self._mean_s += SMOOTHING * (duration_s - self._mean_s)
         self._queue.release(client)
         self._metrics.ended(self._queue.running)

@@ -10,7 +10,7 @@ from contextlib import (
     asynccontextmanager,
 )
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import pytest
 
@@ -19,7 +19,7 @@ from service.sandbox.server import RunningSandbox
 from service.server.runner import listening
 from service.usage.snapshots import store
 from service.usage.snapshots.cancellation import QueryCancelled, check_cancelled
-from service.usage.snapshots.selection import MessagePage, select
+from service.usage.snapshots.selection import select
 from service.web.unsent_bytes import UNSENT, UnsentBytes
 from tests.conftest import MakeSettings, message
 from tests.events.faults.conftest import cluster, cluster_storage, key, make_service
@@ -39,34 +39,40 @@ BUFFER_BYTES: Final = 4_096
 """Size of the kernel's buffers of connections, which doubles it."""
 LOOK_AGAIN_S: Final = 0.001
 
+T = TypeVar("T")
+
 
 class Held:
-    """Queries for pages, each of which computes until it is released or cancelled."""
+    """Queries, each of which computes until it is released or cancelled."""
 
     def __init__(self) -> None:
         self.running = 0
         self.cancelled = 0
         self.is_released = threading.Event()
 
-    def select(self, *arguments: Any) -> MessagePage:
-        """Select a page when the queries are released."""
-        self.running += 1
-        try:
-            while not self.is_released.wait(LOOK_AGAIN_S):
-                check_cancelled()
-        except QueryCancelled:
-            self.cancelled += 1
-            raise
-        finally:
-            self.running -= 1
-        return select(*arguments)
+    def until_released(self, compute: Callable[..., T]) -> Callable[..., T]:
+        """Return a function that computes a query when the queries are released."""
+
+        def compute_late(*arguments: Any) -> T:
+            self.running += 1
+            try:
+                while not self.is_released.wait(LOOK_AGAIN_S):
+                    check_cancelled()
+            except QueryCancelled:
+                self.cancelled += 1
+                raise
+            finally:
+                self.running -= 1
+            return compute(*arguments)
+
+        return compute_late
 
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """Hold all queries for pages until the end of the test."""
     held = Held()
-    monkeypatch.setattr(store, "select", held.select)
+    monkeypatch.setattr(store, "select", held.until_released(select))
     yield held
     held.is_released.set()
 

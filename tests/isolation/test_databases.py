@@ -27,9 +27,12 @@ MakeService = Callable[..., Service]
 
 pytestmark = pytest.mark.services
 TIMEOUT_S: Final = 1.0
+HASTY_S: Final = 2.0
+"""Time limit for calls that wait in vain."""
 LOOK_UP: Final = "/vehicles/lookup?vin="
 VINS: Final = [vin(number) for number in range(20)]
 BREAKER: Final = "copilot_usage_storage_breaker_state"
+TRANSACTIONS: Final = "copilot_usage_storage_transactions"
 WAITING: Final = (
     "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
     "AND application_name = 'copilot-usage' AND query LIKE '%events%'"
@@ -153,12 +156,14 @@ async def test_look_ups_alone_find_a_silent_database(
 ) -> None:
     """Given up time after time, they open the circuit; then vPIC answers at once."""
     service = make_service(
-        behind, events__enabled="false", vehicles__storage_wait_s=0.2
+        behind, events__enabled="false", vehicles__storage_wait_s=HASTY_S
     )
     service.start("--sandbox")
     await service.until_up()
     async with ClientSession(f"http://127.0.0.1:{service.port}") as session:
         assert await get(session, f"{LOOK_UP}{VINS[0]}") == "200"
+        await until_sample(session, 0, TRANSACTIONS, use="vehicles", state="running")
+        assert lines(service, "vehicle.not_read") == []
         assert await sample(session, BREAKER, state="closed") == 1
         proxy.drop()
         codes = [await get(session, LOOK_UP + each) for each in VINS[1:4]]

@@ -12,13 +12,16 @@ import pytest
 from service.sandbox.fake_vpic import VPIC_PATH
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
+from service.usage import view
+from service.usage.snapshots import queries
 from service.vehicles.store import VehicleStore
 from service.web import client_stream
 from tests.conftest import message
 from tests.isolation import vehicles
-from tests.isolation.conftest import MESSAGES, Held, Until
+from tests.isolation.conftest import MESSAGES, Held, Until, active
 from tests.isolation.vehicles import ServeVehicles, Vehicles, running, waiting
 from tests.metric_samples import growth
+from tests.running import ask_once
 from tests.vehicles.conftest import on_sqlite, vin, vins
 from tests.vehicles.exporting import WIDE_ROWS, fill
 
@@ -183,3 +186,67 @@ async def test_a_client_that_leaves_before_its_work_begins_is_dropped(
     await until(lambda: has_ended(4))
     for writer in left:
         writer.close()
+
+
+@on_sqlite
+@pytest.mark.parametrize("work", [USAGE, LOOKUP], ids=["usage", "lookup"])
+async def test_equal_work_ends_with_its_last_client(
+    service: Vehicles, until: Until, work: Work
+) -> None:
+    """It goes on for a client that shares it, and not for one that has left."""
+    has_ended = ended(work)
+    first, second = [await connect(service, work.send(0)) for _ in range(2)]
+    await until(lambda: running(work.lane) == 1 and active() == 2)
+
+    leave(first, is_half=False)
+    await until(lambda: has_ended(1))
+    leave(second, is_half=False)
+    await until(lambda: has_ended(2))
+
+    await until(lambda: running(work.lane) == 0)
+
+
+@on_sqlite
+async def test_shared_work_keeps_the_slot_of_a_client_that_left(
+    service: Vehicles, held: Held, until: Until
+) -> None:
+    """Otherwise pairs of clients could have any number of queries computed at once."""
+    has_ended = ended(USAGE)
+    first, second = [await connect(service, USAGE.send(0)) for _ in range(2)]
+    await until(lambda: held.running == 1 and active() == 2)
+
+    leave(first, is_half=False)
+    await until(lambda: has_ended(1))
+    third = await connect(service, USAGE.send(1))
+    await until(lambda: waiting(USAGE.lane) == 1)
+
+    assert (running(USAGE.lane), held.running) == (1, 1)
+    leave(second, is_half=False)
+    # The work ends with its last client, and its slot is that of the next one.
+    await until(lambda: held.cancelled == 1)
+    await until(lambda: waiting(USAGE.lane) == 0)
+    assert running(USAGE.lane) == 1
+    leave(third, is_half=False)
+    await until(lambda: has_ended(3))
+
+
+@on_sqlite
+async def test_a_forecast_goes_on_without_the_client_that_began_it(
+    service: Vehicles, held: Held, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disconnection is no failure of the others."""
+    days = held.until_released(queries.daily_usage)
+    monkeypatch.setattr(queries, "daily_usage", days)
+    # Of a period with too many quarters of an hour, the worker makes the sums.
+    monkeypatch.setattr(view, "encode_daily", lambda *_: None)
+    first = await connect(service, _get("/usage/forecast"))
+    await until(lambda: held.running == 1)
+    second = asyncio.create_task(ask_once(service.port, "/usage/forecast"))
+    await until(lambda: active() == 2)
+    await ask_once(service.port, "/health/live")  # the second one waits meanwhile
+
+    leave(first, is_half=False)
+    await until(lambda: active() == 1)
+    held.is_released.set()
+
+    assert (await second).status == 200

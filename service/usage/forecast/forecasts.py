@@ -66,6 +66,8 @@ class Forecasts:
         """
         as_of = now_us() - view.freshness.age_s * US_PER_S
         as_of -= as_of % MINUTE_US
+        # In the lane of this request, while the forecast is that of all equal ones.
+        days = await self._days_of(view)
 
         async def encode() -> bytes:
             span, begins_on = view.snapshot.span, view.summary.begins_on
@@ -74,9 +76,9 @@ class Forecasts:
                 if span is None
                 else Current(span.begins_on, self._between(span.begin, span.end))
             )
-            return msgspec.json.encode(await self._forecast(view, current, as_of))
+            forecast = await self._forecast(view, days, current, as_of)
+            return msgspec.json.encode(forecast)
 
-        # The lane of the view's slot is entered by its sums, where they are not cached.
         return await view.snapshot.derived.body(("forecast", as_of), encode)
 
     async def of_period(self, period: KeptPeriod, as_of: int) -> Forecast | NoForecast:
@@ -93,14 +95,14 @@ class Forecasts:
             if period.starts_at is None or period.ends_at is None
             else self._between(period.starts_at, period.ends_at)
         )
-        return await self._forecast(view, Current(period.period, bounds), as_of)
+        days = await self._days_of(view)
+        return await self._forecast(view, days, Current(period.period, bounds), as_of)
 
     async def _forecast(
-        self, view: UsageView, current: Current, as_of: int
+        self, view: UsageView, days: Days, current: Current, as_of: int
     ) -> Forecast | NoForecast:
         if not view.summary.messages and current.bounds is None:
             return NoForecast("too_early")
-        days = await self._days_of(view)
         now = local_time(as_of, self._zone)
         bounds = current.bounds or self._from_length(days, now.date())
         if bounds is None:

@@ -1,7 +1,6 @@
 """Requests on kept periods: few chunks answer most, and the whole period the others."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from typing import Final, NamedTuple, TypeVar
 
 from service.settings import Settings
@@ -21,7 +20,7 @@ from service.usage.periods.reading.whole_periods import (
 from service.usage.periods.store import PeriodStore
 from service.usage.periods.tables import CLOSED
 from service.usage.pricing.plans import Plan
-from service.usage.snapshot import Slot, answer_headers, log_values_of
+from service.usage.snapshot import Slot, answer_headers, log_values_of, no_slot
 from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.item_rows import ItemRows
 from service.usage.snapshots.selection import Selection
@@ -46,7 +45,7 @@ class Slots(NamedTuple):
     """That of loading a whole period, which takes long."""
 
 
-NO_LANES: Final = Slots(nullcontext, nullcontext)
+NO_LANES: Final = Slots(no_slot, no_slot)
 """For work that no request waits for."""
 
 
