@@ -30,7 +30,7 @@ FORMATS: Final = {
 """Accepted media types, with the form in which the feed is read for each."""
 SLICE_BYTES: Final = 64 * 1024
 
-EnterLane = AbstractAsyncContextManager[None]
+EnterLane = AbstractAsyncContextManager[object]
 
 
 def media_type_for(request: web.Request) -> str:

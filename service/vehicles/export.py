@@ -45,7 +45,7 @@ CHUNK_BYTES: Final = 256 * 1024
 MAX_ERROR_CHARS: Final = 1_000
 CANCELLED: Final = "the export was cancelled"
 
-EnterLane = Callable[[], AbstractAsyncContextManager[None]]
+EnterLane = Callable[[], AbstractAsyncContextManager[object]]
 """Enters the lane of exports for a request."""
 
 log = structlog.get_logger()

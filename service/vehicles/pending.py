@@ -168,7 +168,7 @@ class LookupClient:
     def __init__(
         self,
         name: Hashable = None,
-        lane: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+        lane: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
         *,
         needs_whole: bool = False,
     ) -> None:
