@@ -65,6 +65,20 @@ async def test_smallest_screen_needs_no_sideways_scrolling(
     await expect_fit()
 
 
+@pytest.mark.parametrize("width", [320, 390, 1280])
+async def test_the_title_of_the_times_shows_the_whole_zone(
+    width: int, open_page: OpenPage
+) -> None:
+    """The longest names of zones are wider than the column, and are not cut off."""
+    dashboard = await open_page(
+        "?tz=America/Argentina/Buenos_Aires", viewport={"width": width, "height": 640}
+    )
+
+    title = dashboard.header("Timestamp")
+    await expect(title).to_contain_text("Buenos_Aires")
+    assert await title.evaluate("it => it.scrollWidth <= it.clientWidth")
+
+
 async def test_error_fits_too(new_page: NewPage, upstream: RunningSandbox) -> None:
     """An error with a long id does not widen a small screen, and is accessible."""
     dashboard = await new_page(viewport=SMALL)
