@@ -34,17 +34,28 @@ def content_of(message: Message) -> Content:
     content = Content(message.seq, message.subject, message.time)
     try:
         request = decode(message.data)
+        valid = [each for each in request.items if isinstance(each, Event)]
+        texts = list(map(_text_of, valid))
     except BadMessage as error:
         return msgspec.structs.replace(content, error=str(error), message=message.data)
-    valid = [each for each in request.items if isinstance(each, Event)]
     failed = [each.event for each in request.items if isinstance(each, EventFailure)]
     return msgspec.structs.replace(
         content,
         application=request.application,
         request_id=request.request_id,
-        events=[Raw(each.read_text()) for each in valid],
+        events=texts,
         failed=failed,
     )
+
+
+def _text_of(event: Event) -> Raw:
+    """Return the JSON text of an event; raises `BadMessage` if it has none."""
+    try:
+        text = event.read_text()
+        msgspec.json.decode(text)
+    except Exception as error:  # another program may publish any fields
+        raise BadMessage(f"an event has no text: {error}") from error
+    return Raw(text)
 
 
 def as_json(message: Message) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64decode
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 from unittest.mock import Mock
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 
 from service.command_line import main
-from service.events.model import Event, EventFailure
+from service.events.model import Event, EventFailure, Source
 from service.events.parsing import EventParser
 from service.events.queue import administration
 from service.events.queue.connection import connect, discard
@@ -348,6 +349,32 @@ def test_messages_are_listed_and_copied_without_being_taken(
     assert broken["error"]
     assert last["events"] == first["events"]
     assert command.state()["messages"] == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"source": Source(["text"], 7)}, id="no such text"),  # type: ignore[list-item]
+        pytest.param({"source": Source(None, 0), "data": "{"}, id="no JSON"),
+    ],
+)
+def test_an_event_without_a_text_hides_no_others(
+    command: Command, parser: EventParser, message: bytes, fields: dict[str, Any]
+) -> None:
+    """Another program may publish any fields; the copy has the whole message."""
+    event_ = parser.parse(json.dumps(event(id="a")).encode(), APPLICATION)
+    assert isinstance(event_, Event)
+    foreign = encode(QueuedRequest(APPLICATION, [replace(event_, **fields)]))
+    command.publish(foreign, message)
+
+    rows = command.succeed("messages").splitlines()[1:]
+    lines = command.succeed("messages", "--json", "--limit", "0").splitlines()
+
+    assert [row.split()[0] for row in rows] == ["1", "2"]
+    first, second = map(json.loads, lines)
+    assert first["error"].startswith("an event has no text: ")
+    assert b64decode(first["message"]) == foreign
+    assert [each["id"] for each in second["events"]] == ["a"]
 
 
 def test_a_copy_has_a_line_for_each_message(
