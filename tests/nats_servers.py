@@ -91,6 +91,10 @@ class NatsServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
+    def lose_store(self) -> None:
+        """Remove all streams of a server that does not run."""
+        shutil.rmtree(self._folder / "jetstream")
+
     def kill(self) -> None:
         """End it at once, if it runs."""
         if self.process is not None:

@@ -32,8 +32,8 @@ Address = Annotated[
 ]
 """A subject for an `Outcome`, or no text.
 
-Another program may publish any text. The writer would execute a line feed and what
-follows as commands of its own, and a subject such as one of `$JS.API` as its request.
+Another program may publish any text. The server or the library would refuse what is no
+subject, which ends the session; one of `$JS.API` would be a request of the writer.
 """
 
 

@@ -7,6 +7,8 @@ import asyncio
 import random
 from typing import Final
 
+import structlog
+
 from service.events.errors import QueueUnavailable
 from service.events.queue import metrics
 from service.events.queue.administration import problem_of, replica_states
@@ -22,6 +24,8 @@ INTERVAL_S: Final = (8.0, 12.0)
 RETRY_S: Final = 1.0
 """Pause while the stream cannot be used, as during an election."""
 
+log = structlog.get_logger()
+
 _chance: Final = random.SystemRandom()
 
 
@@ -32,6 +36,7 @@ class StreamWatch:
         self.problem: str | None = None
         self._connection = connection
         self._stream = stream
+        self._last: StreamInfo | None = None
 
     async def run(self) -> None:
         """Read the stream until this is cancelled."""
@@ -49,7 +54,19 @@ class StreamWatch:
             self.problem = str(error)
         else:
             self.problem = problem_of(info)
+            self._report_replaced(info)
         metrics.stream_available(is_available=self.problem is None)
+
+    def _report_replaced(self, info: StreamInfo) -> None:
+        """Log that the stream is another one: events in the former one are lost."""
+        last, self._last = self._last, info
+        if last is not None and last.created != info.created:
+            log.error(
+                "events.queue_stream_replaced",
+                stream=self._stream,
+                created_at=info.created,
+                messages=last.state.messages,
+            )
 
 
 def measure(info: StreamInfo) -> None:

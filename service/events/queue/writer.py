@@ -187,7 +187,9 @@ class QueueWriter:
 
     async def check_ready(self) -> Unready | None:
         """Return why no events are stored now, or None."""
-        if self._reason or not self._connection.is_open:
+        # The leases are in another stream than the events.
+        reason = self._reason or self.stream.problem
+        if reason or not self._connection.is_open:
             return Unready("the event queue does not answer", PAUSE_S)
         if self._breaker.is_away:
             return Unready("the database does not answer", PROBE_INTERVAL_S)

@@ -25,6 +25,8 @@ from service.events.queue.deliveries import consumer_of
 from service.events.queue.leases import Lease, Leases, share_of
 from service.events.queue.message import QueuedRequest, encode
 from service.events.queue.storing import PAUSE_S
+from service.events.queue.stream import ensure_stream
+from service.events.queue.watch import StreamWatch
 from service.events.queue.writer import (
     PartitionWriter,
     QueueWriter,
@@ -522,6 +524,68 @@ async def test_a_server_that_restarts(
             await until_stored(publisher)
 
     assert await ids_in_feed(database) == ["before", "after"]
+
+
+@on_sqlite
+async def test_a_stream_that_is_deleted_makes_its_writer_not_ready(
+    queue_settings: MakeQueue, parser: EventParser, database: Database
+) -> None:
+    """Its leases are in another stream, and are renewed all the same."""
+    settings = queue_settings()
+    async with (
+        publishing(settings, parser) as publisher,
+        open_writer(settings, database) as writer,
+    ):
+        await until(lambda: len(writer.partitions) == 4)
+        assert await writer.check_ready() is None
+        await publisher.context.delete_stream(settings.queue_stream)
+        await writer.stream.read()
+        assert await writer.check_ready() is not None
+
+        client = await connect(settings, "test")
+        await ensure_stream(client, settings)
+        await client.close()
+        await publisher.publish(publisher.items(sent("a")))
+        await until_stored(publisher)
+        await writer.stream.read()
+        assert await writer.check_ready() is None
+
+
+@on_sqlite
+async def test_a_server_that_has_lost_its_disk_is_reported(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    log_entries: list[EventDict],
+    nats_server: NatsServer,
+) -> None:
+    """The new stream works; events that waited in the former one are lost."""
+    settings = queue_settings()
+    replaced = "events.queue_stream_replaced"
+    async with publishing(settings, parser) as publisher:
+        await publisher.publish(publisher.items(sent("lost")))
+    async with open_connection(settings, "test") as connection:
+        await connection.connected()
+        watch = StreamWatch(connection, settings.queue_stream)
+        await watch.read()
+        for is_empty in (False, True):
+            nats_server.kill()
+            await until(lambda: not connection.is_open)
+            if is_empty:
+                nats_server.lose_store()
+            nats_server.start()
+            await connection.connected()
+            async with publishing(settings, parser):
+                await watch.read()
+            found = [each for each in log_entries if each["event"] == replaced]
+            assert [each["messages"] for each in found] == [1] * is_empty
+    async with (
+        publishing(settings, parser) as publisher,
+        open_writer(settings, database),
+    ):
+        await publisher.publish(publisher.items(sent("a")))
+        await until_stored(publisher)
+    assert await ids_in_feed(database) == ["a"]
 
 
 @on_sqlite
