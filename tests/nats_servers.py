@@ -91,6 +91,13 @@ class NatsServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
+    def restart(self, config: str) -> None:
+        """Kill it, and start it with more lines of configuration."""
+        self.kill()
+        folder = self._folder / "jetstream"
+        self._config = f'{config}\njetstream {{ store_dir: "{folder}" }}\n'
+        self.start()
+
     def lose_store(self) -> None:
         """Remove all streams of a server that does not run."""
         shutil.rmtree(self._folder / "jetstream")

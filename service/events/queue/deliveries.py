@@ -47,6 +47,8 @@ ACK_WAIT_S: Final = 300.0
 MAX_UNACKNOWLEDGED: Final = 20_000
 TIMED_OUT: Final = frozenset({"404", "408"})
 TOO_MANY_BYTES: Final = "409"
+UNUSED: Final = "Nats-Pending-Messages"
+"""Header of the end of a request: the messages that were not delivered for it."""
 ACK: Final = b"+ACK"
 NS_PER_US: Final = 1_000
 
@@ -220,6 +222,10 @@ class Deliveries:
         status, reason = headers.get("Status", ""), headers.get("Description", "")
         if status == TOO_MANY_BYTES and "Consumer" not in reason:
             self._left = 0
+            if headers.get(UNUSED) == str(PULL_MESSAGES):
+                # Not even one message fits: when it was published, the servers accepted
+                # larger ones.
+                self._max_bytes *= 2
         elif status not in TIMED_OUT:
             self.end(reason or "the consumer has no leader, or is deleted")
         self._arrived.set()

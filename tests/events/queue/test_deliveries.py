@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from random import randbytes
 from typing import Final
 
 import pytest
@@ -14,6 +15,7 @@ from service.events.queue.message import partition_of
 from service.settings import EventsSettings
 from tests.events.queue.publishing import Publisher, publishing
 from tests.events.queue.test_writer import sent
+from tests.nats_servers import NatsServer
 from tests.patience import GIVE_UP_S
 from tests.running import until
 
@@ -46,6 +48,26 @@ async def test_a_batch_is_bounded_by_its_size_in_memory(
                 batches.append(await session.take())
     await discard(client)
     assert max(map(len, batches)) <= 3
+
+
+async def test_a_message_above_the_maximum_of_now_is_delivered(
+    queue_settings: MakeQueue, parser: EventParser, nats_server: NatsServer
+) -> None:
+    """The servers may have had a larger maximum when it was published."""
+    settings = queue_settings()
+    nats_server.restart("max_payload: 8MB")
+    async with publishing(settings, parser) as publisher:
+        large = randbytes(deliveries.MIN_PULL_BYTES + 1)
+        await publisher.publish_bytes(large)
+        await publisher.publish_bytes(b"behind")
+    nats_server.restart("max_payload: 1MB")
+    partition = partition_of("shop", settings.queue_partitions)
+    client = await connect(settings, "test")
+    session = Deliveries(client, settings.queue_stream, partition)
+    async with session.opened(), asyncio.timeout(GIVE_UP_S):
+        batches = [await session.take(), await session.take()]
+    await discard(client)
+    assert [each.data for batch in batches for each in batch] == [large, b"behind"]
 
 
 async def test_a_message_that_comes_again_is_acknowledged_after_it_was_stored(
