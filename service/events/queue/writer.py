@@ -237,7 +237,9 @@ class QueueWriter:
 
     async def _take(self, client: Client, look: Look, number: int) -> None:
         every = range(self._settings.queue_partitions)
-        free = [each for each in every if each not in look.partitions]
+        # The bucket may have lost leases, such as by a purge: they are not renewed yet.
+        owned = look.partitions | self._partitions.keys()
+        free = [each for each in every if each not in owned]
         taken = []
         for each in random.sample(free, min(number, len(free))):
             if await self._leases.acquire(client, each):

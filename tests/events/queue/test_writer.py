@@ -12,6 +12,7 @@ from typing import Any, Final, Never
 import asyncpg
 import pytest
 from msgspec.structs import replace
+from nats.aio.client import Client
 from nats.js.manager import JetStreamManager
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
@@ -22,7 +23,7 @@ from service.events.model import EventFailure
 from service.events.parsing import EventParser
 from service.events.queue.connection import connect, open_connection
 from service.events.queue.deliveries import consumer_of
-from service.events.queue.leases import Lease, Leases, share_of
+from service.events.queue.leases import Lease, Leases, bucket_of, share_of
 from service.events.queue.message import QueuedRequest, encode
 from service.events.queue.storing import PAUSE_S
 from service.events.queue.stream import ensure_stream
@@ -431,6 +432,39 @@ async def test_a_lease_that_cannot_be_given_back_keeps_no_partition(
             await until(lambda: len(second.partitions) == 4)
             await until(lambda: first.partitions | second.partitions == every)
     assert list(failures) == []
+
+
+@on_sqlite
+async def test_a_bucket_that_loses_its_leases_doubles_no_partition(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two sessions of one partition would end each other for ever."""
+    settings = queue_settings(queue_partitions=8)
+    every = frozenset(range(8))
+    renew, purged = Leases.renew, asyncio.Event()
+
+    async def renew_and_lose(leases: Leases, client: Client) -> None:
+        await renew(leases, client)
+        if len(leases.owned) == 4 and not purged.is_set():
+            purged.set()
+            bucket = f"KV_{bucket_of(settings.queue_stream)}"
+            await client.jetstream().purge_stream(bucket)
+
+    async with (
+        publishing(settings, parser),
+        open_writer(settings, database) as first,
+        open_writer(settings, database) as second,
+    ):
+        await until(lambda: len(first.partitions) == len(second.partitions) == 4)
+        monkeypatch.setattr(Leases, "renew", renew_and_lose)
+        await purged.wait()
+        await until(lambda: len(first.partitions) == len(second.partitions) == 4)
+        await until(lambda: first.partitions | second.partitions == every)
+    running = [repr(each.get_coro()) for each in asyncio.all_tasks()]
+    assert not [each for each in running if "PartitionWriter" in each]
 
 
 @on_sqlite
