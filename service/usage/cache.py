@@ -34,13 +34,14 @@ from service.usage.refresh import Refresher
 from service.usage.shared_cache import KnownSnapshot, SharedCache
 from service.usage.shared_reports import make_resolver
 from service.usage.shared_snapshot import SharedSnapshot
-from service.usage.snapshot import Slot, Snapshot, no_slot
+from service.usage.snapshot import Snapshot
 from service.usage.snapshots.spans import Span
 from service.usage.snapshots.worker import INLINE_MESSAGES
 from service.usage.sources import MessageSource
 from service.usage.view import SnapshotView
 from service.web.http_cache.encodings import Answer
 from service.web.http_cache.freshness import Forward, Freshness, Policy
+from service.web.lanes import Slot, no_slot
 
 NOTE_AGAIN_S: Final = 1.0
 """Time after which an answer from the same snapshot is noted for the metrics again."""

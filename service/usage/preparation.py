@@ -11,10 +11,11 @@ from service.usage.price_log import log_prices
 from service.usage.pricing.plans import Plan
 from service.usage.shared_cache import SharedCache
 from service.usage.shared_snapshot import Manifest
-from service.usage.snapshot import Slot, Snapshot
+from service.usage.snapshot import Snapshot
 from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.logged_prices import PriceLogging
 from service.usage.snapshots.store import SnapshotStore
+from service.web.lanes import Slot
 
 
 class CachedSnapshot(NamedTuple):

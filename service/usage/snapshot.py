@@ -7,9 +7,8 @@ more. Derived answers are cached with the snapshot.
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from service.storage.lru_cache import LruCache
@@ -20,7 +19,7 @@ from service.usage.snapshots.quarter_sums import QuarterSums
 from service.usage.snapshots.spans import Span
 from service.usage.snapshots.worker import PricingWorker
 from service.web.http_cache.encodings import Answer
-from service.web.lanes import Keep, keep_nothing
+from service.web.lanes import Slot, no_slot
 
 T = TypeVar("T")
 
@@ -30,18 +29,6 @@ MAX_DERIVED_BYTES: Final = 8 * 1024 * 1024
 REVISION_HEADER: Final = "Usage-Revision"
 PERIOD_HEADER: Final = "Usage-Period"
 """An interval of ISO 8601: `2024-04-29/..` while the period is open."""
-
-
-class Slot(Protocol):
-    """Enters the lane of queries for a computation, within the limits of a request."""
-
-    def __call__(self, *, is_shared: bool = False) -> AbstractAsyncContextManager[Keep]:
-        """Wait for a slot, unless the computation `is_shared` and has one."""
-
-
-def no_slot(*, is_shared: bool = False) -> AbstractAsyncContextManager[Keep]:
-    """Enter no lane."""
-    return nullcontext(keep_nothing)
 
 
 class Computation(Generic[T]):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
 from service.usage.pricing.plans import Plan
-from service.usage.snapshot import Slot, Snapshot, answer_headers
+from service.usage.snapshot import Snapshot, answer_headers
 from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.formats import JSON
 from service.usage.snapshots.item_rows import ItemRows
@@ -21,6 +21,7 @@ from service.usage.snapshots.store import (
 )
 from service.web.http_cache.encodings import Answer
 from service.web.http_cache.freshness import Freshness
+from service.web.lanes import Slot
 
 ROWS_AT_ONCE: Final = 8_192
 """Items that are encoded in some ten milliseconds."""

@@ -305,10 +305,10 @@ async def _client(request: web.Request, fields: Fields) -> AsyncIterator[LookupC
     Raises `ClientDisconnected`.
     """
     name = request.app[LIMITS].clients.group_of(request)
-    lane = partial(request.app[LANES].lookups.enter, request)
+    slot = partial(request.app[LANES].lookups.enter, request)
     async with while_connected(request):
         with _slowed_if_refused(request):
-            yield LookupClient(name, lane, needs_whole=not fields.is_basic)
+            yield LookupClient(name, slot, needs_whole=not fields.is_basic)
 
 
 async def _read_body(request: web.Request) -> LookupBody:

@@ -199,15 +199,18 @@ class Lookups:
         self, vins: Sequence[Vin], client: LookupClient
     ) -> dict[Vin, PendingVin]:
         """Begin to fetch VINs; return when the database has been read."""
-        async with client.lane():
+        async with client.slot() as keep:
             # Another request may have begun to fetch them during the wait.
             new = [vin for vin in vins if vin not in self._pending]
             self._begin(new, client)
             pending = {vin: self._pending[vin] for vin in vins}
             client.join(pending.values())
             if new:
+                reads = [pending[vin].read for vin in new]
+                for each in reads:
+                    keep(each)
                 with stage("storage"):
-                    await asyncio.wait([pending[vin].read for vin in new])
+                    await asyncio.wait(reads)
         return pending
 
     async def _wait(self, pending: Mapping[Vin, PendingVin]) -> None:

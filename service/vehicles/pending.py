@@ -13,12 +13,13 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from service.vehicles.errors import LookupAbandoned, VehicleUnavailable
 from service.vehicles.model import Entry, Query
 from service.vehicles.store import NOT_STORED, StoredEntry
+from service.web.lanes import Slot, no_slot
 
 
 class Outcome(NamedTuple):
@@ -162,19 +163,19 @@ class Fetch:
 class LookupClient:
     """The client of one request: who takes turns, and what it waits for.
 
-    The request enters `lane` while the database is read for it.
+    The request has a `slot` while the database is read for it.
     """
 
     def __init__(
         self,
         name: Hashable = None,
-        lane: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+        slot: Slot = no_slot,
         *,
         needs_whole: bool = False,
     ) -> None:
         # A program has the turns of many clients: it shares vPIC with nobody.
         self.name = object() if name is None else name
-        self.lane = lane
+        self.slot = slot
         self.needs_whole = needs_whole
         """True if a row that an older version has stored must be completed."""
         self._joined: list[PendingVin] = []

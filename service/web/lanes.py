@@ -8,10 +8,10 @@ that would wait too long is refused at once. `docs/decisions/lanes.md` has the r
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -37,10 +37,6 @@ SMOOTHING: Final = 0.2
 Turn = asyncio.Future[None]
 Keep = Callable[[asyncio.Future[Any]], None]
 """Keeps a slot until this work has ended, which may outlive the request."""
-
-
-def keep_nothing(_work: asyncio.Future[Any]) -> None:
-    """Keep no slot, where none was taken."""
 
 
 class LaneFull(RequestProblem):
@@ -200,6 +196,22 @@ class FairQueue:
             del self._waiting[client]
 
 
+class Slot(Protocol):
+    """Enters a lane for the work of one request, within its limits."""
+
+    def __call__(self, *, is_shared: bool = False) -> AbstractAsyncContextManager[Keep]:
+        """Wait for a slot, unless the work `is_shared` and has one."""
+
+
+def no_slot(*, is_shared: bool = False) -> AbstractAsyncContextManager[Keep]:
+    """Enter no lane."""
+    return nullcontext(_keep_nothing)
+
+
+def _keep_nothing(_work: asyncio.Future[Any]) -> None:
+    """Keep no slot, where none was taken."""
+
+
 class Lane:
     """A bounded resource; a request enters it for its costly work."""
 
@@ -250,7 +262,7 @@ class Lane:
         """
         if is_shared:
             async with self._limited(request):
-                yield keep_nothing
+                yield _keep_nothing
             return
         client = self._identify(request) if client is None else client
         loop = asyncio.get_running_loop()
@@ -263,12 +275,7 @@ class Lane:
             async with self._limited(request):
                 yield work.append
         finally:
-            release = partial(self._release, client, started)
-            running = next((each for each in work if not each.done()), None)
-            if running is None:
-                release()
-            else:
-                running.add_done_callback(release)
+            self._release_after(work, client, started)
 
     @asynccontextmanager
     async def _limited(self, request: web.BaseRequest) -> AsyncIterator[None]:
@@ -326,7 +333,18 @@ class Lane:
         detail = f"{self.name}: {queue.running} run and {queue.waiting} wait"
         return LaneFull(self._kinds.full, detail, max(1.0, wait_s))
 
-    def _release(self, client: Hashable, started: float, *_: object) -> None:
+    def _release_after(
+        self,
+        work: Sequence[asyncio.Future[Any]],
+        client: Hashable,
+        started: float,
+        *_: object,
+    ) -> None:
+        for each in work:
+            if not each.done():
+                again = partial(self._release_after, work, client, started)
+                each.add_done_callback(again)
+                return
         duration_s = asyncio.get_running_loop().time() - started
         self._mean_s += SMOOTHING * (duration_s - self._mean_s)
         self._queue.release(client)

@@ -20,7 +20,7 @@ from service.usage.periods.reading.whole_periods import (
 from service.usage.periods.store import PeriodStore
 from service.usage.periods.tables import CLOSED
 from service.usage.pricing.plans import Plan
-from service.usage.snapshot import Slot, answer_headers, log_values_of, no_slot
+from service.usage.snapshot import answer_headers, log_values_of
 from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.item_rows import ItemRows
 from service.usage.snapshots.selection import Selection
@@ -28,6 +28,7 @@ from service.usage.snapshots.store import Explained, Extract
 from service.usage.view import SnapshotView
 from service.web.http_cache.encodings import Answer
 from service.web.http_cache.freshness import Freshness, Policy
+from service.web.lanes import Slot, no_slot
 
 MAX_TRIES: Final = 3
 NEAREST: Final = 5

@@ -17,7 +17,7 @@ from service.usage.periods.reading.revision_rows import revision_id
 from service.usage.periods.tables import CLOSED
 from service.usage.pricing.plans import PLANS_BY_ID, Plan
 from service.usage.reports import Resolved
-from service.usage.snapshot import DerivedAnswers, Slot, Snapshot, answer_headers
+from service.usage.snapshot import DerivedAnswers, Snapshot, answer_headers
 from service.usage.snapshots.columns import Summary
 from service.usage.snapshots.formats import JSON
 from service.usage.snapshots.kept import StoredChunk, StoredChunks, pack_chunks
@@ -25,6 +25,7 @@ from service.usage.snapshots.logged_prices import PriceLogging
 from service.usage.snapshots.store import SnapshotStore
 from service.usage.snapshots.worker import PricingWorker, PricingWorkers
 from service.web.http_cache.encodings import Answer
+from service.web.lanes import Slot
 
 MAX_CACHED_MESSAGES: Final = 2_000_000
 WEIGHT_WITH_TEXTS: Final = 2
