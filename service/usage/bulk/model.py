@@ -73,14 +73,6 @@ class Segment(Struct, frozen=True, array_like=True):
     end: int
 
 
-class Repeated(Struct, frozen=True, array_like=True):
-    """An id that a unit has several times; only one row is kept."""
-
-    id: int
-    kept: tuple[int, int] | None
-    """Its piece, and its row there; None where an earlier unit has the id."""
-
-
 class UnitRecord(Struct, frozen=True):
     """The outcome of a unit; written last, so that its files are complete."""
 
@@ -93,7 +85,8 @@ class UnitRecord(Struct, frozen=True):
     last_id: int
     fences: tuple[int, ...]
     """Each of the ids in order that follows `FENCE_IDS` others, from the first on."""
-    repeated: tuple[Repeated, ...]
+    repeated: bytes
+    """Array of `units.REPEATED`: the ids that the unit has several times, in order."""
     rejected: int
 
 
@@ -125,7 +118,8 @@ class RangeRecord(Struct, frozen=True):
     """Ids of a range that units have, although an earlier unit has them too."""
 
     number: int
-    ids: dict[int, tuple[int, ...]]
+    ids: dict[int, bytes]
+    """Array of int64 by the number of the unit, in order."""
 
 
 class PartSlice(Struct, frozen=True, array_like=True):
@@ -151,11 +145,12 @@ class Part(Struct, frozen=True):
 
 
 class PartTask(Struct, frozen=True):
-    """Parts that one worker writes, and the repeated ids of their units."""
+    """Parts that one worker writes."""
 
     number: int
     parts: tuple[Part, ...]
-    repeated: dict[int, tuple[Repeated, ...]]
+    repeated: frozenset[int]
+    """Units of these parts that have repeated ids, in a file."""
 
 
 class Total(Struct, frozen=True, array_like=True):
@@ -177,19 +172,11 @@ class WrittenFile(Struct, frozen=True):
     rows: int
 
 
-class RepeatedRow(Struct, frozen=True, array_like=True):
-    """A message that is not priced, because an earlier one has its id."""
-
-    unit: int
-    piece: int
-    row: int
-    id: int
-
-
 class PartRecord(Struct, frozen=True):
     """The outcome of a task that writes parts."""
 
     number: int
     files: tuple[WrittenFile, ...]
     totals: tuple[Total, ...]
-    repeated: tuple[RepeatedRow, ...]
+    repeated: bytes
+    """Array of `parts.REPEATED_ROW`: messages with the id of an earlier one."""

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
+from numpy.typing import NDArray
 from pyarrow import fs
 
 from service.usage.bulk.batches import REJECTED
@@ -22,7 +23,6 @@ from service.usage.bulk.model import (
     REJECTED_FILE,
     InputFile,
     PartRecord,
-    RepeatedRow,
     UnitRecord,
     WrittenFile,
 )
@@ -133,11 +133,11 @@ def to_text(hundredths: int) -> str:
 def write_rejected(
     job: Job,
     units: Sequence[UnitRecord],
-    repeated: Sequence[RepeatedRow],
+    repeated: NDArray[np.void],
     places: Places,
 ) -> WrittenFile | None:
     """Write the rows that are not priced; None if there are none."""
-    if not repeated and not any(each.rejected for each in units):
+    if not len(repeated) and not any(each.rejected for each in units):
         return None
     path = job.workspace.in_output(REJECTED_FILE)
     with (
@@ -156,23 +156,23 @@ def write_rejected(
 def _rejected_rows(
     job: Job,
     units: Sequence[UnitRecord],
-    repeated: Sequence[RepeatedRow],
+    repeated: NDArray[np.void],
     places: Places,
 ) -> Iterator[Any]:
     for unit in units:
         if unit.rejected:
             yield from _stored_rejects(job.workspace, unit, places)
     by_number = {each.number: each for each in units}
-    ordered = sorted(repeated, key=lambda r: (r.unit, r.piece, r.row))
-    for begin in range(0, len(ordered), FOLDED_AT_ONCE):
-        some = ordered[begin : begin + FOLDED_AT_ONCE]
-        files = [by_number[r.unit].pieces[r.piece].piece.file for r in some]
+    order = np.lexsort((repeated["row"], repeated["piece"], repeated["unit"]))
+    for begin in range(0, len(order), FOLDED_AT_ONCE):
+        some = repeated[order[begin : begin + FOLDED_AT_ONCE]].tolist()
+        files = [by_number[unit].pieces[piece].piece.file for unit, piece, *_ in some]
         yield pa.table(
             [
                 [places.files[file].path for file in files],
-                [places.first_row(r.unit, r.piece) + r.row for r in some],
+                [places.first_row(unit, piece) + row for unit, piece, row, _ in some],
                 [REPEATED] * len(some),
-                [json.dumps({"id": r.id}) for r in some],
+                [json.dumps({"id": each}) for *_, each in some],
             ],
             schema=REJECTED_ROWS,
         )

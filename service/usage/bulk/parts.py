@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,6 @@ from service.usage.bulk.model import (
     PartRecord,
     PartSlice,
     PartTask,
-    Repeated,
-    RepeatedRow,
     Total,
     UnitRecord,
     WrittenFile,
@@ -42,11 +40,17 @@ _SOURCE_NAMES: Final = pa.array(SOURCES)
 MAX_OPEN_UNITS: Final = 64
 """Files of units that a task has open at once."""
 HASHED_BYTES: Final = 1024 * 1024
+REPEATED_ROW: Final = np.dtype(
+    [("unit", np.int32), ("piece", np.int32), ("row", np.int64), ("id", np.int64)]
+)
+"""A message that is not priced, because an earlier one has its id."""
 PART_PATH: Final = re.compile(r"/day=[0-9]+-[0-9]{2}-[0-9]{2}/part-[0-9]+\.parquet$")
 """Matches paths of parts, and of no other file that a user may have there."""
 
 
-def plan_tasks(records: Sequence[UnitRecord], repeated: RepeatedIds) -> list[PartTask]:
+def plan_tasks(
+    records: Sequence[UnitRecord], repeated: frozenset[int]
+) -> list[PartTask]:
     """Return the tasks that write the output, by day and in the order of the input."""
     tasks: list[PartTask] = []
     pending: list[Part] = []
@@ -63,10 +67,9 @@ def plan_tasks(records: Sequence[UnitRecord], repeated: RepeatedIds) -> list[Par
     return tasks
 
 
-def _to_task(number: int, parts: Sequence[Part], repeated: RepeatedIds) -> PartTask:
+def _to_task(number: int, parts: Sequence[Part], repeated: frozenset[int]) -> PartTask:
     units = {each.unit for part in parts for each in part.slices}
-    own = {unit: repeated[unit] for unit in sorted(units) if unit in repeated}
-    return PartTask(number, tuple(parts), own)
+    return PartTask(number, tuple(parts), repeated & units)
 
 
 def _plan_parts(records: Sequence[UnitRecord]) -> Iterator[Part]:
@@ -108,61 +111,62 @@ def write_parts(job: Job, task: PartTask) -> PartRecord:
     """Write the parts of a task, and return their record, which is stored too."""
     files: list[WrittenFile] = []
     totals: list[Total] = []
-    repeated: list[RepeatedRow] = []
-    open_unit = lru_cache(maxsize=MAX_OPEN_UNITS)(partial(_open, job))
+    repeated: list[NDArray[np.void]] = []
+    open_unit = lru_cache(maxsize=MAX_OPEN_UNITS)(partial(_open, job, task.repeated))
     for part in task.parts:
         sums = Sums(reports_of(job))
-        batches = _read(open_unit, part, task.repeated, repeated)
+        batches = _read(open_unit, part, repeated)
         written = _write(job, part, batches, sums)
         if written is not None:
             files.append(written)
         totals.extend(sums.totals(part.day))
-    record = PartRecord(task.number, tuple(files), tuple(totals), tuple(repeated))
+    removed = b"".join(each.tobytes() for each in repeated)
+    record = PartRecord(task.number, tuple(files), tuple(totals), removed)
     job.workspace.store(job.workspace.of_task(task.number), record)
     return record
 
 
 def _read(
-    open_unit: Callable[[int], Any],
+    open_unit: Callable[[int], "_OpenUnit"],
     part: Part,
-    repeated_ids: dict[int, tuple[Repeated, ...]],
-    removed: list[RepeatedRow],
+    removed: list[NDArray[np.void]],
 ) -> Iterator[Any]:
     """Yield the messages of a part without the repeated ones, which are collected."""
     for each in part.slices:
-        batch = open_unit(each.unit).get_batch(each.batch)
+        unit = open_unit(each.unit)
+        batch = unit.messages.get_batch(each.batch)
         rows = batch.slice(each.begin, each.end - each.begin)
-        own = repeated_ids.get(each.unit)
-        if own is not None:
-            keep = _find_kept(rows, own)
-            removed.extend(_describe(each.unit, rows.filter(pa.array(~keep))))
+        if unit.repeated is not None:
+            ids, pieces, places = map(rows.column, ("message_id", "piece", "row"))
+            keep = unit.repeated.find_kept(
+                ids.to_numpy(), pieces.to_numpy(), places.to_numpy()
+            )
+            removed.append(_describe(each.unit, rows.filter(pa.array(~keep))))
             rows = rows.filter(pa.array(keep))
         if rows.num_rows:
             yield rows
 
 
-def _open(job: Job, unit: int) -> Any:
+class _OpenUnit(NamedTuple):
+    """A unit that is read for a part."""
+
+    messages: Any
+    """A reader of its record batches."""
+    repeated: RepeatedIds | None
+
+
+def _open(job: Job, repeated: frozenset[int], unit: int) -> _OpenUnit:
     space = job.workspace
-    return pa.ipc.open_file(space.reading(space.of_unit(unit, PRICED)))
+    messages = pa.ipc.open_file(space.reading(space.of_unit(unit, PRICED)))
+    return _OpenUnit(messages, RepeatedIds(space, unit) if unit in repeated else None)
 
 
-def _find_kept(rows: Any, repeated: Sequence[Repeated]) -> NDArray[np.bool_]:
-    """Return which rows have no repeated id, or are the first with theirs."""
-    ids = rows["message_id"].to_numpy()
-    found = np.flatnonzero(np.isin(ids, [each.id for each in repeated]))
-    keep = np.ones(len(ids), np.bool_)
-    kept = {each.id: each.kept for each in repeated}
-    pieces, places = rows["piece"].to_numpy(), rows["row"].to_numpy()
-    for row in found.tolist():
-        place = int(pieces[row]), int(places[row])
-        keep[row] = kept[int(ids[row])] == place
-    return keep
-
-
-def _describe(unit: int, rows: Any) -> Iterator[RepeatedRow]:
-    columns = (rows[name].to_pylist() for name in ("piece", "row", "message_id"))
-    for piece, row, message_id in zip(*columns, strict=True):
-        yield RepeatedRow(unit, piece, row, message_id)
+def _describe(unit: int, rows: Any) -> NDArray[np.void]:
+    found = np.empty(rows.num_rows, REPEATED_ROW)
+    found["unit"] = unit
+    found["piece"], found["row"] = rows["piece"].to_numpy(), rows["row"].to_numpy()
+    found["id"] = rows["message_id"].to_numpy()
+    return found
 
 
 def _write(

@@ -16,19 +16,22 @@ from service.usage.bulk.model import (
     IdSlice,
     RangeRecord,
     RangeTask,
-    Repeated,
     UnitRecord,
 )
-from service.usage.bulk.units import IDS, Job
+from service.usage.bulk.units import IDS, REPEATED, Job
 from service.usage.bulk.workspace import Workspace
+from service.usage.pricing.text import Flags
 
 IDS_AT_ONCE: Final = 4 * 1024 * 1024
 """Ids of a range, about: 32 MiB."""
 ID_BYTES: Final = 8
 
+REPEATS: Final = "repeated"
+"""Suffix of the file of a unit's repeated ids."""
+NO_PIECE: Final = -1
+"""The piece of an id that an earlier unit has: no row of the unit is kept."""
+
 Ids = NDArray[np.int64]
-RepeatedIds = dict[int, tuple[Repeated, ...]]
-"""The repeated ids of units, by the number of the unit."""
 
 
 def plan_ranges(records: Sequence[UnitRecord]) -> list[RangeTask]:
@@ -47,24 +50,62 @@ def compare_ids(job: Job, task: RangeTask) -> RangeRecord:
     own = {each.unit: _load(job.workspace, each, task) for each in task.slices}
     joined = np.sort(np.concatenate(list(own.values())))
     common = np.unique(joined[1:][joined[1:] == joined[:-1]])
-    found: dict[int, tuple[int, ...]] = {}
+    found: dict[int, bytes] = {}
     seen = np.zeros(len(common), np.bool_)
     for unit in sorted(own):
         has = np.isin(common, own[unit], assume_unique=True)
         if (has & seen).any():
-            found[unit] = tuple(common[has & seen].tolist())
+            found[unit] = common[has & seen].tobytes()
         seen |= has
     return RangeRecord(task.number, found)
 
 
-def join_repeated(
-    records: Sequence[UnitRecord], ranges: Sequence[RangeRecord]
-) -> RepeatedIds:
-    """Return the ids that units have several times, or that an earlier unit has."""
-    repeated = {each.number: {r.id: r for r in each.repeated} for each in records}
+def store_repeated(
+    job: Job, records: Sequence[UnitRecord], ranges: Sequence[RangeRecord]
+) -> frozenset[int]:
+    """Store the ids that units have several times, or that an earlier unit has.
+
+    Returns the units that have some. Workers read them: tasks stay small.
+    """
+    earlier: dict[int, list[bytes]] = {}
     for unit, ids in ((u, ids) for each in ranges for u, ids in each.ids.items()):
-        repeated[unit].update((each, Repeated(each, None)) for each in ids)
-    return {unit: tuple(own.values()) for unit, own in repeated.items() if own}
+        earlier.setdefault(unit, []).append(ids)
+    stored = set()
+    for each in records:
+        own = np.frombuffer(each.repeated, REPEATED)
+        found = np.frombuffer(b"".join(earlier.get(each.number, ())), np.int64)
+        if len(own) or len(found):
+            path = job.workspace.of_unit(each.number, REPEATS)
+            with job.workspace.writing(path) as sink:
+                sink.write(_join(own, found).tobytes())
+            stored.add(each.number)
+    return frozenset(stored)
+
+
+def _join(own: NDArray[np.void], earlier: Ids) -> NDArray[np.void]:
+    """Return the repeated ids of a unit in order; no row of earlier ones is kept."""
+    added = np.zeros(len(earlier), REPEATED)
+    added["id"], added["piece"] = earlier, NO_PIECE
+    joined = np.concatenate([own[np.isin(own["id"], earlier, invert=True)], added])
+    return joined[np.argsort(joined["id"])]
+
+
+class RepeatedIds:
+    """The repeated ids of a unit; not empty."""
+
+    def __init__(self, space: Workspace, unit: int) -> None:
+        with space.system.open_input_stream(space.of_unit(unit, REPEATS)) as source:
+            stored = np.frombuffer(source.read(), REPEATED)
+        names = ("id", "piece", "row")
+        self._columns = tuple(np.ascontiguousarray(stored[name]) for name in names)
+
+    def find_kept(self, ids: Ids, pieces: NDArray[np.int32], rows: Ids) -> Flags:
+        """Return which messages have no repeated id, or are the first with theirs."""
+        own, own_pieces, own_rows = self._columns
+        at = np.minimum(np.searchsorted(own, ids), len(own) - 1)
+        is_first = (own_pieces[at] == pieces) & (own_rows[at] == rows)
+        kept: Flags = (own[at] != ids) | is_first
+        return kept
 
 
 def _overlapping(records: Sequence[UnitRecord]) -> Iterator[list[UnitRecord]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from service.usage.bulk.engines import Engine, OpenEngine
@@ -50,8 +51,13 @@ from service.usage.bulk.output import (
     write_rejected,
     write_totals,
 )
-from service.usage.bulk.parts import PART_PATH, plan_tasks, write_parts
-from service.usage.bulk.repeats import compare_ids, join_repeated, plan_ranges
+from service.usage.bulk.parts import (
+    PART_PATH,
+    REPEATED_ROW,
+    plan_tasks,
+    write_parts,
+)
+from service.usage.bulk.repeats import compare_ids, plan_ranges, store_repeated
 from service.usage.bulk.report_files import (
     REPORTS_FILE,
     digest_of_reports,
@@ -353,11 +359,11 @@ def _compute(
         price_unit, job, units, priced, lambda each: bounds.add(each.segments)
     )
     ranges = phases.run(compare_ids, job, plan_ranges(records))
-    tasks = plan_tasks(records, join_repeated(records, ranges))
+    tasks = plan_tasks(records, store_repeated(job, records, ranges))
     written = (space.load(space.of_task(t.number), PartRecord) for t in tasks)
     parts = phases.run(write_parts, job, tasks, written)
     places = Places(inputs, records)
-    removed = [row for part in parts for row in part.repeated]
+    removed = np.frombuffer(b"".join(p.repeated for p in parts), REPEATED_ROW)
     files = [each for part in parts for each in part.files]
     files.append(write_totals(job, parts))
     rejected = write_rejected(job, records, removed, places)
@@ -374,7 +380,7 @@ def _summarize(
     places: Places,
 ) -> Manifest:
     totals = [each for record in records for each in record.totals]
-    repeated = sum(len(record.repeated) for record in records)
+    repeated = sum(len(each.repeated) for each in records) // REPEATED_ROW.itemsize
     unreadable = tuple(
         UnreadableFile(places.files[each.piece.file].path, each.error)
         for unit in units

@@ -19,7 +19,6 @@ from service.usage.bulk.errors import RunFailed, UnreadablePiece
 from service.usage.bulk.model import (
     FENCE_IDS,
     PieceRecord,
-    Repeated,
     Segment,
     Unit,
     UnitRecord,
@@ -35,6 +34,11 @@ IDS: Final = "ids"
 REJECTS: Final = "rejected"
 RECORD: Final = "record"
 """Suffixes of a unit's files."""
+REPEATED: Final = np.dtype([("id", np.int64), ("piece", np.int32), ("row", np.int64)])
+"""An id that a unit has several times: only the row at this place is kept.
+
+Arrays, because input that has each message twice has as many of them as messages.
+"""
 REJECTED_AT_ONCE: Final = 64 * 1024
 """Rejected rows that are written together, at most about."""
 REJECTED_BYTES: Final = 16 * 1024 * 1024
@@ -175,7 +179,7 @@ class _UnitWriter:
     def finish(self, pieces: tuple[PieceRecord, ...]) -> UnitRecord:
         """Write the ids, and return the record."""
         ids = np.concatenate([*self._ids, np.zeros(0, np.int64)])
-        repeated: tuple[Repeated, ...] = ()
+        repeated = b""
         if not (np.diff(ids) > 0).all():
             repeated, ids = self._find_repeated(ids), np.unique(ids)
         with self._space.writing(self._space.of_unit(self._number, IDS)) as sink:
@@ -193,7 +197,7 @@ class _UnitWriter:
             rejected=self._rejected,
         )
 
-    def _find_repeated(self, ids: NDArray[np.int64]) -> tuple[Repeated, ...]:
+    def _find_repeated(self, ids: NDArray[np.int64]) -> bytes:
         """Return the ids that the unit has several times, with their first rows."""
         pieces = np.concatenate([np.full(len(r), p) for p, r in self._places])
         rows = np.concatenate([rows for _, rows in self._places])
@@ -201,11 +205,9 @@ class _UnitWriter:
         same = ids[order][1:] == ids[order][:-1]
         first = same & ~np.concatenate([[False], same[:-1]])
         kept = order[:-1][first]
-        columns = ids[kept].tolist(), pieces[kept].tolist(), rows[kept].tolist()
-        return tuple(
-            Repeated(each, (piece, row))
-            for each, piece, row in zip(*columns, strict=True)
-        )
+        found = np.empty(len(kept), REPEATED)
+        found["id"], found["piece"], found["row"] = ids[kept], pieces[kept], rows[kept]
+        return found.tobytes()
 
 
 class _RejectedWriter:

@@ -531,11 +531,8 @@ def test_leading_zeros_of_report_ids(tmp_path: Path) -> None:
     assert names == ["Bond", None]
 
 
-def test_a_task_is_as_large_with_many_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is sent with its own files only, so many files cost no more each."""
-    monkeypatch.setattr(inputs, "UNIT_BYTES", 1)
+def sizes_of_tasks(folder: Path) -> list[int]:
+    """Price a folder, and return the bytes that are sent with each task."""
     sent: list[int] = []
 
     class Measuring(InlineEngine):
@@ -543,15 +540,39 @@ def test_a_task_is_as_large_with_many_files(
             sent.extend(len(pickle.dumps((job, task))) for task in tasks)
             return super().run(work, job, tasks)
 
+    request = run.Request((str(folder),), f"{folder}.out", TEXT_RULES.id)
+    opening = contextmanager(lambda: iter([Measuring()]))
+    run.price_files(request, opening, lambda *_: None)
+    return sent
+
+
+def test_a_task_is_as_large_with_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent with its own files only, so many files cost no more each."""
+    monkeypatch.setattr(inputs, "UNIT_BYTES", 1)
     largest = []
     for count in (2, 100):
         folder = tmp_path / f"{count:03}"
         folder.mkdir()
         for number in range(count):
             write_messages(folder / f"{number:03}.ndjson", [message(number)])
-        request = run.Request((str(folder),), f"{folder}.out", TEXT_RULES.id)
-        opening = contextmanager(lambda: iter([Measuring()]))
-        run.price_files(request, opening, lambda *_: None)
-        largest.append(max(sent[:count]))
-        sent.clear()
+        largest.append(max(sizes_of_tasks(folder)[:count]))
+    assert largest[1] - largest[0] < 32
+
+
+def test_a_task_is_as_large_with_many_repeated_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Input may have each message twice; workers read the ids from a file."""
+    monkeypatch.setattr(inputs, "UNIT_BYTES", 1)
+    largest = []
+    for count in (1, 1000):
+        folder = tmp_path / f"{count:04}"
+        folder.mkdir()
+        for name, first in (("a", 0), ("b", 1000 - count)):
+            rows = [message(first + number) for number in range(1000)]
+            write_messages(folder / f"{name}.parquet", rows)
+        largest.append(max(sizes_of_tasks(folder)))
+        assert len(rejected_rows(Path(f"{folder}.out"))) == count
     assert largest[1] - largest[0] < 32
