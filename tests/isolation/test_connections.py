@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from service.server import connection_server
 from tests.isolation.conftest import Held, Serve, Until
 from tests.metric_samples import growth, value
 from tests.patience import GIVE_UP_S
@@ -80,6 +81,29 @@ async def test_a_burst_closes_as_many_idle_connections_as_it_needs(
         for each in clients[:BURST]:
             assert await each.reader.read() == b""
         assert read(CLOSED, state="idle") == BURST
+        assert read(CLOSED, state="new") == 0
+        for each in new:
+            each.writer.close()
+
+
+async def test_further_connections_find_room(
+    serve: Serve, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some more idle ones are closed, so that not each new one looks for room."""
+    spare = 10
+    monkeypatch.setattr(connection_server, "SPARE_DIVISOR", MANY // spare)
+    read = growth()
+    async with (
+        serve(server={"max_connections": MANY}) as service,
+        idle_clients(service.port, MANY) as clients,
+    ):
+        new = await connect_at_once(service.port, 1)
+        await until(lambda: read(CLOSED, state="idle") > 0)
+        new += await connect_at_once(service.port, spare)
+
+        for each in (*new, *clients[1 + spare :]):
+            assert (await ask(*each, "/health/live")).status == 200
+        assert read(CLOSED, state="idle") == 1 + spare
         assert read(CLOSED, state="new") == 0
         for each in new:
             each.writer.close()
