@@ -187,12 +187,12 @@ class RequestProtocol(web.RequestHandler):
         if self._request_count == before:
             return True
         message, body = self._messages[-1]
-        if not isinstance(message, _ErrInfo):
+        is_malformed, former = isinstance(message, _ErrInfo), self.last_body
+        if is_malformed and former is not None and not former.is_eof():
+            self._end_malformed_body(former)
+        else:
             self.last_body = body
-            return True
-        if self.last_body is not None and not self.last_body.is_eof():
-            self._end_malformed_body(self.last_body)
-        return False
+        return not is_malformed
 
     def _end_malformed_body(self, body: StreamReader) -> None:
         """Let the request of a body fail, instead of a further one.

@@ -135,6 +135,14 @@ async def test_a_request_is_answered_before_a_malformed_one(
     assert json.loads(answers[1].body)["code"] == "request_refused"
 
 
+async def test_a_malformed_request_may_be_followed_by_the_end(
+    conversation: Conversation,
+) -> None:
+    """Its client gets an answer, also without a request before it."""
+    conversation.arrive([JUNK])
+    assert [each.status for each in await conversation.answers()] == [400]
+
+
 async def test_a_read_without_bytes_forgets_nothing(conversation: Conversation) -> None:
     """The service itself parses no bytes when it resumes a paused connection."""
     conversation.arrive([GET[:-1], b"", GET[-1:] + JUNK])
