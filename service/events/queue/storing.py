@@ -37,6 +37,7 @@ from service.events.queue.message import (
 )
 from service.events.store import NEW, EventStore, ReceivedEvent, Stored
 from service.events.validation import failure_of
+from service.storage.breaker import AWAY_AFTER_S
 from service.storage.errors import (
     CircuitOpen,
     StorageError,
@@ -102,10 +103,17 @@ class QueueStore:
         self._arrivals = Arrivals()
         self._max_events = FIRST_EVENTS
         """Events of one transaction: more while the database stores them quickly."""
+        self._failing_since: float | None = None
         self._logged: set[tuple[str, int]] = set()
         """Reasons and numbers of events of failures since the last success."""
         self._requests: list[QueuedRequest] = []
         """Those of the messages that are being stored."""
+
+    @property
+    def is_failing(self) -> bool:
+        """True while messages wait that the database has not stored for some time."""
+        since = self._failing_since
+        return since is not None and time.monotonic() - since > AWAY_AFTER_S
 
     async def store(
         self, batch: Sequence[Delivery]
@@ -170,12 +178,7 @@ class QueueStore:
                 raise
             except StorageError as error:
                 self._log_failure(error, len(received))
-                # They may have been too many. After an outage, all batches are large,
-                # and the caches of the database are cold.
-                self._max_events = min(self._max_events, FIRST_EVENTS)
-                if isinstance(error, StorageTimeout):
-                    half = max(1, len(received) // 2)
-                    self._max_events = min(self._max_events, half)
+                self._shrink(error, len(received))
             except Exception as error:  # a defect must not end the writer
                 log.error("events.queue_store_failed", exc_info=error)
                 defects += 1
@@ -193,11 +196,20 @@ class QueueStore:
             started = time.monotonic()
             stored = await self._store.store(received)
             duration_s = time.monotonic() - started
+        self._failing_since = None
         self._logged.clear()
         # A small transaction tells nothing about a large one.
         if len(received) > self._max_events // 2:
             self._grow(is_quick=duration_s < QUICK_S)
         return stored
+
+    def _shrink(self, error: StorageError, events: int) -> None:
+        # They may have been too many. After an outage, all batches are large, and the
+        # caches of the database are cold.
+        maximum = FIRST_EVENTS
+        if isinstance(error, StorageTimeout):
+            maximum = min(maximum, max(1, events // 2))
+        self._max_events = min(self._max_events, maximum)
 
     def _grow(self, *, is_quick: bool) -> None:
         if is_quick:
@@ -271,6 +283,9 @@ class QueueStore:
         return NEW._replace(is_new=False, conflict=failure)
 
     async def _pause(self) -> None:
+        """Wait after a failure, unless the writer ends."""
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
         with suppress(TimeoutError):
             async with asyncio.timeout(PAUSE_S):
                 await self._stopped.wait()

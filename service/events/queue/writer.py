@@ -75,6 +75,11 @@ class PartitionWriter:
         self._reason = ""
         self.task = asyncio.create_task(self._run())
 
+    @property
+    def is_failing(self) -> bool:
+        """True while messages wait that the database has not stored for some time."""
+        return self._store.is_failing
+
     def stop(self) -> None:
         """Begin no further transaction; the task ends after the present one."""
         self._stopped.set()
@@ -193,6 +198,9 @@ class QueueWriter:
             return Unready("the event queue does not answer", PAUSE_S)
         if self._breaker.is_away:
             return Unready("the database does not answer", PROBE_INTERVAL_S)
+        # It may answer to other transactions, such as those that read the keys.
+        if any(each.is_failing for each in self._partitions.values()):
+            return Unready("the database does not store events", PAUSE_S)
         return None
 
     async def close(self) -> None:

@@ -585,6 +585,39 @@ async def test_a_stream_that_is_deleted_makes_its_writer_not_ready(
         assert await writer.check_ready() is None
 
 
+@on_postgresql
+async def test_a_database_that_stores_no_events_makes_its_writer_not_ready(
+    queue_settings: MakeQueue,
+    parser: EventParser,
+    storage: StorageSettings,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may answer all the same: a privilege or a table may be missing."""
+    monkeypatch.setattr("service.events.queue.storing.AWAY_AFTER_S", 0.0)
+    schema = make_url(storage.url).query["schema"]
+    rename = f"ALTER TABLE {schema}.{{}} RENAME TO {{}}"
+    connection = await asyncpg.connect(POSTGRESQL)
+    settings = queue_settings()
+    async with (
+        publishing(settings, parser) as publisher,
+        open_writer(settings, database) as writer,
+    ):
+        await publisher.publish(publisher.items(sent("a")))
+        await until_stored(publisher)
+        assert await writer.check_ready() is None
+        await connection.execute(rename.format("events", "away"))
+        await publisher.publish(publisher.items(sent("b")))
+        async with asyncio.timeout(GIVE_UP_S):
+            while await writer.check_ready() is None:  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_AGAIN_S)
+        await connection.execute(rename.format("away", "events"))
+        await until_stored(publisher)
+        assert await writer.check_ready() is None
+    await connection.close()
+    assert await ids_in_feed(database) == ["a", "b"]
+
+
 @on_sqlite
 async def test_a_server_that_has_lost_its_disk_is_reported(
     queue_settings: MakeQueue,
