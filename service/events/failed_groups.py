@@ -11,7 +11,7 @@ from service.instants import format_instant
 
 
 class GroupKey(NamedTuple):
-    """What the events of a group have in common."""
+    """Error and type that all events of a group share."""
 
     code: str
     category: str | None

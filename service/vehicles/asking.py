@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class Asked(NamedTuple):
-    """What is known of a batch after its call."""
+    """State of a batch after its call."""
 
     removals: Mapping[Query, int]
     """The number of removals of each query that can be stored."""

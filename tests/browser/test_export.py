@@ -22,6 +22,10 @@ FILES: Final = {
         2,
         f"{PERIOD}, text-rules-1, Wednesday 1 May 2024, {CONTAINS}.csv",
     ),
+    "?from=2024-05-01&to=2024-05-02": (
+        5,
+        f"{PERIOD}, text-rules-1, 2024-05-01 to 2024-05-02.csv",
+    ),
     "?sorting=credits_used:desc;report_name:asc&tz=Asia/Tokyo": (
         7,
         f"{PERIOD}, text-rules-1.csv",

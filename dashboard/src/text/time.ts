@@ -109,3 +109,8 @@ export function formatRange({ from, to }: { from: string; to: string }): string 
   if (from === to) return formatLongDay(from);
   return `${formatDay(from)} to ${formatDay(to)}`;
 }
+
+/** The same for the name of a file, where `01-05-2024` may be read as 5 January. */
+export function formatRangeOfFile({ from, to }: { from: string; to: string }): string {
+  return from === to ? formatLongDay(from) : `${from} to ${to}`;
+}

@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 class Shared(NamedTuple):
-    """What all partitions of a writer use; `turns` bounds their transactions."""
+    """Objects that all partitions of a writer use; `turns` bounds their transactions."""
 
     settings: EventsSettings
     connection: QueueConnection

@@ -79,7 +79,7 @@ class Explained(NamedTuple):
 
 
 class KeptSnapshot(NamedTuple):
-    """What is kept of a snapshot besides its chunks; times in microseconds."""
+    """Kept data of a snapshot besides its chunks; times in microseconds."""
 
     chunks: list[kept.ChunkRef]
     texts: list[bytes]

@@ -2,6 +2,7 @@
 import { useMemo } from "react";
 
 import { planName } from "@/text/plans";
+import { formatRangeOfFile } from "@/text/time";
 
 import type { PeriodAnswer } from "./api/use-period";
 import { UsageChart } from "./chart/usage-chart";
@@ -114,7 +115,7 @@ export function UsageView(props: Props) {
                 period={first && last ? `${first} to ${last}` : ""}
                 plan={plan}
                 isWhatIf={isWhatIf}
-                filters={filters}
+                filters={describeFilters(view, formatRangeOfFile)}
               />
             </div>
             <Messages

@@ -7,9 +7,12 @@ import { shorten } from "./shorten";
 type Filtered = Pick<View, "range" | "report" | "search">;
 
 /** `report “Lease Report”, Monday 29 April 2024`; empty where nothing is filtered. */
-export function describeFilters({ range, report, search }: Filtered): string {
+export function describeFilters(
+  { range, report, search }: Filtered,
+  describeRange = formatRange,
+): string {
   return [
-    range && formatRange(range),
+    range && describeRange(range),
     report === "" && "messages without a report",
     report && `report “${shorten(report)}”`,
     search !== "" && `report name contains “${shorten(search)}”`,
