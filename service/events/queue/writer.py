@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 class Shared(NamedTuple):
-    """Objects that all partitions of a writer use; `turns` bounds their transactions."""
+    """Objects of all partitions of a writer; `turns` bounds their transactions."""
 
     settings: EventsSettings
     connection: QueueConnection
