@@ -24,6 +24,8 @@ DELIMITERS: Final = (",", ";", "\t", "|")
 COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 MAX_UNEVEN_ROWS: Final = 250_000
 """Upper bound in a file, which bounds the memory: Arrow parses whole blocks."""
+LONG_ROW: Final = "straddling object"
+"""Begin of Arrow's error for a row that does not end in a block or the next one."""
 _FIRST: Final = 2
 """Arrow's number of the first row after the header."""
 
@@ -87,6 +89,13 @@ class QuotedSource:
         """A byte that is checked, and then a quoted value that is not complete."""
         self._lines = 1
         self._is_begin, self._is_end = True, False
+
+    def explain_long_row(self, block_bytes: int) -> str:
+        """Return the reason for which Arrow finds no end of a row in two blocks."""
+        bound = f"{block_bytes:,} bytes"
+        if len(self._rest) > block_bytes:
+            return f"line {self._lines}: a quoted value does not end within {bound}"
+        return f"a row is longer than {bound}"
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, and a line end after the last ones."""

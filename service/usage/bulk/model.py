@@ -58,7 +58,7 @@ class PieceRecord(Struct, frozen=True):
 
     piece: Piece
     rows: int = 0
-    """Rows or lines that the piece has."""
+    """Rows or lines that the piece has, as far as they are known."""
     error: str = ""
     """The reason for which it could not be read."""
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -89,12 +90,16 @@ class Places:
     ) -> None:
         self.files = files
         self._before: dict[tuple[int, int], int] = {}
-        self.rows: dict[int, int] = {}
+        self.rows: Counter[int] = Counter()
+        """Rows that were read of each file, by its index."""
+        seen: Counter[int] = Counter()
         for record in records:
             for index, each in enumerate(record.pieces):
                 file = each.piece.file
-                self._before[record.number, index] = self.rows.get(file, 0) + 1
-                self.rows[file] = self.rows.get(file, 0) + each.rows
+                self._before[record.number, index] = seen[file] + 1
+                seen[file] += each.rows
+                if not each.error:
+                    self.rows[file] += each.rows
 
     def first_row(self, unit: int, piece: int) -> int:
         """Return the number of a piece's first row."""

@@ -29,6 +29,7 @@ from service.usage.bulk.binary_columns import (
 )
 from service.usage.bulk.csv_rows import (
     BOM,
+    LONG_ROW,
     QuotedSource,
     UnevenRows,
     open_text,
@@ -102,6 +103,21 @@ def read_report_keys(file: InputFile, piece: Piece) -> Iterator[Any]:
                 yield to_report_keys(_decode_dictionaries(batch)[REPORT_ID])
     except (pa.ArrowException, OSError) as error:
         raise UnreadablePiece(first_line(error)) from error
+
+
+def count_unreadable_rows(file: InputFile, piece: Piece) -> int:
+    """Return the rows of a piece that cannot be read; 0 where only reading counts them.
+
+    Parquet names them in its end, so that the rows after them keep their numbers.
+    """
+    if file.format is not InputFormat.PARQUET or piece.end == WHOLE:
+        return 0
+    try:
+        with _open_parquet(file) as parquet:
+            groups = map(parquet.metadata.row_group, range(piece.begin, piece.end))
+            return sum(each.num_rows for each in groups)
+    except (pa.ArrowException, OSError, UnreadablePiece):
+        return 0
 
 
 def _batch(columns: Sequence[Any], rejected: Sequence[Any], rows: int) -> ReadBatch:
@@ -413,21 +429,24 @@ def _read_csv(file: InputFile) -> Iterator[ReadBatch]:
     has_reports = _check_names(header.names)
     names = [*MANDATORY, REPORT_ID] if has_reports else [*MANDATORY]
     with open_text(file.path) as source:
-        uneven = UnevenRows()
+        uneven, quoted = UnevenRows(), QuotedSource(source, header.delimiter)
         try:
             with silent_callbacks():
-                yield from _parse_csv(source, header.delimiter, names, uneven)
+                yield from _parse_csv(quoted, header.delimiter, names, uneven)
         except pa.ArrowInvalid as error:
-            if not uneven.too_many:
+            reason = uneven.too_many
+            if str(error).startswith(LONG_ROW):
+                reason = quoted.explain_long_row(BATCH_BYTES)
+            if not reason:
                 raise
-            raise UnreadablePiece(uneven.too_many) from error
+            raise UnreadablePiece(reason) from error
 
 
 def _parse_csv(
-    source: Any, delimiter: str, names: Sequence[str], uneven: UnevenRows
+    source: QuotedSource, delimiter: str, names: Sequence[str], uneven: UnevenRows
 ) -> Iterator[ReadBatch]:
     reader = pc_csv.open_csv(
-        pa.PythonFile(QuotedSource(source, delimiter), "r"),
+        pa.PythonFile(source, "r"),
         read_options=pc_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
         parse_options=pc_csv.ParseOptions(
             delimiter=delimiter,

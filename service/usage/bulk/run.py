@@ -393,7 +393,7 @@ def _summarize(
             each.format.value,
             each.size_bytes,
             each.version,
-            places.rows.get(index, 0),
+            places.rows[index],
         )
         for index, each in enumerate(places.files)
     )

@@ -23,7 +23,11 @@ from service.usage.bulk.model import (
     Unit,
     UnitRecord,
 )
-from service.usage.bulk.reading import ReadBatch, read_piece
+from service.usage.bulk.reading import (
+    ReadBatch,
+    count_unreadable_rows,
+    read_piece,
+)
 from service.usage.bulk.report_files import load_reports
 from service.usage.bulk.report_table import ReportTable
 from service.usage.bulk.workspace import Workspace
@@ -96,7 +100,8 @@ def _price_piece(
             rows = batch.rows
     except UnreadablePiece as error:
         writer.forget(mark)
-        return PieceRecord(piece, error=str(error))
+        rows = count_unreadable_rows(unit.files[index], piece)
+        return PieceRecord(piece, rows, str(error))
     return PieceRecord(piece, rows)
 
 

@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from service.usage.bulk import csv_rows, reading, units
+from service.usage.bulk import inputs as bulk_inputs
 from service.usage.bulk.errors import BadInput, RunFailed
 from service.usage.bulk.inputs import list_files
 from service.usage.bulk.model import Piece
@@ -402,6 +403,51 @@ def test_rejected_rows_of_a_damaged_file_are_not_listed(
     ]
     assert (manifest.rejected, len(manifest.unreadable)) == (4, 1)
     assert ids == {1, 2, 3, 4}
+
+
+def test_rows_after_damaged_ones_keep_their_numbers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row groups of Parquet have their sizes at the end of the file."""
+    monkeypatch.setattr(bulk_inputs, "UNIT_BYTES", 1)
+    times = [TIMESTAMP] * 2_999 + ["soon"]
+    columns = {"id": range(10, 3_010), "text": ["Rent?"] * 3_000, "timestamp": times}
+    path = folder / "a.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=1_000, use_dictionary=False)
+    middle = pq.read_metadata(path).row_group(1).column(0).data_page_offset
+    with path.open("r+b") as file:
+        file.seek(middle)
+        file.write(b"\xff" * 60)
+
+    manifest, ids = run(folder)
+
+    (found,) = rejected_rows(folder.parent / "out")
+    assert (found["row"], found["reason"]) == (3_000, "timestamp: not readable")
+    assert ids == {1, *range(10, 1_010), *range(2_010, 3_009)}
+    assert [each.rows for each in manifest.inputs] == [2_000, 1]
+
+
+@pytest.mark.parametrize(
+    "begin, reason",
+    [
+        ('"', "line 3: a quoted value does not end within 1,000 bytes"),
+        ("", "a row is longer than 1,000 bytes"),
+    ],
+)
+def test_a_row_of_csv_that_is_too_long_has_a_reason(
+    folder: Path, begin: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quote that is not closed makes one row of all that follow."""
+    monkeypatch.setattr(reading, "BATCH_BYTES", 1_000)
+    row = f"2,Rent,{TIMESTAMP}\n"
+    text = begin + "Rent " * 1_000
+    body = f"id,text,timestamp\n{row}3,{text},{TIMESTAMP}\n{row * 100}"
+    (folder / "a.csv").write_text(body)
+
+    manifest, ids = run(folder)
+
+    assert [each.reason for each in manifest.unreadable] == [reason]
+    assert ids == {1}
 
 
 PATTERNS: Final = {
