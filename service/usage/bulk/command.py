@@ -118,9 +118,10 @@ def price(  # noqa: PLR0913 - one for each option
         _report("stopped; the same command continues the run")
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
-        raise RunFailed(
-            f"{error.strerror or error}; the same command continues the run"
-        ) from error
+        reason = error.strerror or str(error)
+        if error.filename is not None:
+            reason += f": {error.filename}"
+        raise RunFailed(f"{reason}; the same command continues the run") from error
     _show(manifest, output)
     if manifest.rejected or manifest.unreadable:
         raise typer.Exit(1)

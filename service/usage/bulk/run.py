@@ -415,12 +415,13 @@ def _summarize(
 
 def _publish(space: Workspace) -> None:
     """Let the complete output appear under its name, and remove the work."""
-    # First: the files of a work folder are complete only together.
+    # If earlier output cannot be removed, the run continues from here.
+    if space.is_local and space.exists(space.target):
+        old = Path(space.in_work(REPLACED))
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(space.target, old)  # noqa: PTH105
+    # Before all others: the files of a work folder are complete only together.
     space.remove_file(space.in_work(RUN_FILE))
     if space.is_local:
-        old = Path(space.in_work(REPLACED))
-        if space.exists(space.target):
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(space.target, old)  # noqa: PTH105
         os.replace(space.output, space.target)  # noqa: PTH105
     space.remove(space.work)

@@ -266,6 +266,16 @@ def outputs_of(arguments: list[str], folder: Path) -> str:
     ).stdout
 
 
+def test_a_file_that_cannot_be_opened_is_named(source: Path, tmp_path: Path) -> None:
+    """The reason alone would not say what to correct."""
+    lock = tmp_path / ".out.work" / "lock"
+    lock.mkdir(parents=True)
+    assert price(source, "-o", tmp_path / "out") == (
+        1,
+        [f"copilot-usage: Is a directory: {lock}; the same command continues the run"],
+    )
+
+
 def test_file_that_cannot_grow(source: Path, tmp_path: Path) -> None:
     """A failed write ends the command with one line."""
     # The file of measured coverage would not grow either.

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pickle
 import shutil
 from contextlib import contextmanager
@@ -468,6 +469,31 @@ def test_a_kill_while_the_work_is_removed(tmp_path: Path, monkeypatch: Any) -> N
     price(source, output=tmp_path / "out", is_forced=True)
 
     assert [row["message_id"] for row in read_output(tmp_path / "out")] == [1]
+
+
+def test_a_run_continues_when_earlier_output_cannot_be_replaced(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A folder that may not be renamed costs no work."""
+    source = write_messages(tmp_path / "a.ndjson", [message(1)])
+    price(source, output=tmp_path / "out")
+    rename = os.replace
+
+    def refuse(old: str, new: str) -> None:
+        if old == str(tmp_path / "out"):
+            raise PermissionError
+        rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", refuse)
+        with pytest.raises(PermissionError):
+            price(source, output=tmp_path / "out", is_forced=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "price_unit", interrupt)
+        manifest = price(source, output=tmp_path / "out", is_forced=True)
+
+    assert manifest.messages == 1
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_damaged_record_of_the_run(tmp_path: Path, monkeypatch: Any) -> None:
