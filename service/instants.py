@@ -31,6 +31,9 @@ def read_instant(timestamp: str) -> int:
 
     Digits beyond a microsecond are left out; `read_fraction` returns them.
     """
+    # Python accepts any character between the date and the time. A lone surrogate could
+    # not be encoded, neither in an answer nor for a database.
+    timestamp.encode()
     # RFC 3339 §5.6 allows lower case, which Python refuses.
     if timestamp.endswith("z"):
         timestamp = timestamp[:-1] + "Z"

@@ -34,7 +34,10 @@ def test_offsets_count(moment: datetime, offset: timezone) -> None:
     assert west == read_instant(moment.isoformat()) - shift
 
 
-@pytest.mark.parametrize("timestamp", ["now", "2021-13-01", "2021-01-01T24:00:01"])
+@pytest.mark.parametrize(
+    "timestamp",
+    ["now", "2021-13-01", "2021-01-01T24:00:01", "2021-01-01\ud80000:00:01"],
+)
 def test_what_is_no_timestamp_is_refused(timestamp: str) -> None:
     """It raises `ValueError` and nothing else."""
     with pytest.raises(ValueError, match=r"\w"):

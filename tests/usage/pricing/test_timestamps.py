@@ -66,6 +66,7 @@ UNREADABLE: Final = {
     "superscript digit": "2024-04-29T02:08:29.37\u00b2Z",
     "NUL at the end": "2024-04-29T02:08:29.375\0",
     "lone surrogate": "2024-04-29T02:08:29.37\ud800Z",
+    "lone surrogate for T": "2024-04-29\ud80002:08:29.375Z",
     "two zones": "2024-04-29T02:08:29.37zZ",
     "date with a zone": "2024-04-29z",
     "offset of a day": "2024-04-29T02:08:29+24:00",
