@@ -197,8 +197,8 @@ class Refresher:
         loaded = messages.loaded
         if run.is_servable and not _begins_month(run):
             await self._check_shrink(run, messages)
-        for report_id in loaded.invalid_ids:
-            log_invalid_id(report_id)
+        for shown in loaded.invalid_ids:
+            log_invalid_id(shown)
         reports = await self._resolver.resolve(loaded.report_keys)
         prices = reports.prices_of(loaded.report_keys)
         same = _find_same(run.previous, loaded, reports)

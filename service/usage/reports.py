@@ -5,11 +5,10 @@ cancelled, all tasks stop.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
+from typing import Annotated, Final, Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -26,11 +25,10 @@ from service.upstream.errors import UnexpectedStatus, UpstreamError
 from service.usage import metrics
 from service.usage.errors import ReportUnavailable
 from service.usage.snapshots.build import ReportPrice, ResolvedReports
-from service.usage.snapshots.messages import ReportKey
+from service.usage.snapshots.messages import MAX_LOGGED_ID_CHARACTERS, ReportKey
 
 OnReportError = Literal["fail", "text"]
 
-MAX_LOGGED_ID_CHARACTERS: Final = 100
 NOT_FOUND: Final = HTTPStatus.NOT_FOUND
 PATH_TEMPLATE: Final = "/reports/{id}"
 
@@ -274,11 +272,8 @@ def _with_valid_name(report: Report) -> Report:
     return replace(report, name=lenient_json.without_surrogates(report.name))
 
 
-def log_invalid_id(report_id: Any) -> None:
-    """Log an id that is never sent to the upstream."""
-    text = json.dumps(report_id, ensure_ascii=False, separators=(",", ":"))
-    # The log is UTF-8, which has no lone surrogates.
-    shown = shorten(lenient_json.without_surrogates(text))
+def log_invalid_id(shown: str) -> None:
+    """Log an id that is never sent to the upstream, as `show_invalid_id` returns it."""
     log.info("report.invalid_id", report_id=shown, attempts=0, cached=False)
 
 

@@ -120,6 +120,37 @@ async def test_unusable_ids_are_logged_as_valid_text(
     assert logged == ['"\ufffdé"', "Infinity"]
 
 
+async def test_a_surrogate_in_a_timestamp_breaks_the_contract(
+    service: Client, upstream: OddUpstream
+) -> None:
+    """No answer can repeat it, so the messages are unavailable."""
+    upstream.messages = period(item(timestamp='"2024-04-29\\ud83d03:25:03.613Z"'))
+    answer = await service.get("/usage")
+    problem = await answer.json()
+    assert (answer.status, problem["code"]) == (503, "messages_unavailable")
+
+
+@pytest.mark.parametrize("large_bytes", [1, 1_000_000], ids=["child", "inline"])
+async def test_a_deeply_nested_id_is_unusable_in_any_process(
+    client: MakeClient,
+    upstream: OddUpstream,
+    log_entries: list[EventDict],
+    large_bytes: int,
+) -> None:
+    """The text prices the message; the id is logged, cut."""
+    deep = "[" * 600 + "]" * 600
+    upstream.messages = period(item(report_id=deep))
+    async with TestServer(upstream.app()) as server:
+        url = str(server.make_url("/")).rstrip("/")
+        service = await client(
+            upstream={"base_url": url}, usage={"own_process_bytes": large_bytes}
+        )
+        (priced,) = await usage_of(service)
+    assert priced["credits_used"] == 2.0
+    logged = [e["report_id"] for e in log_entries if e["event"] == "report.invalid_id"]
+    assert logged == [deep[:100]]
+
+
 async def test_a_report_may_hold_surrogates(
     service: Client, upstream: OddUpstream
 ) -> None:

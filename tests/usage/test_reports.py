@@ -29,6 +29,7 @@ from service.usage.reports import (
     log_invalid_id,
 )
 from service.usage.snapshots.decoding import read_messages
+from service.usage.snapshots.messages import show_invalid_id
 from tests.clock import Clock
 from tests.conftest import MakeSettings, always, message, report
 from tests.usage.conftest import Until
@@ -223,7 +224,7 @@ async def test_a_long_unusable_id_is_cut_in_the_log(
     log_entries: list[EventDict],
 ) -> None:
     """The length of a log line is bounded."""
-    log_invalid_id(["x" * 5000])
+    log_invalid_id(show_invalid_id(["x" * 5000]))
 
     assert log_entries == [
         {

@@ -3,6 +3,7 @@
 A column has one element for each message, in the upstream's order.
 """
 
+import json
 import mmap
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, NamedTuple
@@ -26,6 +27,7 @@ MAX_KEY_CHARACTERS: Final = 2_000
 DOT_SEGMENTS: Final = frozenset({".", ".."})
 """Segments that URL parsers remove, and with `..` the one before (RFC 3986, 5.2.4)."""
 MAX_INVALID_IDS_LOGGED: Final = 100
+MAX_LOGGED_ID_CHARACTERS: Final = 100
 NO_REPORT: Final = -1
 """Marks in `Messages.report_of` a message without a usable report id."""
 
@@ -106,3 +108,10 @@ def report_key(report_id: Any) -> ReportKey | None:
     if lenient_json.has_surrogate(key):
         return None
     return key
+
+
+def show_invalid_id(report_id: Any) -> str:
+    """Return an unusable id for the log: JSON, cut to `MAX_LOGGED_ID_CHARACTERS`."""
+    text = json.dumps(report_id, ensure_ascii=False, separators=(",", ":"))
+    # The log is UTF-8, which has no lone surrogates.
+    return lenient_json.without_surrogates(text)[:MAX_LOGGED_ID_CHARACTERS]

@@ -35,6 +35,7 @@ from service.usage.snapshots.messages import (
     Messages,
     MessagesBody,
     ReportKey,
+    show_invalid_id,
 )
 from service.usage.snapshots.outline import encode_outline, make_outline
 from service.usage.snapshots.quarter_sums import QuarterSums
@@ -54,7 +55,8 @@ class LoadedMessages(NamedTuple):
 
     messages: int
     report_keys: list[ReportKey]
-    invalid_ids: list[Any]
+    invalid_ids: list[str]
+    """As JSON, cut for the log: a process cannot pickle deeply nested values."""
     digest: str
     shrink: Shrink | None
     earlier: int = 0
@@ -162,7 +164,7 @@ class SnapshotStore:
         return LoadedMessages(
             messages=len(messages.ids),
             report_keys=messages.report_keys,
-            invalid_ids=messages.invalid_ids,
+            invalid_ids=[*map(show_invalid_id, messages.invalid_ids)],
             digest=messages.digest,
             shrink=find_shrink(messages, _known(before)) if before else None,
             earlier=0 if span is None else count_earlier(whole, span),
