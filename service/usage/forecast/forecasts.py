@@ -5,6 +5,7 @@ that are cached.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date, datetime, time, tzinfo
 from typing import Final, NamedTuple
@@ -166,7 +167,19 @@ class Forecasts:
     async def _days_of(self, view: UsageView) -> Days:
         """Return the credits of each day from the first to the last message."""
         usage = _decoder.decode(await view.daily(self._zone_name))
-        return {date.fromisoformat(day.date): day.credits_used for day in usage.days}
+        days: defaultdict[date, float] = defaultdict(float)
+        for day in usage.days:
+            days[_date_of(day.date)] += day.credits_used
+        return days
+
+
+def _date_of(day: str) -> date:
+    """Return a day as a date: the nearest one for a day that is beyond all dates."""
+    # A zone moves `0001-01-01T00:00:00Z`, which is the time of many programs without
+    # one, to the year 0, and the end of the year 9999 to the year 10000.
+    if len(day) > len("9999-12-31"):
+        return date.max
+    return date.min if day.startswith("0000") else date.fromisoformat(day)
 
 
 def _name_of(current: Current, listed: Sequence[KeptPeriod]) -> str:

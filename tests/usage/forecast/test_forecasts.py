@@ -147,6 +147,29 @@ async def test_a_period_at_the_end_of_the_calendar_has_no_forecast(
     assert await forecast(service) == {"reason": "no_end_known"}
 
 
+@pytest.mark.parametrize(
+    "timestamp, zone, found",
+    [
+        ("9999-12-31T23:59:59Z", "Asia/Tokyo", {"period": FORTNIGHT_AGO.isoformat()}),
+        ("0001-01-01T00:00:00Z", "America/New_York", {"reason": "no_end_known"}),
+    ],
+    ids=["year 10000", "year 0"],
+)
+async def test_a_day_beyond_all_dates_is_the_nearest_date(
+    client: MakeClient,
+    sandbox: RunningSandbox,
+    timestamp: str,
+    zone: str,
+    found: dict[str, str],
+) -> None:
+    """The zone moves the first and the last timestamps there; no forecast fails."""
+    wrong = message(1, timestamp=timestamp)
+    sandbox.sandbox.set_messages([*days_ago(14, 0), wrong])
+    service = await client(periods={"length": "P30D", "zone": zone})
+    answer = await forecast(service)
+    assert answer.items() >= found.items()
+
+
 async def test_after_its_end_a_period_is_forecast_as_it_is(
     client: MakeClient, sandbox: RunningSandbox
 ) -> None:
