@@ -72,6 +72,28 @@ async def test_outage_ends_in_an_error_that_support_can_find(
     await expect(dashboard.problem).to_have_count(0)
 
 
+async def test_error_stays_while_the_page_tries_again(
+    new_page: NewPage, upstream: RunningSandbox
+) -> None:
+    """A reader of a longer outage does not see the error come and go."""
+    dashboard = await new_page()
+    dashboard.watch.expect("status of 503")
+    upstream.sandbox.faults = DOWN
+    await dashboard.page.clock.install()
+    await dashboard.open()
+    await let_time_pass(dashboard, "tries again in")
+    first = await dashboard.problem.locator("code").inner_text()
+
+    await let_time_pass(dashboard, "Trying again…")
+
+    assert await dashboard.problem.locator("code").inner_text() == first
+    await let_time_pass(dashboard, "tries again in")
+    assert await dashboard.problem.locator("code").inner_text() != first
+    upstream.sandbox.faults = WELL
+    await let_time_pass(dashboard, "Which message")
+    await expect(dashboard.problem).to_have_count(0)
+
+
 async def test_answer_of_another_kind_is_an_error(new_page: NewPage) -> None:
     """An answer of something else, such as a proxy, is shown as unreadable."""
     dashboard = await new_page()

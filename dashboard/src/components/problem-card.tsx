@@ -6,6 +6,8 @@ import { wordsOf } from "@/text/problems";
 
 interface Props {
   error: Error;
+  /** Whether the request is sent again at the moment. */
+  isTrying: boolean;
   onRetry: () => void;
 }
 
@@ -14,7 +16,7 @@ const DEFAULT_WAIT_MS = 30_000;
 const SHORTEST_WAIT_MS = 15_000;
 const SECOND_MS = 1_000;
 
-export function ProblemCard({ error, onRetry }: Props) {
+export function ProblemCard({ error, isTrying, onRetry }: Props) {
   const problem = error instanceof ApiError ? error.problem : null;
   const words = problem && wordsOf(problem);
   return (
@@ -26,7 +28,8 @@ export function ProblemCard({ error, onRetry }: Props) {
           Request id: <code>{problem.requestId}</code>
         </p>
       )}
-      {error instanceof ApiError && error.isTemporary && (
+      {isTrying && <p className="muted">Trying again…</p>}
+      {!isTrying && error instanceof ApiError && error.isTemporary && (
         <Countdown
           ms={Math.max(SHORTEST_WAIT_MS, error.retryAfterMs ?? DEFAULT_WAIT_MS)}
           onEnd={onRetry}

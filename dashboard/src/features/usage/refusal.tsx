@@ -6,15 +6,16 @@ import type { ChangeView } from "./view/use-view";
 
 interface Props {
   error: Error;
+  isTrying: boolean;
   onRetry: () => void;
   onChange: ChangeView;
 }
 
-export function Refusal({ error, onRetry, onChange }: Props) {
+export function Refusal({ error, isTrying, onRetry, onChange }: Props) {
   const code = error instanceof ApiError ? error.problem.code : null;
   return (
     <div className="usage">
-      <ProblemCard error={error} onRetry={onRetry} />
+      <ProblemCard error={error} isTrying={isTrying} onRetry={onRetry} />
       {code === "unauthorized" && (
         <p>
           Sign in on the page <em>Events</em> with a key that has the scope{" "}

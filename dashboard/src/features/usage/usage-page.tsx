@@ -4,6 +4,7 @@ import { lazy, Suspense } from "react";
 import { Page } from "@/components/page";
 import { planName } from "@/text/plans";
 
+import { useLastError } from "./api/use-last-error";
 import { usePeriod } from "./api/use-period";
 import { useIsWhatIf } from "./plans/what-if";
 import { Skeleton } from "./skeleton";
@@ -24,6 +25,8 @@ export function UsagePage() {
   const { data, error, failureCount, isFetching, isPlaceholderData, refetch } = answer;
   const context = useContextFigures(data?.period ?? null, view);
   const isWhatIf = useIsWhatIf(view.plan);
+  // A longer outage must not show its error and the skeleton in turn.
+  const lastError = useLastError(error, JSON.stringify([view.plan, view.period]));
   const retry = () => void refetch();
   const plan = data?.period.plan ?? null;
   return (
@@ -54,9 +57,14 @@ export function UsagePage() {
           view={view}
           onChange={changeView}
         />
-      ) : error ? (
+      ) : lastError ? (
         <Suspense>
-          <Refusal error={error} onRetry={retry} onChange={changeView} />
+          <Refusal
+            error={lastError}
+            isTrying={isFetching}
+            onRetry={retry}
+            onChange={changeView}
+          />
         </Suspense>
       ) : (
         <Skeleton isRetrying={failureCount > 0} />
