@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 from sqlalchemy import Row, Select, Table
 
 from service.events.count_statements import (
@@ -261,9 +261,18 @@ def _failed_event(row: Row[Any], status: FailedStatus) -> FailedEvent:
         received_at=format_instant(row.received_at),
         application=row.application,
         status=status,
-        corrected_timestamp=format_instant(row.at) if row.skew and row.at else UNSET,
+        corrected_timestamp=_corrected_timestamp(row),
         format=row.format or UNSET,
     )
+
+
+def _corrected_timestamp(row: Row[Any]) -> str | UnsetType:
+    if row.at is None or not row.skew:
+        return UNSET
+    try:
+        return format_instant(row.at)
+    except OverflowError:
+        return UNSET  # after the end of the calendar, or before its beginning
 
 
 def _as_json(event: str) -> Raw:

@@ -180,6 +180,25 @@ async def test_a_failed_event_is_kept_as_sent(
     assert ("corrected_timestamp" in failed) == isinstance(sent["timestamp"], str)
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    "timestamp, ahead_s",
+    [("9999-12-31T23:59:59Z", -100), ("0001-01-01T00:00:00Z", 100)],
+)
+async def test_a_failed_event_is_listed_whose_corrected_time_does_not_exist(
+    caller: Caller, timestamp: str, ahead_s: float
+) -> None:
+    """A correction beyond the calendar is not shown, and hides no failed event."""
+    client = await caller()
+    sent = event(timestamp=timestamp, session_id="")
+
+    await send_at(client, ahead_s, sent)
+
+    (failed,) = (await ask(client, "/events/failed"))["failed"]
+    assert failed["event"] == sent
+    assert "corrected_timestamp" not in failed
+
+
 def test_times_are_corrected_in_all_ways_of_a_body(parser: EventParser) -> None:
     """A body that is parsed event by event gets the same times as a whole one."""
     whole = [event(id=each) for each in "ab"]
