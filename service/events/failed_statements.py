@@ -5,6 +5,7 @@ follows from the tables: so it also holds for events that another process or a r
 has stored, and storing an event costs nothing for it.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import Delete, Select, and_, case, delete, func, literal, or_, select
@@ -65,16 +66,14 @@ class FailedStatements:
         self, wanted: FailedFilter, limit: int, cursor: FailedCursor | None
     ) -> Select[Any]:
         """Select a page, and one row more if another page follows."""
-        query = select(*_COLUMNS).where(*self.conditions(wanted))
-        return after(cursor, query, _ORDER).limit(limit + 1)
+        return self._select(_COLUMNS, wanted, cursor).limit(limit + 1)
 
     def select_sizes(
         self, wanted: FailedFilter, limit: int, cursor: FailedCursor | None
     ) -> Select[Any]:
         """Select order and size of failed events."""
         size = func.length(failed_events.c.event).label("size")
-        query = select(*_ORDER, size).where(*self.conditions(wanted))
-        return after(cursor, query, _ORDER).limit(limit)
+        return self._select([*_ORDER, size], wanted, cursor).limit(limit)
 
     def select_last(self, wanted: FailedFilter) -> Select[Any]:
         """Select the last arrival of a failed event of the application."""
@@ -84,8 +83,8 @@ class FailedStatements:
 
     def count(self, wanted: FailedFilter, cursor: FailedCursor | None) -> Select[Any]:
         """Count the failed events after a cursor, up to `MAX_REMAINING`."""
-        query = select(failed_events.c.id).where(*self.conditions(wanted))
-        page = after(cursor, query, _ORDER).order_by(None).limit(MAX_REMAINING)
+        found = self._select([failed_events.c.id], wanted, cursor).order_by(None)
+        page = found.limit(MAX_REMAINING)
         return select(func.count()).select_from(page.subquery())
 
     def count_codes(self, wanted: FailedFilter) -> Select[Any]:
@@ -114,6 +113,22 @@ class FailedStatements:
         )
         grouped = query.group_by(codes, category, name)
         return grouped.order_by(number.desc(), codes).limit(MAX_GROUPS)
+
+    def _select(
+        self,
+        columns: Sequence[ColumnElement[Any]],
+        wanted: FailedFilter,
+        cursor: FailedCursor | None,
+    ) -> Select[Any]:
+        """Select columns of the failed events after a cursor, in order."""
+        # With both bounds SQLite would step over the pages before: see `select_events`.
+        if cursor is not None and wanted.since is not None:
+            if cursor.received_at >= wanted.since:
+                wanted = wanted._replace(since=None)
+            else:
+                cursor = None
+        query = select(*columns).where(*self.conditions(wanted))
+        return after(cursor, query, _ORDER)
 
     def conditions(self, wanted: FailedFilter) -> list[ColumnElement[bool]]:
         """Return the conditions of a filter."""

@@ -188,6 +188,39 @@ async def test_the_last_page_takes_no_more_work_than_the_first(
         assert work <= 2 * first, (since, until)
 
 
+async def test_the_last_page_of_failed_events_takes_no_more_work_than_the_first(
+    filled: Database,
+) -> None:
+    """A step of a replay, too, reads no failed event of those before its cursor."""
+    statements = FailedStatements(filled.dialect)
+    last = FailedCursor(AT + EVENTS - 20, "")
+    for select_some in (statements.select_page, statements.select_sizes):
+        wanted = FailedFilter("shop", since=AT, status=None)
+        async with filled.reading() as connection:
+            await work_of(connection, select_some(wanted, 10, last))
+            first = await work_of(connection, select_some(wanted, 10, None))
+            work = await work_of(connection, select_some(wanted, 10, last))
+
+        assert work <= 2 * first
+
+
+async def test_pages_of_failed_events_apply_the_cursor_and_the_range(
+    filled: Database,
+) -> None:
+    """Failed events are those after the later one of the cursor and the begin."""
+    statements = FailedStatements(filled.dialect)
+    for since, place in product([None, *range(-1, 4)], repeat=2):
+        begin_at = None if since is None else AT + since
+        wanted = FailedFilter("shop", since=begin_at, status=None)
+        cursor = None if place is None else FailedCursor(AT + place, "~")
+        async with filled.reading() as connection:
+            query = statements.select_page(wanted, 2, cursor)
+            found = [row.received_at - AT for row in await connection.execute(query)]
+
+        begin = max(0, since or 0, 0 if place is None else place + 1)
+        assert found == [begin, begin + 1, begin + 2]
+
+
 async def test_pages_have_what_follows_the_cursor_in_the_range(
     database: Database,
 ) -> None:
