@@ -148,13 +148,16 @@ def price_files(
         # Another run may have published this output since.
         _check_target(space, request)
         job = Job(space, request.plan_id, request.software)
-        _begin(job, files, request)
+        begun = _begin(job, files, request)
         with open_engine() as engine:
             manifest = _compute(_Phases(engine, watch), job, files, resolve)
         if _list_files(space, request) != files:
             # Also if the same files come back, units may have rows of the others.
             _clear(space)
             raise RunFailed("the input has changed; --force begins anew")
+        if space.load(space.in_work(RUN_FILE), _Begun) != begun:
+            # A store has no lock: another process can discard the work with `--force`.
+            raise RunInProgress(f"another run works on {space.target}")
         # Someone may have put files there meanwhile.
         _check_target(space, request)
         write_manifest(job, manifest)
@@ -263,7 +266,7 @@ def _is_own_work(folder: Path) -> bool:
     return own.issuperset(names)
 
 
-def _begin(job: Job, files: tuple[InputFile, ...], request: Request) -> None:
+def _begin(job: Job, files: tuple[InputFile, ...], request: Request) -> _Begun:
     """Continue the run of the work folder, or begin one; raises `OtherRun`."""
     space = job.workspace
     reports = read_reports(request.reports) if request.reports else {}
@@ -275,7 +278,7 @@ def _begin(job: Job, files: tuple[InputFile, ...], request: Request) -> None:
     )
     stored = space.load(space.in_work(RUN_FILE), _Begun)
     if stored == begun:
-        return
+        return begun
     if stored and stored.identity != begun.identity and not request.is_forced:
         raise OtherRun(
             f"{space.work} has an unfinished run with other input or options; "
@@ -287,6 +290,7 @@ def _begin(job: Job, files: tuple[InputFile, ...], request: Request) -> None:
     _clear(space)
     store_reports(space, reports)
     space.store(space.in_work(RUN_FILE), begun)
+    return begun
 
 
 def _clear(space: Workspace) -> None:

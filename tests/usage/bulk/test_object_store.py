@@ -17,7 +17,8 @@ import pytest
 from aiohttp.test_utils import unused_port
 from pyarrow import fs
 
-from service.usage.bulk.errors import OutputExists
+from service.usage.bulk.errors import OutputExists, RunInProgress
+from service.usage.bulk.output import write_totals
 from service.usage.bulk.ray_engine import NAME
 from service.usage.bulk.run import Request, price_files
 from service.usage.bulk.workspace import Workspace
@@ -239,11 +240,13 @@ def put(store: Any, name: str, body: bytes) -> None:
         sink.write(body)
 
 
-def price_bucket(*, is_forced: bool = False) -> int:
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def price_bucket(plan: str = TEXT_RULES.id, *, is_forced: bool = False) -> int:
     """Price the files of the bucket in this process; return how many messages."""
-    request = Request(
-        ("s3://bucket/in",), "s3://bucket/out", TEXT_RULES.id, is_forced=is_forced
-    )
+    request = Request(("s3://bucket/in",), "s3://bucket/out", plan, is_forced=is_forced)
     return price_files(request, open_inline, lambda *_: None).messages
 
 
@@ -305,14 +308,32 @@ def test_a_run_of_a_store_continues_with_its_parts(
     bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts without a manifest are of the run that has a work folder."""
-
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr("service.usage.bulk.run.write_manifest", fail)
+        patch.setattr("service.usage.bulk.run.write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
             price_bucket()
     assert len(contents(bucket, "bucket/out")) == 2
 
     assert price_bucket() == len(CONTENT.splitlines())
+
+
+@needs_ray
+def test_a_run_whose_work_another_one_has_discarded_is_not_published(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts are mixed with those of the other run, which goes on."""
+
+    def start_another(*args: Any) -> Any:
+        monkeypatch.setattr("service.usage.bulk.run.write_totals", write_totals)
+        with monkeypatch.context() as patch:
+            patch.setattr("service.usage.bulk.run.plan_ranges", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                price_bucket("token-estimate/1", is_forced=True)
+        return write_totals(*args)
+
+    monkeypatch.setattr("service.usage.bulk.run.write_totals", start_another)
+    with pytest.raises(RunInProgress, match="bucket/out"):
+        price_bucket(is_forced=True)
+
+    found = bucket.get_file_info("bucket/out/manifest.json")
+    assert found.type == fs.FileType.NotFound
