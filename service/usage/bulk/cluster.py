@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from service.usage.bulk.errors import NoEngine, RunFailed
+from service.usage.bulk.worker import count_cores
 
 MISSING: Final = "Ray is not installed: pip install 'copilot-usage[ray]'"
 AUTO: Final = "auto"
@@ -119,7 +120,7 @@ def _start(ray: Any, folder: str, workers: int | None) -> None:
     try:
         ray.init(
             "local",
-            num_cpus=workers or len(os.sched_getaffinity(0)),
+            num_cpus=workers or count_cores(),
             include_dashboard=False,
             object_store_memory=STORE_BYTES,
             log_to_driver=False,

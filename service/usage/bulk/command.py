@@ -15,6 +15,7 @@ from service.cli.terminal import ConfigFile
 from service.settings import Settings, load
 from service.usage.bulk.errors import RunFailed
 from service.usage.bulk.model import REJECTED_FILE, InputFormat
+from service.usage.bulk.worker import count_cores
 from service.usage.parameters import find_plan
 from service.usage.pricing.plans import TEXT_RULES
 
@@ -148,7 +149,7 @@ def _choose(
         return partial(open_ray, address, workers)
     from service.usage.bulk.local import open_local
 
-    return partial(open_local, workers or len(os.sched_getaffinity(0)))
+    return partial(open_local, workers or count_cores())
 
 
 def _show(manifest: "Manifest", output: str) -> None:
