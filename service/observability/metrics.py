@@ -160,6 +160,12 @@ def expose(accept: str) -> tuple[bytes, str]:
     return encode(REGISTRY.prepare_scrape()), content_type
 
 
+def content_type_for(accept: str) -> str:
+    """Return the content type of the form that `accept` names."""
+    _, content_type = choose_encoder(accept)
+    return content_type
+
+
 def prepare_workers() -> None:
     """Count over all workers together; called once, before the first is forked.
 

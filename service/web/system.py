@@ -78,16 +78,18 @@ class Scrapes:
 
     async def expose(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics, as they are soon after this call."""
-        scrape = self._waiting.get(accept)
+        # Of few forms, while clients may send any number of different fields.
+        form = metrics.content_type_for(accept)
+        scrape = self._waiting.get(form)
         if scrape is None:
             loop = asyncio.get_running_loop()
-            scrape = self._waiting[accept] = loop.create_future()
-            loop.call_later(GATHER_S, self._finish, accept)
+            scrape = self._waiting[form] = loop.create_future()
+            loop.call_later(GATHER_S, self._finish, form, accept)
         # A scraper that disconnects must not cancel the others.
         return await asyncio.shield(scrape)
 
-    def _finish(self, accept: str) -> None:
-        scrape = self._waiting.pop(accept)
+    def _finish(self, form: str, accept: str) -> None:
+        scrape = self._waiting.pop(form)
         try:
             scrape.set_result(metrics.expose(accept))
         except Exception as error:  # noqa: BLE001 - the requests raise it
