@@ -11,6 +11,8 @@ from aiohttp import StreamReader, hdrs, web
 from aiohttp.web_protocol import _ErrInfo
 
 HEAD_END: Final = b"\r\n\r\n"
+LAST_CHUNK: Final = b"\n0\r\n\r\n"
+"""The end of a chunked body without trailers, and of the line before it."""
 UNKNOWN: Final = -1
 MAX_PIECES: Final = 128
 """Limit of pieces of one read, for bodies that consist of empty lines.
@@ -23,6 +25,8 @@ class RequestProtocol(web.RequestHandler):
     """aiohttp's protocol of one connection, with the state that ours needs."""
 
     __slots__ = (
+        "_chunks_end",
+        "_has_chunks",
         "_held",
         "_is_last",
         "_unparsed_end",
@@ -40,6 +44,10 @@ class RequestProtocol(web.RequestHandler):
         """Bytes of the last request's body that were not received; or `UNKNOWN`."""
         self.last_body: StreamReader | None = None
         """The body of the last request that the parser has found."""
+        self._has_chunks = False
+        """That body is chunked, and was incomplete before the present bytes."""
+        self._chunks_end = b""
+        """The last bytes of that request."""
         self.is_answering = False
         """A request is in progress that aiohttp has not received."""
         self._held = b""
@@ -181,18 +189,36 @@ class RequestProtocol(web.RequestHandler):
         self._unparsed_end = b"" if end == HEAD_END else end[1 - len(HEAD_END) :]
 
     def _parse_piece(self, piece: bytes) -> bool:
-        """Parse bytes; return False if they are malformed."""
+        """Parse bytes; return False if nothing behind them may be parsed."""
         before = self._request_count
         super().data_received(piece)
-        if self._request_count == before:
-            return True
-        message, body = self._messages[-1]
-        is_malformed, former = isinstance(message, _ErrInfo), self.last_body
-        if is_malformed and former is not None and not former.is_eof():
-            self._end_malformed_body(former)
-        else:
+        if self._request_count != before:
+            message, body = self._messages[-1]
+            is_malformed, former = isinstance(message, _ErrInfo), self.last_body
+            if is_malformed and former is not None and not former.is_eof():
+                self._end_malformed_body(former)
+                return False
             self.last_body = body
-        return not is_malformed
+            if is_malformed:
+                return False
+            self._has_chunks = message.chunked
+        return not self._has_chunks or self._follow_chunks(piece)
+
+    def _follow_chunks(self, piece: bytes) -> bool:
+        """Return False, and let the connection close, if a body ends with trailers.
+
+        The parser would add the last trailer to the headers of the next request.
+        """
+        size = len(LAST_CHUNK)
+        self._chunks_end = (self._chunks_end[-size:] + piece[-size:])[-size:]
+        if self.last_body is None or not self.last_body.is_eof():
+            return True
+        self._has_chunks = False
+        # In doubt, such as for a last chunk with leading zeros, it closes too.
+        if self._chunks_end == LAST_CHUNK:
+            return True
+        self.close_after_received()
+        return False
 
     def _end_malformed_body(self, body: StreamReader) -> None:
         """Let the request of a body fail, instead of a further one.

@@ -251,6 +251,31 @@ async def test_a_pipelined_request_is_not_taken_for_the_first(
     assert len(service.repeated) >= 2
 
 
+@pytest.mark.parametrize("body", [b"", b"2\r\n{}\r\n"], ids=["empty", "chunk"])
+async def test_a_trailer_is_no_header_of_a_later_request(
+    service: Repeating, body: bytes
+) -> None:
+    """Otherwise the same bytes of other clients would get this answer, a 304."""
+    chunked = b"POST /usage HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    first, other = await service.connect(), await service.connect()
+    for at_once in (True, False):
+        trailed = chunked + body + b"0\r\nIf-None-Match: *\r\n\r\n"
+        first.writer.write(trailed + GET if at_once else trailed)
+        assert (await first.receive()).startswith(b"HTTP/1.1 405")
+        assert await first.ask(GET) == b""
+        first = await service.connect()
+    for _ in range(3):
+        assert (await other.ask(GET)).startswith(b"HTTP/1.1 200")
+
+
+async def test_chunks_without_a_trailer_keep_the_connection(peer: Peer) -> None:
+    """The next request is answered, in whatever pieces the end arrives."""
+    chunked = b"POST /usage HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for end in (b"0\r\n\r\n", b"5\r\n0\r\n\r\n\r\n0\r\n\r\n"):
+        assert (await peer.ask(chunked + end)).startswith(b"HTTP/1.1 405")
+        assert (await peer.ask(GET)).startswith(b"HTTP/1.1 200")
+
+
 async def test_the_end_of_the_client_follows_its_request(
     service: Repeating, peer: Peer
 ) -> None:
