@@ -194,12 +194,10 @@ class RequestProtocol(web.RequestHandler):
         super().data_received(piece)
         if self._request_count != before:
             message, body = self._messages[-1]
-            is_malformed, former = isinstance(message, _ErrInfo), self.last_body
-            if is_malformed and former is not None and not former.is_eof():
-                self._end_malformed_body(former)
-                return False
-            self.last_body = body
-            if is_malformed:
+            former, self.last_body = self.last_body, body
+            if isinstance(message, _ErrInfo):
+                if former is not None and not former.is_eof():
+                    self._end_malformed_body(former)
                 return False
             self._has_chunks = message.chunked
         return not self._has_chunks or self._follow_chunks(piece)
@@ -227,6 +225,7 @@ class RequestProtocol(web.RequestHandler):
         """
         self._messages.pop()
         self._request_count -= 1
+        self.last_body = body
         body.set_exception(web.RequestPayloadError("malformed chunk"))
         body.feed_eof()
         self.close_after_received()
