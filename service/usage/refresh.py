@@ -201,7 +201,7 @@ class Refresher:
             log_invalid_id(shown)
         reports = await self._resolver.resolve(loaded.report_keys)
         prices = reports.prices_of(loaded.report_keys)
-        same = _find_same(run.previous, loaded, reports)
+        same = _find_same(run, loaded, reports)
         if same is not None and same.has_texts and same.is_here:
             # Equal bytes may have a new tag. With the old one, nothing would be 304.
             same.renew_etag(messages.etag)
@@ -337,10 +337,12 @@ def _count_missing(resolved: Resolved) -> int:
     return absent - len(resolved.failed)
 
 
-def _find_same(
-    previous: Snapshot | None, loaded: LoadedMessages, reports: Resolved
-) -> Snapshot | None:
+def _find_same(run: Run, loaded: LoadedMessages, reports: Resolved) -> Snapshot | None:
     """Return the previous snapshot if its messages and its reports are the same."""
+    previous = run.previous
     if previous is None or previous.digest != loaded.digest:
+        return None
+    # Two months without messages have the same ones.
+    if previous.span != run.span:
         return None
     return previous if previous.reports == reports else None

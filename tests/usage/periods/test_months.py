@@ -13,6 +13,7 @@ from service.keys.store import add_key
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
 from service.storage.database import Database, open_database
+from service.usage.handlers import SNAPSHOTS
 from service.usage.periods.calendar import Schedule
 from service.usage.periods.keeping import closing
 from service.usage.periods.keeping import tasks as keeping
@@ -137,6 +138,20 @@ async def test_a_month_closes_after_its_grace(
     await steps.refresh(monthly, *APRIL, LATE, too_late, *MAY)
     await steps.logged("usage.period_adjusted", period="2024-04-01", messages=1)
     await assert_adjusted(monthly, rows)
+
+
+async def test_an_empty_month_follows_an_empty_one(
+    monthly: Client, now: Now, steps: Steps
+) -> None:
+    """The body is the same, but the snapshot is that of another month."""
+    for begins_on in ("2024-04-01", "2024-05-01"):
+        now.move(f"{begins_on}T00:00:10")
+        assert await steps.refresh(monthly) == []
+        assert monthly.app is not None
+        cached = monthly.app[SNAPSHOTS].current
+        assert cached is not None
+        assert cached.snapshot.span is not None
+        assert cached.snapshot.span.begins_on == begins_on
 
 
 async def assert_adjusted(monthly: Client, rows: bytes) -> None:
