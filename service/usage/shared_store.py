@@ -44,9 +44,16 @@ def namespace_of(settings: Settings) -> str:
     decisive = [
         *(FORMAT, upstream, sorted(PLANS)),
         *(usage.source, _database_of(settings), usage.plan, usage.on_report_error),
+        *_months_of(settings),
     ]
     digest = blake2b(msgspec.json.encode(decisive), digest_size=_DIGEST_BYTES)
     return f"copilot-usage:{digest.hexdigest()}"
+
+
+def _months_of(settings: Settings) -> tuple[int | str, ...]:
+    """Return the begin of calendar months; empty where the upstream decides."""
+    periods = settings.periods
+    return (periods.anchor_day, periods.zone) if settings.has_calendar else ()
 
 
 def _database_of(settings: Settings) -> list[str]:

@@ -14,6 +14,14 @@ FILE: Final = {"url": "sqlite+aiosqlite:///var/b.db"}
 SERVER: Final = {"url": "postgresql+asyncpg://a.test/b"}
 
 
+def months(**periods: Any) -> Sections:
+    """Return the settings of a service whose periods are calendar months."""
+    return {"periods": {"boundary": "calendar", **periods}}
+
+
+MONTHS: Final = months()
+
+
 def events_in(storage: dict[str, str]) -> Sections:
     """Return the settings of a service that prices the events in a database."""
     return {
@@ -45,11 +53,18 @@ def events_in(storage: dict[str, str]) -> Sections:
         (events_in(SERVER), events_in(SERVER), True),
         (events_in(SERVER), events_in(FILE), False),
         (events_in(SERVER), {"storage": SERVER}, False),
+        (MONTHS, MONTHS, True),
+        ({}, MONTHS, False),
+        (MONTHS, months(anchor_day=15), False),
+        (MONTHS, months(zone="Asia/Tokyo"), False),
+        ({}, {"periods": {"anchor_day": 15, "zone": "Asia/Tokyo"}}, True),
     ],
     ids=[
         *("same", "database unused", "plan", "report errors", "upstream", "sandbox"),
         *("another sandbox", "sandbox on another port"),
         *("same events", "other events", "events and upstream"),
+        *("same months", "months and the upstream's period", "another day"),
+        *("another zone", "months unused"),
     ],
 )
 def test_keys_are_those_of_the_answers(
