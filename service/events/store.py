@@ -3,10 +3,15 @@
 The unique indexes of the table decide which event came first, between processes too. A
 group is inserted as if it had no duplicates, which is nearly always true. Only after a
 collision are the stored events looked up, and the duplicates left out.
+
+In PostgreSQL, a group that waits for another transaction keeps its own events locked.
+Two groups with the same ids at other times would wait for each other. So a wait is
+short at first. Then the group is inserted in the order of the indexes, in which no two
+groups can wait for each other, and waits as long as it must.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -27,7 +32,13 @@ from service.storage.bulk_inserts import (
     written_columns,
 )
 from service.storage.database import Database
-from service.storage.errors import Collided, ConnectionLost, StorageUnavailable
+from service.storage.errors import (
+    Collided,
+    ConnectionLost,
+    Locked,
+    StorageUnavailable,
+)
+from service.storage.transactions import wait_for_locks
 from service.storage.uses import Use
 
 MAX_COLLISIONS: Final = 20
@@ -35,6 +46,8 @@ MAX_COLLISIONS: Final = 20
 
 _COLUMNS: Final = written_columns(events)
 _ID: Final = _COLUMNS.index("id")
+_APPLICATION: Final = _COLUMNS.index("application")
+_DIGEST: Final = _COLUMNS.index("digest")
 _AT: Final = _COLUMNS.index("at")
 _SENT_AT: Final = _COLUMNS.index("sent_at")
 _SOURCE: Final = Event.__struct_fields__.index("source")
@@ -81,19 +94,15 @@ class EventStore:
         may be stored already, and are duplicates then. Returns one `Stored` for each
         event, in their order. Raises `StorageError`.
         """
-        was_lost = False
+        was_lost = waits = False
         # Only a second attempt needs the stored events.
         for attempt in range(MAX_COLLISIONS):
             try:
                 if not attempt and self._database.is_sqlite:
                     return await self._store_at_once(received)
-                async with self._database.writing(Use.EVENTS) as connection:
-                    known = None
-                    if attempt:
-                        known = await digests_of(connection, received)
-                    return await insert_received(
-                        connection, received, known, keeps_order=self._keeps_order
-                    )
+                return await self._store(received, is_first=not attempt, waits=waits)
+            except Locked:
+                waits = True
             except Collided:
                 continue
             except ConnectionLost:
@@ -101,6 +110,22 @@ class EventStore:
                     raise
                 was_lost = True
         raise StorageUnavailable("other processes store the same events all the time")
+
+    async def _store(
+        self, received: Sequence[ReceivedEvent], *, is_first: bool, waits: bool
+    ) -> list[Stored]:
+        """Store a group, after a look at the stored events unless it `is_first`.
+
+        Only with `waits` may it wait for other transactions without a limit.
+        """
+        async with self._database.writing(Use.EVENTS) as connection:
+            if waits:
+                await wait_for_locks(connection)
+            known = None if is_first else await digests_of(connection, received)
+            order = _by_index if waits else _by_sent_time
+            return await insert_received(
+                connection, received, known, None if self._keeps_order else order
+            )
 
     async def _store_at_once(self, received: Sequence[ReceivedEvent]) -> list[Stored]:
         """Store a group in SQLite as if none of its events were stored."""
@@ -123,19 +148,37 @@ async def digests_of(
     return await find_digests(connection, wanted)
 
 
+def _by_sent_time(row: tuple[Any, ...]) -> tuple[int, str]:
+    """Return the key of an order in which processes with the same events insert them.
+
+    So they do not wait for each other. Rows in the order of time also cost the indexes
+    least, and the feed has them in this order.
+    """
+    sent_at = row[_SENT_AT]
+    return (row[_AT] if sent_at is None else sent_at), row[_ID]
+
+
+def _by_index(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the key of the order of the unique indexes, one after the other.
+
+    Processes do not wait for each other either if their events have the same ids and
+    other times.
+    """
+    has_content_id = row[_ID] == row[_DIGEST].hex()
+    place = _by_sent_time(row) if has_content_id else row[_ID : _ID + 1]
+    return not has_content_id, *place, row[_APPLICATION]
+
+
 async def insert_received(
     connection: AsyncConnection,
     received: Sequence[ReceivedEvent],
     known: StoredDigests | None,
-    *,
-    keeps_order: bool = False,
+    order: Callable[[tuple[Any, ...]], Any] | None = _by_sent_time,
 ) -> list[Stored]:
     stored = compare(received, known)
     new_rows = list(_new_rows(received, stored))
-    if not keeps_order:
-        # Two processes with the same events insert them in this order, and so cannot
-        # deadlock. Rows in the order of time also cost the indexes least.
-        new_rows.sort(key=_by_sent_time)
+    if order is not None:
+        new_rows.sort(key=order)
     await append_rows(connection, events, new_rows)
     statement = _insert_failures(connection.dialect.name)
     await insert_rows(connection, statement, _failed_rows(received, stored))
@@ -161,12 +204,6 @@ def _new_rows(
             # `source` and `origin` are no columns of the table.
             fields = astuple(item)
             yield (*fields[:_SOURCE], received_at, *fields[_SOURCE + 1 : _ORIGIN])
-
-
-def _by_sent_time(row: tuple[Any, ...]) -> tuple[int, str]:
-    """Return the key of the order of inserts: that of the unique indexes."""
-    sent_at = row[_SENT_AT]
-    return (row[_AT] if sent_at is None else sent_at), row[_ID]
 
 
 def _failed_rows(

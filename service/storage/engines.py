@@ -43,6 +43,13 @@ SCHEMA: Final = "schema"
 APPLICATION: Final = "copilot-usage"
 MS_PER_S: Final = 1_000
 IDLE_LIMIT: Final = "idle_in_transaction_session_timeout"
+LOCK_LIMIT: Final = "lock_timeout"
+EVENTS_LOCK_MS: Final = 100
+"""Wait of events for the lock of another transaction, unless `wait_for_locks`.
+
+A wait keeps the locks of the events before. PostgreSQL looks only after a second
+whether two transactions wait for each other.
+"""
 ON_DISK: Final = (
     # Only "off" returns before the disk is synced; other values also wait for replicas.
     "SELECT set_config('synchronous_commit', 'on', false) "
@@ -123,6 +130,7 @@ def postgresql_engines(
             # its events locked, and another one could not store the same events.
             limit_ms = int(settings.timeout_s * MS_PER_S)
             options["server_settings"][IDLE_LIMIT] = str(limit_ms)
+            options["server_settings"][LOCK_LIMIT] = str(EVENTS_LOCK_MS)
         engines[use] = _postgresql_engine(
             url,
             options,

@@ -4,6 +4,7 @@ StorageError
 ├── StorageUnavailable   it is locked, full, read-only or unreachable.
 │   ├── ConnectionLost   the connection ended during the transaction.
 │   ├── StorageTimeout   it did not answer in time.
+│   ├── Locked           another transaction held a lock for too long.
 │   └── CircuitOpen      it did not answer before, and is not asked now.
 ├── Collided             another transaction stored the same key.
 ├── ValueRefused         it does not accept a value.
@@ -25,6 +26,10 @@ class ConnectionLost(StorageUnavailable):
 
 class StorageTimeout(StorageUnavailable):
     """The database did not answer within `storage.timeout_s`; rows may be stored."""
+
+
+class Locked(StorageUnavailable):
+    """Another transaction held a lock for longer than permitted; nothing was stored."""
 
 
 class CircuitOpen(StorageUnavailable):

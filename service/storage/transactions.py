@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.storage import metrics
-from service.storage.engines import BEGIN_WRITING, SQLITE
+from service.storage.engines import BEGIN_WRITING, LOCK_LIMIT, SQLITE
 from service.storage.errors import (
     Collided,
     ConnectionLost,
@@ -48,6 +48,12 @@ async def discarded_if_broken(connection: AsyncConnection) -> AsyncIterator[None
         if isinstance(translate(error), ConnectionLost | StorageTimeout):
             await _discard(connection)
         raise
+
+
+async def wait_for_locks(connection: AsyncConnection) -> None:
+    """Let a transaction of PostgreSQL wait for locks without a limit of their own."""
+    if connection.dialect.name != SQLITE:
+        await connection.exec_driver_sql(f"SET LOCAL {LOCK_LIMIT} = 0")
 
 
 async def _discard(connection: AsyncConnection) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from service.storage.errors import (
     Collided,
     ConnectionLost,
+    Locked,
     StorageError,
     StorageTimeout,
     StorageUnavailable,
@@ -58,6 +59,7 @@ BY_SQLSTATE: Final[Mapping[str, _ErrorClass]] = {
     "57P05": ConnectionLost,  # idle for too long
     "23505": Collided,  # unique violation
     "23P01": Collided,  # exclusion violation
+    "55P03": Locked,  # `lock_timeout` has ended a wait
     "40": Collided,  # deadlock, serialization failure
     "22": ValueRefused,  # data exception
     "23": ValueRefused,  # any other constraint

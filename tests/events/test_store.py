@@ -3,21 +3,29 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from service.events import store as store_module
 from service.events.model import Event, EventFailure
 from service.events.parsing import EventParser
-from service.events.store import DUPLICATE, EventStore, ReceivedEvent, Stored
+from service.events.store import (
+    DUPLICATE,
+    EventStore,
+    ReceivedEvent,
+    Stored,
+    insert_received,
+)
 from service.events.tables import events, failed_events
 from service.settings import StorageSettings
 from service.storage.database import Database, open_database
 from service.storage.errors import StorageError, StorageUnavailable, ValueRefused
 from tests.events.conftest import event
+from tests.patience import GIVE_UP_S
 
 PROCESSES = 4
 Make = Callable[..., ReceivedEvent]
@@ -151,3 +159,38 @@ async def test_repeated_collisions_end_with_an_error(
             await store.store([received(id="a")])
 
     assert await store.store([received(id="a")]) == [DUPLICATE]
+
+
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+@pytest.mark.services
+async def test_a_group_that_waits_locks_no_later_id(
+    storage: StorageSettings, database: Database, received: Make
+) -> None:
+    """Two groups with the same ids at other times do not wait for each other."""
+    # By their times, "b" comes before "a".
+    times = {"b": "2024-01-01T00:00:00Z", "a": "2024-01-01T00:00:01Z"}
+    first, last = (received(id=each, timestamp=times[each]) for each in "ab")
+    async with AsyncExitStack() as stack:
+        others = [
+            await stack.enter_async_context(open_database(storage)) for _ in range(2)
+        ]
+        async with others[0].writing() as connection:
+            await insert_received(connection, [first], None)
+            waiting = asyncio.create_task(EventStore(database).store([last, first]))
+            await _until_one_waits(database)
+
+            assert kinds(await EventStore(others[1]).store([last])) == "N"
+        assert kinds(await waiting) == "DD"
+
+
+async def _until_one_waits(database: Database) -> None:
+    """Return when a transaction waits for another one that has inserted events."""
+    waits = text(
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid IN "
+        "(SELECT pid FROM pg_locks WHERE relation = to_regclass('events'))"
+    )
+    async with asyncio.timeout(GIVE_UP_S):
+        while True:
+            async with database.reading() as connection:
+                if await connection.scalar(waits):
+                    return

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from service.storage.errors import (
     Collided,
     ConnectionLost,
+    Locked,
     StorageError,
     StorageTimeout,
     StorageUnavailable,
@@ -67,6 +68,7 @@ OF_CLASS: Final = {
 }
 OF_STATE: Final = {
     **dict.fromkeys(("23505", "23P01"), Collided),
+    "55P03": Locked,
     **dict.fromkeys(
         ("08003", "08006", "25P03", "57P01", "57P02", "57P05"), ConnectionLost
     ),
