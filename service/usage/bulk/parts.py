@@ -26,7 +26,7 @@ from service.usage.bulk.model import (
 from service.usage.bulk.repeats import RepeatedIds
 from service.usage.bulk.report_table import NO_REPORT, ReportTable
 from service.usage.bulk.units import PRICED, Job, reports_of
-from service.usage.bulk.workspace import MESSAGES_FOLDER
+from service.usage.bulk.workspace import MESSAGES_FOLDER, Workspace
 from service.usage.pricing.plans import Plan
 
 PART_ROWS: Final = 1024 * 1024
@@ -124,6 +124,19 @@ def write_parts(job: Job, task: PartTask) -> PartRecord:
     record = PartRecord(task.number, tuple(files), tuple(totals), removed)
     job.workspace.store(job.workspace.of_task(task.number), record)
     return record
+
+
+def load_written(space: Workspace, task: PartTask) -> PartRecord | None:
+    """Return the record of a task that an earlier run has done; None without its files.
+
+    Someone may have removed them: output in a store is seen before it is complete.
+    """
+    record = space.load(space.of_task(task.number), PartRecord)
+    if record is None:
+        return None
+    paths = [space.in_output(each.path) for each in record.files]
+    sizes = [each.size for each in space.system.get_file_info(paths)]
+    return record if sizes == [each.size_bytes for each in record.files] else None
 
 
 def _read(

@@ -54,6 +54,7 @@ from service.usage.bulk.output import (
 from service.usage.bulk.parts import (
     PART_PATH,
     REPEATED_ROW,
+    load_written,
     plan_tasks,
     write_parts,
 )
@@ -364,7 +365,7 @@ def _compute(
     )
     ranges = phases.run(compare_ids, job, plan_ranges(records))
     tasks = plan_tasks(records, store_repeated(job, records, ranges))
-    written = (space.load(space.of_task(t.number), PartRecord) for t in tasks)
+    written = (load_written(space, each) for each in tasks)
     parts = phases.run(write_parts, job, tasks, written)
     places = Places(inputs, records)
     removed = np.frombuffer(b"".join(p.repeated for p in parts), REPEATED_ROW)

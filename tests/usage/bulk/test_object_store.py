@@ -304,17 +304,25 @@ def test_a_kill_while_the_output_of_a_store_is_replaced(
 
 
 @needs_ray
+@pytest.mark.parametrize("is_removed", [False, True])
 def test_a_run_of_a_store_continues_with_its_parts(
-    bucket: Any, monkeypatch: pytest.MonkeyPatch
+    bucket: Any, monkeypatch: pytest.MonkeyPatch, *, is_removed: bool
 ) -> None:
-    """Parts without a manifest are of the run that has a work folder."""
+    """Parts without a manifest are of the run that has a work folder.
+
+    Someone may remove them, because they are not complete.
+    """
     with monkeypatch.context() as patch:
         patch.setattr("service.usage.bulk.run.write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
             price_bucket()
-    assert len(contents(bucket, "bucket/out")) == 2
+    before = contents(bucket, "bucket/out")
+    assert len(before) == 2
+    if is_removed:
+        bucket.delete_dir("bucket/out")
 
     assert price_bucket() == len(CONTENT.splitlines())
+    assert contents(bucket, "bucket/out") == before
 
 
 @needs_ray

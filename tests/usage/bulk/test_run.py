@@ -471,6 +471,27 @@ def test_a_kill_while_the_work_is_removed(tmp_path: Path, monkeypatch: Any) -> N
     assert [row["message_id"] for row in read_output(tmp_path / "out")] == [1]
 
 
+@pytest.mark.parametrize("body", [None, b"half"])
+def test_parts_that_are_lost_are_written_again(
+    tmp_path: Path, monkeypatch: Any, body: bytes | None
+) -> None:
+    """Output without them would lack messages that its totals have."""
+    source = write_messages(tmp_path / "a.ndjson", [message(1)])
+    price(source, output=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_manifest", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            price(source, output=tmp_path / "out")
+    (part,) = tmp_path.glob(".out.work/output/messages/*/*.parquet")
+    part.unlink()
+    if body is not None:
+        part.write_bytes(body)
+
+    price(source, output=tmp_path / "out")
+
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "whole")
+
+
 def test_a_run_continues_when_earlier_output_cannot_be_replaced(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
