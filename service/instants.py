@@ -22,6 +22,7 @@ _FRACTION: Final = re.compile(
     rf".{{9}}[^+-]*[.,][0-9]{{6}}([0-9]{{1,{_ATTOSECOND_DIGITS}}})"
 )
 
+_DAYS_OF_400_YEARS: Final = 146_097
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_WITHOUT_ZONE: Final = _EPOCH.replace(tzinfo=None)
 
@@ -62,6 +63,22 @@ def now_us() -> int:
 
 
 def format_instant(instant: int) -> str:
-    """Format an instant as ISO 8601 in UTC: `2024-04-29T02:08:29.375000Z`."""
-    moment = _EPOCH + timedelta(microseconds=instant)
+    """Format an instant as ISO 8601 in UTC: `2024-04-29T02:08:29.375000Z`.
+
+    The year may be 0 or 10000, to which the offset of a timestamp may move it.
+    """
+    try:
+        moment = _EPOCH + timedelta(microseconds=instant)
+    except OverflowError:
+        return _format_beyond(instant)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _format_beyond(instant: int) -> str:
+    """Format an instant beyond the years of `datetime`."""
+    # The calendar repeats after 400 years, so the same day of a nearer year is taken.
+    cycles = 1 if instant < 0 else -1
+    nearer = timedelta(days=cycles * _DAYS_OF_400_YEARS, microseconds=instant)
+    moment = (_EPOCH_WITHOUT_ZONE + nearer).isoformat(timespec="microseconds")
+    year, _, rest = moment.partition("-")
+    return f"{int(year) - cycles * 400:04}-{rest}Z"

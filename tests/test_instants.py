@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime, timedelta, timezone
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +33,25 @@ def test_offsets_count(moment: datetime, offset: timezone) -> None:
 
     shift = offset.utcoffset(None) // timedelta(microseconds=1)
     assert west == read_instant(moment.isoformat()) - shift
+
+
+@pytest.mark.parametrize(
+    "timestamp, written",
+    [
+        ("0001-01-01T00:00:00+00:01", "0000-12-31T23:59:00.000000Z"),
+        ("0001-01-01T00:00:00.000001+23:59", "0000-12-31T00:01:00.000001Z"),
+        ("9999-12-31T23:59:59.999999-00:01", "10000-01-01T00:00:59.999999Z"),
+        ("9999-12-31T23:59:00-23:59", "10000-01-01T23:58:00.000000Z"),
+    ],
+)
+def test_an_offset_may_move_an_instant_beyond_all_dates(
+    timestamp: str, written: str
+) -> None:
+    """It is written all the same, as numpy writes it."""
+    instant = read_instant(timestamp)
+
+    assert format_instant(instant) == written
+    assert written == f"{np.datetime64(instant, 'us')}Z"
 
 
 @pytest.mark.parametrize(
