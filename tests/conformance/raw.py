@@ -27,6 +27,7 @@ METHODS: Final = (
     "OPTIONS",
     "PUT",
     "TRACE",
+    "CONNECT",
     "get",
     "X",
 )
@@ -69,6 +70,7 @@ BODIES: Final = (
     b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
     b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
+    b"Transfer-Encoding:\r\nContent-Length: 2\r\n\r\n{}",
 )
 JUNK: Final = (b"\r\n", b"hello\r\n\r\n", b"\x16\x03\x01", b"\x00", b"GET", b"\r\n\r\n")
 
