@@ -19,7 +19,9 @@ KEYS: Final = "keys"
 MAX_KEYS: Final = 1_000_000
 """Upper bound of different report ids, which bounds the memory of each worker."""
 RESOLVED_AT_ONCE: Final = 1_000
-"""Reports that are resolved before they are stored for a run that continues."""
+"""Reports that are resolved together."""
+STORED_SHARE: Final = 10
+"""A kill loses at most about this part of the reports: all are written each time."""
 
 Resolve = Callable[[Sequence[str]], dict[str, ReportPrice | None]]
 """Returns the report of each key, None for one that does not exist."""
@@ -45,8 +47,14 @@ def resolve_keys(job: Job, records: Iterable[KeysRecord], resolve: Resolve) -> N
     _check_count(keys)
     reports = stored_reports(job.workspace)
     missing = iter(sorted(keys - set(reports)))
-    while some := list(islice(missing, RESOLVED_AT_ONCE)):
-        reports.update(resolve(some))
+    next_store = 0
+    try:
+        while some := list(islice(missing, RESOLVED_AT_ONCE)):
+            reports.update(resolve(some))
+            if len(reports) >= next_store:
+                store_reports(job.workspace, reports)
+                next_store = len(reports) + len(reports) // STORED_SHARE
+    finally:
         store_reports(job.workspace, reports)
 
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,8 @@ from service.settings import Settings, load
 from service.usage.bulk import report_keys
 from service.usage.bulk.errors import RunFailed
 from service.usage.bulk.report_fetching import fetching
+from service.usage.bulk.report_files import store_reports
+from service.usage.snapshots.build import ReportPrice
 from tests.usage.bulk.conftest import price, read_output
 from tests.usage.bulk.files import FORMATS, message, write_messages
 
@@ -131,3 +133,30 @@ def test_too_many_report_ids(
     source = write_messages(tmp_path / "in.ndjson", ROWS)
     with fetching(settings) as resolve, pytest.raises(RunFailed, match="more than 2"):
         price(source, output=tmp_path / "out", resolve=resolve, upstream="x")
+
+
+def test_many_reports_are_stored_few_times(
+    settings: Settings, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Each time, all are written; a failure loses none that was resolved."""
+    monkeypatch.setattr(report_keys, "RESOLVED_AT_ONCE", 1)
+    stores: list[int] = []
+
+    def count(space: Any, reports: Any) -> None:
+        stores.append(len(reports))
+        store_reports(space, reports)
+
+    def resolve(keys: Sequence[str]) -> dict[str, ReportPrice | None]:
+        if keys == ["599"]:
+            raise RunFailed
+        return dict.fromkeys(keys, ReportPrice("Lease", 100))
+
+    monkeypatch.setattr("service.usage.bulk.report_keys.store_reports", count)
+    rows = [message(each, report_id=f"{each:03}") for each in range(600)]
+    source = write_messages(tmp_path / "in.ndjson", rows)
+    address = settings.upstream.base_url
+    with pytest.raises(RunFailed):
+        price(source, output=tmp_path / "out", resolve=resolve, upstream=address)
+
+    assert stores[-1] == 599
+    assert len(stores) < 100
