@@ -67,6 +67,6 @@ async def price(snapshot: Snapshot, plan: Plan, max_logged: int, slot: Slot) -> 
         )
         with bound_contextvars(**snapshot.log_values):
             await log_prices(priced)
-        return priced.summary
+        return snapshot.under_other_plan(priced.summary)
 
     return await snapshot.derived.value(plan.id, price_and_log, slot)

@@ -194,6 +194,11 @@ class Snapshot:
         """Take another tag of the upstream for the same messages."""
         object.__setattr__(self, "etag", etag)
 
+    def under_other_plan(self, priced: Summary) -> Summary:
+        """Return the totals that its worker has priced, with the date of its begin."""
+        # The worker knows the first message, but not the begin of a month.
+        return priced._replace(begins_on=self.summary.begins_on)
+
     @property
     def is_here(self) -> bool:
         """True while the worker has the columns."""

@@ -140,6 +140,23 @@ async def test_a_month_closes_after_its_grace(
     await assert_adjusted(monthly, rows)
 
 
+@pytest.mark.parametrize("plan", ["", "&plan=token-estimate"], ids=["default", "other"])
+async def test_a_month_begins_on_the_same_date_under_each_plan(
+    storage: StorageSettings, client: MakeClient, now: Now, steps: Steps, plan: str
+) -> None:
+    """It is that of the calendar, and not that of the first message."""
+    periods = {"boundary": "calendar", "keep_texts": True}
+    service = await keeping_client(client, storage, **periods)
+    await steps.refresh(service, *APRIL)
+    await steps.logged("usage.period_opened", period="2024-04-01")
+
+    for path in ("/usage?limit=1", "/usage?", "/usage/daily?", "/usage/export?"):
+        for period in ("", "&period=2024-04-01"):
+            answer = await service.get(f"{path}{period}{plan}")
+            assert answer.status == 200
+            assert answer.headers["Usage-Period"] == "2024-04-01/.."
+
+
 async def test_an_empty_month_follows_an_empty_one(
     monthly: Client, now: Now, steps: Steps
 ) -> None:

@@ -109,7 +109,8 @@ async def price_anew(snapshot: Snapshot, plan: Plan, slot: Slot) -> Summary:
     async def compute() -> Summary:
         logging = PriceLogging(snapshot.refresh_id, 0)
         price, number = SnapshotStore.price, snapshot.number
-        return (await snapshot.worker.query(price, number, plan.id, logging)).summary
+        priced = await snapshot.worker.query(price, number, plan.id, logging)
+        return snapshot.under_other_plan(priced.summary)
 
     return await snapshot.derived.value(plan.id, compute, slot)
 
