@@ -68,6 +68,9 @@ not share. So a body with larger data is split by its request, which can be refu
 UNDATED: Final = {"timestamp": b'"1970-01-01T00:00:00Z"'}
 """In place of a time that was not sent: the same in each attempt, for the digest."""
 
+_NO_DIGEST: Final = EventError(
+    UNREADABLE, "", "nested too deeply, or a number has a huge exponent"
+)
 _ESCAPED_NUL: Final = rb"\u0000"
 """JSON has no other way to write a NUL."""
 
@@ -236,11 +239,14 @@ class EventParser:
         parsed = self._parse_text(text, application, origin)
         context = object_of(found.context)
         own = parsed.errors if isinstance(parsed, EventFailure) else ()
-        translated = found.translate([*own, *context_errors(context)])
-        if isinstance(parsed, EventFailure) or translated:
-            failure = failed_item(item, text, application, translated, origin)
+        errors = found.translate([*own, *context_errors(context)])
+        event = None
+        if isinstance(parsed, Event) and not errors:
+            event = _with_context(parsed, item, context, origin)
+            errors = (_NO_DIGEST,)
+        if event is None:
+            failure = failed_item(item, text, application, errors, origin)
             return corrected(failure, origin.skew_us)
-        event = _with_context(parsed, item, context, origin)
         if is_dated:
             return corrected(event, origin.skew_us)
         at = self._clock() if origin.arrived_at is None else origin.arrived_at
@@ -309,16 +315,22 @@ class EventParser:
 def _failure_of(source: bytes, application: str) -> EventFailure:
     """Return the failure of an event that could not be decoded."""
     # It can be decoded, but has no digest: data may be too deep to be encoded.
-    message = "nested too deeply, or a number has a huge exponent"
-    no_digest = EventError(UNREADABLE, "", message)
-    return failure_of(source, application, find_errors(source) or [no_digest])
+    return failure_of(source, application, find_errors(source) or [_NO_DIGEST])
 
 
-def _with_context(event: Event, item: bytes, context: bytes, origin: Origin) -> Event:
-    """Return the event of an item with its context, which belongs to its content."""
-    _, content = _values.decode(context)
+def _with_context(
+    event: Event, item: bytes, context: bytes, origin: Origin
+) -> Event | None:
+    """Return the event of an item with its context, which belongs to its content.
+
+    Returns None for a context that has no digest.
+    """
     digest = _DIGEST.copy()
-    digest.update(event.digest + _canonical.encode(content))
+    try:
+        _, content = _values.decode(context)
+        digest.update(event.digest + _canonical.encode(content))
+    except (ValueError, OverflowError, RecursionError):
+        return None
     event_id = event.id if event.id != event.digest.hex() else digest.hexdigest()
     return replace(
         event,

@@ -307,6 +307,35 @@ async def test_a_call_of_segment(caller: Caller, kind: str) -> None:
     ]
 
 
+HUGE: Final = b"1e-" + b"9" * 5_000
+
+
+@pytest.mark.parametrize(
+    "path, valid, broken",
+    [
+        ("/v1/batch", call(messageId="b"), call(extra="HUGE")),
+        ("/api/v1/events", cloudevent(id="b"), cloudevent(extra="HUGE")),
+    ],
+    ids=["segment", "cloudevents"],
+)
+async def test_a_number_of_the_context_with_a_huge_exponent(
+    caller: Caller, path: str, valid: Json, broken: Json
+) -> None:
+    """Its event fails alone, and a replay of it fails again."""
+    client = await caller()
+    items = [broken, valid]
+    text = json.dumps({"batch": items} if path == "/v1/batch" else items).encode()
+
+    status, _ = await post(client, path, text.replace(b'"HUGE"', HUGE))
+
+    assert status in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}
+    assert [each["id"] for each in await events_of(client)] == ["b"]
+    [(_, errors)] = await failures_of(client)
+    assert errors == ["unreadable "]
+    async with client.post("/events/failed/replay") as answer:
+        assert (await answer.json())["failed"] == 1
+
+
 async def test_a_batch_of_segment(caller: Caller) -> None:
     """Calls get the context of their batch, and fail one by one."""
     client = await caller()
