@@ -239,13 +239,13 @@ class EventParser:
         parsed = self._parse_text(text, application, origin)
         context = object_of(found.context)
         own = parsed.errors if isinstance(parsed, EventFailure) else ()
-        errors = found.translate([*own, *context_errors(context)])
+        translated = found.translate([*own, *context_errors(context)])
         event = None
-        if isinstance(parsed, Event) and not errors:
+        if isinstance(parsed, Event) and not translated:
             event = _with_context(parsed, item, context, origin)
-            errors = (_NO_DIGEST,)
+            translated = (_NO_DIGEST,)
         if event is None:
-            failure = failed_item(item, text, application, errors, origin)
+            failure = failed_item(item, text, application, translated, origin)
             return corrected(failure, origin.skew_us)
         if is_dated:
             return corrected(event, origin.skew_us)
