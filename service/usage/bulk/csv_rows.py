@@ -92,10 +92,14 @@ class QuotedSource:
 
     def explain_long_row(self, block_bytes: int) -> str:
         """Return the reason for which Arrow finds no end of a row in two blocks."""
-        bound = f"{block_bytes:,} bytes"
+        # Arrow reads ahead, so either error may be the first: both have one text.
         if len(self._rest) > block_bytes:
-            return f"line {self._lines}: a quoted value does not end within {bound}"
-        return f"a row is longer than {bound}"
+            return self._endless
+        return f"a row is longer than {block_bytes:,} bytes"
+
+    @property
+    def _endless(self) -> str:
+        return f"line {self._lines}: a quoted value does not end"
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, and a line end after the last ones."""
@@ -109,7 +113,7 @@ class QuotedSource:
         self._check(block.removeprefix(BOM) if self._is_begin else block)
         self._is_begin = False
         if self._is_end and len(self._rest) > 1:
-            raise UnreadablePiece(f"line {self._lines}: a quoted value does not end")
+            raise UnreadablePiece(self._endless)
         return block
 
     def _fill(self, size: int) -> bytes:
