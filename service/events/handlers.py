@@ -159,15 +159,16 @@ async def send_events(
 async def _store(request: web.Request) -> Receipt:
     """Accept the events of a request, and wait until they are stored."""
     collector = request.app[COLLECTOR]
-    # A request without a place to wait is refused before its events are accepted.
-    with request.app[FOLLOWER].waits.enter(), collector.watch() as watch:
-        receipt = await _receive(request, watch)
+    with collector.watch() as watch:
         if watch is None:
-            return receipt
-        with parked(request):
-            async with while_connected(request):
-                limit_s = collector.settings.stored_wait_s
-                return await watch.confirm(receipt, limit_s)
+            return await _receive(request)
+        # A request without a place to wait is refused before its events are accepted.
+        with request.app[FOLLOWER].waits.enter():
+            receipt = await _receive(request, watch)
+            with parked(request):
+                async with while_connected(request):
+                    limit_s = collector.settings.stored_wait_s
+                    return await watch.confirm(receipt, limit_s)
 
 
 async def _receive(request: web.Request, watch: Watch | None = None) -> Receipt:

@@ -15,6 +15,7 @@ from structlog.typing import EventDict
 from yarl import URL
 
 from service.app import create_app
+from service.events.feed_handlers import FOLLOWER
 from service.events.receiving import COLLECTOR
 from service.keys.store import add_key
 from service.settings import Settings
@@ -371,6 +372,18 @@ async def test_a_body_without_a_known_size_reserves_the_maximum(caller: Caller) 
         plain = (await client.post("/events", data=body, headers=headers)).status
         assert (plain, await post_chunked(), await post_compressed()) == (202, 503, 503)
     assert (await post_chunked(), await post_compressed()) == (202, 202)
+
+
+@on_sqlite
+async def test_without_a_queue_a_request_takes_no_place_to_wait(caller: Caller) -> None:
+    """`wait=stored` changes nothing there, also while all places are taken."""
+    client = await caller()
+    assert client.app is not None
+    client.app[FOLLOWER].waits._max_waits = 0
+
+    answer = await client.post("/events", json=event(), params={"wait": "stored"})
+
+    assert answer.status == 202, await answer.text()
 
 
 @pytest.mark.parametrize("word", ["null", "NULL", "true", "0", "1e1", "(other)"])
