@@ -307,6 +307,24 @@ async def test_a_call_of_segment(caller: Caller, kind: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "number", [b"007", b"1 2", b"1-2", b"-", b"1e", b'1","session_id":"other']
+)
+async def test_what_only_begins_like_a_number_is_no_name(
+    caller: Caller, number: bytes
+) -> None:
+    """A call that is not JSON fails, and adds no member to its event."""
+    client = await caller()
+    body = json.dumps(call(messageId="NUMBER")).encode()
+
+    await post(client, "/v1/track", body.replace(b'"NUMBER"', number))
+    await post(client, "/v1/batch", b'{"batch":[' + body + b"]}")
+
+    assert [each["id"] for each in await events_of(client)] == ["NUMBER"]
+    [(_, errors)] = await failures_of(client)
+    assert errors[0].startswith("not_json")
+
+
 HUGE: Final = b"1e-" + b"9" * 5_000
 
 

@@ -4,6 +4,7 @@ Members are passed on as the texts that were sent. So an adapter never refuses a
 the validation of our envelope does, and the item becomes a failed event.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ Members = Mapping[str, bytes]
 _objects: Final = msgspec.json.Decoder(dict[str, Raw])
 _values: Final = msgspec.json.Decoder()
 _MAX_NUMBER_CHARS: Final = 40
+_NUMBER: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 class Conversion(NamedTuple):
@@ -87,5 +89,6 @@ def value_of(text: bytes | None) -> Any:
 
 def name_text(text: bytes) -> bytes:
     """Return the JSON text of a name; that of a number becomes a string."""
-    is_number = text[:1] in b"-0123456789" and len(text) <= _MAX_NUMBER_CHARS
+    # A member of an item that is not JSON may only begin like a number.
+    is_number = len(text) <= _MAX_NUMBER_CHARS and _NUMBER.fullmatch(text.strip())
     return b'"' + text.strip() + b'"' if is_number else text
