@@ -135,6 +135,14 @@ class Resolved(NamedTuple):
         return ResolvedReports(prices, failed)
 
 
+class _Resolution(NamedTuple):
+    """The results of one call of `resolve` so far."""
+
+    resolved: Resolved
+    fetched: dict[ReportKey, Report | None]
+    """The answers of the upstream, to be shared with other processes."""
+
+
 class ReportResolver:
     """Resolves report ids from the cache, or by calling the upstream."""
 
@@ -150,35 +158,35 @@ class ReportResolver:
         self._client = client
         self._cache = cache
         self._shared = shared
-        self._fetched: dict[ReportKey, Report | None] = {}
         self._concurrency = concurrency
         self._on_error = on_error
 
     async def resolve(self, keys: Collection[ReportKey]) -> Resolved:
         """Resolve each key once; `ReportUnavailable` if one fails permanently."""
+        resolution = _Resolution(Resolved({}, set()), {})
         if self._shared is None:
-            return await self._resolve(keys)
+            return await self._resolve(keys, resolution)
         await self._shared.read([key for key in keys if not self._cache.young(key)])
-        self._fetched = {}
         try:
-            return await self._resolve(keys)
+            return await self._resolve(keys, resolution)
         finally:
             # After a failure too: the next refresh need not fetch these reports again.
-            await self._shared.write(self._fetched)
+            await self._shared.write(resolution.fetched)
 
-    async def _resolve(self, keys: Collection[ReportKey]) -> Resolved:
-        resolved = Resolved({}, set())
-        unknown = await self._resolve_from_cache(keys, resolved)
+    async def _resolve(
+        self, keys: Collection[ReportKey], resolution: _Resolution
+    ) -> Resolved:
+        unknown = await self._resolve_from_cache(keys, resolution.resolved)
         queue = iter(unknown)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(len(unknown), self._concurrency)):
-                    group.create_task(self._resolve_next(queue, resolved))
+                    group.create_task(self._resolve_next(queue, resolution))
         except ExceptionGroup as errors:
             # The first failure cancels the other tasks, so it is the cause.
             first = errors.exceptions[0]
             raise first from first.__cause__
-        return resolved
+        return resolution.resolved
 
     async def _resolve_from_cache(
         self, keys: Collection[ReportKey], resolved: Resolved
@@ -202,19 +210,22 @@ class ReportResolver:
         return unknown
 
     async def _resolve_next(
-        self, queue: Iterator[ReportKey], resolved: Resolved
+        self, queue: Iterator[ReportKey], resolution: _Resolution
     ) -> None:
+        resolved, fetched = resolution
         # All tasks share the iterator, so a slow report delays no other key.
         for key in queue:
             try:
-                resolved.reports[key] = await self._fetch(key)
+                resolved.reports[key] = await self._fetch(key, fetched)
             except ReportUnavailable:
                 if self._on_error == "fail":
                     raise
                 resolved.reports[key] = None
                 resolved.failed.add(key)
 
-    async def _fetch(self, key: ReportKey) -> Report | None:
+    async def _fetch(
+        self, key: ReportKey, fetched: dict[ReportKey, Report | None]
+    ) -> Report | None:
         try:
             response = await self._client.fetch(
                 report_path(key), template=PATH_TEMPLATE
@@ -222,16 +233,17 @@ class ReportResolver:
             report = _with_valid_name(decode(response, _decoder))
         except UpstreamError as error:
             if isinstance(error, UnexpectedStatus) and error.status == NOT_FOUND:
-                return self._store(key, None, error.attempts)
+                fetched[key] = self._store(key, None, error.attempts)
+                return None
             return self._last_known(key, error)
-        return self._store(key, report, response.attempts)
+        fetched[key] = self._store(key, report, response.attempts)
+        return report
 
     def _store(
         self, key: ReportKey, report: Report | None, attempts: int
     ) -> Report | None:
         """Cache the upstream's answer, and return it."""
         self._cache.put(key, report)
-        self._fetched[key] = report
         log.info(
             "report.resolved" if report else "report.missing",
             report_id=shorten(key),

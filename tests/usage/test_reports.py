@@ -1,7 +1,7 @@
 """Reports: their contract, the resolution of ids, and the cache."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 from typing import Any
@@ -26,6 +26,7 @@ from service.usage.reports import (
     ReportCache,
     ReportResolver,
     Resolved,
+    SharedReports,
     log_invalid_id,
 )
 from service.usage.snapshots.decoding import read_messages
@@ -53,7 +54,9 @@ def open_resolver(settings: MakeSettings, sandbox: RunningSandbox) -> OpenResolv
     """A factory of resolvers that call the sandbox."""
 
     @asynccontextmanager
-    async def opened(concurrency: int = 8) -> AsyncIterator[ReportResolver]:
+    async def opened(
+        concurrency: int = 8, shared: SharedReports | None = None
+    ) -> AsyncIterator[ReportResolver]:
         made = settings(
             upstream={
                 "base_url": sandbox.url,
@@ -64,7 +67,7 @@ def open_resolver(settings: MakeSettings, sandbox: RunningSandbox) -> OpenResolv
         async with open_client(made.upstream, made.breaker) as client:
             cache = ReportCache(made.cache)
             yield ReportResolver(
-                client, cache, concurrency=concurrency, on_error="fail"
+                client, cache, shared, concurrency=concurrency, on_error="fail"
             )
 
     return opened
@@ -238,6 +241,38 @@ async def test_a_long_unusable_id_is_cut_in_the_log(
 
 
 # --- resolving ----------------------------------------------------------------------
+
+
+class WrittenReports:
+    """Shared reports: none of another process, and a list of those written."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    async def read(self, keys: Collection[str]) -> None:
+        """Read nothing."""
+
+    async def write(self, fetched: Mapping[str, Report | None]) -> None:
+        """Note the reports of one resolution."""
+        self.keys += fetched
+
+
+async def test_resolutions_at_the_same_time_share_all_their_reports(
+    open_resolver: OpenResolver,
+    sandbox: RunningSandbox,
+    until: Until,
+    log_entries: list[EventDict],
+) -> None:
+    """That of a month that has ended does not forget those of the current one."""
+    written = WrittenReports()
+    sandbox.sandbox.faults = always("hang", path="/reports/8")
+    async with open_resolver(shared=written) as resolver:
+        first = asyncio.create_task(resolver.resolve(["7", "8"]))
+        await until(lambda: "7" in [each.get("report_id") for each in log_entries])
+        await resolver.resolve(["9"])
+        first.cancel()
+        await asyncio.wait([first])
+    assert sorted(written.keys) == ["7", "9"]
 
 
 async def test_the_first_failure_stops_the_rest(
