@@ -40,6 +40,8 @@ MAX_CREDIT_COST: Final = 1_000_000_000
 
 _COST_BOUNDS: Final = Meta(ge=0, le=MAX_CREDIT_COST)
 _MAX_DECIMALS: Final = 2
+_MAX_ID_BITS: Final = 63
+"""Of integers that every encoding has, with their sign."""
 
 log = structlog.get_logger()
 
@@ -230,7 +232,7 @@ class ReportResolver:
             response = await self._client.fetch(
                 report_path(key), template=PATH_TEMPLATE
             )
-            report = _with_valid_name(decode(response, _decoder))
+            report = _encodable(decode(response, _decoder))
         except UpstreamError as error:
             if isinstance(error, UnexpectedStatus) and error.status == NOT_FOUND:
                 fetched[key] = self._store(key, None, error.attempts)
@@ -277,11 +279,17 @@ def report_path(key: ReportKey) -> str:
     return "/reports/" + quote(key, safe="", errors="surrogatepass")
 
 
-def _with_valid_name(report: Report) -> Report:
-    """Return the report with a name that answers can be encoded with."""
-    if not lenient_json.has_surrogate(report.name):
-        return report
-    return replace(report, name=lenient_json.without_surrogates(report.name))
+def _encodable(report: Report) -> Report:
+    """Return a report that can be encoded, in answers and for other processes."""
+    report_id, name = report.id, report.name
+    # MessagePack has no integers of more than 64 bits.
+    if isinstance(report_id, int) and report_id.bit_length() > _MAX_ID_BITS:
+        report_id = str(report_id)
+    elif isinstance(report_id, str) and lenient_json.has_surrogate(report_id):
+        report_id = lenient_json.without_surrogates(report_id)
+    if lenient_json.has_surrogate(name):
+        name = lenient_json.without_surrogates(name)
+    return replace(report, id=report_id, name=name)
 
 
 def log_invalid_id(shown: str) -> None:

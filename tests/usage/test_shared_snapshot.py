@@ -120,6 +120,29 @@ async def test_a_period_too_large_is_not_shared(
     assert not [key for key in double.values if "part" in key]
 
 
+@pytest.mark.parametrize(
+    "report_id", ["1" * 30, "-" + "1" * 30, str(2**63), '"\\ud83d"', '"a"', "7"]
+)
+async def test_a_report_with_any_id_is_shared(
+    shared: SharedRedis,
+    serve: Serve,
+    period: RunningSandbox,
+    until: Until,
+    report_id: str,
+) -> None:
+    """Also with an id that MessagePack cannot encode."""
+    body = f'{{"id":{report_id},"name":"Short Lease Report","credit_cost":61}}'
+    period.sandbox.set_report(7, body.encode())
+    services = []
+    for _ in range(2):
+        services.append(await serve(shared.url))
+        assert (await services[-1].get("/usage/0")).status == 200
+        await published(services[-1], until)
+    answers = [await bodies(each, *PATHS) for each in services]
+    assert answers[0] == answers[1]
+    assert period.sandbox.calls["/reports/7"] == 1
+
+
 async def test_a_month_is_known_in_every_process(
     shared: SharedRedis, serve: Serve, period: RunningSandbox, until: Until
 ) -> None:
