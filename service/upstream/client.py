@@ -35,6 +35,7 @@ from service.upstream.bodies import (
 )
 from service.upstream.circuit_breaker import CircuitBreaker, MonotonicClock
 from service.upstream.guard import UpstreamGuard
+from service.upstream.lenient_json import has_surrogate
 from service.upstream.profiles import COPILOT, UpstreamProfile
 from service.upstream.proxies import Proxy, proxy_for
 from service.upstream.retries import Backoff, retry_after_of, unexpected_status
@@ -154,7 +155,7 @@ class _Call:
             middlewares=(self._try,),
         )
         async with request as response:
-            etag = response.headers.get("ETag")
+            etag = _etag_of(response)
             # The error of an earlier try is in a cycle with this call.
             body, self._body = self._body, None
             return UpstreamResponse(body, self.attempts, etag)
@@ -258,6 +259,13 @@ class _Call:
                 "duration_s": round(duration_s, 6),
             },
         )
+
+
+def _etag_of(response: aiohttp.ClientResponse) -> str | None:
+    """Return the ETag of a response; None for one that cannot be sent back."""
+    etag = response.headers.get(hdrs.ETAG)
+    # aiohttp reads a byte that is not UTF-8 as a surrogate, and does not write it.
+    return None if etag is None or has_surrogate(etag) else etag
 
 
 def outcome_of(error: errors.UpstreamError) -> dict[str, str | int]:

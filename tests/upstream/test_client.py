@@ -297,6 +297,37 @@ async def test_invalid_http(settings: MakeSettings, kind: str, sent: bytes) -> N
     )
 
 
+@pytest.mark.parametrize(
+    "sent, etag",
+    [
+        (b'"1"', '"1"'),
+        (b'W/"1"', 'W/"1"'),
+        ('"é"'.encode(), '"é"'),
+        (b'"\xe9"', None),
+    ],
+    ids=["strong", "weak", "UTF-8", "Latin-1"],
+)
+async def test_a_tag_that_cannot_be_sent_back_is_none(
+    settings: MakeSettings, sent: bytes, etag: str | None
+) -> None:
+    """RFC 9110 allows any byte from 128 on; a request would have another tag."""
+
+    async def answer(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nETag: "
+        writer.write(head + sent + b"\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        made = settings(upstream={"base_url": url})
+        async with open_client(*sections(made)) as client:
+            assert (await client.fetch(PATH)).etag == etag
+
+
 # --- manners ------------------------------------------------------------------------
 
 
