@@ -16,6 +16,11 @@ from service.settings import EventsSettings
 SENT_AT: Final = "X-Sent-At"
 TOLERANCE_S: Final = 5
 """Differences that the network and queues before the service explain, too."""
+CALENDAR: Final = range(
+    read_instant("0001-01-01T00:00:00Z"),
+    read_instant("9999-12-31T23:59:59.999999Z") + 1,
+)
+"""Instants to which a time may be corrected, in microseconds since 1970."""
 
 
 class Clocks(NamedTuple):
@@ -69,14 +74,13 @@ def corrected(item: Event | EventFailure, skew_us: int) -> Event | EventFailure:
     if isinstance(item, EventFailure):
         at = None if item.at is None else item.at + skew_us
         return replace(item, at=at, origin=origin)
-    try:
-        timestamp = format_instant(item.at + skew_us)
-    except OverflowError:
-        return item  # at the end of the calendar, which has no other time
+    at = item.at + skew_us
+    if at not in CALENDAR:
+        return item  # clients cannot read a timestamp of the year 0 or 10000
     return replace(
         item,
-        at=item.at + skew_us,
-        timestamp=timestamp,
+        at=at,
+        timestamp=format_instant(at),
         sent_at=item.at,
         sent_timestamp=item.timestamp,
         origin=origin,

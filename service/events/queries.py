@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 from sqlalchemy import Row, Select, Table
 
+from service.events.clock_skew import CALENDAR
 from service.events.count_statements import (
     MAX_HOURS,
     select_counts,
@@ -267,12 +268,8 @@ def _failed_event(row: Row[Any], status: FailedStatus) -> FailedEvent:
 
 
 def _corrected_timestamp(row: Row[Any]) -> str | UnsetType:
-    if row.at is None or not row.skew:
-        return UNSET
-    try:
-        return format_instant(row.at)
-    except OverflowError:
-        return UNSET  # after the end of the calendar, or before its beginning
+    is_corrected = row.skew and row.at in CALENDAR
+    return format_instant(row.at) if is_corrected else UNSET
 
 
 def _as_json(event: str) -> Raw:
