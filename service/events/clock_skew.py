@@ -16,11 +16,8 @@ from service.settings import EventsSettings
 SENT_AT: Final = "X-Sent-At"
 TOLERANCE_S: Final = 5
 """Differences that the network and queues before the service explain, too."""
-CALENDAR: Final = range(
-    read_instant("0001-01-01T00:00:00Z"),
-    read_instant("9999-12-31T23:59:59.999999Z") + 1,
-)
-"""Instants to which a time may be corrected, in microseconds since 1970."""
+_FIRST: Final = read_instant("0001-01-01T00:00:00Z")
+_LAST: Final = read_instant("9999-12-31T23:59:59.999999Z")
 
 
 class Clocks(NamedTuple):
@@ -66,6 +63,11 @@ def read_sent_at(stated: object) -> int | None:
         return None
 
 
+def is_in_calendar(at: int) -> bool:
+    """Return whether a time may be that of a correction, in microseconds since 1970."""
+    return _FIRST <= at <= _LAST
+
+
 def corrected(item: Event | EventFailure, skew_us: int) -> Event | EventFailure:
     """Return an event with its time corrected, and with its time as it was sent."""
     if not skew_us:
@@ -75,7 +77,7 @@ def corrected(item: Event | EventFailure, skew_us: int) -> Event | EventFailure:
         at = None if item.at is None else item.at + skew_us
         return replace(item, at=at, origin=origin)
     at = item.at + skew_us
-    if at not in CALENDAR:
+    if not is_in_calendar(at):
         return item  # clients cannot read a timestamp of the year 0 or 10000
     return replace(
         item,

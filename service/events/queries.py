@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 from sqlalchemy import Row, Select, Table
 
-from service.events.clock_skew import CALENDAR
+from service.events.clock_skew import is_in_calendar
 from service.events.count_statements import (
     MAX_HOURS,
     select_counts,
@@ -268,8 +268,9 @@ def _failed_event(row: Row[Any], status: FailedStatus) -> FailedEvent:
 
 
 def _corrected_timestamp(row: Row[Any]) -> str | UnsetType:
-    is_corrected = row.skew and row.at in CALENDAR
-    return format_instant(row.at) if is_corrected else UNSET
+    if row.at is None or not row.skew or not is_in_calendar(row.at):
+        return UNSET
+    return format_instant(row.at)
 
 
 def _as_json(event: str) -> Raw:
