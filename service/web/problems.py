@@ -164,7 +164,9 @@ REQUEST_TIMEOUT: Final = ProblemKind(
     "The request was not answered in time",
 )
 NOT_READY: Final = ProblemKind(
-    "not_ready", HTTPStatus.SERVICE_UNAVAILABLE, "The process accepts no new requests"
+    "not_ready",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The process or the domain is not ready",
 )
 DOMAIN_DISABLED: Final = ProblemKind(
     "domain_disabled", HTTPStatus.NOT_FOUND, "The domain is not enabled"

@@ -70,6 +70,8 @@ async def reason(service: Client, path: str = "/health/ready") -> str | None:
         assert problem == {"status": "ready"}
         return None
     assert (answer.status, problem["code"]) == (503, "not_ready")
+    # A domain that is not ready does not keep the process from new requests.
+    assert problem["title"] == "The process or the domain is not ready"
     assert int(answer.headers["Retry-After"]) >= 1
     return str(problem["detail"])
 

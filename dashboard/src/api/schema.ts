@@ -11160,7 +11160,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `not_ready`: The process accepts no new requests */
+            /** @description `not_ready`: The process or the domain is not ready */
             503: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
