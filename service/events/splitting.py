@@ -75,7 +75,7 @@ def read_error(text: bytes, path: str = "") -> EventError | None:
         malformed = "not JSON, and nested too deeply"
     except msgspec.DecodeError as error:
         reason = EventError(UNREADABLE, path, "an escaped surrogate has no partner")
-        malformed = f"not JSON: {error}"
+        malformed = f"not JSON: {error}" if text.strip(BLANKS) else "empty"
     else:
         return None
     return reason if _is_json(text) else EventError(NOT_JSON, path, malformed)

@@ -129,7 +129,7 @@ async def read_json(
     The arguments are those of `read_body`.
     """
     if not request.body_exists:
-        raise RequestProblem(NOT_JSON, "the body is missing; send a JSON object")
+        raise _empty()
     body = await read_body(
         request,
         (JSON_TYPE,),
@@ -137,6 +137,8 @@ async def read_json(
         timeout_s=timeout_s,
         is_urgent=is_urgent,
     )
+    if not body.strip():
+        raise _empty()
     try:
         return msgspec.json.decode(body, type=kind)
     # These texts name fields and positions. They quote no value, which could be a key.
@@ -260,6 +262,10 @@ def _check_form(request: web.Request, media_types: tuple[str, ...]) -> str:
         getattr(request.content, "total_compressed_bytes", None) is not None
     )
     return "" if is_decompressed or coding == "identity" else coding
+
+
+def _empty() -> RequestProblem:
+    return RequestProblem(NOT_JSON, "the body is empty; send a JSON object")
 
 
 def _too_large(max_bytes: int) -> RequestProblem:

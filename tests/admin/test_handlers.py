@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -242,6 +242,26 @@ async def test_bad_orders_are_refused(
     assert (found, problem["code"]) == (status, code)
     if code == "circuit_not_found":
         assert "copilot, vpic, database" in problem["detail"]
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """Send a chunked body without a chunk that has content."""
+    for empty in ():
+        yield empty
+
+
+@pytest.mark.parametrize(
+    "body", [None, b"", nothing, b" \r\n\t"], ids=["none", "0", "chunked", "blank"]
+)
+async def test_an_empty_body_is_named_so(operator: Operator, body: Any) -> None:
+    """The detail does not say that something is cut off."""
+    data = body() if callable(body) else body
+    headers = {**KEY, "Content-Type": "application/json"}
+    answer = await operator.service.post("/admin/log-level", data=data, headers=headers)
+
+    problem = await answer.json()
+    assert (answer.status, problem["code"]) == (400, "not_json")
+    assert problem["detail"] == "the body is empty; send a JSON object"
 
 
 async def test_orders_need_a_key(operator: Operator, client: MakeClient) -> None:

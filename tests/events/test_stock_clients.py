@@ -428,6 +428,24 @@ async def test_a_body_that_cannot_be_split(
     assert problem["message"] == problem["detail"]
 
 
+@pytest.mark.parametrize(
+    "path", ["/events", "/v1/batch", "/v1/track", "/api/v1/events"]
+)
+@pytest.mark.parametrize("body", [b"", b" \n", b"\xef\xbb\xbf"], ids=repr)
+async def test_an_empty_body_is_named_so(
+    caller: Caller, path: str, body: bytes
+) -> None:
+    """The detail does not say that something is cut off."""
+    client = await caller()
+    headers = {"Content-Type": "application/json"}
+
+    async with client.post(path, data=body, headers=headers) as answer:
+        problem = await answer.json()
+
+    assert (answer.status, problem["code"]) == (HTTPStatus.BAD_REQUEST, "not_json")
+    assert problem["detail"] == "the body is empty"
+
+
 @pytest.mark.parametrize("body", [{}, {"batch": 5}, {"batch": {}}, {"batch": None}])
 async def test_a_batch_without_calls_is_refused(caller: Caller, body: Json) -> None:
     """A batch has a list of calls."""
