@@ -136,7 +136,7 @@ format-page: $(PACKAGES)
 bench: $(SETUP) ## measure, printed as ratios
 	@$(BIN)/python -m benchmarks $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
 
-soak: $(SETUP) ## requests for SOAK_S s, SOAK_DRAINS drains, SOAK_KILLS kills, SOAK_RESTARTS of machines, SOAK_FAILOVERS of Redis, SOAK_QUEUE_ROUNDS of the event queue, outages of SOAK_OUTAGE_S s, and their alerts
+soak: $(SETUP) ## the long tests: load, drains, kills and outages (docs/develop.md)
 	@SERVICES=required SOAK_S=$(or $(SOAK_S),1200) SOAK_DRAINS=$(or $(SOAK_DRAINS),100) \
 		SOAK_OUTAGE_S=$(or $(SOAK_OUTAGE_S),30) SOAK_KILLS=$(or $(SOAK_KILLS),1000) \
 		SOAK_RESTARTS=$(or $(SOAK_RESTARTS),60) \
