@@ -1,7 +1,7 @@
 // The time until a request may be sent again, as it passes.
 import { useEffect, useState } from "react";
 
-import { formatWait } from "@/text/clock";
+import { formatWait } from "@/text/wait";
 
 export function Countdown({ ms }: { ms: number }) {
   const [end] = useState(() => Date.now() + ms);

@@ -88,6 +88,14 @@ test("a key opens the content, and is sent once in the body", async () => {
   expect(location.href).not.toContain("right");
 });
 
+test("the end of the session has its day and names its zone", async () => {
+  play({ isSignedIn: true });
+  show();
+  expect(await screen.findByText(/^Signed in as/)).toHaveTextContent(
+    "Signed in as shop until 01-01-2999 00:00 UTC",
+  );
+});
+
 test("a wrong key is said to be wrong, and can be corrected", async () => {
   play();
   show();

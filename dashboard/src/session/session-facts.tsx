@@ -1,5 +1,5 @@
 // Who is signed in, and the way out.
-import { formatClock } from "@/text/clock";
+import { formatInstant } from "@/text/time";
 
 import { useSession, useSignOut } from "./session";
 
@@ -11,7 +11,7 @@ export function SessionFacts() {
   return (
     <>
       <span>
-        Signed in as <b>{session.name}</b> until {formatClock(session.expiresAt)}
+        Signed in as <b>{session.name}</b> until {formatInstant(session.expiresAt)} UTC
       </span>
       <button
         type="button"

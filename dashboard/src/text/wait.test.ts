@@ -1,10 +1,6 @@
 import { expect, test } from "vitest";
 
-import { formatClock, formatWait } from "./clock";
-
-test("a clock has two digits each", () => {
-  expect(formatClock(new Date(2024, 4, 1, 8, 5).getTime())).toBe("08:05");
-});
+import { formatWait } from "./wait";
 
 test.each([
   [200, "1 s"],

@@ -1,11 +1,4 @@
-// Times of the clock that the reader has.
-
-/** `08:39`, in the time zone of the browser. */
-export function formatClock(instant: number): string {
-  const at = new Date(instant);
-  const digits = [at.getHours(), at.getMinutes()];
-  return digits.map((each) => String(each).padStart(2, "0")).join(":");
-}
+// Times to wait.
 
 /** `12 s`, `3 min`, `2 h`: a time to wait, rounded up. */
 export function formatWait(ms: number): string {
