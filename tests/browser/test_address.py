@@ -80,6 +80,25 @@ async def test_hostile_address_is_as_if_it_said_nothing(open_page: OpenPage) -> 
         await dashboard.expect_query(becomes)
 
 
+async def test_ignored_parts_are_named(open_page: OpenPage) -> None:
+    """A notice names what is not valid in the address, until the view is changed."""
+    query = "?tz=Mars/Base&from=2024-13-01&to=2024-05-07&search=short&utm_source=mail"
+    dashboard = await open_page(query)
+    ignored = "from=2024-13-01, to=2024-05-07, tz=Mars/Base"
+    notice = dashboard.page.get_by_text("parts of the address are not valid")
+    await expect(notice).to_have_text(
+        f"These parts of the address are not valid, and are ignored: {ignored}"
+    )
+    await dashboard.expect_ids(1002)
+    await dashboard.expect_query("?search=short")
+    await dashboard.search.fill("")
+    await dashboard.expect_ids(*ORIGINAL)
+    await expect(notice).to_have_count(0)
+    await dashboard.go("?tz=Europe/London&by=day")
+    await dashboard.expect_query("?tz=Europe/London")
+    await expect(notice).to_have_count(0)
+
+
 async def test_hostile_text_is_text(new_page: NewPage) -> None:
     """A text of the address is searched for literally, and runs nothing."""
     dashboard = await new_page()

@@ -22,6 +22,25 @@ async def test_bar_filters_by_its_day_and_back(open_page: OpenPage) -> None:
     await dashboard.expect_query("")
 
 
+async def test_filtered_figure_has_the_days_of_its_filter(open_page: OpenPage) -> None:
+    """`How much` shows the days of its figure; without filtered days, the period's."""
+    dashboard = await open_page("?tz=Asia/Tokyo")
+    period = dashboard.how_much.get_by_text("29-04-2024 to 02-05-2024 (Asia/Tokyo)")
+    await expect(period).to_be_visible()
+    await dashboard.report.select_option("Tenant Obligations Report")
+    await dashboard.expect_ids(1000, 1003)
+    await expect(period).to_be_visible()
+    await dashboard.go("?from=2024-04-29&to=2024-05-01")
+    await dashboard.expect_ids(1000, 1001, 1002, 1003)
+    days = dashboard.how_much.get_by_text("29-04-2024 to 01-05-2024 (UTC)")
+    await expect(days).to_be_visible()
+    await expect(dashboard.how_much).not_to_contain_text("02-05-2024")
+    await dashboard.day.select_option("2024-05-02")
+    await dashboard.expect_ids(1004, 1005, 1006)
+    await expect(dashboard.how_much.get_by_text("02-05-2024 (UTC)")).to_be_visible()
+    await expect(dashboard.how_much).not_to_contain_text(" to ")
+
+
 async def test_filters_hold_together(open_page: OpenPage) -> None:
     """Filters are combined; the total is that of the matches."""
     dashboard = await open_page()

@@ -6,6 +6,8 @@ import { Updated } from "./summary/age";
 
 interface Props {
   answer: PeriodAnswer;
+  /** The parts of the address that are not valid. */
+  ignored: readonly string[];
   /** Why the last refresh failed, while an earlier answer is shown. */
   error: Error | null;
   onRetry: () => void;
@@ -14,11 +16,17 @@ interface Props {
 /** A first stale answer is no failure: the service refreshes the figures meanwhile. */
 const FAILED_AFTER = 2;
 
-export function Notices({ answer, error, onRetry }: Props) {
+export function Notices({ answer, ignored, error, onRetry }: Props) {
   const { period, freshness, staleAnswers } = answer;
   const { degraded, unreadable } = period;
   return (
     <div role="status" className="notices">
+      {ignored.length > 0 && (
+        <p className="notice">
+          These parts of the address are not valid, and are ignored:{" "}
+          <bdi>{ignored.join(", ")}</bdi>
+        </p>
+      )}
       {error && (
         <p className="notice">
           These figures could not be refreshed. <Updated asOf={freshness.asOf} />.{" "}

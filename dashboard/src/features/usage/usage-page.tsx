@@ -20,7 +20,7 @@ const Refusal = lazy(async () => {
 });
 
 export function UsagePage() {
-  const [view, changeView] = useView();
+  const [view, changeView, ignored] = useView();
   const answer = usePeriod({ plan: view.plan, period: view.period });
   const { data, error, failureCount, isFetching, isPlaceholderData, refetch } = answer;
   const context = useContextFigures(data?.period ?? null, view);
@@ -53,6 +53,7 @@ export function UsagePage() {
           error={error}
           isChanging={isPlaceholderData}
           isWhatIf={isWhatIf}
+          ignored={ignored}
           onRetry={retry}
           view={view}
           onChange={changeView}

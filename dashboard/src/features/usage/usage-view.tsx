@@ -29,6 +29,8 @@ interface Props {
   /** Whether figures of another plan or period are on their way. */
   isChanging: boolean;
   isWhatIf: boolean;
+  /** The parts of the address that are not valid. */
+  ignored: readonly string[];
   onRetry: () => void;
   view: View;
   onChange: ChangeView;
@@ -38,7 +40,8 @@ export function UsageView(props: Props) {
   const { answer, context, isChanging, isWhatIf, view, onChange } = props;
   const { period } = answer;
   const figures = useFigures(period, view);
-  const { rows, days, shown, whole, totals, buckets, reports, colourOf } = figures;
+  const { rows, days, range, shown, whole, totals, buckets } = figures;
+  const { reports, colourOf } = figures;
   const [first, last] = [days.at(0)?.day, days.at(-1)?.day];
   const filters = describeFilters(view);
   const plan = period.plan ?? view.plan;
@@ -51,7 +54,12 @@ export function UsageView(props: Props) {
       {isWhatIf && plan !== null && (
         <WhatIfNotice plan={plan} onEnd={() => onChange({ plan: null })} />
       )}
-      <Notices answer={answer} error={props.error} onRetry={props.onRetry} />
+      <Notices
+        answer={answer}
+        ignored={props.ignored}
+        error={props.error}
+        onRetry={props.onRetry}
+      />
       {/* An empty period must not hide the ones before. */}
       {(rows.length > 0 || (context.periods?.length ?? 0) > 0) && (
         <Filters
@@ -74,7 +82,7 @@ export function UsageView(props: Props) {
           whole={whole}
           isFiltered={filters !== ""}
           isWhatIf={isWhatIf}
-          span={first && last ? { from: first, to: last } : null}
+          span={range ?? (first && last ? { from: first, to: last } : null)}
           zone={view.zone}
           {...context}
         >

@@ -34,5 +34,16 @@ export function useFigures(period: Period, view: View) {
     const counted = filterRows(found, { range: null, report, search: "" });
     return bucketsOf(counted, { days: days.map(({ day }) => day), step, colourOf });
   }, [found, report, days, step, colourOf]);
-  return { rows, days, whole, colourOf, shown, totals, reports, buckets, sorting };
+  return {
+    rows,
+    days,
+    range,
+    whole,
+    colourOf,
+    shown,
+    totals,
+    reports,
+    buckets,
+    sorting,
+  };
 }

@@ -18,7 +18,7 @@ interface Props {
   whole: Totals;
   isFiltered: boolean;
   isWhatIf: boolean;
-  /** First and last day of the period; null without a message. */
+  /** First and last day of the shown messages' filter, or of the period without one. */
   span: DayRange | null;
   zone: string;
   previous: KeptPeriod | null;
@@ -45,7 +45,14 @@ export function HowMuch(props: Props) {
       </p>
       {span && (
         <p className="muted">
-          <Day of={span.from} /> to <Day of={span.to} /> ({zone})
+          <Day of={span.from} />
+          {span.to !== span.from && (
+            <>
+              {" "}
+              to <Day of={span.to} />
+            </>
+          )}{" "}
+          ({zone})
         </p>
       )}
       {budgets.map(({ name, hundredths }) => (

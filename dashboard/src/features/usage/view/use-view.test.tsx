@@ -42,6 +42,20 @@ test("what an address says wrongly is gone from it", () => {
   expect(location.pathname + location.search + location.hash).toBe("/dashboard/#notes");
 });
 
+test("what is ignored is named until the view is changed", () => {
+  history.replaceState(null, "", "/dashboard/?tz=Mars/Base&search=rent");
+  const { result } = renderHook(() => useView());
+  expect(result.current[2]).toEqual(["tz=Mars/Base"]);
+  expect(location.search).toBe("?search=rent");
+  act(() => {
+    history.pushState(null, "", "/dashboard/?search=rent#content");
+    dispatchEvent(new PopStateEvent("popstate"));
+  });
+  expect(result.current[2]).toEqual(["tz=Mars/Base"]);
+  act(() => result.current[1]({ zone: "Europe/London" }));
+  expect(result.current[2]).toEqual([]);
+});
+
 test("going back to another address brings back its view", () => {
   const { result } = renderHook(() => useView());
   act(() => {
