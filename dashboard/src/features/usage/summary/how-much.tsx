@@ -18,7 +18,7 @@ interface Props {
   whole: Totals;
   isFiltered: boolean;
   isWhatIf: boolean;
-  /** First and last day of the shown messages' filter, or of the period without one. */
+  /** The days of the figure, chosen or of the period; null without a message. */
   span: DayRange | null;
   zone: string;
   previous: KeptPeriod | null;
@@ -38,11 +38,6 @@ export function HowMuch(props: Props) {
       <p className="figure">
         <strong>{formatCredits(shown.hundredths)}</strong> credits
       </p>
-      <p>
-        {countOf(shown.messages, "message")}
-        {isFiltered &&
-          `, ${formatShare(shown.hundredths, whole.hundredths)} of the ${formatCredits(whole.hundredths)} credits of the period`}
-      </p>
       {span && (
         <p className="muted">
           <Day of={span.from} />
@@ -55,6 +50,11 @@ export function HowMuch(props: Props) {
           ({zone})
         </p>
       )}
+      <p>
+        {countOf(shown.messages, "message")}
+        {isFiltered &&
+          `, ${formatShare(shown.hundredths, whole.hundredths)} of the ${formatCredits(whole.hundredths)} credits of the period`}
+      </p>
       {budgets.map(({ name, hundredths }) => (
         <BudgetLine
           key={name}
