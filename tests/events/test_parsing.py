@@ -113,7 +113,7 @@ def test_bodies_are_split(body: bytes, content_type: str, texts: list[bytes]) ->
 )
 def test_a_body_that_cannot_be_split_is_refused(body: bytes) -> None:
     """Such a body raises `NotJson` and nothing else."""
-    with pytest.raises(NotJson, match="the body is (not|empty)"):
+    with pytest.raises(NotJson, match=r"the body is (not|empty)"):
         split_body(body, JSON, MAX_EVENTS)
 
 
