@@ -246,8 +246,9 @@ async def test_bad_orders_are_refused(
 
 async def nothing() -> AsyncIterator[bytes]:
     """Send a chunked body without a chunk that has content."""
-    for empty in ():
-        yield empty
+    chunks: list[bytes] = []
+    for chunk in chunks:
+        yield chunk
 
 
 @pytest.mark.parametrize(
