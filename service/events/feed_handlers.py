@@ -11,7 +11,7 @@ from service.events.feed_statements import Place
 from service.events.follow import JSON, NDJSON, PARQUET, Follower, Part, Request
 from service.events.model import EventList
 from service.observability.stages import stage
-from service.web.auth import authorize_again
+from service.web.auth import KEY, authorize_again
 from service.web.client_stream import ClientStream, while_connected
 from service.web.connection_reset import reset_connection
 from service.web.links import next_link
@@ -58,7 +58,7 @@ async def answer_feed(
 async def _wait(
     request: web.Request, follower: Follower, wanted: Request, wait_s: float
 ) -> Part:
-    with follower.waits.enter(), parked(request):
+    with follower.waits.enter(request[KEY].application), parked(request):
         async with while_connected(request):
             part = await follower.wait(wanted, wait_s)
     # The key may have been revoked meanwhile.

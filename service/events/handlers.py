@@ -163,7 +163,7 @@ async def _store(request: web.Request) -> Receipt:
         if watch is None:
             return await _receive(request)
         # A request without a place to wait is refused before its events are accepted.
-        with request.app[FOLLOWER].waits.enter():
+        with request.app[FOLLOWER].waits.enter(request[KEY].application):
             receipt = await _receive(request, watch)
             with parked(request):
                 async with while_connected(request):

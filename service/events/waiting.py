@@ -6,7 +6,7 @@ nor the number of requests matter to the other, and it sees the events of any pr
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -21,6 +21,8 @@ from service.storage.errors import StorageError
 
 MAX_WAITS: Final = 2_000
 """Requests that wait at once in a process."""
+SHARE_OF_OTHERS: Final = 4
+"""The part of the places that no application gets alone: a quarter."""
 POLL_S: Final = 0.1
 PAUSE_S: Final = 1.0
 """The same after a failure of the database."""
@@ -36,7 +38,8 @@ class Waits:
     def __init__(self, feed: Feed, max_waits: int = MAX_WAITS) -> None:
         self._feed = feed
         self._max_waits = max_waits
-        self._entered = 0
+        self._entered: Counter[str] = Counter()
+        """The requests that have a place, by application."""
         self._turns: dict[Values, dict[Values, Turns]] = defaultdict(dict)
         """Those that wait, by the columns of their filters and the wanted values."""
         self._seen = 0
@@ -45,18 +48,26 @@ class Waits:
         self._is_ending = False
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Take one of the places for requests that wait; raises `WaitsFull`."""
-        if self._entered >= self._max_waits:
+    def enter(self, application: str) -> Iterator[None]:
+        """Take one of the places for requests that wait; raises `WaitsFull`.
+
+        One application gets at most three quarters of them.
+        """
+        number = self._entered.total()
+        share = self._max_waits - self._max_waits // SHARE_OF_OTHERS
+        if number >= self._max_waits or self._entered[application] >= share:
             metrics.wait_refused()
-            raise WaitsFull(f"{self._entered} requests wait")
-        self._entered += 1
-        metrics.waits_now(self._entered)
+            own = self._entered[application]
+            raise WaitsFull(f"{number} requests wait, {own} of this application")
+        self._entered[application] += 1
+        metrics.waits_now(number + 1)
         try:
             yield
         finally:
-            self._entered -= 1
-            metrics.waits_now(self._entered)
+            self._entered[application] -= 1
+            if not self._entered[application]:
+                del self._entered[application]
+            metrics.waits_now(self._entered.total())
 
     async def wait(
         self, event_filter: EventFilter, watermark: int, limit_s: float

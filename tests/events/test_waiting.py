@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any, Final
 
 import pytest
@@ -142,13 +143,31 @@ async def test_places_are_bounded(database: Database) -> None:
     """A request beyond the bound is refused, until one that waits has ended."""
     waits = Waits(Feed(database), max_waits=1)
     refused = growth()
-    with waits.enter():
+    with waits.enter("a"):
         assert value(WAITING) == 1
-        with pytest.raises(WaitsFull), waits.enter():
+        with pytest.raises(WaitsFull), waits.enter("a"):
             pass
     assert value(WAITING) == 0
     assert refused("copilot_usage_events_feed_refused_total") == 1
-    with waits.enter():
+    with waits.enter("a"):
+        pass
+
+
+async def test_an_application_does_not_get_all_places(database: Database) -> None:
+    """The last quarter is left for others, however many requests it sends."""
+    waits = Waits(Feed(database), max_waits=8)
+    with ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(waits.enter("a"))
+        with pytest.raises(WaitsFull, match="6 of this application"), waits.enter("a"):
+            pass
+        for _ in range(2):
+            stack.enter_context(waits.enter("b"))
+        with pytest.raises(WaitsFull, match="8 requests"), waits.enter("b"):
+            pass
+        assert value(WAITING) == 8
+    assert value(WAITING) == 0
+    with waits.enter("a"):
         pass
 
 
