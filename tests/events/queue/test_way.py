@@ -202,7 +202,7 @@ async def test_a_client_that_leaves_frees_its_place_to_wait(
     waits, collector = client.app[FOLLOWER].waits, client.app[COLLECTOR]
     waits._max_waits = 1
     waiting = asyncio.create_task(send_and_wait(client, event(id="a")))
-    await until(lambda: waits._entered == 1)
+    await until(lambda: waits._entered.total() == 1)
     parameters = {"wait": "stored"}
     async with client.post("/events", json=event(), params=parameters) as answer:
         problem = await answer.json()
@@ -211,5 +211,5 @@ async def test_a_client_that_leaves_frees_its_place_to_wait(
     waiting.cancel()
     with suppress(asyncio.CancelledError):
         await waiting
-    await until(lambda: waits._entered == 0)
+    await until(lambda: waits._entered.total() == 0)
     assert collector.backlog == (0, 0)
