@@ -26,8 +26,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from aiohttp.test_utils import unused_port
-
 from service.__main__ import main
 from service.server import handover
 from service.storage import redis_store
@@ -35,6 +33,7 @@ from service.usage import shared_cache
 from service.usage.pricing import text
 from service.web import shared_buckets
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import LOOK_AGAIN_S, ROOT, Answer, Running, ask_once, variables
 
 OUTPUTS: Final = (1, 2)
@@ -192,7 +191,7 @@ class Service:
     command = "serve"
 
     def __init__(self, launcher: Launcher, log: Path, **settings: object) -> None:
-        self.port = unused_port()
+        self.port = free_port()
         self.log = log
         self.process_id: int | None = None
         self._launcher = launcher

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from aiohttp.test_utils import unused_port
 
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 
 SCRIPTS: Final = sysconfig.get_path("scripts")
 CURRENT: Final = str(Path(SCRIPTS, "nats-server"))
@@ -44,7 +44,7 @@ class NatsServer:
     """A server on a free port, with JetStream in a folder that survives a kill."""
 
     def __init__(self, folder: Path, *options: str, config: str = "") -> None:
-        self.port = unused_port()
+        self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self.log = folder / "nats.log"
         self._folder = folder

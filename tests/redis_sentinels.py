@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import redis
-from aiohttp.test_utils import unused_port
 
+from tests.ports import free_port
 from tests.redis_servers import RedisServer
 
 NAME: Final = "the-master"
@@ -21,7 +21,7 @@ class SentinelProcess:
     """A Sentinel that monitors one master; it can be killed and started again."""
 
     def __init__(self, folder: Path, master: RedisServer, *lines: str) -> None:
-        self.port = unused_port()
+        self.port = free_port()
         self.run_id = secrets.token_hex(20)
         self._config = folder / f"sentinel-{self.port}.conf"
         self._monitored = [

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 import redis
-from aiohttp.test_utils import unused_port
 from redis import asyncio as redis_asyncio
 
 from service.storage import redis_store
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 
 Command = Callable[[], Any]
 
@@ -118,7 +118,7 @@ class RedisServer:
     """A real server on a free port, for one test to start, stop and kill."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.port = unused_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._options = options

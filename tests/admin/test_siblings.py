@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import unused_port
 
 from service.admin import siblings
 from service.keys.store import SANDBOX_KEY, add_key
@@ -21,6 +20,7 @@ from service.sandbox.server import running_sandbox
 from service.storage.database import open_database
 from tests.conftest import message, storage_at
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.redis_servers import RedisServer
 from tests.running import Running, ask_once, exit_status, running, until
 
@@ -175,7 +175,7 @@ async def test_folders_are_private_and_do_not_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_port_for_operators(workers: int, tmp_path: Path) -> None:
     """Only it answers operators, also after a reload; it is closed at the end."""
-    port = unused_port()
+    port = free_port()
     with serving(tmp_path, workers, server__admin_port=port) as service:
         await all_listed(port, workers)
         for number in range(2):
@@ -199,7 +199,7 @@ async def test_a_port_for_operators(workers: int, tmp_path: Path) -> None:
 
 async def test_a_taken_port_for_operators_is_named(tmp_path: Path) -> None:
     """The error of the start names the setting."""
-    port = unused_port()
+    port = free_port()
     with serving(tmp_path, 1, server__admin_port=port):
         (tmp_path / "other").mkdir()
         with (

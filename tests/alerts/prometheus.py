@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from aiohttp import ClientError, ClientSession
-from aiohttp.test_utils import unused_port
 
 from scripts.scale_rules import scale
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import LOOK_AGAIN_S, ROOT
 
 PROMTOOL: Final = "promtool"
@@ -97,7 +97,7 @@ def running_prometheus(folder: Path, port: int, factor: float) -> Iterator[Prome
         text = scale(file.read_text(), factor)
         text = text.replace("copilot-usage:8000", f"127.0.0.1:{port}")
         (folder / file.name).write_text(text)
-    address = f"127.0.0.1:{unused_port()}"
+    address = f"127.0.0.1:{free_port()}"
     # Debian's program stores elsewhere by default.
     own = ["--config.file=prometheus.yaml", "--storage.tsdb.path=data"]
     own += [f"--web.listen-address={address}", "--log.level=warn"]

@@ -4,12 +4,12 @@ import sys
 from types import ModuleType
 
 import pytest
-from aiohttp.test_utils import unused_port
 
 from benchmarks.__main__ import NAMES, main
 from benchmarks.load.processes import Missing
 from benchmarks.report import Result, maximum, minimum, show, summarize, unmeasured
 from benchmarks.tools import GATE, NEEDS, Need, describe_needs, find_postgresql
+from tests.ports import free_port
 
 
 def found() -> None:
@@ -68,7 +68,7 @@ def test_needs_name_known_benchmarks() -> None:
 
 def test_server_that_does_not_listen_is_missing() -> None:
     """A server is a tool too; the reason names its address."""
-    port = unused_port()
+    port = free_port()
     with pytest.raises(Missing, match=f"127.0.0.1:{port}"):
         find_postgresql(f"postgresql://somebody@127.0.0.1:{port}/test")
 

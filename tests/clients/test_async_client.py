@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import unused_port
 
 from copilot_usage_client import AsyncClient, Problem
 from copilot_usage_client import async_client as async_client_module
@@ -17,6 +16,7 @@ from copilot_usage_client.delivery import Delivery
 from tests.clients.answering import Reply, Server, always, answering, receipt
 from tests.clients.conftest import spooled, view_pages
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import until
 
 MakeAsync = Callable[..., AsyncClient]
@@ -164,7 +164,7 @@ def test_a_loop_that_ends_without_close_loses_nothing(
     make_async: MakeAsync, server: Server, spool_dir: Path
 ) -> None:
     """At the end of the process the spool takes them; the next loop sends them."""
-    away = make_async(url=f"http://127.0.0.1:{unused_port()}")
+    away = make_async(url=f"http://127.0.0.1:{free_port()}")
 
     async def track() -> list[str]:
         return view_pages(away, range(10))

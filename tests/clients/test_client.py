@@ -8,7 +8,6 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from aiohttp.test_utils import unused_port
 
 from copilot_usage_client import Client, Problem
 from copilot_usage_client import transport as transport_module
@@ -24,6 +23,7 @@ from tests.clients.answering import (
 )
 from tests.clients.conftest import MakeClient, spooled, view_pages
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 
 
 def test_events_arrive_whole_and_in_order(
@@ -84,7 +84,7 @@ def test_the_next_client_sends_the_spool_first(
     """Events of a client that could not deliver come before new ones."""
     ids = list[str]()
     for _ in range(3):
-        away = make_client(url=f"http://127.0.0.1:{unused_port()}")
+        away = make_client(url=f"http://127.0.0.1:{free_port()}")
         ids += view_pages(away, range(700))
         assert not away.close(0)
     with make_client() as client:
@@ -277,7 +277,7 @@ def test_without_a_spool_close_reports_what_is_lost(
     make_client: MakeClient, spool_dir: Path, problems: list[Problem]
 ) -> None:
     """Nothing is written; the events are counted and reported."""
-    url = f"http://127.0.0.1:{unused_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     client = make_client(url=url, max_spool_bytes=0)
     view_pages(client, range(10))
     assert client.spool_dir is None

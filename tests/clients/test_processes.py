@@ -8,13 +8,12 @@ import textwrap
 from pathlib import Path
 from threading import Thread
 
-from aiohttp.test_utils import unused_port
-
 from tests.clients.answering import (
     Server,
 )
 from tests.clients.conftest import MakeClient, spooled
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import ROOT
 
 SOURCE = ROOT / "clients" / "python" / "src"
@@ -162,7 +161,7 @@ def test_a_fork_leaves_the_files_of_its_parent(
     program = FORKS.replace("close_timeout_s=100", "close_timeout_s=0.1").replace(
         "client.flush(100)", "not client.flush(0.1)"
     )
-    ended = run_python(program, f"http://127.0.0.1:{unused_port()}", spool_dir)
+    ended = run_python(program, f"http://127.0.0.1:{free_port()}", spool_dir)
     assert ended.stderr.count("events are not delivered") == 4
     with make_client():
         pass

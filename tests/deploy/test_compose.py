@@ -13,12 +13,12 @@ from typing import Any, Final
 import pytest
 import redis
 import yaml
-from aiohttp.test_utils import unused_port
 
 from service.settings import load
 from tests.deploy.files import DEPLOY, read_yaml, seconds
 from tests.nats_servers import PROGRAM
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 
 COMPOSE: Final = shutil.which("docker-compose")
 FILES: Final = ("compose.yaml", "compose.production.yaml")
@@ -207,7 +207,7 @@ def test_the_secrets_fit_each_other(secrets: Path) -> None:
 @contextmanager
 def redis_with(config: Path) -> Iterator[int]:
     """Run Redis with a configuration, and yield its port."""
-    port = unused_port()
+    port = free_port()
     command = ["redis-server", str(config), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -11,7 +11,6 @@ from typing import Final
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import unused_port
 from yarl import URL
 
 from service.events.query_parameters import MAX_WAIT_S
@@ -20,6 +19,7 @@ from tests.deploy.files import DEPLOY
 from tests.deploy.test_nginx import SITE, make_certificate
 from tests.machines.balancer import FILE, HAPROXY, REDIRECT, TLS, Balancer
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import LOOK_AGAIN_S, running, until
 
 FOLDER: Final = DEPLOY / "haproxy"
@@ -75,7 +75,7 @@ def balancing(folder: Path, port: int) -> Iterator[Balancer]:
     make_certificate(folder)
     parts = [folder / "fullchain.pem", folder / "privkey.pem"]
     (folder / "site.pem").write_bytes(b"".join(each.read_bytes() for each in parts))
-    own_port = unused_port()
+    own_port = free_port()
     tls = TLS.replace(":443", f"127.0.0.1:{own_port}")
     tls = re.sub(r"crt \S+", f"crt {folder / 'site.pem'}", tls)
     balancer = Balancer(folder, [port] * 3, {TLS: tls, REDIRECT: REDIRECT})
@@ -143,7 +143,7 @@ async def test_the_services_behind_it(tmp_path: Path) -> None:
 @NEEDS_HAPROXY
 async def test_clients_without_tls_are_redirected(tmp_path: Path) -> None:
     """The key of a client that calls http goes no further than to HAProxy."""
-    with balancing(tmp_path, unused_port()) as balancer:
+    with balancing(tmp_path, free_port()) as balancer:
         url = f"http://127.0.0.1:{balancer.port}/usage"
         async with (
             aiohttp.ClientSession() as session,
@@ -156,7 +156,7 @@ async def test_clients_without_tls_are_redirected(tmp_path: Path) -> None:
 @NEEDS_HAPROXY
 async def test_it_answers_alone_as_the_service_does(tmp_path: Path) -> None:
     """Without a machine it sends a problem document, which says when to try again."""
-    with balancing(tmp_path, unused_port()) as balancer:
+    with balancing(tmp_path, free_port()) as balancer:
         await until(lambda: not balancer.serves(1))
         async with aiohttp.ClientSession() as session:
             url = f"https://127.0.0.1:{balancer.tls_port}/usage"

@@ -15,11 +15,11 @@ from typing import Final
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import unused_port
 
 from service.settings import load
 from tests.deploy.files import DEPLOY
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import running
 
 SITE: Final = (DEPLOY / "nginx" / "copilot-usage.conf").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ async def test_the_service_behind_it(tmp_path: Path) -> None:
         "limits__rate_per_s": 0.001,
         "limits__burst": 3,
     }
-    port = unused_port()
+    port = free_port()
     with (
         running(tmp_path / "log", **settings) as service,
         proxy(tmp_path, port, service.port),
@@ -86,7 +86,7 @@ async def test_its_logs_have_no_keys(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Neither for an answer, nor for a large body, nor without the service."""
-    port, service_port = unused_port(), unused_port()
+    port, service_port = free_port(), free_port()
     with proxy(tmp_path, port, service_port):
         trusted = ssl.create_default_context(cafile=str(tmp_path / "fullchain.pem"))
         connector = aiohttp.TCPConnector(ssl=trusted)

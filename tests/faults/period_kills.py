@@ -216,11 +216,17 @@ class Kills:
 
 
 def stop(process_id: int | None) -> None:
-    """Stop a process, and return when it runs no more."""
+    """Stop a process, and return when it runs no more, as when it has ended before."""
     assert process_id is not None
     os.kill(process_id, signal.SIGSTOP)
-    while " T " not in Path(f"/proc/{process_id}/stat").read_text():
+    while state_of(process_id) not in {"T", "Z"}:
         os.sched_yield()
+
+
+def state_of(process_id: int) -> str:
+    """Return the state of a process: `R` if it runs, `T` stopped, `Z` ended."""
+    stat = Path(f"/proc/{process_id}/stat").read_text()
+    return stat.rpartition(") ")[2][0]
 
 
 def end(process_id: int) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 import pytest
 from aiohttp import ClientSession
-from aiohttp.test_utils import unused_port
 from structlog.typing import EventDict
 
 from service.sandbox.options import SandboxOptions
@@ -24,6 +23,7 @@ from tests.conftest import MakeSettings
 from tests.faults.matrix import serving, state_headers
 from tests.launcher import Launcher
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.reference import text_rules
 from tests.running import until
 
@@ -36,7 +36,7 @@ class Upstream:
     """An upstream process with a fixed port."""
 
     def __init__(self, launcher: Launcher, log: Path) -> None:
-        self.port = unused_port()
+        self.port = free_port()
         self._launcher = launcher
         self._log = log
         self._process_id: int | None = None

@@ -13,11 +13,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from aiohttp.test_utils import unused_port
-
 from tests.launcher import Forked, Launcher
 from tests.leftovers import processes
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import LOOK_AGAIN_S, ROOT, Process, ask_once, until, variables
 
 DROPPED: Final = re.compile(r'log_lines_dropped_total\{kind="(\w+)"\} (\S+)')
@@ -125,7 +124,7 @@ def forking(
     **settings: Any,
 ) -> Iterator[Serving]:
     """Serve as `serving` does, but in a fork, which starts at once."""
-    port = unused_port()
+    port = free_port()
     own = ["--sandbox"] if command == "serve" else []
     with open(os.devnull, "wb") as nothing, ExitStack() as stack:  # noqa: PTH123
         if isinstance(stdout, Path):
@@ -146,7 +145,7 @@ def serving(
     *options: str, stderr: int = subprocess.DEVNULL, redirections: str = ""
 ) -> Iterator[Serving]:
     """Serve on the sandbox, with redirections of the shell."""
-    port = unused_port()
+    port = free_port()
     program = [sys.executable, "-m", "service", "serve", "--sandbox", f"--port={port}"]
     line = ["sh", "-c", f'exec "$@" {redirections}', "sh", *program, *options]
     with subprocess.Popen(  # noqa: S603

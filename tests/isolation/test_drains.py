@@ -10,7 +10,6 @@ from typing import Final
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import unused_port
 from msgspec.structs import replace
 
 from service.server import listener
@@ -21,6 +20,7 @@ from service.settings import load
 from tests.isolation.callers import HOST, Tally, calling
 from tests.isolation.conftest import Run
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import Running, ask, ask_once, exit_status, until
 
 DRAINS: Final = 2
@@ -46,7 +46,7 @@ async def until_answered(tally: Tally, service: Running) -> None:
 
 async def drain(run: Run, tmp_path: Path, drains: int, workers: int) -> Tally:
     """Start and stop a service on one port, again and again, under load."""
-    port = unused_port()
+    port = free_port()
     options = ("--port", str(port), "--workers", str(workers))
     async with calling(port) as tally:
         for number in range(drains):

@@ -14,7 +14,6 @@ from typing import Final
 
 import pytest
 from aiohttp import ClientSession
-from aiohttp.test_utils import unused_port
 
 from service.keys.store import SANDBOX_KEY
 from service.server.checks import VALID, reason_in
@@ -30,6 +29,7 @@ from tests.isolation.conftest import Run
 from tests.isolation.test_drains import LOAD, WORKERS, received, until_answered
 from tests.leftovers import processes
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import (
     ROOT,
     SERVE,
@@ -230,7 +230,7 @@ async def test_code_that_does_not_load_is_refused(tmp_path: Path) -> None:
 
 async def test_a_port_in_use_is_refused(run: Run, config: Path, tmp_path: Path) -> None:
     """The new address must be free, while that of the running service is its own."""
-    port = unused_port()
+    port = free_port()
     write(config, f"[server]\nport = {port}\n")
     options = ("--config", str(config))
     with (
@@ -251,7 +251,7 @@ async def test_a_new_address_and_number_of_workers(
     before: int, after: int, config: Path, tmp_path: Path
 ) -> None:
     """The service listens at the new address only; the old one lost no request."""
-    old, new = unused_port(), unused_port()
+    old, new = free_port(), free_port()
     write(config, f"[server]\nport = {old}\nworkers = {before}\n")
     # Not in a fork, so that the coverage of reloads is measured.
     command = (*SERVICE, "serve", "--config", str(config))

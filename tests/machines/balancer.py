@@ -11,9 +11,8 @@ from csv import DictReader
 from pathlib import Path
 from typing import Final
 
-from aiohttp.test_utils import unused_port
-
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import LOOK_AGAIN_S, ROOT
 
 FILE: Final = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
@@ -35,9 +34,9 @@ class Balancer:
         ports: Sequence[int],
         replacements: Mapping[str, str] | None = None,
     ) -> None:
-        self.port = unused_port()
+        self.port = free_port()
         self.tls_port = 0
-        self.operators_port = unused_port()
+        self.operators_port = free_port()
         # Not in `folder`: the path of a Unix socket has at most 107 bytes.
         self._sockets = Path(tempfile.mkdtemp(prefix="haproxy-"))
         self._socket = self._sockets / "admin.sock"

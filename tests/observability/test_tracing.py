@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 from aiohttp import ClientSession, web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
@@ -32,6 +32,7 @@ from service.usage.cache import SnapshotCache
 from service.web.client_stream import ClientDisconnected
 from tests.conftest import Client, MakeClient, MakeSettings, message, report
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import said_without
 
 TRACE_ID: Final = "0af7651916cd43dd8448eb211c80319c"
@@ -217,7 +218,7 @@ async def test_an_unreachable_upstream_is_a_failed_span(
     traced: MakeClient, ended: Ended
 ) -> None:
     """Every span on the way has failed, each by its own error."""
-    nowhere = f"http://127.0.0.1:{unused_port()}"
+    nowhere = f"http://127.0.0.1:{free_port()}"
     service = await traced(upstream={"base_url": nowhere, "attempts": 1})
     assert (await service.get("/usage")).status == 503
 
@@ -440,7 +441,7 @@ async def test_no_collector_is_no_failure(
 ) -> None:
     """Requests and shutdown succeed without a collector."""
     monkeypatch.setattr(span_export, "EXPORT_TIMEOUT_S", 0.1)
-    nowhere = f"http://127.0.0.1:{unused_port()}"
+    nowhere = f"http://127.0.0.1:{free_port()}"
     service = await traced(telemetry={**ON, "otlp_endpoint": nowhere})
 
     assert (await service.get("/usage")).status == 200

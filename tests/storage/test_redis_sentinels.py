@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import redis
-from aiohttp.test_utils import unused_port
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.typing import EventDict
 
@@ -17,6 +16,7 @@ from service.storage.redis_sentinels import Login, Sentinels
 from service.storage.redis_store import RedisStore, RedisUnavailable
 from tests.metric_samples import Read, value
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.redis_sentinels import NAME, SentinelProcess, url_of
 from tests.redis_servers import RedisServer
 
@@ -326,7 +326,7 @@ async def test_a_node_of_a_cluster_is_refused(
     tmp_path: Path, log_entries: list[EventDict]
 ) -> None:
     """The log says in one line that a cluster is not supported."""
-    port = str(unused_port())
+    port = str(free_port())
     server = RedisServer(tmp_path, "--cluster-enabled", "yes", "--cluster-port", port)
     server.start()
     store = RedisStore(server.url, "test")

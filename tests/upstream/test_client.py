@@ -10,7 +10,6 @@ from contextlib import suppress
 import msgspec
 import pytest
 from aiohttp import TCPConnector, web
-from aiohttp.test_utils import unused_port
 from pytest_aiohttp.plugin import AiohttpServer
 from structlog.typing import EventDict
 
@@ -25,6 +24,7 @@ from service.upstream.client import UpstreamClient, open_client
 from service.upstream.profiles import UpstreamProfile
 from tests.clock import LoopTime
 from tests.conftest import PATIENT, Hurried, MakeSettings, always, message
+from tests.ports import free_port
 from tests.upstream.conftest import Until, sections
 
 PATH = "/messages/current-period"
@@ -243,7 +243,7 @@ async def test_a_refused_connection(
     settings: MakeSettings, sandbox: RunningSandbox
 ) -> None:
     """Without a listener, or with one that speaks no TLS, all tries end alike."""
-    nowhere = f"http://127.0.0.1:{unused_port()}"
+    nowhere = f"http://127.0.0.1:{free_port()}"
     for base_url in (nowhere, sandbox.url.replace("http:", "https:")):
         error = await fail_at(settings, base_url)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from aiohttp.test_utils import unused_port
 
 from service.events.ingest import Ingest
 from service.events.receiving import COLLECTOR
@@ -21,6 +20,7 @@ from service.vehicles.handlers import LOOKUPS
 from service.web.health import TRAFFIC
 from tests.conftest import Client, MakeClient, always, message
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import Running, ask_once, exit_status, running, until
 
 CACHED: Final = {"ttl_s": 3_600.0}
@@ -34,7 +34,7 @@ async def test_health_does_not_depend_on_the_upstream(
     client: MakeClient, status: str
 ) -> None:
     """Health does not depend on the upstream, and is never cached."""
-    nowhere = f"http://127.0.0.1:{unused_port()}"
+    nowhere = f"http://127.0.0.1:{free_port()}"
     service = await client(upstream={"base_url": nowhere})
     response = await service.get(f"/health/{status}")
 
@@ -163,7 +163,7 @@ async def test_each_domain_has_its_own_readiness(
 ) -> None:
     """Events need the database; vehicles need it, or vPIC; neither needs a snapshot."""
     stored = {"url": f"sqlite+aiosqlite:///{tmp_path}/events.db"}
-    nowhere = {"base_url": f"http://127.0.0.1:{unused_port()}"}
+    nowhere = {"base_url": f"http://127.0.0.1:{free_port()}"}
     on = {"enabled": True}
     service = await client(
         storage=stored, upstream=nowhere, events=on, vehicles=on | nowhere

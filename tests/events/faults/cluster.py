@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-from aiohttp.test_utils import unused_port
 
 from tests.leftovers import processes, wait_for_end
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.running import LOOK_AGAIN_S
 
 USER: Final = "postgres"
@@ -26,7 +26,7 @@ class Cluster:
     """A server with its own folder and a fixed port, not started yet."""
 
     def __init__(self, *options: str) -> None:
-        self.port = unused_port()
+        self.port = free_port()
         self._options = options
         self.url = f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
         # Not a folder of pytest, which the server's user cannot open.

@@ -15,9 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from aiohttp.test_utils import unused_port
-
 from tests.leftovers import processes
+from tests.ports import free_port
 
 CLIENT_PORT: Final = 4222
 ROUTE_PORT: Final = 6222
@@ -117,7 +116,7 @@ class Loopback:
 
     def place(self, number: int) -> Place:
         """Return the place of a server, from 1."""
-        ports = unused_port(), unused_port(), unused_port()
+        ports = free_port(), free_port(), free_port()
         made = Place((), "127.0.0.1", *ports)
         return self._places.setdefault(number, made)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from aiohttp.test_utils import unused_port
 from msgspec.structs import replace
 from nats import errors as nats_errors
 from nats.aio.client import Client
@@ -30,6 +29,7 @@ from tests.conftest import MakeSettings
 from tests.events.conftest import on_sqlite
 from tests.nats_servers import NatsServer
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 
 LIBRARY_ERRORS: Final = [
     error
@@ -127,7 +127,7 @@ async def test_a_user_and_one_server_of_several_are_found(
     server.start()
     try:
         url = server.url.replace("//", "//us:secret@")
-        down = f"nats://127.0.0.1:{unused_port()}"
+        down = f"nats://127.0.0.1:{free_port()}"
         client = await connect(settings_for(f"{down}, {url}"), "test")
         assert client.is_connected
         await discard(client)
@@ -225,7 +225,7 @@ async def test_a_start_without_a_server_is_one_clear_line(
     queued: Callable[..., Settings],
 ) -> None:
     """The line names the setting and the reason."""
-    url = f"nats://127.0.0.1:{unused_port()}"
+    url = f"nats://127.0.0.1:{free_port()}"
     with pytest.raises(
         QueueUnavailable, match=r"events\.queue_url: .*Connect"
     ) as raised:

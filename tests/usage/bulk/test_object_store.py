@@ -14,7 +14,6 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 import pytest
-from aiohttp.test_utils import unused_port
 from pyarrow import fs
 
 from service.usage.bulk.errors import OutputExists, RunInProgress
@@ -24,6 +23,7 @@ from service.usage.bulk.run import Request, price_files
 from service.usage.bulk.workspace import Workspace
 from service.usage.pricing.plans import TEXT_RULES
 from tests.patience import GIVE_UP_S
+from tests.ports import free_port
 from tests.usage.bulk.conftest import open_inline, price
 from tests.usage.bulk.ray_clusters import LOOK_AGAIN_S, PYTHON, needs_ray
 
@@ -38,7 +38,7 @@ CONTENT: Final = b"".join(
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     """A store on this port; it ends with the test."""
-    port = unused_port()
+    port = free_port()
     command = (PYTHON.with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port))
     with (tmp_path / "moto.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603

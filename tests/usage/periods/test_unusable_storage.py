@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import unused_port
 from structlog.typing import EventDict
 
 from service.app import check_storage
@@ -13,6 +12,7 @@ from service.sandbox.server import RunningSandbox
 from service.storage.errors import StorageUnusable
 from service.usage.periods.keeping import recorder
 from tests.conftest import MakeClient, MakeSettings, message
+from tests.ports import free_port
 from tests.usage.periods.conftest import periods_of
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -87,6 +87,6 @@ async def test_a_database_that_does_not_answer_delays_no_start(
 ) -> None:
     """PostgreSQL may be away too."""
     sandbox.sandbox.set_messages([message(1)])
-    url = f"postgresql+asyncpg://nobody@127.0.0.1:{unused_port()}/none"
+    url = f"postgresql+asyncpg://nobody@127.0.0.1:{free_port()}/none"
     service = await client(storage={"url": url}, periods={"enabled": True})
     assert (await service.get("/usage")).status == 200
