@@ -110,6 +110,15 @@ def test_a_failure_names_its_side(side: str) -> None:
     assert raised.value.is_own is (side == "own")
 
 
+def test_no_side_fetches_before_its_first_request(tmp_path: Path) -> None:
+    """A side of a version that fetches at its start is told not to."""
+    older = tmp_path / "config" / "default.toml"
+    older.parent.mkdir()
+    older.write_text("[health]\n")
+    assert figures._cold(OWN_TREE) == {"health__warm_up": "false"}
+    assert figures._cold(Tree(tmp_path, Path("python"))) == {}
+
+
 def test_the_real_service_is_measured() -> None:
     """The first refresh is timed on processes of both sides."""
     group = figures.small
