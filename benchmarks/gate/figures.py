@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -215,7 +215,7 @@ def _first_request(upstream: Server, figure: Figure) -> OpenSide:
     return open_side
 
 
-def _cold(tree: Tree) -> dict[str, str]:
+def _cold(tree: Tree) -> dict[str, Any]:
     """Settings with which a service fetches nothing before the first request.
 
     Otherwise the side that starts first has fetched the period while the other starts.
