@@ -309,7 +309,7 @@ async def test_a_server_that_is_stopped(
             (each["use"], each["operation"])
             for each in lines(service, "storage.failed")
             # Work in the background may be in progress, and fail too.
-            if each["use"] not in {"retention", "periods"}
+            if each["use"] not in {"retention", "periods", "budgets"}
         ]
         assert failed == [("event_queries", "read")] * 2
         assert all(each["reason"] for each in lines(service, "storage.failed"))
