@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 from sqlalchemy import Delete, Select, and_, case, delete, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from service.events.statements import FailedCursor, after
+from service.events.statements import FailedCursor, after, later_bound
 from service.events.tables import HAS_CONTENT_ID, HAS_OWN_ID, events, failed_events
 
 MAX_REMAINING: Final = 10_000
@@ -121,13 +121,9 @@ class FailedStatements:
         cursor: FailedCursor | None,
     ) -> Select[Any]:
         """Select columns of the failed events after a cursor, in order."""
-        # With both bounds SQLite would step over the pages before: see `select_events`.
-        if cursor is not None and wanted.since is not None:
-            if cursor.received_at >= wanted.since:
-                wanted = wanted._replace(since=None)
-            else:
-                cursor = None
-        query = select(*columns).where(*self.conditions(wanted))
+        since, cursor = later_bound(wanted.since, cursor)
+        conditions = self.conditions(wanted._replace(since=since))
+        query = select(*columns).where(*conditions)
         return after(cursor, query, _ORDER)
 
     def conditions(self, wanted: FailedFilter) -> list[ColumnElement[bool]]:

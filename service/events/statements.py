@@ -5,7 +5,7 @@ every page takes the same time, and events that arrive between pages move nothin
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 from msgspec import Meta
 from sqlalchemy import (
@@ -56,6 +56,7 @@ class FailedCursor(NamedTuple):
 
 
 ListCursor = EventCursor | FailedCursor
+C = TypeVar("C", EventCursor, FailedCursor)
 CountedBy = Literal["category", "name", "hour"]
 
 
@@ -75,13 +76,8 @@ def select_events(
     event_filter: EventFilter, limit: int, cursor: EventCursor | None = None
 ) -> Select[Any]:
     """Select a page of events, and one row more if another page follows."""
-    # SQLite searches an index by one lower bound. By `since` it would step over the
-    # pages before, so only the later one of the two bounds is in the query.
-    if cursor is not None and event_filter.since is not None:
-        if cursor.at >= event_filter.since:
-            event_filter = event_filter._replace(since=None)
-        else:
-            cursor = None
+    since, cursor = later_bound(event_filter.since, cursor)
+    event_filter = event_filter._replace(since=since)
     query = select(*EVENT_COLUMNS).where(*conditions(events, event_filter))
     # The additional row shows that another page follows.
     return after(cursor, query, _EVENT_ORDER).limit(limit + 1)
@@ -136,6 +132,17 @@ def select_session(application: str, session_id: str) -> Select[Any]:
         number.scalar_subquery().label("number_of_events"),
     )
     return after(None, query.where(*in_session), _EVENT_ORDER).limit(MAX_SESSION_EVENTS)
+
+
+def later_bound(since: int | None, cursor: C | None) -> tuple[int | None, C | None]:
+    """Return a time and a cursor, of which only the later one is not None.
+
+    SQLite searches an index by one lower bound. By `since` it would step over the pages
+    before the cursor.
+    """
+    if since is None or cursor is None:
+        return since, cursor
+    return (None, cursor) if cursor[0] >= since else (since, None)
 
 
 def after(
