@@ -2,8 +2,8 @@
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
-from unittest.mock import AsyncMock, Mock
+from contextlib import nullcontext
+from typing import Any, Final, NoReturn
 
 import pytest
 from structlog.typing import EventDict
@@ -13,6 +13,8 @@ from service.keys.store import add_key
 from service.sandbox.server import RunningSandbox
 from service.settings import StorageSettings
 from service.storage.database import Database, open_database
+from service.upstream.client import open_client
+from service.upstream.errors import UpstreamError
 from service.usage.handlers import SNAPSHOTS
 from service.usage.periods.calendar import Schedule
 from service.usage.periods.keeping import closing
@@ -21,6 +23,7 @@ from service.usage.periods.keeping.months import Months
 from service.usage.periods.observer import UnobservedPeriods
 from service.usage.periods.store import PeriodStore
 from service.usage.snapshots.spans import Span
+from service.usage.sources import PATH, UpstreamMessages
 from tests.conftest import Client, MakeClient, MakeSettings, always, message, report
 from tests.usage.periods.conftest import (
     alter_chunks,
@@ -371,20 +374,38 @@ async def test_a_month_that_no_request_follows_is_read_before_it_closes(
     assert closed["messages"] == 3
 
 
+def never_called(*_: object, **__: object) -> NoReturn:
+    """Fail: the upstream of this test answers with errors only."""
+    raise AssertionError
+
+
 @pytest.mark.parametrize(
     "listed, if_unknown, is_read",
     [(None, False, 0), (None, True, 1), (False, True, 0), (True, False, 1)],
 )
 async def test_a_month_is_read_where_the_upstream_may_list_it(
-    *, listed: bool | None, is_read: int, if_unknown: bool
+    settings: MakeSettings,
+    sandbox: RunningSandbox,
+    *,
+    listed: bool | None,
+    is_read: int,
+    if_unknown: bool,
 ) -> None:
     """A service without requests does not know that, and reads only to close it."""
-    upstream = Mock(has_all_spans=False, fetch=AsyncMock(return_value=Mock(body=None)))
-    source = closing.MonthSource(upstream, Mock(), lambda _: listed)
-    assert await source.read(
-        Span(0, 1, "1970-01-01"), AsyncMock(), if_unknown=if_unknown
-    )
-    assert upstream.fetch.await_count == is_read
+    made = settings(upstream={"base_url": sandbox.url, "attempts": 1})
+    calls = sandbox.sandbox.calls
+    sandbox.sandbox.faults = always("server_error")
+    expected = pytest.raises(UpstreamError) if is_read else nullcontext()
+    async with open_client(made.upstream, made.breaker) as client:
+        source = closing.MonthSource(
+            UpstreamMessages(client), never_called, lambda _: listed
+        )
+        before = calls[PATH]
+        with expected:
+            assert await source.read(
+                Span(0, 1, "1970-01-01"), never_called, if_unknown=if_unknown
+            )
+    assert calls[PATH] - before == is_read
 
 
 async def test_a_degraded_month_waits_for_its_reports(
