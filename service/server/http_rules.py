@@ -55,7 +55,7 @@ def find_violation(request: web.BaseRequest) -> RequestProblem | None:
 
 
 def _body_fault(headers: CIMultiDictProxy[str], version: HttpVersion) -> str | None:
-    """Return why servers may disagree on the end of a body (RFC 9112 §6.1)."""
+    """Return why the end of a body is ambiguous (RFC 9112 §6.1)."""
     coding = headers.get(hdrs.TRANSFER_ENCODING)
     if coding is not None and not version.minor:
         return "HTTP/1.0 has no transfer coding"

@@ -219,7 +219,7 @@ class RequestProtocol(web.RequestHandler):
         return False
 
     def _end_malformed_body(self, body: StreamReader) -> None:
-        """Let the request of a body fail, instead of a further one.
+        """Fail the request that has this body, and not a further one.
 
         aiohttp would leave its handler waiting for the rest of the body.
         """

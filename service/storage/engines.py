@@ -57,9 +57,10 @@ ON_DISK: Final = (
 )
 
 END_UNWANTED: Final = (
-    # PostgreSQL looks for its client only between statements. So one whose connection
-    # was aborted would run on, with its locks: a request to cancel it has no effect if
-    # it comes too early. Each second; since PostgreSQL 14, and not on all systems.
+    # By default, PostgreSQL notices a lost client only between statements. A statement
+    # whose connection was aborted would run to its end, and keep its locks. A request
+    # to cancel it has no effect if it comes too early. So PostgreSQL checks its client
+    # each second. The setting exists since version 14, and not on all systems.
     "SELECT set_config(name, '1s', false) FROM pg_settings "
     "WHERE name = 'client_connection_check_interval' AND setting = '0' "
     "AND version() LIKE '%linux%'"

@@ -133,9 +133,9 @@ class Leases:
         removed ends by itself.
         """
         # At once: a request without an answer must not take the time of the others.
-        await _all_of(self.release(client, list(self.owned)), self._leave(client))
+        await _all_of(self.release(client, list(self.owned)), self._remove_own(client))
 
-    async def _leave(self, client: Client) -> None:
+    async def _remove_own(self, client: Client) -> None:
         manager = client.jetstream(timeout=REQUEST_S)
         with translated():
             try:

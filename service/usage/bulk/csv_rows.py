@@ -70,8 +70,8 @@ def open_text(name: str) -> Any:
 class QuotedSource:
     """A file for Arrow that raises `UnreadablePiece` if a quoted value does not end.
 
-    Arrow takes the end of the file for its end, and text after a closing quote for a
-    part of the value: it would read the rows up to there as one message.
+    Arrow ends such a value at the end of the file, without an error. All rows until
+    there would be one message. Arrow also adds text after a closing quote to the value.
     """
 
     closed = False

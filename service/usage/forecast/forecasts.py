@@ -67,7 +67,7 @@ class Forecasts:
         """
         as_of = now_us() - view.freshness.age_s * US_PER_S
         as_of -= as_of % MINUTE_US
-        # In the lane of this request, while the forecast is that of all equal ones.
+        # Before the shared part: the lane cancels it when this client disconnects.
         days = await self._days_of(view)
 
         async def encode() -> bytes:

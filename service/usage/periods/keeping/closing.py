@@ -69,7 +69,7 @@ class MonthSource:
         Nothing is read if the source does not list the month, nor while that is not
         known, unless `if_unknown`.
 
-        Return False if it was of no use. Raises `UpstreamError`, `RefreshFailed` and
+        Return False if `use` returned False. Raises `UpstreamError`, `RefreshFailed` and
         `StorageError`.
         """
         listed = self._source.has_all_spans or self._lists(span)
