@@ -69,8 +69,8 @@ class MonthSource:
         Nothing is read if the source does not list the month, nor while that is not
         known, unless `if_unknown`.
 
-        Return False if `use` returned False. Raises `UpstreamError`, `RefreshFailed` and
-        `StorageError`.
+        Return False if `use` returned False. Raises `UpstreamError`, `RefreshFailed`
+        and `StorageError`.
         """
         listed = self._source.has_all_spans or self._lists(span)
         if not (if_unknown if listed is None else listed):
